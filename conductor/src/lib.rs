@@ -1,0 +1,1 @@
+//! Cluster state, placement, membership and the HTTP API.

@@ -1,0 +1,432 @@
+//! The types of the HTTP/JSON API under `/v1`, shared by conductor, stores, owners and the CLI.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use crate::address::Address;
+use crate::ids::{
+    ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex, VolumeId,
+};
+
+/// A counter over all changes of the metadata; `list` answers carry it, `watch` resumes from it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Revision(pub u64);
+
+/// How many replicas must hold a write before it is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AckRule {
+    /// ⌊n/2⌋ + 1 of the n in-sync replicas: 2 of 3, 2 of 2, 1 of 1.
+    #[default]
+    Majority,
+    /// Every in-sync replica.
+    All,
+}
+
+impl AckRule {
+    /// Answers that acknowledge a write among `in_sync` replicas (at least 1).
+    #[must_use]
+    pub fn ack_count(self, in_sync: usize) -> usize {
+        match self {
+            Self::Majority => in_sync / 2 + 1,
+            Self::All => in_sync.max(1),
+        }
+    }
+}
+
+/// `POST /v1/volumes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVolume {
+    /// 1 to 63 of `a-z 0-9 . _ -`, beginning with a letter or digit.
+    pub name: String,
+    /// A multiple of 4 KiB, from 1 MiB to 4 PiB.
+    pub size_bytes: ByteCount,
+    /// 1, 2 or 3.
+    pub replicas: u8,
+    /// The acknowledgement rule.
+    #[serde(default)]
+    pub ack: AckRule,
+}
+
+/// Where a volume is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeState {
+    /// Its replicas are being made on the stores.
+    Creating,
+    /// All its replicas exist.
+    Ready,
+    /// Its replicas are being removed; the name is free again once they are gone.
+    Deleting,
+}
+
+/// How well a volume's replicas keep up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// All replicas of all shards are in sync.
+    Healthy,
+    /// Some replica is not in sync; IO goes on.
+    Degraded,
+    /// Some shard has fewer live in-sync replicas than its rule needs.
+    Unavailable,
+}
+
+/// A volume, as lists and `show` give it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its id, never used again.
+    pub id: VolumeId,
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub size_bytes: ByteCount,
+    /// Bytes of each shard but the last.
+    pub shard_bytes: ByteCount,
+    /// Copies of each shard.
+    pub replicas: u8,
+    /// The acknowledgement rule.
+    pub ack: AckRule,
+    /// Where it is in its life.
+    pub state: VolumeState,
+    /// How well its replicas keep up.
+    pub health: Health,
+    /// The generation of the last attach.
+    pub generation: Generation,
+    /// The layer that writes go to.
+    pub head_layer: Layer,
+    /// Who has it attached, if anybody.
+    pub attached_by: Option<String>,
+    /// Its shards; left out of lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shards: Vec<Shard>,
+}
+
+/// A shard and its replicas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// Its position in the volume.
+    pub index: ShardIndex,
+    /// Raised at each change of the in-sync set.
+    pub epoch: Epoch,
+    /// All its replicas.
+    pub replicas: Vec<Replica>,
+}
+
+/// One copy of one shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// This life of it.
+    pub id: ReplicaId,
+    /// The node that it is on.
+    pub node: NodeId,
+    /// The disk that it is on.
+    pub disk: DiskId,
+    /// Whether it counts towards acknowledgements.
+    pub in_sync: bool,
+}
+
+/// What an owner needs to reach a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskLocation {
+    /// The disk.
+    pub disk: DiskId,
+    /// Its node.
+    pub node: NodeId,
+    /// Its lanes, from which [`crate::lane_of`] computes a shard's.
+    pub lanes: u16,
+    /// Where its store listens for the data plane.
+    pub address: Address,
+}
+
+/// `POST /v1/volumes/{name}/attach`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachRequest {
+    /// Who attaches: text for people, unique for one run of one front end.
+    pub owner: String,
+    /// Take the volume from an owner that still holds it.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// The grant of an attach: older generations can change nothing from here on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The volume, with its shards and its new generation.
+    pub volume: Volume,
+    /// Where each disk of its shards is.
+    pub disks: Vec<DiskLocation>,
+    /// The metadata's revision.
+    pub revision: Revision,
+}
+
+/// `POST /v1/volumes/{name}/detach`: gives the volume back, if `generation` is still the current.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetachRequest {
+    /// The generation of the attach that ends.
+    pub generation: Generation,
+}
+
+/// `POST /v1/volumes/{name}/in-sync`: proposes a shard's next in-sync set.
+///
+/// Committed if generation and epoch are current. Repeating a proposal that was committed answers
+/// as the first time did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProposeInSync {
+    /// The proposer's generation.
+    pub generation: Generation,
+    /// The shard.
+    pub shard: ShardIndex,
+    /// The epoch that the proposal replaces.
+    pub epoch: Epoch,
+    /// The replicas of the new set; at least one.
+    pub in_sync: Vec<ReplicaId>,
+}
+
+/// The shard as it stands after a proposal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InSyncCommitted {
+    /// The shard with its new epoch.
+    pub shard: Shard,
+}
+
+/// A disk, as its store reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskReport {
+    /// Its id, from its superblock.
+    pub id: DiskId,
+    /// Its path on the node.
+    pub path: String,
+    /// Its lanes.
+    pub lanes: u16,
+    /// Bytes that volumes can use.
+    pub usable_bytes: ByteCount,
+    /// Bytes that live blocks and their map take.
+    pub used_bytes: ByteCount,
+    /// Whether its cache loses unflushed writes at power loss.
+    pub volatile_cache: bool,
+    /// Counts of damage, by kind, since it was formatted or last cleared.
+    #[serde(default)]
+    pub damage: BTreeMap<String, u64>,
+    /// Why it serves nothing, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+/// `POST /v1/nodes/register`: a store says that it is there. Idempotent by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterNode {
+    /// The node's name; the same one returns as the same node.
+    pub name: String,
+    /// Where its data plane listens.
+    pub address: Address,
+    /// Failure domains and other labels, as `zone=a`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Its disks.
+    pub disks: Vec<DiskReport>,
+}
+
+/// The answer to [`RegisterNode`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The node's id.
+    pub node: NodeId,
+    /// The cluster that it now belongs to.
+    pub cluster: ClusterId,
+    /// How often to send a heartbeat.
+    pub heartbeat_ms: u64,
+}
+
+/// `POST /v1/nodes/{id}/heartbeat`: the disks as they are now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heartbeat {
+    /// The node's disks.
+    pub disks: Vec<DiskReport>,
+    /// The revision of assignments that it has carried out, durably.
+    pub applied: Revision,
+}
+
+/// One replica that a node must hold.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The shard.
+    pub shard: ShardIndex,
+    /// The replica's life.
+    pub replica: ReplicaId,
+    /// The disk.
+    pub disk: DiskId,
+    /// Blocks of 4 KiB in the shard.
+    pub blocks: u32,
+}
+
+/// `GET /v1/nodes/{id}/assignments?after=REVISION&wait_ms=N`: all that the node must hold. Answers
+/// at once when it has changed after that revision, else when it does or the wait ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignments {
+    /// The revision of this list.
+    pub revision: Revision,
+    /// Every replica that the node must hold; what it holds beyond them is removed.
+    pub replicas: Vec<Assignment>,
+}
+
+/// Whether a node answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Its heartbeats arrive.
+    Up,
+    /// They do not.
+    Down,
+}
+
+/// A store node, as lists give it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Where its data plane listens.
+    pub address: Address,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it answers.
+    pub state: NodeState,
+    /// Milliseconds since its last heartbeat; none since the conductor started if absent.
+    pub heartbeat_age_ms: Option<u64>,
+    /// Its disks.
+    pub disks: Vec<DiskId>,
+}
+
+/// A disk, as lists give it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Its node.
+    pub node: NodeId,
+    /// Its node's name.
+    pub node_name: String,
+    /// Whether its node answers.
+    pub state: NodeState,
+    /// What its store last reported.
+    #[serde(flatten)]
+    pub report: DiskReport,
+    /// Replicas that it holds.
+    pub replicas: u32,
+}
+
+/// A list and the revision that it stands for; `GET …?watch=true&after=R` goes on from there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List<T> {
+    /// The metadata's revision.
+    pub revision: Revision,
+    /// The items.
+    pub items: Vec<T>,
+}
+
+/// One line of a watch: newline-delimited JSON, kept open, a [`WatchEvent::Bookmark`] when idle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum WatchEvent<T> {
+    /// An item was made or changed.
+    Put {
+        /// The revision of the change.
+        revision: Revision,
+        /// The item as it stands.
+        item: T,
+    },
+    /// An item was removed.
+    Delete {
+        /// The revision of the change.
+        revision: Revision,
+        /// The item as it last stood.
+        item: T,
+    },
+    /// Nothing changed up to this revision.
+    Bookmark {
+        /// The revision reached.
+        revision: Revision,
+    },
+    /// The revision asked for is no longer kept: list again.
+    Reset,
+}
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The worst of its volumes; healthy when there is none.
+    pub health: Health,
+    /// Nodes that answer, and all.
+    pub nodes_up: u32,
+    /// All nodes.
+    pub nodes: u32,
+    /// Disks of all nodes.
+    pub disks: u32,
+    /// Disks that serve nothing.
+    pub disks_failed: u32,
+    /// Bytes that volumes can use, over all disks.
+    pub usable_bytes: ByteCount,
+    /// Bytes used, over all disks.
+    pub used_bytes: ByteCount,
+    /// Volumes, and how many are degraded or worse.
+    pub volumes: u32,
+    /// Volumes that are degraded.
+    pub volumes_degraded: u32,
+    /// Volumes that are unavailable.
+    pub volumes_unavailable: u32,
+    /// Damage found on all disks, by kind.
+    pub damage: BTreeMap<String, u64>,
+    /// The metadata's revision.
+    pub revision: Revision,
+}
+
+/// A refusal, as RFC 9457 (`application/problem+json`) has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// A stable URN: `urn:ashlar:problem:CODE`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The same for every occurrence of the code.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened, to what, and what to do next.
+    pub detail: String,
+    /// The stable code, as `volume-not-found`.
+    pub code: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ack_counts_follow_the_rule() {
+        let majority: Vec<usize> = (1..=3).map(|n| AckRule::Majority.ack_count(n)).collect();
+        assert_eq!(majority, [1, 2, 2]);
+        let all: Vec<usize> = (1..=3).map(|n| AckRule::All.ack_count(n)).collect();
+        assert_eq!(all, [1, 2, 3]);
+    }
+
+    #[test]
+    fn unknown_fields_of_a_request_are_refused() {
+        let text = r#"{"name":"a","size_bytes":1,"replicas":3,"sise":1}"#;
+        assert!(serde_json::from_str::<CreateVolume>(text).is_err());
+    }
+}

@@ -1,0 +1,22 @@
+//! The vocabulary of Ashlar: ids, units, epochs, maps, frames, statuses, limits and API types.
+//!
+//! Pure values: no IO, no clock, no randomness. Everything that two processes exchange, or that
+//! lies on a disk and outlives a process, is named here.
+
+pub mod address;
+pub mod api;
+pub mod crc;
+pub mod frame;
+pub mod ids;
+pub mod limits;
+pub mod message;
+pub mod status;
+
+pub use address::{Address, ParseAddressError};
+pub use frame::{FRAME_HEADER_BYTES, FrameError, FrameHeader, FrameKind};
+pub use ids::{
+    BlockCount, BlockIndex, ByteCount, ClusterId, DiskId, Epoch, Generation, Handle, Incarnation,
+    LaneIndex, Layer, Lsn, NodeId, ReplicaId, Seq, ShardIndex, VolumeId, Window, lane_of,
+};
+pub use limits::BLOCK_BYTES;
+pub use status::{RoomHint, Status};

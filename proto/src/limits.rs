@@ -1,0 +1,41 @@
+//! Every limit of the wire and of the addressing scheme, in one place, each with its derivation.
+
+/// Bytes in a block: the unit of checksums, versions and maps.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// [`BLOCK_BYTES`] as a `u64`, for arithmetic on offsets.
+pub const BLOCK_BYTES_U64: u64 = 4096;
+
+/// Bytes in a shard unless the volume says otherwise.
+pub const SHARD_BYTES_DEFAULT: u64 = 4 << 30;
+
+/// Blocks that one frame may carry as payload: 1 MiB, one leaf of the map.
+pub const FRAME_DATA_BLOCKS_MAX: u16 = 256;
+
+/// Bytes of metadata (checksums, tails, text) that one frame may carry.
+pub const FRAME_META_BYTES_MAX: usize = 65535 * 4;
+
+/// Blocks that one zeroing frame may name: a whole default shard.
+pub const ZERO_BLOCKS_MAX: u32 = 1 << 20;
+
+/// Smallest and largest volume, in bytes.
+pub const VOLUME_BYTES_MIN: u64 = 1 << 20;
+/// Largest volume, in bytes: 4 PiB.
+pub const VOLUME_BYTES_MAX: u64 = 1 << 52;
+
+/// Longest name of a volume, node or label, in bytes.
+pub const NAME_BYTES_MAX: usize = 63;
+
+/// Replicas of a shard.
+pub const REPLICAS_MAX: usize = 3;
+
+/// How far an owner may run ahead of `stable`, in seqs (2²³; a window holds 2²⁴).
+pub const SEQ_AHEAD_MAX: u64 = 1 << 23;
+
+/// Requests in flight on one replica connection.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
+
+// The checksums of a full frame and the entries of a read reply (16 bytes a block) fit its meta.
+const _: () = assert!(FRAME_DATA_BLOCKS_MAX as usize * 16 + 64 <= FRAME_META_BYTES_MAX);
+const _: () = assert!(SHARD_BYTES_DEFAULT / BLOCK_BYTES_U64 <= ZERO_BLOCKS_MAX as u64);
+const _: () = assert!(SEQ_AHEAD_MAX < 1 << 24);

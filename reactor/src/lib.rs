@@ -1,0 +1,1 @@
+//! Thread-per-core runtime: executor, timers, sockets, disks, buffers; drivers uring, aio, sim.

@@ -1,0 +1,1 @@
+//! Log-structured lanes and the replica service over them.

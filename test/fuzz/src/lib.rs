@@ -1,0 +1,1 @@
+//! Fuzzers for every parser of bytes from network or disk.

@@ -1,0 +1,3 @@
+//! Deterministic simulation of lanes and clusters.
+
+fn main() {}

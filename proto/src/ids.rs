@@ -260,7 +260,6 @@ impl Seq {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to 24 bits")]
 const fn low_24_bits(raw: u64) -> u32 {
     (raw & 0xff_ffff) as u32
 }

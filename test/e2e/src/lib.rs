@@ -1,1 +1,17 @@
 //! End-to-end tests: real processes, real clients.
+//!
+//! The library is the harness; each file of `tests/` is one part of what Ashlar must show. Every
+//! process that a test starts is in a process group of its own and dies with the test's thread, and
+//! every wait has a limit.
+
+pub mod binary;
+pub mod cluster;
+pub mod image;
+pub mod ledger;
+pub mod nbd;
+pub mod process;
+pub mod tool;
+
+pub use cluster::{Cluster, ClusterOptions};
+pub use process::Service;
+pub use tool::{Finished, Tool};

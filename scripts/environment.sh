@@ -1,0 +1,27 @@
+# Sourced by the other scripts: where things are, and how to speak.
+
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
+export PATH=$PATH:$HOME/.cargo/bin
+
+# The kernel that the guest tests boot, unpacked here by scripts/setup.
+export ASHLAR_GUEST_KERNEL=${ASHLAR_GUEST_KERNEL:-$CARGO_TARGET_DIR/guest/kernel}
+# The binary that the end-to-end tests, the guest and the benchmark run.
+export ASHLAR_BIN=${ASHLAR_BIN:-$CARGO_TARGET_DIR/release/ashlar}
+
+say() { printf '==> %s\n' "$*"; }
+note() { printf '    %s\n' "$*"; }
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# Builds the release binary once; quiet when there is nothing to do.
+build_ashlar() {
+    say "Building ashlar (release)"
+    cargo build --release --locked -p ashlar-cli
+}

@@ -1,0 +1,362 @@
+//! A real cluster on this machine: one process, or one for each role.
+//!
+//! Its directory and its ports stay the same over kills and restarts, as they do for a user.
+
+use crate::binary;
+use crate::process::{Service, wait_for};
+use crate::tool::Tool;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::collections::HashSet;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How long a cluster may take until all of its stores are there.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// How long a clean stop may take.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// Store nodes, one disk each.
+    pub stores: usize,
+    /// `--engine`, if any.
+    pub engine: Option<String>,
+    /// A process for each role instead of `ashlar up`.
+    pub separate: bool,
+    /// `--size` of each disk, where the layout takes one.
+    pub disk_size: String,
+    /// More arguments for `ashlar up`.
+    pub up_arguments: Vec<String>,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        Self {
+            stores: 3,
+            engine: None,
+            separate: false,
+            disk_size: "4GiB".to_owned(),
+            up_arguments: Vec::new(),
+        }
+    }
+}
+
+/// A cluster with its directory, ports and processes.
+#[derive(Debug)]
+pub struct Cluster {
+    options: ClusterOptions,
+    directory: TempDir,
+    api: u16,
+    nbd: u16,
+    store_ports: Vec<u16>,
+    services: Vec<(String, Service)>,
+}
+
+impl Cluster {
+    /// `ashlar up` with three stores, ready.
+    ///
+    /// # Errors
+    ///
+    /// If it does not get ready.
+    pub fn up() -> Result<Self> {
+        Self::start(ClusterOptions::default())
+    }
+
+    /// A cluster as told, ready.
+    ///
+    /// # Errors
+    ///
+    /// If it does not get ready.
+    pub fn start(options: ClusterOptions) -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("cluster-")
+            .tempdir_in(binary::work_dir())?;
+        let stores = if options.separate { options.stores } else { 0 };
+        let mut cluster = Self {
+            directory,
+            api: free_port()?,
+            nbd: free_port()?,
+            store_ports: (0..stores).map(|_| free_port()).collect::<Result<_>>()?,
+            services: Vec::new(),
+            options,
+        };
+        if cluster.options.separate {
+            for store in 0..stores {
+                let path = cluster.disk_path(store);
+                std::fs::create_dir_all(path.parent().context("a disk lies in a directory")?)?;
+                let size = cluster.options.disk_size.clone();
+                cluster
+                    .ashlar(["disk", "format"])
+                    .arg(&path)
+                    .args(["--size", &size])
+                    .check()?;
+            }
+        }
+        cluster.restart()?;
+        Ok(cluster)
+    }
+
+    /// Starts every process that does not run, and waits until all stores are there.
+    ///
+    /// # Errors
+    ///
+    /// If they do not get ready.
+    pub fn restart(&mut self) -> Result<()> {
+        if self.options.separate {
+            self.start_service("conductor")?;
+            for store in 0..self.options.stores {
+                self.start_service(&format!("store-{store}"))?;
+            }
+            self.start_service("nbd")?;
+        } else {
+            self.start_service("up")?;
+        }
+        self.wait_ready()
+    }
+
+    /// Waits until all stores are up and the NBD server accepts.
+    ///
+    /// # Errors
+    ///
+    /// If they do not get ready, or a process ends.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let stores = self.options.stores;
+        wait_for("all stores", READY_LIMIT, || {
+            for (name, service) in &mut self.services {
+                // A process that has ended will not get ready: no use to wait.
+                assert!(
+                    service.is_running(),
+                    "{name} has ended:\n{}",
+                    service.log_tail()
+                );
+            }
+            let status = self.json(["status"])?;
+            ensure!(
+                status["nodes_up"].as_u64() == u64::try_from(stores).ok(),
+                "{status}"
+            );
+            TcpStream::connect(("127.0.0.1", self.nbd))?;
+            Ok(())
+        })
+    }
+
+    /// Starts one process by its name (`up`, `conductor`, `store-0`…, `nbd`), if it does not run.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub fn start_service(&mut self, name: &str) -> Result<()> {
+        if let Some((_, service)) = self.services.iter_mut().find(|(n, _)| n == name)
+            && service.is_running()
+        {
+            return Ok(());
+        }
+        self.services.retain(|(n, _)| n != name);
+        let arguments = self.arguments(name)?;
+        let log = self.path().join(format!("{name}.log"));
+        let service = Service::start(name, &log, binary::ashlar(), arguments)?;
+        self.services.push((name.to_owned(), service));
+        Ok(())
+    }
+
+    fn arguments(&self, name: &str) -> Result<Vec<String>> {
+        let data = self.data_path().display().to_string();
+        let api = format!("127.0.0.1:{}", self.api);
+        let nbd = format!("127.0.0.1:{}", self.nbd);
+        let conductor = format!("http://{api}");
+        let mut arguments: Vec<String> = Vec::new();
+        let mut push = |parts: &[&str]| arguments.extend(parts.iter().map(|&part| part.to_owned()));
+        match name {
+            "up" => {
+                let stores = self.options.stores.to_string();
+                push(&[
+                    "up", "--data", &data, "--stores", &stores, "--api", &api, "--nbd", &nbd,
+                ]);
+            }
+            "conductor" => push(&["conductor", "--data", &data, "--api", &api]),
+            "nbd" => push(&["nbd", "--conductor", &conductor, "--listen", &nbd]),
+            _ => {
+                let store: usize = name
+                    .strip_prefix("store-")
+                    .context("no such role")?
+                    .parse()?;
+                let disk = self.disk_path(store).display().to_string();
+                let listen = format!("127.0.0.1:{}", self.store_ports[store]);
+                push(&[
+                    "store",
+                    "--disk",
+                    &disk,
+                    "--conductor",
+                    &conductor,
+                    "--listen",
+                    &listen,
+                ]);
+                push(&["--name", name, "--label", &format!("zone={store}")]);
+            }
+        }
+        if let Some(engine) = &self.options.engine
+            && name != "conductor"
+        {
+            arguments.extend(["--engine".to_owned(), engine.clone()]);
+        }
+        if name == "up" {
+            arguments.extend(self.options.up_arguments.iter().cloned());
+        }
+        Ok(arguments)
+    }
+
+    /// Kills every process with SIGKILL.
+    pub fn kill(&mut self) {
+        for (_, service) in &mut self.services {
+            service.kill();
+        }
+    }
+
+    /// Stops every process with SIGTERM, front ends first.
+    ///
+    /// # Errors
+    ///
+    /// If one does not end, or not with success.
+    pub fn stop(&mut self) -> Result<()> {
+        for (name, service) in self.services.iter_mut().rev() {
+            if !service.is_running() {
+                continue;
+            }
+            let status = service.stop(STOP_LIMIT)?;
+            ensure!(
+                status.success(),
+                "{name} ended with {status}:\n{}",
+                service.log_tail()
+            );
+        }
+        self.services.clear();
+        Ok(())
+    }
+
+    /// A running process by its name.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn service(&mut self, name: &str) -> &mut Service {
+        let found = self.services.iter_mut().find(|(n, _)| n == name);
+        &mut found.unwrap_or_else(|| panic!("there is no {name}")).1
+    }
+
+    /// `ashlar` with this cluster's address in its environment.
+    pub fn ashlar<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Tool {
+        let api = format!("http://127.0.0.1:{}", self.api);
+        Tool::new(binary::ashlar())
+            .env("ASHLAR_API", api)
+            .args(arguments)
+    }
+
+    /// `ashlar … --json`, parsed.
+    ///
+    /// # Errors
+    ///
+    /// If it fails or prints no JSON.
+    pub fn json<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<Value> {
+        let text = self.ashlar(arguments).arg("--json").check()?;
+        serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))
+    }
+
+    /// Creates a volume and waits until it can be attached.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made.
+    pub fn create_volume(&self, name: &str, size: &str, replicas: u8) -> Result<()> {
+        let replicas = replicas.to_string();
+        self.ashlar([
+            "volume",
+            "create",
+            name,
+            "--size",
+            size,
+            "--replicas",
+            &replicas,
+        ])
+        .check()?;
+        wait_for("the volume", READY_LIMIT, || {
+            let volume = self.json(["volume", "show", name])?;
+            ensure!(volume["state"] == "ready", "{volume}");
+            Ok(())
+        })
+    }
+
+    /// An export's URI.
+    #[must_use]
+    pub fn uri(&self, volume: &str) -> String {
+        format!("nbd://127.0.0.1:{}/{volume}", self.nbd)
+    }
+
+    /// The NBD server's port on loopback.
+    #[must_use]
+    pub fn nbd_port(&self) -> u16 {
+        self.nbd
+    }
+
+    /// The API's port on loopback.
+    #[must_use]
+    pub fn api_port(&self) -> u16 {
+        self.api
+    }
+
+    /// Its directory: logs, and what a test wants to keep beside them.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What `--data` names.
+    #[must_use]
+    pub fn data_path(&self) -> PathBuf {
+        self.path().join("data")
+    }
+
+    /// The disk of a store, counted from 0.
+    #[must_use]
+    pub fn disk_path(&self, store: usize) -> PathBuf {
+        if self.options.separate {
+            self.path().join(format!("store-{store}/disk"))
+        } else {
+            self.data_path().join(format!("store-{store}/disk"))
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Data that a failed test left is worth a look; keep it if told so.
+        if std::thread::panicking() && std::env::var_os("ASHLAR_E2E_KEEP").is_some() {
+            self.directory.disable_cleanup(true);
+            eprintln!("--- kept {}", self.directory.path().display());
+        }
+    }
+}
+
+/// A TCP port that nobody listens on, given once in this process.
+///
+/// # Errors
+///
+/// If the system gives none.
+///
+/// # Panics
+///
+/// If another caller panicked.
+pub fn free_port() -> Result<u16> {
+    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    loop {
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let mut given = GIVEN.lock().expect("no holder panics");
+        if given.get_or_insert_default().insert(port) {
+            return Ok(port);
+        }
+    }
+}

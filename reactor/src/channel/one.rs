@@ -1,0 +1,111 @@
+//! A single value from one task to another on the same thread.
+
+use super::Closed;
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// A channel for one value.
+#[must_use]
+pub fn oneshot<T>() -> (OneshotSender<T>, OneshotReceiver<T>) {
+    let shared = Rc::new(RefCell::new(State {
+        value: None,
+        closed: false,
+        waker: None,
+    }));
+    let sender = OneshotSender {
+        shared: Rc::clone(&shared),
+    };
+    (sender, OneshotReceiver { shared })
+}
+
+struct State<T> {
+    value: Option<T>,
+    /// One of the ends is gone.
+    closed: bool,
+    waker: Option<Waker>,
+}
+
+/// Sends the value; dropping it unsent closes the channel.
+pub struct OneshotSender<T> {
+    shared: Rc<RefCell<State<T>>>,
+}
+
+impl<T> OneshotSender<T> {
+    /// Sends the value.
+    ///
+    /// # Errors
+    /// Gives it back if the receiver is gone.
+    pub fn send(self, value: T) -> Result<(), T> {
+        let mut state = self.shared.borrow_mut();
+        if state.closed {
+            return Err(value);
+        }
+        state.value = Some(value);
+        Ok(()) // dropping `self` wakes the receiver
+    }
+
+    /// Whether the receiver is gone.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.shared.borrow().closed
+    }
+}
+
+impl<T> Drop for OneshotSender<T> {
+    fn drop(&mut self) {
+        let waker = {
+            let mut state = self.shared.borrow_mut();
+            state.closed = true;
+            state.waker.take()
+        };
+        super::wait::wake(waker);
+    }
+}
+
+/// Waits for the value: a future.
+pub struct OneshotReceiver<T> {
+    shared: Rc<RefCell<State<T>>>,
+}
+
+impl<T> Future for OneshotReceiver<T> {
+    type Output = Result<T, Closed>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.shared.borrow_mut();
+        if let Some(value) = state.value.take() {
+            return Poll::Ready(Ok(value));
+        }
+        if state.closed {
+            return Poll::Ready(Err(Closed));
+        }
+        state.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl<T> Drop for OneshotReceiver<T> {
+    fn drop(&mut self) {
+        let value = {
+            let mut state = self.shared.borrow_mut();
+            state.closed = true;
+            state.value.take()
+        };
+        drop(value);
+    }
+}
+
+impl<T> fmt::Debug for OneshotSender<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OneshotSender")
+    }
+}
+
+impl<T> fmt::Debug for OneshotReceiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OneshotReceiver")
+    }
+}

@@ -6,6 +6,7 @@
 //! took the slot over, so every future tolerates spurious polls.
 
 use crate::remote::{Message, Shared};
+use crate::sim::Rng;
 use crate::task::Runnable;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -20,6 +21,8 @@ pub(crate) struct Executor {
     ready: RefCell<VecDeque<u32>>,
     /// The slot being polled, if any.
     running: Cell<Option<u32>>,
+    /// Draws the next task among the ready ones: only under the simulator.
+    order: RefCell<Option<Rng>>,
 }
 
 #[derive(Default)]
@@ -42,6 +45,7 @@ impl Executor {
             slots: RefCell::default(),
             ready: RefCell::default(),
             running: Cell::new(None),
+            order: RefCell::new(None),
         });
         LOCAL.with(|local| local.add(executor.id, &raw const *executor));
         executor
@@ -90,7 +94,7 @@ impl Executor {
     pub(crate) fn run(&self, polls_max: usize) -> usize {
         let mut polls = 0;
         while polls < polls_max {
-            let Some(index) = self.ready.borrow_mut().pop_front() else {
+            let Some(index) = self.next_ready() else {
                 break;
             };
             let (task, generation) = {
@@ -111,6 +115,22 @@ impl Executor {
             }
         }
         polls
+    }
+
+    fn next_ready(&self) -> Option<u32> {
+        let mut ready = self.ready.borrow_mut();
+        match &mut *self.order.borrow_mut() {
+            Some(rng) if ready.len() > 1 => {
+                let drawn = rng.index(ready.len());
+                ready.swap_remove_front(drawn)
+            }
+            _ => ready.pop_front(),
+        }
+    }
+
+    /// From now on the next task is drawn from `rng`, not the one that waits longest.
+    pub(crate) fn shuffle(&self, rng: Rng) {
+        self.order.replace(Some(rng));
     }
 
     /// Forgets a task that has ended; its slot is free again.

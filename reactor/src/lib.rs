@@ -29,6 +29,7 @@ mod operations;
 mod reactor;
 mod remote;
 mod runtime;
+pub mod sim;
 mod task;
 mod time;
 mod timer;

@@ -11,6 +11,7 @@ use crate::local::LocalRegistry;
 use crate::net::{DetachedStream, Listener, Stream};
 use crate::operations::Operations;
 use crate::remote::{Message, Remote, Shared};
+use crate::sim::Rng;
 use crate::task::{self, Task};
 use crate::timer::{self, Sleep, Timers};
 use crate::{DiskError, Elapsed, Instant, NetError};
@@ -227,6 +228,11 @@ impl Reactor {
     /// Polls up to `polls_max` ready tasks; tells how many it polled.
     pub(crate) fn run_ready(&self, polls_max: usize) -> usize {
         self.core.executor.run(polls_max)
+    }
+
+    /// From now on the next task is drawn from `rng`, not the one that waits longest.
+    pub(crate) fn shuffle_tasks(&self, rng: Rng) {
+        self.core.executor.shuffle(rng);
     }
 
     /// When the next timer is due.

@@ -206,7 +206,6 @@ pub(crate) enum DetachedSocket {
     /// Of the operating system.
     Os(OwnedFd),
     /// Of the simulator, by number.
-    #[expect(dead_code, reason = "the simulator's driver makes these")]
     Simulated(u64),
     /// It was closed before, or could not be taken out.
     Closed,

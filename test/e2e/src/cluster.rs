@@ -3,7 +3,7 @@
 //! Its directory and its ports stay the same over kills and restarts, as they do for a user.
 
 use crate::binary;
-use crate::process::{Service, wait_for};
+use crate::process::{Service, kill_group, wait_for};
 use crate::tool::Tool;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -28,7 +28,7 @@ pub struct ClusterOptions {
     pub engine: Option<String>,
     /// A process for each role instead of `ashlar up`.
     pub separate: bool,
-    /// `--size` of each disk, where the layout takes one.
+    /// Size of each disk.
     pub disk_size: String,
     /// More arguments for `ashlar up`.
     pub up_arguments: Vec<String>,
@@ -87,7 +87,7 @@ impl Cluster {
         };
         if cluster.options.separate {
             for store in 0..stores {
-                let path = cluster.disk_path(store);
+                let path = cluster.separate_disk(store);
                 std::fs::create_dir_all(path.parent().context("a disk lies in a directory")?)?;
                 let size = cluster.options.disk_size.clone();
                 cluster
@@ -178,14 +178,14 @@ impl Cluster {
                     "up", "--data", &data, "--stores", &stores, "--api", &api, "--nbd", &nbd,
                 ]);
             }
-            "conductor" => push(&["conductor", "--data", &data, "--api", &api]),
+            "conductor" => push(&["conductor", "--data", &data, "--listen", &api]),
             "nbd" => push(&["nbd", "--conductor", &conductor, "--listen", &nbd]),
             _ => {
                 let store: usize = name
                     .strip_prefix("store-")
                     .context("no such role")?
                     .parse()?;
-                let disk = self.disk_path(store).display().to_string();
+                let disk = self.separate_disk(store).display().to_string();
                 let listen = format!("127.0.0.1:{}", self.store_ports[store]);
                 push(&[
                     "store",
@@ -320,14 +320,38 @@ impl Cluster {
         self.path().join("data")
     }
 
-    /// The disk of a store, counted from 0.
-    #[must_use]
-    pub fn disk_path(&self, store: usize) -> PathBuf {
-        if self.options.separate {
-            self.path().join(format!("store-{store}/disk"))
-        } else {
-            self.data_path().join(format!("store-{store}/disk"))
-        }
+    fn separate_disk(&self, store: usize) -> PathBuf {
+        self.path().join(format!("store-{store}/disk"))
+    }
+
+    /// Every disk's path, in the order of their nodes' names. The cluster must run.
+    ///
+    /// # Errors
+    ///
+    /// If the list cannot be had.
+    pub fn disk_paths(&self) -> Result<Vec<PathBuf>> {
+        let list = self.json(["disk", "list"])?;
+        let disks = list.as_array().context("no list of disks")?;
+        let mut named: Vec<(String, PathBuf)> = disks
+            .iter()
+            .map(|disk| {
+                let path = disk["path"].as_str().context("a disk has no path")?;
+                Ok((disk["node_name"].to_string(), PathBuf::from(path)))
+            })
+            .collect::<Result<_>>()?;
+        named.sort();
+        ensure!(named.len() == self.options.stores, "disks: {named:?}");
+        Ok(named.into_iter().map(|(_, path)| path).collect())
+    }
+
+    /// A function that kills every process with SIGKILL, to be called from another thread.
+    pub fn killer(&self) -> impl FnOnce() + Send + 'static {
+        let pids: Vec<u32> = self
+            .services
+            .iter()
+            .map(|(_, service)| service.pid())
+            .collect();
+        move || pids.into_iter().for_each(kill_group)
     }
 }
 

@@ -108,7 +108,7 @@ pub struct Tally {
 }
 
 /// The writer and its knowledge of `blocks` blocks from `first` on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
     first: u64,
     histories: Vec<History>,

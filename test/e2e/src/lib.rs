@@ -7,6 +7,7 @@
 pub mod binary;
 pub mod cluster;
 pub mod image;
+pub mod inspect;
 pub mod ledger;
 pub mod nbd;
 pub mod process;

@@ -172,6 +172,13 @@ impl Drop for Service {
     }
 }
 
+/// Kills a process group with SIGKILL, if it is still there.
+pub fn kill_group(leader: u32) {
+    if let Ok(leader) = i32::try_from(leader) {
+        let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
+    }
+}
+
 /// Polls until `probe` gives something.
 ///
 /// # Errors

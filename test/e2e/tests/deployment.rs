@@ -1,0 +1,217 @@
+//! A process for each role, as in production; and the death of one store under load.
+
+use anyhow::{Context, Result, ensure};
+use ashlar_e2e::ledger::Ledger;
+use ashlar_e2e::nbd::NbdClient;
+use ashlar_e2e::process::wait_for;
+use ashlar_e2e::{Cluster, ClusterOptions, Tool};
+use std::fs;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+
+fn separate() -> Result<Cluster> {
+    Cluster::start(ClusterOptions {
+        separate: true,
+        ..ClusterOptions::default()
+    })
+}
+
+#[test]
+fn roles_in_processes_of_their_own_serve_a_volume() -> Result<()> {
+    let mut cluster = separate()?;
+    cluster.create_volume("v", "64MiB", 3)?;
+    let volume = cluster.json(["volume", "show", "v"])?;
+    let replicas = volume["shards"][0]["replicas"]
+        .as_array()
+        .context("no replicas")?;
+    let mut nodes: Vec<_> = replicas
+        .iter()
+        .map(|replica| replica["node"].to_string())
+        .collect();
+    nodes.sort();
+    nodes.dedup();
+    ensure!(
+        nodes.len() == 3,
+        "replicas are not on distinct nodes: {volume}"
+    );
+
+    let source = cluster.path().join("in");
+    let mut bytes = Vec::new();
+    for block in 0..64 * MIB / 4096 {
+        let content = ashlar_e2e::ledger::Content::Version(1);
+        bytes.extend(ashlar_e2e::ledger::pattern(block, content));
+    }
+    fs::write(&source, &bytes)?;
+    Tool::new("nbdcopy")
+        .arg("--flush")
+        .arg(&source)
+        .arg(cluster.uri("v"))
+        .check()?;
+
+    cluster.stop()?;
+    cluster.restart()?;
+    let copy = cluster.path().join("out");
+    let uri = cluster.uri("v");
+    Tool::new("qemu-img")
+        .args(["convert", "-f", "raw", "-O", "raw", &uri])
+        .arg(&copy)
+        .check()?;
+    ensure!(
+        fs::read(&copy)? == bytes,
+        "the bytes changed over a clean restart"
+    );
+
+    cluster.kill();
+    cluster.restart()?;
+    Tool::new("qemu-img")
+        .args(["convert", "-f", "raw", "-O", "raw", &uri])
+        .arg(&copy)
+        .check()?;
+    ensure!(
+        fs::read(&copy)? == bytes,
+        "the bytes changed over SIGKILL of every process"
+    );
+    Ok(())
+}
+
+#[test]
+fn io_goes_on_when_a_store_dies() -> Result<()> {
+    let mut cluster = separate()?;
+    cluster.create_volume("v", "64MiB", 3)?;
+    let mut ledger = Ledger::new(0, 64 * 256, 7);
+    let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
+    ensure!(
+        ledger.run(&mut client, 16, Duration::from_secs(1))?,
+        "the connection was lost"
+    );
+    ensure!(
+        cluster.json(["status"])?["health"] == "healthy",
+        "not healthy to begin with"
+    );
+
+    // One dies in the middle of it; the connection stays, no request fails.
+    let victim = cluster.service("store-1").pid();
+    let killer = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        ashlar_e2e::process::kill_group(victim);
+    });
+    let before = ledger.tally;
+    ensure!(
+        ledger.run(&mut client, 16, Duration::from_secs(4))?,
+        "the connection was lost"
+    );
+    killer.join().expect("the killer does not panic");
+    let writes = ledger.tally.writes - before.writes;
+    ensure!(
+        writes > 500,
+        "only {writes} writes in 4 s around the death of a store"
+    );
+
+    let status = wait_for("degraded", Duration::from_secs(20), || {
+        let status = cluster.json(["status"])?;
+        ensure!(status["health"] == "degraded", "{status}");
+        ensure!(status["volumes_degraded"] == 1, "{status}");
+        Ok(status)
+    })?;
+    ensure!(status["volumes_unavailable"] == 0, "{status}");
+    wait_for("the node to be down", Duration::from_secs(60), || {
+        let status = cluster.json(["status"])?;
+        ensure!(status["nodes_up"] == 2, "{status}");
+        Ok(())
+    })?;
+    let text = cluster.ashlar(["status"]).check()?;
+    ensure!(
+        text.contains("degraded") && text.contains("2 of 3 up"),
+        "{text}"
+    );
+    client.disconnect()?;
+
+    // It comes back with old data: the volume must not read from it.
+    cluster.start_service("store-1")?;
+    cluster.wait_ready()?;
+    let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
+    ledger.verify(&mut client)?;
+    ensure!(
+        ledger.run(&mut client, 16, Duration::from_secs(1))?,
+        "the connection was lost"
+    );
+    client.disconnect()?;
+
+    // And after SIGKILL of all, with the front end attaching anew.
+    cluster.kill();
+    cluster.restart()?;
+    let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
+    ledger.verify(&mut client)?;
+    Ok(())
+}
+
+#[test]
+fn a_second_death_of_three_stops_writes_until_the_set_has_changed_or_for_good() -> Result<()> {
+    let mut cluster = separate()?;
+    cluster.create_volume("v", "64MiB", 3)?;
+    let mut ledger = Ledger::new(0, 64 * 256, 11);
+    let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
+    ensure!(
+        ledger.run(&mut client, 8, Duration::from_secs(1))?,
+        "the connection was lost"
+    );
+    // One after the other: each time the owner shrinks the set before the next one dies.
+    for (store, left) in [("store-0", 2), ("store-1", 1)] {
+        cluster.service(store).kill();
+        ensure!(
+            ledger.run(&mut client, 8, Duration::from_secs(2))?,
+            "the connection was lost"
+        );
+        wait_for("the set to shrink", Duration::from_secs(20), || {
+            let volume = cluster.json(["volume", "show", "v"])?;
+            let replicas = volume["shards"][0]["replicas"]
+                .as_array()
+                .context("no replicas")?;
+            let in_sync = replicas
+                .iter()
+                .filter(|replica| replica["in_sync"] == true)
+                .count();
+            ensure!(in_sync == left, "{volume}");
+            Ok(())
+        })?;
+    }
+    client.disconnect()?;
+    let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
+    ledger.verify(&mut client)?;
+    Ok(())
+}
+
+#[test]
+fn io_goes_on_without_the_conductor() -> Result<()> {
+    let mut cluster = separate()?;
+    cluster.create_volume("v", "64MiB", 3)?;
+    let mut ledger = Ledger::new(0, 64 * 256, 13);
+    let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
+    ensure!(
+        ledger.run(&mut client, 16, Duration::from_secs(1))?,
+        "the connection was lost"
+    );
+    cluster.service("conductor").kill();
+    let before = ledger.tally.writes;
+    ensure!(
+        ledger.run(&mut client, 16, Duration::from_secs(8))?,
+        "the connection was lost"
+    );
+    ensure!(
+        ledger.tally.writes - before > 1000,
+        "writes stalled: {:?}",
+        ledger.tally
+    );
+    cluster.restart()?;
+    ensure!(
+        ledger.run(&mut client, 16, Duration::from_secs(1))?,
+        "the connection was lost"
+    );
+    let health = cluster.json(["status"])?["health"].clone();
+    ensure!(health == "healthy", "{health} after the conductor's return");
+    client.disconnect()?;
+    let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
+    ledger.verify(&mut client)?;
+    Ok(())
+}

@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod ledger;
 pub mod nbd;
 pub mod process;
+pub mod raw_disk;
 pub mod tool;
 
 pub use cluster::{Cluster, ClusterOptions};

@@ -88,6 +88,16 @@ impl Service {
         }
     }
 
+    /// Stops its group in the middle of whatever it does: it hangs, its connections stay.
+    pub fn pause(&mut self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&mut self) {
+        self.signal(Signal::SIGCONT);
+    }
+
     /// Sends SIGTERM and waits.
     ///
     /// # Errors

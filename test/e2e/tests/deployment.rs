@@ -215,3 +215,107 @@ fn io_goes_on_without_the_conductor() -> Result<()> {
     ledger.verify(&mut client)?;
     Ok(())
 }
+
+#[test]
+fn with_ack_all_a_death_is_survived_once_the_set_has_changed() -> Result<()> {
+    let mut cluster = separate()?;
+    cluster.json(["volume", "create", "v", "--size", "64MiB", "--ack", "all"])?;
+    let mut client = wait_for("the volume", Duration::from_secs(20), || {
+        NbdClient::connect(cluster.nbd_port(), "v")
+    })?;
+    let mut ledger = Ledger::new(0, 64 * 256, 17);
+    ensure!(
+        ledger.run(&mut client, 16, Duration::from_secs(1))?,
+        "the connection was lost"
+    );
+    cluster.service("store-2").kill();
+    let before = ledger.tally.writes;
+    ensure!(
+        ledger.run(&mut client, 16, Duration::from_secs(5))?,
+        "the connection was lost"
+    );
+    ensure!(
+        ledger.tally.writes - before > 500,
+        "writes stalled: {:?}",
+        ledger.tally
+    );
+    ensure!(
+        cluster.json(["status"])?["health"] == "degraded",
+        "not degraded"
+    );
+    client.disconnect()?;
+    let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
+    ledger.verify(&mut client)?;
+    Ok(())
+}
+
+#[test]
+fn a_hung_store_stops_no_io() -> Result<()> {
+    let mut cluster = separate()?;
+    cluster.create_volume("v", "64MiB", 3)?;
+    let mut ledger = Ledger::new(0, 64 * 256, 19);
+    let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
+    ensure!(
+        ledger.run(&mut client, 16, Duration::from_secs(1))?,
+        "the connection was lost"
+    );
+    cluster.service("store-0").pause();
+    // Reads that are under way at the hung store may wait until it is given up, writes and flushes
+    // go on by majority; all in all much gets done.
+    let before = ledger.tally;
+    ensure!(
+        ledger.run(&mut client, 16, Duration::from_secs(20))?,
+        "the connection was lost"
+    );
+    let writes = ledger.tally.writes - before.writes;
+    ensure!(
+        writes > 1000,
+        "only {writes} writes in 20 s beside a hung store"
+    );
+    wait_for("degraded", Duration::from_secs(30), || {
+        let status = cluster.json(["status"])?;
+        ensure!(status["health"] == "degraded", "{status}");
+        Ok(())
+    })?;
+    cluster.service("store-0").resume();
+    ensure!(
+        ledger.run(&mut client, 16, Duration::from_secs(2))?,
+        "the connection was lost"
+    );
+    client.disconnect()?;
+    let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
+    ledger.verify(&mut client)?;
+    Ok(())
+}
+
+#[test]
+fn a_front_end_that_was_killed_takes_its_volumes_again() -> Result<()> {
+    let mut cluster = separate()?;
+    cluster.create_volume("v", "64MiB", 3)?;
+    let mut ledger = Ledger::new(0, 64 * 256, 23);
+    for round in 0..3 {
+        let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
+        ensure!(
+            ledger.run(&mut client, 16, Duration::from_millis(700))?,
+            "lost in round {round}"
+        );
+        // With a writer in the middle of its work.
+        let victim = cluster.service("nbd").pid();
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            ashlar_e2e::process::kill_group(victim);
+        });
+        ensure!(
+            !ledger.run(&mut client, 16, Duration::from_secs(5))?,
+            "the kill went unnoticed"
+        );
+        killer.join().expect("the killer does not panic");
+        cluster.restart()?;
+        let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
+        ledger.verify(&mut client)?;
+        client.disconnect()?;
+    }
+    let status = cluster.json(["status"])?;
+    ensure!(status["health"] == "healthy", "{status}");
+    Ok(())
+}

@@ -23,6 +23,7 @@ mod driver;
 mod error;
 mod executor;
 pub mod future;
+pub mod link;
 pub mod local;
 mod net;
 mod operations;

@@ -1,10 +1,50 @@
 //! `BlockDevice` and its one great implementation: `Volume`, the owner that orders the writes of a
 //! volume, fans them out to its replicas and checks what it reads.
+//!
+//! ```text
+//! volume ──▶ write · zero · read · flush          what a request does
+//!    │         │ locks, budget, group             who waits for whom
+//!    ▼         ▼
+//! attach ──▶ shard ──▶ write_log, quorum          what the answers mean (pure)
+//! takeover     │ └──▶ membership, repair          what becomes of a replica that fails
+//! reconcile    ▼
+//!            peer ──▶ reactor::link               one session per lane
+//! ```
 
+mod attach;
 pub mod block_device;
+mod budget;
 pub mod conformance;
+mod flush;
+mod group;
+mod health;
+mod locks;
+mod membership;
 mod memory;
+mod options;
+mod overlap;
+mod peer;
+mod quorum;
 mod range;
+mod read;
+mod reconcile;
+mod repair;
+mod route;
+mod shard;
+mod signal;
+mod source;
+mod takeover;
+mod volume;
+mod window;
+mod wire;
+mod write;
+mod write_log;
+mod zero;
 
+pub use attach::AttachError;
 pub use block_device::{BlockDevice, BlockError, Durability, Geometry, ZeroMode};
+pub use health::VolumeHealth;
 pub use memory::MemoryDevice;
+pub use options::VolumeOptions;
+pub use source::{ClusterSource, SourceError};
+pub use volume::Volume;

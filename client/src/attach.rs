@@ -1,0 +1,381 @@
+//! Attach and detach: the grant, the take-over of every shard, and the clean end.
+//!
+//! ```text
+//! grant ─▶ open all of S ─▶ window ─▶ tails, copies ─▶ flush ─▶ commit who answered ─▶ settle ─▶ serve
+//!              ▲                            │
+//!              └────── a replica failed ────┘
+//! ```
+//!
+//! Invariants: nothing is served, and no tail discarded, before the set of those who answered is
+//! committed; no write uses the window before all of them have recorded it durably.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use ashlar_proto::api::{
+    AttachRequest, Attachment, DetachRequest, DiskLocation, Shard as ShardMap,
+};
+use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX, REPLICAS_MAX};
+use ashlar_proto::message::SetState;
+use ashlar_proto::{Address, ShardIndex, Window, lane_of};
+use ashlar_reactor::{Instant, Reactor};
+
+use crate::block_device::{BlockError, Geometry};
+use crate::budget::Budget;
+use crate::flush;
+use crate::health::Counters;
+use crate::options::VolumeOptions;
+use crate::peer::{LaneUser, Peer, PeerKey, PeerTimes};
+use crate::quorum::{Mask, Quorum, Slot};
+use crate::route::Route;
+use crate::shard::{Replica, Shard};
+use crate::signal::{Signal, join_all};
+use crate::source::{ClusterSource, SourceError};
+use crate::takeover::{Candidate, Takeover, TakeoverError};
+use crate::volume::{Core, Phase};
+use crate::window::Seqs;
+use crate::write_log::{AckOrder, WriteLog};
+
+/// Longest read or write, in bytes.
+const REQUEST_BYTES_MAX: u32 = 32 << 20;
+
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Why a volume could not be attached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AttachError {
+    /// The conductor did not grant it, or did not commit who answered.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Too few replicas of a shard answered in time to know every acknowledged write.
+    #[error("shard {shard}: too few replicas answer to take the volume over")]
+    Unavailable {
+        /// The first such shard.
+        shard: ShardIndex,
+    },
+    /// Another owner was granted the volume meanwhile.
+    #[error("volume was attached elsewhere meanwhile")]
+    Fenced,
+    /// A write that may have been acknowledged is damaged on every replica that has it.
+    #[error("shard {shard}: an acknowledged write is damaged on every replica that has it")]
+    Damaged {
+        /// The shard.
+        shard: ShardIndex,
+    },
+    /// The conductor's map of the volume does not hold together.
+    #[error("the conductor's map of the volume is inconsistent: {what}")]
+    Map {
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+/// Asks for the next generation and takes every shard over.
+pub(crate) async fn attach<C: ClusterSource>(
+    reactor: &Reactor,
+    source: C,
+    name: &str,
+    options: VolumeOptions,
+) -> Result<Rc<Core>, AttachError> {
+    let deadline = reactor.now() + options.attach_timeout;
+    let grant = granted(reactor, &source, name, &options, deadline).await?;
+    let route = layout(&grant)?;
+    let mut peers = BTreeMap::new();
+    let candidates = candidates(reactor, &grant, &options, &mut peers)?;
+    let takeover = Takeover {
+        reactor: reactor.clone(),
+        source: Rc::new(source),
+        name: name.to_owned(),
+        volume: grant.volume.id,
+        generation: grant.volume.generation,
+        patience: options.attach_patience,
+        deadline,
+        peers: peers.into_values().collect(),
+    };
+    let taken = take_over(&takeover, candidates, deadline).await;
+    let (candidates, window, may_have_lost) = match taken {
+        Ok(taken) => taken,
+        Err(error) => {
+            for peer in &takeover.peers {
+                peer.close();
+            }
+            return Err(error);
+        }
+    };
+    Ok(serve(
+        takeover,
+        &grant,
+        options,
+        route,
+        candidates,
+        window,
+        may_have_lost,
+    ))
+}
+
+async fn granted<C: ClusterSource>(
+    reactor: &Reactor,
+    source: &C,
+    name: &str,
+    options: &VolumeOptions,
+    deadline: Instant,
+) -> Result<Attachment, AttachError> {
+    let request = AttachRequest {
+        owner: options.owner.clone(),
+        force: options.force,
+    };
+    loop {
+        match source.attach(name, &request).await {
+            Ok(grant) => return Ok(grant),
+            Err(SourceError::Unreachable | SourceError::NotReady) if reactor.now() < deadline => {
+                reactor.sleep(RETRY_PAUSE).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The cut of the volume, checked against the map.
+fn layout(grant: &Attachment) -> Result<Route, AttachError> {
+    let volume = &grant.volume;
+    let map = |what| AttachError::Map { what };
+    let route = Route::new(volume.shard_bytes).ok_or(map("shard size"))?;
+    let (size, shard_bytes) = (volume.size_bytes.get(), volume.shard_bytes.get());
+    if size == 0 || !size.is_multiple_of(BLOCK_BYTES_U64) {
+        return Err(map("volume size"));
+    }
+    if volume.shards.len() as u64 != size.div_ceil(shard_bytes) {
+        return Err(map("number of shards"));
+    }
+    let in_order =
+        |(position, shard): (usize, &ShardMap)| u64::from(shard.index.get()) == position as u64;
+    if !volume.shards.iter().enumerate().all(in_order) {
+        return Err(map("order of shards"));
+    }
+    Ok(route)
+}
+
+/// The in-sync replicas of every shard with the sessions that reach them.
+fn candidates(
+    reactor: &Reactor,
+    grant: &Attachment,
+    options: &VolumeOptions,
+    peers: &mut BTreeMap<PeerKey, Rc<Peer>>,
+) -> Result<Vec<Candidate>, AttachError> {
+    let map = |what| AttachError::Map { what };
+    let times = PeerTimes {
+        connect: options.connect_timeout,
+        request: options.request_timeout,
+    };
+    let mut candidates = Vec::with_capacity(grant.volume.shards.len());
+    for shard in &grant.volume.shards {
+        let mut replicas = Vec::new();
+        for replica in shard.replicas.iter().filter(|replica| replica.in_sync) {
+            let location = grant.disks.iter().find(|disk| disk.disk == replica.disk);
+            let location = location.ok_or(map("disk of a replica"))?;
+            if location.lanes == 0 {
+                return Err(map("lanes of a disk"));
+            }
+            let key = PeerKey {
+                address: reached_at(location, options),
+                disk: location.disk,
+                lane: lane_of(grant.volume.id, shard.index, location.lanes),
+            };
+            let peer = peers
+                .entry(key.clone())
+                .or_insert_with(|| Peer::new(reactor, key, grant.cluster, times));
+            replicas.push(Replica {
+                id: replica.id,
+                peer: Rc::clone(peer),
+            });
+        }
+        if replicas.is_empty() || replicas.len() > REPLICAS_MAX {
+            return Err(map("in-sync replicas of a shard"));
+        }
+        let quorum = Quorum::new(grant.volume.ack, Mask::first(replicas.len()));
+        candidates.push(Candidate::new(shard.index, shard.epoch, replicas, quorum));
+    }
+    Ok(candidates)
+}
+
+fn reached_at(location: &DiskLocation, options: &VolumeOptions) -> Address {
+    let local = options
+        .local
+        .iter()
+        .find(|(from, _)| *from == location.address);
+    local.map_or_else(|| location.address.clone(), |(_, to)| to.clone())
+}
+
+/// Takes all shards over; from the start again where a replica failed on the way.
+async fn take_over(
+    takeover: &Takeover<impl ClusterSource>,
+    mut candidates: Vec<Candidate>,
+    deadline: Instant,
+) -> Result<(Vec<Candidate>, Window, bool), AttachError> {
+    loop {
+        match takeover.run(&mut candidates).await {
+            Ok((window, may_have_lost)) => return Ok((candidates, window, may_have_lost)),
+            Err(TakeoverError::Fenced) => return Err(AttachError::Fenced),
+            Err(TakeoverError::Damaged { shard }) => return Err(AttachError::Damaged { shard }),
+            Err(TakeoverError::Source(error)) => return Err(error.into()),
+            Err(TakeoverError::Failed { shard }) if takeover.reactor.now() >= deadline => {
+                return Err(AttachError::Unavailable { shard });
+            }
+            Err(TakeoverError::Failed { .. }) => {
+                takeover.reactor.sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn serve<C: ClusterSource>(
+    takeover: Takeover<C>,
+    grant: &Attachment,
+    options: VolumeOptions,
+    route: Route,
+    candidates: Vec<Candidate>,
+    window: Window,
+    may_have_lost: bool,
+) -> Rc<Core> {
+    let reactor = takeover.reactor.clone();
+    let mut zeroes = reactor.buffer(usize::from(FRAME_DATA_BLOCKS_MAX) * BLOCK_BYTES);
+    zeroes.fill(0);
+    let geometry = Geometry {
+        size_bytes: grant.volume.size_bytes.get(),
+        block_bytes_min: 512,
+        block_bytes_preferred: 4096,
+        request_bytes_max: REQUEST_BYTES_MAX,
+        read_only: false,
+    };
+    let budget = Budget::new(options.in_flight_bytes, options.in_flight_requests);
+    let core = Rc::new(Core {
+        reactor: reactor.clone(),
+        options,
+        source: takeover.source,
+        name: takeover.name,
+        id: grant.volume.id,
+        generation: grant.volume.generation,
+        layer: grant.volume.head_layer,
+        geometry,
+        route,
+        replicas: grant.volume.replicas,
+        peers: takeover.peers,
+        shards: OnceCell::new(),
+        seqs: RefCell::new(Seqs::new(window)),
+        acked: Cell::new(AckOrder::NONE),
+        flushed: Cell::new(AckOrder::NONE),
+        locks: Rc::default(),
+        budget,
+        acks: Signal::default(),
+        progress: Signal::default(),
+        work: Rc::default(),
+        listed: RefCell::default(),
+        retained: Cell::new(0),
+        phase: Cell::new(Phase::Serving),
+        counters: Counters::default(),
+        may_have_lost,
+        repairs: Cell::new(0),
+        zeroes: zeroes.freeze(),
+    });
+    let weak = Rc::downgrade(&core);
+    let mut shards = Vec::with_capacity(candidates.len());
+    let mut behind = Vec::new();
+    for candidate in candidates {
+        let lost = candidate.lost_since();
+        let shard = into_shard(&weak, candidate);
+        shard.told.set(window.start());
+        behind.extend(lost.slots().map(|slot| (Rc::clone(&shard), slot)));
+        shards.push(shard);
+    }
+    let first_time = core.shards.set(shards).is_ok();
+    assert!(first_time, "an owner is given its shards once");
+    for (shard, slot) in behind {
+        shard.set_behind(&core, slot, false);
+    }
+    let background = flush::run_background(weak, Rc::clone(&core.work));
+    drop(reactor.spawn(background));
+    tracing::info!(volume = %core.name, generation = %core.generation, window = %window,
+        may_have_lost, "volume attached");
+    core
+}
+
+fn into_shard(core: &Weak<Core>, candidate: Candidate) -> Rc<Shard> {
+    let shard = Shard::new(
+        Weak::clone(core),
+        candidate.index,
+        candidate.epoch,
+        candidate.replicas,
+        WriteLog::new(candidate.quorum),
+    );
+    for (position, replica) in shard.replicas.iter().enumerate() {
+        let user = Rc::downgrade(&shard) as Weak<dyn LaneUser>;
+        replica.peer.add_user(user, Slot::new(position));
+    }
+    shard
+}
+
+/// See [`crate::Volume::detach`].
+pub(crate) async fn detach(core: &Rc<Core>) -> Result<(), BlockError> {
+    core.check()?;
+    core.phase.set(Phase::Detaching);
+    let settled = drain_and_close(core).await;
+    if core.phase.get() == Phase::Fenced {
+        return Err(BlockError::Fenced);
+    }
+    core.stop(Phase::Detached, BlockError::Detached);
+    settled?;
+    let request = DetachRequest {
+        generation: core.generation,
+    };
+    let deadline = core.reactor.now() + core.options.io_timeout;
+    loop {
+        match core.source.detach(&core.name, &request).await {
+            Ok(()) | Err(SourceError::NotFound) => return Ok(()),
+            Err(SourceError::Superseded) => return Err(BlockError::Fenced),
+            Err(_) if core.reactor.now() >= deadline => return Err(BlockError::Unavailable),
+            Err(_) => core.reactor.sleep(RETRY_PAUSE).await,
+        }
+    }
+}
+
+async fn drain_and_close(core: &Rc<Core>) -> Result<(), BlockError> {
+    let has_unacked = |shard: &Rc<Shard>| shard.log.borrow().unacked().next().is_some();
+    let drained = async {
+        loop {
+            let moment = core.acks.moment();
+            let busy = core.listed.borrow().iter().any(has_unacked);
+            if !busy || !core.is_running() {
+                return;
+            }
+            core.acks.raised_since(moment).await;
+        }
+    };
+    let in_time = core.reactor.timeout(core.options.io_timeout, drained).await;
+    in_time.map_err(|_| BlockError::Unavailable)?;
+    flush::flush_acknowledged(core).await?;
+    flush::settle_all(core).await;
+    if !core.is_running() {
+        return Err(BlockError::Fenced);
+    }
+    for shards in core.shards().chunks(64) {
+        join_all(shards.iter().map(|shard| close(core, shard))).await;
+    }
+    Ok(())
+}
+
+async fn close(core: &Rc<Core>, shard: &Rc<Shard>) {
+    let stamp = shard.stamp(core);
+    let state = SetState {
+        window: core.seqs.borrow().window(),
+        stable: stamp.stable,
+        settle: false,
+    };
+    let live = shard.log.borrow().live();
+    let closed = live.slots().map(|slot| {
+        let peer = &shard.replica(slot).peer;
+        peer.call(stamp.close(state))
+    });
+    join_all(closed).await;
+}

@@ -1,0 +1,238 @@
+//! What becomes of a replica that is behind: brought up again from the log while that is possible,
+//! else proposed out of the in-sync set.
+//!
+//! One task per shard in trouble, none otherwise. One proposal at a time, repeated until its
+//! outcome is known; meanwhile both sets must acknowledge.
+
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use ashlar_proto::api::ProposeInSync;
+use ashlar_proto::message::SetState;
+use ashlar_proto::{Seq, Status};
+
+use crate::peer::PeerLost;
+use crate::quorum::{Mask, Slot};
+use crate::shard::Shard;
+use crate::source::SourceError;
+use crate::volume::Core;
+use crate::wire;
+
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// How long one attempt at a proposal may take.
+const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Looks after a shard until none of its replicas is behind.
+pub(crate) async fn supervise(core: Weak<Core>, shard: Rc<Shard>) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let Some(core) = core.upgrade().filter(|core| core.is_running()) else {
+            break;
+        };
+        let behind = slots_behind(&shard);
+        if behind.is_empty() {
+            break;
+        }
+        shard.expire(&core);
+        if let Some(next) = next_set(&core, &shard, behind) {
+            if propose(&core, &shard, next).await {
+                pause = PAUSE_MIN;
+                continue;
+            }
+        } else {
+            let lost = shard.log.borrow().lost();
+            for slot in behind.minus(lost).slots() {
+                if bring_up(&core, &shard, slot).await.is_ok() {
+                    pause = PAUSE_MIN;
+                }
+            }
+        }
+        let reactor = core.reactor.clone();
+        drop(core);
+        reactor.sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+    shard.supervised.set(false);
+}
+
+/// The replicas of the set that are behind.
+fn slots_behind(shard: &Shard) -> Mask {
+    let log = shard.log.borrow();
+    log.quorum().in_sync().minus(log.live())
+}
+
+/// The set without those who are behind for good, if it may be proposed now.
+fn next_set(core: &Core, shard: &Shard, behind: Mask) -> Option<Mask> {
+    let now = core.reactor.now();
+    let known = shard.behind.get();
+    let lost = shard.log.borrow().lost();
+    let leaves = |slot: &Slot| {
+        lost.has(*slot)
+            || known[slot.get()]
+                .is_none_or(|b| b.failed || now - b.since >= core.options.replica_grace)
+    };
+    let leaving: Mask = behind.slots().filter(leaves).collect();
+    let log = shard.log.borrow();
+    let next = log.quorum().in_sync().minus(leaving);
+    if leaving.is_empty() || next.is_empty() {
+        return None;
+    }
+    let durable = shard.durable();
+    if log.may_propose(next, core.flushed.get(), &durable) {
+        return Some(next);
+    }
+    // What keeps it may be that flushed writes are not durable on those who stay.
+    let wanted = log.undurable(&durable);
+    drop(log);
+    for slot in next.slots() {
+        shard.replica(slot).peer.flush(wanted[slot.get()]);
+    }
+    None
+}
+
+/// Opens a replica again, and sends it what it lacks.
+async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), PeerLost> {
+    let replica = shard.replica(slot);
+    replica.peer.connect().await?;
+    let run = replica.peer.incarnation();
+    let opened = replica
+        .peer
+        .call(shard.stamp(core).open(replica.id))
+        .await?;
+    match opened.header.status {
+        Status::Ok => {}
+        Status::Fenced if opened.header.generation > core.generation => {
+            core.fence();
+            return Err(PeerLost);
+        }
+        Status::NoSuchReplica => {
+            give_up_on(core, shard, slot);
+            return Err(PeerLost);
+        }
+        _ => return Err(PeerLost),
+    }
+    let window = core.seqs.borrow().window();
+    let state = SetState {
+        window,
+        stable: Seq::NONE,
+        settle: false,
+    };
+    let recorded = replica
+        .peer
+        .call(shard.stamp(core).set_state(state))
+        .await?;
+    let has_window = core.seqs.borrow().window() == window;
+    if recorded.header.status != Status::Ok || !has_window || replica.peer.incarnation() != run {
+        return Err(PeerLost);
+    }
+    // From here in one turn: no write may slip between what is sent again and what is new.
+    if shard.log.borrow().lost().has(slot) || !slots_behind(shard).has(slot) {
+        return Err(PeerLost);
+    }
+    let mut known = shard.behind.get();
+    known[slot.get()] = None;
+    shard.behind.set(known);
+    shard.log.borrow_mut().set_live(slot);
+    shard.send_missing(core, slot);
+    tracing::info!(volume = %core.name, shard = %shard.index, replica = %replica.id,
+        "replica is back");
+    core.progress.raise();
+    Ok(())
+}
+
+/// Gives up on bringing a replica up from the log, where the others can go on without it.
+pub(crate) fn give_up_on(core: &Core, shard: &Shard, slot: Slot) -> bool {
+    let mut log = shard.log.borrow_mut();
+    let rest = log.live().without(slot);
+    if !log.quorum().acknowledged_by(rest) {
+        return false;
+    }
+    log.set_lost(slot);
+    drop(log);
+    shard.settle(core);
+    true
+}
+
+/// Proposes `next` until the outcome is known; whether it was committed.
+async fn propose(core: &Rc<Core>, shard: &Rc<Shard>, next: Mask) -> bool {
+    shard.log.borrow_mut().propose(next);
+    let proposal = ProposeInSync {
+        generation: core.generation,
+        shard: shard.index,
+        epoch: shard.epoch.get(),
+        in_sync: next.slots().map(|slot| shard.replica(slot).id).collect(),
+    };
+    let mut pause = PAUSE_MIN * 4;
+    loop {
+        if !core.is_running() {
+            return false;
+        }
+        let attempt = core.source.propose(&core.name, &proposal);
+        match core.reactor.timeout(PROPOSAL_TIMEOUT, attempt).await {
+            Ok(Ok(committed)) => {
+                shard.epoch.set(committed.shard.epoch);
+                break;
+            }
+            Ok(Err(SourceError::Superseded | SourceError::NotFound)) => {
+                core.fence();
+                return false;
+            }
+            Ok(Err(SourceError::Unreachable)) | Err(_) => {}
+            Ok(Err(error)) => {
+                tracing::error!(volume = %core.name, shard = %shard.index, %error,
+                    "the conductor refuses an in-sync set: it is proposed again");
+            }
+        }
+        shard.expire(core);
+        core.reactor.sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX * 4);
+    }
+    let left = shard.log.borrow().quorum().in_sync().minus(next);
+    shard.log.borrow_mut().commit();
+    for slot in left.slots() {
+        core.counters.replicas_dropped.add();
+        tracing::warn!(volume = %core.name, shard = %shard.index,
+            replica = %shard.replica(slot).id, "replica left the in-sync set: degraded");
+    }
+    shard.review(core);
+    true
+}
+
+/// Records a window on enough replicas of every shard, and on every live one.
+pub(crate) async fn record_window(core: Rc<Core>, window: ashlar_proto::Window) {
+    let state = SetState {
+        window,
+        stable: Seq::NONE,
+        settle: false,
+    };
+    let mut recorded_everywhere = true;
+    for shard in core.shards() {
+        let live = {
+            let log = shard.log.borrow();
+            log.live().and(log.quorum().targets())
+        };
+        let mut recorded = Mask::EMPTY;
+        for slot in live.slots() {
+            let stamp = shard.stamp(&core);
+            let reply = shard.replica(slot).peer.call(stamp.set_state(state)).await;
+            match reply.map(|reply| wire::state_of(&reply).map(|s| (reply.header, s))) {
+                Ok(Some((header, state)))
+                    if header.status == Status::Ok && state.window >= window =>
+                {
+                    recorded = recorded.with(slot);
+                }
+                Err(PeerLost) => {}
+                Ok(_) => shard.set_behind(&core, slot, true),
+            }
+        }
+        recorded_everywhere &= shard.log.borrow().quorum().acknowledged_by(recorded);
+    }
+    if !recorded_everywhere {
+        core.reactor.sleep(PAUSE_MAX).await;
+    }
+    let recorded = recorded_everywhere.then_some(window);
+    core.seqs.borrow_mut().answer(recorded);
+    core.progress.raise();
+}

@@ -1,0 +1,62 @@
+//! How an owner behaves: bounds in time and memory, each with its default and its reason.
+
+use std::time::Duration;
+
+use ashlar_proto::Address;
+
+/// Bounds of a volume's owner.
+#[derive(Clone, Debug)]
+pub struct VolumeOptions {
+    /// Who attaches: text for people, unique for one run of one front end.
+    pub owner: String,
+    /// Take the volume from an owner that still holds it.
+    pub force: bool,
+    /// Stores of this process: reach the first address through the second.
+    pub local: Vec<(Address, Address)>,
+    /// How long to wait for replicas beyond those that a take-over needs.
+    pub attach_patience: Duration,
+    /// How long to try to attach at all.
+    pub attach_timeout: Duration,
+    /// How long a request waits for enough replicas before it fails.
+    pub io_timeout: Duration,
+    /// How long a replica may take to answer before its session is ended.
+    pub request_timeout: Duration,
+    /// How long to connect to a store and be greeted.
+    pub connect_timeout: Duration,
+    /// How long a replica may be away before it is proposed out of the in-sync set.
+    pub replica_grace: Duration,
+    /// Bytes of requests in flight.
+    pub in_flight_bytes: u64,
+    /// Requests in flight.
+    pub in_flight_requests: usize,
+    /// Bytes of writes kept until all replicas hold them durably, beyond which writes wait and
+    /// replicas that lag are given up.
+    pub retained_bytes_max: u64,
+    /// Bytes of writes not flushed at which the owner flushes by itself.
+    pub flush_bytes: u64,
+    /// Time after which it does, too.
+    pub flush_interval: Duration,
+}
+
+impl VolumeOptions {
+    /// The defaults, for `owner`.
+    #[must_use]
+    pub fn new(owner: impl Into<String>) -> Self {
+        Self {
+            owner: owner.into(),
+            force: false,
+            local: Vec::new(),
+            attach_patience: Duration::from_secs(10),
+            attach_timeout: Duration::from_secs(60),
+            io_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(8),
+            connect_timeout: Duration::from_secs(3),
+            replica_grace: Duration::from_secs(2),
+            in_flight_bytes: 64 << 20,
+            in_flight_requests: 1024,
+            retained_bytes_max: 192 << 20,
+            flush_bytes: 64 << 20,
+            flush_interval: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! The owner's session with one lane of one disk: tags, replies, acceptances, flushes.
+//!
+//! All shards of a volume that lie on the lane share it. Invariants: a write is counted only in
+//! the session that it was sent in; acceptances are numbered in the order of the replies, and a
+//! flush covers those numbered before it was sent; a changed incarnation uncounts, at all users at
+//! once, what no flush had covered.
+//!
+//! ```text
+//! Down ──connect, hello──▶ Up ──error · timeout · new incarnation──▶ Down
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use ashlar_proto::frame::PROTOCOL_VERSION;
+use ashlar_proto::message::{Hello, HelloReply};
+use ashlar_proto::{
+    Address, ClusterId, DiskId, FrameHeader, FrameKind, Incarnation, LaneIndex, RoomHint, Seq,
+    Status,
+};
+use ashlar_reactor::link::{self, Frame, Link};
+use ashlar_reactor::{Instant, Reactor};
+use slab::Slab;
+
+use crate::quorum::Slot;
+use crate::signal::{Promise, Signal};
+use crate::wire;
+use crate::write_log::Acceptance;
+
+/// Which lane of which disk, and where it is reached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PeerKey {
+    /// Where its store listens.
+    pub(crate) address: Address,
+    /// The disk.
+    pub(crate) disk: DiskId,
+    /// The lane.
+    pub(crate) lane: LaneIndex,
+}
+
+/// The session ended before the answer came, or could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store does not answer")]
+pub(crate) struct PeerLost;
+
+/// What a shard learns from the lanes that hold its replicas.
+pub(crate) trait LaneUser {
+    /// A write was answered; `acceptance` counts where the status is [`Status::Ok`].
+    fn write_answered(&self, slot: Slot, seq: Seq, header: &FrameHeader, acceptance: Acceptance);
+    /// The session ended: nothing more is answered in it.
+    fn lane_lost(&self, slot: Slot);
+    /// The lane restarted: what it accepted after `upto` may be gone.
+    fn lane_restarted(&self, slot: Slot, upto: Acceptance);
+    /// More is durable than before.
+    fn lane_flushed(&self);
+}
+
+enum Waiting {
+    Call(Promise<Result<Frame, PeerLost>>),
+    Write {
+        user: Rc<dyn LaneUser>,
+        slot: Slot,
+        seq: Seq,
+    },
+}
+
+struct Request {
+    waiting: Waiting,
+    kind: FrameKind,
+    sent_at: Instant,
+}
+
+/// One session.
+struct Session {
+    link: Link,
+    number: u64,
+}
+
+/// Times that bound a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerTimes {
+    /// To connect and be greeted.
+    pub(crate) connect: Duration,
+    /// To answer a request.
+    pub(crate) request: Duration,
+}
+
+/// See the module.
+pub(crate) struct Peer {
+    reactor: Reactor,
+    key: PeerKey,
+    cluster: ClusterId,
+    times: PeerTimes,
+    session: RefCell<Option<Session>>,
+    sessions: Cell<u64>,
+    connecting: Cell<bool>,
+    connected: Signal,
+    incarnation: Cell<Option<Incarnation>>,
+    volatile_cache: Cell<bool>,
+    requests: RefCell<Slab<Request>>,
+    outbox: RefCell<VecDeque<Frame>>,
+    outbox_filled: Signal,
+    users: RefCell<Vec<(Weak<dyn LaneUser>, Slot)>>,
+    accepted: Cell<Acceptance>,
+    durable: Cell<Acceptance>,
+    flushing: Cell<bool>,
+    flush_wanted: Cell<Acceptance>,
+    room: Cell<RoomHint>,
+    read_ns: Cell<u64>,
+}
+
+impl Peer {
+    /// A session to be made.
+    pub(crate) fn new(
+        reactor: &Reactor,
+        key: PeerKey,
+        cluster: ClusterId,
+        times: PeerTimes,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            reactor: reactor.clone(),
+            key,
+            cluster,
+            times,
+            session: RefCell::new(None),
+            sessions: Cell::new(0),
+            connecting: Cell::new(false),
+            connected: Signal::default(),
+            incarnation: Cell::new(None),
+            volatile_cache: Cell::new(true),
+            requests: RefCell::new(Slab::new()),
+            outbox: RefCell::default(),
+            outbox_filled: Signal::default(),
+            users: RefCell::default(),
+            accepted: Cell::new(Acceptance::DURABLE),
+            durable: Cell::new(Acceptance::DURABLE),
+            flushing: Cell::new(false),
+            flush_wanted: Cell::new(Acceptance::NONE),
+            room: Cell::new(RoomHint::Ample),
+            read_ns: Cell::new(0),
+        })
+    }
+
+    /// Tells `user` from now on what becomes of its replica in `slot`.
+    pub(crate) fn add_user(&self, user: Weak<dyn LaneUser>, slot: Slot) {
+        self.users.borrow_mut().push((user, slot));
+    }
+
+    /// Whether there is a session.
+    pub(crate) fn is_up(&self) -> bool {
+        self.session.borrow().is_some()
+    }
+
+    /// The lane's run that the last session was with.
+    pub(crate) fn incarnation(&self) -> Option<Incarnation> {
+        self.incarnation.get()
+    }
+
+    /// Whether completed writes need a flush to be durable.
+    pub(crate) fn is_volatile(&self) -> bool {
+        self.volatile_cache.get()
+    }
+
+    /// How full the lane said it was.
+    pub(crate) fn room(&self) -> RoomHint {
+        self.room.get()
+    }
+
+    /// Up to which acceptance a flush has made writes durable.
+    pub(crate) fn durable(&self) -> Acceptance {
+        self.durable.get()
+    }
+
+    /// What a read is expected to take: its usual time, once for each request ahead of it.
+    pub(crate) fn expected_read_ns(&self) -> u64 {
+        let ahead = self.requests.borrow().len() as u64 + 1;
+        self.read_ns.get().max(1).saturating_mul(ahead)
+    }
+
+    /// Makes a session unless there is one.
+    pub(crate) async fn connect(self: &Rc<Self>) -> Result<(), PeerLost> {
+        loop {
+            if self.session.borrow().is_some() {
+                return Ok(());
+            }
+            let moment = self.connected.moment();
+            if !self.connecting.replace(true) {
+                // In a task of its own: a caller that is dropped leaves no half-made session.
+                let peer = Rc::clone(self);
+                let done = Promise::new();
+                let kept = done.clone();
+                drop(self.reactor.spawn(async move {
+                    let made = peer.reactor.timeout(peer.times.connect, peer.greet()).await;
+                    peer.connecting.set(false);
+                    peer.connected.raise();
+                    kept.keep(made.unwrap_or(Err(PeerLost)));
+                }));
+                return done.kept().await;
+            }
+            self.connected.raised_since(moment).await;
+            if self.session.borrow().is_none() {
+                return Err(PeerLost);
+            }
+        }
+    }
+
+    async fn greet(self: &Rc<Self>) -> Result<(), PeerLost> {
+        let link = link::connect(&self.reactor, &self.key.address).await;
+        let link = link.map_err(|_| PeerLost)?;
+        let hello = Hello {
+            version_min: PROTOCOL_VERSION,
+            version_max: PROTOCOL_VERSION,
+            lane: self.key.lane,
+            cluster: self.cluster,
+            disk: self.key.disk,
+        };
+        let request = FrameHeader::request(FrameKind::Hello, 0);
+        let sent = link.send(wire::frame(request, hello.encode())).await;
+        sent.map_err(|_| PeerLost)?;
+        let reply = link.recv().await.map_err(|_| PeerLost)?;
+        let header = reply.header;
+        if header.kind != FrameKind::Hello || !header.is_reply || header.status != Status::Ok {
+            tracing::warn!(store = %self.key.address, disk = %self.key.disk,
+                status = ?header.status, "store refused the session");
+            return Err(PeerLost);
+        }
+        let meta = wire::meta_of(&reply).ok_or(PeerLost)?;
+        let greeting = HelloReply::decode(meta).map_err(|_| PeerLost)?;
+        self.begin(link, header.incarnation(), greeting.volatile_cache);
+        Ok(())
+    }
+
+    fn begin(self: &Rc<Self>, link: Link, incarnation: Incarnation, volatile_cache: bool) {
+        let known = self.incarnation.replace(Some(incarnation));
+        self.volatile_cache.set(volatile_cache);
+        if known.is_some_and(|known| known != incarnation) {
+            let upto = self.durable.get();
+            self.each_user(|user, slot| user.lane_restarted(slot, upto));
+        }
+        let number = self.sessions.get() + 1;
+        self.sessions.set(number);
+        let (receiver, sender) = (link.clone(), link.clone());
+        self.session.replace(Some(Session { link, number }));
+        let peer = Rc::downgrade(self);
+        drop(self.reactor.spawn(async move {
+            loop {
+                let received = receiver.recv().await;
+                let Some(peer) = peer.upgrade() else { break };
+                let is_current = match received {
+                    Ok(frame) => peer.deliver(number, frame),
+                    Err(_) => false,
+                };
+                if !is_current {
+                    peer.end(number);
+                    break;
+                }
+            }
+            receiver.close();
+        }));
+        let peer = Rc::downgrade(self);
+        drop(self.reactor.spawn(run_sender(peer, sender, number)));
+        let peer = Rc::downgrade(self);
+        drop(self.reactor.spawn(run_watchdog(peer, number)));
+    }
+
+    fn is_session(&self, number: u64) -> bool {
+        let session = self.session.borrow();
+        session.as_ref().is_some_and(|s| s.number == number)
+    }
+
+    /// Ends the session, if it is still that one, and tells everybody who waits.
+    fn end(&self, number: u64) {
+        if self.is_session(number) {
+            self.close();
+        }
+    }
+
+    /// Ends the session: who waits is told, and nothing more is counted in it.
+    pub(crate) fn close(&self) {
+        let Some(session) = self.session.take() else {
+            return;
+        };
+        session.link.close();
+        self.outbox.borrow_mut().clear();
+        self.outbox_filled.raise();
+        self.flushing.set(false);
+        self.flush_wanted.set(Acceptance::NONE);
+        let requests = self.requests.take();
+        self.each_user(|user, slot| user.lane_lost(slot));
+        for (_, request) in requests {
+            if let Waiting::Call(promise) = request.waiting {
+                promise.keep(Err(PeerLost));
+            }
+        }
+    }
+
+    fn each_user(&self, tell: impl Fn(&dyn LaneUser, Slot)) {
+        let users: Vec<_> = self.users.borrow().clone();
+        for (user, slot) in users {
+            if let Some(user) = user.upgrade() {
+                tell(&*user, slot);
+            }
+        }
+    }
+
+    /// Sends a write whose answer goes to `user`; without a session it is dropped, and `user` has
+    /// been told.
+    pub(crate) fn post_write(&self, frame: Frame, user: Rc<dyn LaneUser>, slot: Slot) {
+        let seq = frame.header.seq;
+        self.post(frame, Waiting::Write { user, slot, seq });
+    }
+
+    /// Sends a request and awaits its answer.
+    pub(crate) async fn call(&self, frame: Frame) -> Result<Frame, PeerLost> {
+        let promise = Promise::new();
+        if !self.post(frame, Waiting::Call(promise.clone())) {
+            return Err(PeerLost);
+        }
+        promise.kept().await
+    }
+
+    fn post(&self, mut frame: Frame, waiting: Waiting) -> bool {
+        if self.session.borrow().is_none() {
+            return false;
+        }
+        let request = Request {
+            waiting,
+            kind: frame.header.kind,
+            sent_at: self.reactor.now(),
+        };
+        let tag = self.requests.borrow_mut().insert(request);
+        frame.header.tag = u32::try_from(tag).unwrap_or(u32::MAX);
+        self.outbox.borrow_mut().push_back(frame);
+        self.outbox_filled.raise();
+        true
+    }
+
+    /// Makes durable what the lane accepted up to `upto`; users are told when it is.
+    pub(crate) fn flush(self: &Rc<Self>, upto: Acceptance) {
+        if self.durable.get() >= upto || self.session.borrow().is_none() {
+            return;
+        }
+        self.flush_wanted.set(upto.max(self.flush_wanted.get()));
+        if !self.flushing.replace(true) {
+            drop(self.reactor.spawn(run_flushes(Rc::clone(self))));
+        }
+    }
+
+    fn deliver(&self, number: u64, frame: Frame) -> bool {
+        if !self.is_session(number) {
+            return false;
+        }
+        let header = frame.header;
+        let tag = usize::try_from(header.tag).unwrap_or(usize::MAX);
+        let known = self.requests.borrow_mut().try_remove(tag);
+        let same_run = self.incarnation.get() == Some(header.incarnation());
+        let Some(request) = known.filter(|r| r.kind == header.kind && header.is_reply) else {
+            tracing::warn!(store = %self.key.address, "store answered what nobody asked");
+            return false;
+        };
+        self.room.set(header.room);
+        match request.waiting {
+            // Another run of the lane answers: what the session counted on is gone.
+            Waiting::Call(promise) if !same_run => {
+                promise.keep(Err(PeerLost));
+                return false;
+            }
+            Waiting::Write { .. } if !same_run => return false,
+            Waiting::Call(promise) => {
+                if header.kind == FrameKind::Read {
+                    self.note_read(request.sent_at);
+                }
+                promise.keep(Ok(frame));
+            }
+            Waiting::Write { user, slot, seq } => {
+                let acceptance = if header.status != Status::Ok {
+                    Acceptance::NONE
+                } else if self.volatile_cache.get() {
+                    let next = self.accepted.get().next();
+                    self.accepted.set(next);
+                    next
+                } else {
+                    Acceptance::DURABLE
+                };
+                user.write_answered(slot, seq, &header, acceptance);
+            }
+        }
+        true
+    }
+
+    fn note_read(&self, sent_at: Instant) {
+        let took = (self.reactor.now() - sent_at).as_nanos();
+        let took = u64::try_from(took).unwrap_or(u64::MAX);
+        let usual = self.read_ns.get();
+        let next = if usual == 0 {
+            took
+        } else {
+            usual - usual / 8 + took / 8
+        };
+        self.read_ns.set(next);
+    }
+
+    fn oldest_request(&self) -> Option<Instant> {
+        let requests = self.requests.borrow();
+        requests.iter().map(|(_, request)| request.sent_at).min()
+    }
+}
+
+/// Sends what is posted, in order; the link pushes back.
+async fn run_sender(peer: Weak<Peer>, link: Link, number: u64) {
+    loop {
+        let Some(strong) = peer.upgrade() else { return };
+        if !strong.is_session(number) {
+            return;
+        }
+        let moment = strong.outbox_filled.moment();
+        let next = strong.outbox.borrow_mut().pop_front();
+        match next {
+            Some(frame) => {
+                if link.send(frame).await.is_err() {
+                    strong.end(number);
+                    return;
+                }
+            }
+            None => strong.outbox_filled.raised_since(moment).await,
+        }
+    }
+}
+
+/// Ends a session whose oldest request has waited too long.
+async fn run_watchdog(peer: Weak<Peer>, number: u64) {
+    loop {
+        let Some(strong) = peer.upgrade() else { return };
+        if !strong.is_session(number) {
+            return;
+        }
+        let bound = strong.times.request;
+        match strong.oldest_request() {
+            None => {
+                let moment = strong.outbox_filled.moment();
+                strong.outbox_filled.raised_since(moment).await;
+            }
+            Some(sent_at) if strong.reactor.now() - sent_at >= bound => {
+                tracing::warn!(store = %strong.key.address, disk = %strong.key.disk,
+                    "store did not answer within {bound:?}: its session is ended");
+                strong.end(number);
+                return;
+            }
+            Some(_) => {
+                let pause = strong.reactor.sleep(bound / 4);
+                drop(strong);
+                pause.await;
+            }
+        }
+    }
+}
+
+/// Flushes until nothing that was asked for is left.
+async fn run_flushes(peer: Rc<Peer>) {
+    let number = peer.sessions.get();
+    while peer.is_session(number) && peer.flush_wanted.get() > peer.durable.get() {
+        let covers = peer.accepted.get();
+        let request = FrameHeader::request(FrameKind::Flush, 0);
+        let reply = peer.call(wire::frame(request, Vec::new())).await;
+        if !peer.is_session(number) {
+            return;
+        }
+        match reply {
+            Ok(reply) if reply.header.status == Status::Ok => {
+                peer.durable.set(covers);
+                peer.each_user(|user, _| user.lane_flushed());
+            }
+            // A lane that cannot flush can promise nothing: its users stop counting on it.
+            _ => {
+                peer.end(number);
+                return;
+            }
+        }
+    }
+    if peer.is_session(number) {
+        peer.flushing.set(false);
+    }
+}

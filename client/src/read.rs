@@ -1,0 +1,365 @@
+//! A read's way: a replica that has every acknowledged write to the blocks, checks end to end,
+//! another replica where one fails, and the repair of the bad copy.
+
+use std::rc::Rc;
+
+use ashlar_proto::crc::crc32c;
+use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
+use ashlar_proto::message::{self, BlockKind, Extent, ReadEntry};
+use ashlar_proto::{BlockCount, Seq, Status};
+use ashlar_reactor::SharedBuffer;
+use ashlar_reactor::link::Frame;
+
+use crate::block_device::BlockError;
+use crate::overlap::BlockRange;
+use crate::quorum::{Mask, Slot};
+use crate::range::{check_sized, push_run, touched_blocks};
+use crate::repair;
+use crate::route::Piece;
+use crate::shard::Shard;
+use crate::signal::join_all;
+use crate::volume::Core;
+use crate::wire;
+use crate::write::{shard_of, span_of};
+use crate::write_log::Span;
+
+/// What a replica showed, checked: one entry a block, and the payload of the data blocks in order.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    /// What each block is.
+    pub(crate) entries: Vec<ReadEntry>,
+    /// The payloads.
+    pub(crate) data: Vec<SharedBuffer>,
+}
+
+/// What one attempt at a replica came to.
+enum Attempt {
+    Shown(Shown),
+    /// Damaged, or not what was asked for: its copy is bad.
+    Bad,
+    /// No answer that tells of its copy.
+    Failed,
+    /// Ask again: it has taken note of the newer epoch, or soon will.
+    Again,
+}
+
+/// Reads `len` bytes at `offset`.
+pub(crate) async fn read(
+    core: &Rc<Core>,
+    offset: u64,
+    len: u32,
+) -> Result<Vec<SharedBuffer>, BlockError> {
+    core.check()?;
+    check_sized(&core.geometry, offset, u64::from(len))?;
+    let (first, end) = touched_blocks(offset, u64::from(len));
+    let bytes = (end - first) * BLOCK_BYTES_U64;
+    let _permit = core.bounded(core.budget.acquire(bytes)).await?;
+    let pieces = read_blocks(core, BlockRange::new(first, end)).await?;
+    let skip = usize::try_from(offset % BLOCK_BYTES_U64).unwrap_or(0);
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    Ok(cut(pieces, skip, len))
+}
+
+/// Reads whole blocks.
+pub(crate) async fn read_blocks(
+    core: &Rc<Core>,
+    range: BlockRange,
+) -> Result<Vec<SharedBuffer>, BlockError> {
+    let mut pieces = core.route.data_pieces(range);
+    if let (Some(only), None) = (pieces.next(), pieces.next()) {
+        let shown = read_piece(core, &only).await?;
+        return Ok(assemble(core, shown));
+    }
+    let pieces: Vec<Piece> = core.route.data_pieces(range).collect();
+    let shown = join_all(pieces.iter().map(|piece| read_piece(core, piece))).await;
+    let mut all = Vec::new();
+    for shown in shown {
+        all.extend(assemble(core, shown?));
+    }
+    Ok(all)
+}
+
+/// The bytes from `skip` on, `len` of them.
+fn cut(pieces: Vec<SharedBuffer>, mut skip: usize, mut len: usize) -> Vec<SharedBuffer> {
+    let total: usize = pieces.iter().map(|piece| piece.len()).sum();
+    if skip == 0 && len == total {
+        return pieces;
+    }
+    let mut kept = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let from = skip.min(piece.len());
+        let take = len.min(piece.len() - from);
+        if take > 0 {
+            kept.push(piece.slice(from..from + take));
+        }
+        skip -= from;
+        len -= take;
+    }
+    kept
+}
+
+/// Puts zeroes where there is no data.
+fn assemble(core: &Core, shown: Shown) -> Vec<SharedBuffer> {
+    let all_data = shown.entries.iter().all(|e| e.kind == BlockKind::Data);
+    if all_data {
+        return shown.data;
+    }
+    let mut data = Blocks::new(&shown.data);
+    let mut pieces = Vec::new();
+    for run in shown.entries.chunk_by(|a, b| a.kind == b.kind) {
+        if run[0].kind == BlockKind::Data {
+            pieces.extend(run.iter().filter_map(|_| data.next()));
+        } else {
+            pieces.push(core.zeroes.slice(..run.len() * BLOCK_BYTES));
+        }
+    }
+    pieces
+}
+
+/// The blocks of a payload that lies in several pieces.
+pub(crate) struct Blocks<'a> {
+    pieces: &'a [SharedBuffer],
+    at: usize,
+}
+
+impl<'a> Blocks<'a> {
+    /// From the first.
+    pub(crate) fn new(pieces: &'a [SharedBuffer]) -> Self {
+        Self { pieces, at: 0 }
+    }
+}
+
+impl Iterator for Blocks<'_> {
+    type Item = SharedBuffer;
+
+    fn next(&mut self) -> Option<SharedBuffer> {
+        while let Some(piece) = self.pieces.first() {
+            if self.at + BLOCK_BYTES <= piece.len() {
+                let block = piece.slice(self.at..self.at + BLOCK_BYTES);
+                self.at += BLOCK_BYTES;
+                return Some(block);
+            }
+            self.pieces = &self.pieces[1..];
+            self.at = 0;
+        }
+        None
+    }
+}
+
+/// Reads one piece from a replica that may show it, and from another where that one fails.
+async fn read_piece(core: &Rc<Core>, piece: &Piece) -> Result<Shown, BlockError> {
+    let shard = shard_of(core, piece)?;
+    let span = span_of(piece);
+    let mut bad = Mask::EMPTY;
+    let mut failed = Mask::EMPTY;
+    let mut deadline = None;
+    loop {
+        core.check()?;
+        let moment = core.progress.moment();
+        let readable = shard.log.borrow().readable(span);
+        let Some(slot) = choose(shard, readable.minus(bad).minus(failed)) else {
+            // All who may answer are bad: another may come back, but only if one is away.
+            let missing = shard.log.borrow().quorum().readable().minus(bad);
+            if missing.is_empty() {
+                return Err(BlockError::Corrupt);
+            }
+            let now = core.reactor.now();
+            let deadline = *deadline.get_or_insert(now + core.options.io_timeout);
+            if now >= deadline {
+                return Err(BlockError::Unavailable);
+            }
+            let pause = (deadline - now).min(RETRY_PAUSE);
+            let raised = core.progress.raised_since(moment);
+            let _elapsed = core.reactor.timeout(pause, raised).await;
+            failed = Mask::EMPTY;
+            continue;
+        };
+        match attempt(core, shard, slot, span).await {
+            Attempt::Shown(shown) => {
+                hold_until_acknowledged(core, shard, &shown).await?;
+                if !bad.is_empty() {
+                    repair::start(core, shard, span, bad, slot);
+                }
+                return Ok(shown);
+            }
+            Attempt::Bad => {
+                core.counters.damage_seen.add();
+                core.counters.reads_retried.add();
+                tracing::warn!(volume = %core.name, shard = %shard.index, block = %span.block,
+                    replica = %shard.replica(slot).id, "replica shows a bad copy");
+                bad = bad.with(slot);
+            }
+            Attempt::Failed => {
+                core.counters.reads_retried.add();
+                failed = failed.with(slot);
+            }
+            Attempt::Again => core.reactor.yield_now().await,
+        }
+    }
+}
+
+/// How long a read waits before it looks for replicas again.
+const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// The candidate that is expected to answer first.
+fn choose(shard: &Shard, candidates: Mask) -> Option<Slot> {
+    let expected = |slot: &Slot| shard.replica(*slot).peer.expected_read_ns();
+    candidates.slots().min_by_key(expected)
+}
+
+async fn attempt(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot, span: Span) -> Attempt {
+    let stamp = shard.stamp(core);
+    let request = stamp.read(core.layer, span);
+    let Ok(reply) = shard.replica(slot).peer.call(request).await else {
+        return Attempt::Failed;
+    };
+    match reply.header.status {
+        Status::Ok => {
+            let issued = core.seqs.borrow().last();
+            verify(reply, span.count, issued).map_or(Attempt::Bad, Attempt::Shown)
+        }
+        Status::Damaged | Status::Device | Status::BadChecksum => Attempt::Bad,
+        Status::StaleEpoch if stamp.epoch < shard.epoch.get() => Attempt::Again,
+        Status::Fenced if reply.header.generation > core.generation => {
+            core.fence();
+            Attempt::Failed
+        }
+        Status::Fenced | Status::NoSuchReplica | Status::StaleEpoch => {
+            shard.set_behind(core, slot, true);
+            Attempt::Failed
+        }
+        _ => Attempt::Failed,
+    }
+}
+
+/// What a reply shows, if every part of it holds: as many entries as asked for, a payload for each
+/// data block that matches its checksum, and no seq that was never given.
+pub(crate) fn verify(reply: Frame, count: BlockCount, issued: Seq) -> Option<Shown> {
+    let blocks = usize::try_from(count.get()).ok()?;
+    let entries = message::decode_read(wire::meta_of(&reply)?, blocks).ok()?;
+    let mut data = Blocks::new(&reply.data);
+    for entry in &entries {
+        if entry.seq > issued {
+            return None;
+        }
+        if entry.kind == BlockKind::Data && crc32c(&data.next()?) != entry.crc {
+            return None;
+        }
+    }
+    if data.next().is_some() {
+        return None;
+    }
+    Some(Shown {
+        entries,
+        data: reply.data,
+    })
+}
+
+/// A version that is not acknowledged yet is not shown: the next read may not find it.
+async fn hold_until_acknowledged(
+    core: &Rc<Core>,
+    shard: &Shard,
+    shown: &Shown,
+) -> Result<(), BlockError> {
+    let in_flight = || {
+        let log = shard.log.borrow();
+        shown.entries.iter().any(|entry| log.is_unacked(entry.seq))
+    };
+    if !in_flight() {
+        return Ok(());
+    }
+    let acknowledged = async {
+        loop {
+            let moment = core.acks.moment();
+            if !in_flight() || !core.is_running() {
+                return;
+            }
+            core.acks.raised_since(moment).await;
+        }
+    };
+    core.bounded(acknowledged).await?;
+    core.check()
+}
+
+/// The kinds of the blocks from the start of `span` on, as far as one replica tells.
+pub(crate) async fn extents_of(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    span: Span,
+) -> Result<Vec<Extent>, BlockError> {
+    let deadline = core.reactor.now() + core.options.io_timeout;
+    let mut failed = Mask::EMPTY;
+    loop {
+        core.check()?;
+        let moment = core.progress.moment();
+        let readable = shard.log.borrow().readable(span).minus(failed);
+        let Some(slot) = choose(shard, readable) else {
+            let now = core.reactor.now();
+            if now >= deadline {
+                return Err(BlockError::Unavailable);
+            }
+            let raised = core.progress.raised_since(moment);
+            let _elapsed = core.reactor.timeout(RETRY_PAUSE, raised).await;
+            failed = Mask::EMPTY;
+            continue;
+        };
+        let request = shard.stamp(core).extents(core.layer, span);
+        let reply = shard.replica(slot).peer.call(request).await;
+        let Ok(reply) = reply else {
+            failed = failed.with(slot);
+            continue;
+        };
+        if reply.header.status == Status::Fenced && reply.header.generation > core.generation {
+            core.fence();
+            return Err(BlockError::Fenced);
+        }
+        let runs = wire::meta_of(&reply).and_then(|meta| message::decode_extents(meta).ok());
+        let runs = runs.filter(|runs| reply.header.status == Status::Ok && covers(runs, span));
+        match runs {
+            Some(runs) => return Ok(runs),
+            None => failed = failed.with(slot),
+        }
+    }
+}
+
+/// Whether runs begin the span and do not go beyond it.
+fn covers(runs: &[Extent], span: Span) -> bool {
+    let covered: u64 = runs.iter().map(|run| u64::from(run.count.get())).sum();
+    covered > 0 && covered <= u64::from(span.count.get())
+}
+
+/// The kinds of the blocks from `offset` on.
+pub(crate) async fn extents(
+    core: &Rc<Core>,
+    offset: u64,
+    len: u64,
+    extents_max: usize,
+) -> Result<Vec<Extent>, BlockError> {
+    core.check()?;
+    let size = core.geometry.size_bytes;
+    if offset >= size || len == 0 || len > size - offset {
+        return Err(BlockError::OutOfRange);
+    }
+    let (first, end) = touched_blocks(offset, len);
+    let extents_max = extents_max.max(1);
+    let mut extents = Vec::new();
+    for piece in core.route.span_pieces(BlockRange::new(first, end)) {
+        let shard = shard_of(core, &piece)?;
+        let mut span = span_of(&piece);
+        while span.count.get() > 0 {
+            let mut covered = 0;
+            for run in extents_of(core, shard, span).await? {
+                let count = u64::from(run.count.get());
+                if !push_run(&mut extents, extents_max, count, run.kind) {
+                    return Ok(extents);
+                }
+                covered += run.count.get();
+            }
+            span = span.skip(BlockCount::new(covered));
+        }
+    }
+    Ok(extents)
+}
+
+#[cfg(test)]
+mod tests;

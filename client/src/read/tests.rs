@@ -1,0 +1,1 @@
+//! What a reply must show to be believed.

@@ -1,0 +1,379 @@
+//! One shard of an attached volume: its replicas, its log of writes, and what their answers mean.
+//!
+//! Invariants: a write is pushed and sent in one turn, so the order of seqs is the order on every
+//! link; an answer from a replica that is behind counts for nothing; a replica is behind from the
+//! first answer that shows it lacks a write that another keeps.
+//!
+//! ```text
+//!          error · lost session · lag
+//!   live ─────────────────────────────▶ behind ──proposed away──▶ gone
+//!    ▲                                    │ │
+//!    └──opened, sent what it lacked───────┘ └─log no longer reaches──▶ lost ──proposed away──▶ gone
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+
+use ashlar_proto::limits::REPLICAS_MAX;
+use ashlar_proto::{Epoch, FrameHeader, ReplicaId, RoomHint, Seq, ShardIndex, Status};
+use ashlar_reactor::Instant;
+
+use crate::block_device::BlockError;
+use crate::group::WriteGroup;
+use crate::membership;
+use crate::peer::{LaneUser, Peer};
+use crate::quorum::{Mask, Slot};
+use crate::volume::Core;
+use crate::wire::{Body, Stamp};
+use crate::write_log::{Acceptance, DurableUpTo, Span, WriteLog};
+
+/// What the owner keeps with a write until it is settled.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// To send it again.
+    pub(crate) body: Body,
+    /// Who waits for its acknowledgement.
+    pub(crate) group: Option<Rc<WriteGroup>>,
+    /// When it was given its seq.
+    pub(crate) since: Instant,
+    /// Who had no room for it.
+    refused: Mask,
+}
+
+/// One replica of the in-sync set that the shard was attached with.
+pub(crate) struct Replica {
+    /// Its life.
+    pub(crate) id: ReplicaId,
+    /// The lane that holds it.
+    pub(crate) peer: Rc<Peer>,
+}
+
+/// Since when a replica is behind, and whether waiting could help.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Behind {
+    /// Since when.
+    pub(crate) since: Instant,
+    /// It answered with an error: no grace.
+    pub(crate) failed: bool,
+}
+
+/// See the module.
+pub(crate) struct Shard {
+    core: Weak<Core>,
+    /// For the answers to its writes.
+    this: Weak<Shard>,
+    /// Its position in the volume.
+    pub(crate) index: ShardIndex,
+    /// Its replicas, by slot.
+    pub(crate) replicas: Vec<Replica>,
+    /// Its writes that are not stable yet.
+    pub(crate) log: RefCell<WriteLog<Pending>>,
+    /// Raised at each commit.
+    pub(crate) epoch: Cell<Epoch>,
+    /// Who is behind, by slot.
+    pub(crate) behind: Cell<[Option<Behind>; REPLICAS_MAX]>,
+    /// Whether its membership task runs.
+    pub(crate) supervised: Cell<bool>,
+    /// Whether it is in the volume's list of shards with writes.
+    pub(crate) listed: Cell<bool>,
+    /// The stable that every live replica was last told.
+    pub(crate) told: Cell<Seq>,
+}
+
+impl Shard {
+    /// A shard that was taken over.
+    pub(crate) fn new(
+        core: Weak<Core>,
+        index: ShardIndex,
+        epoch: Epoch,
+        replicas: Vec<Replica>,
+        log: WriteLog<Pending>,
+    ) -> Rc<Self> {
+        Rc::new_cyclic(|this| Self {
+            core,
+            this: Weak::clone(this),
+            index,
+            replicas,
+            log: RefCell::new(log),
+            epoch: Cell::new(epoch),
+            behind: Cell::new([None; REPLICAS_MAX]),
+            supervised: Cell::new(false),
+            listed: Cell::new(false),
+            told: Cell::new(Seq::NONE),
+        })
+    }
+
+    /// The replica in a slot.
+    pub(crate) fn replica(&self, slot: Slot) -> &Replica {
+        &self.replicas[slot.get()]
+    }
+
+    /// Up to where each lane has been flushed.
+    pub(crate) fn durable(&self) -> DurableUpTo {
+        let mut durable = [Acceptance::NONE; REPLICAS_MAX];
+        for (upto, replica) in durable.iter_mut().zip(&self.replicas) {
+            *upto = replica.peer.durable();
+        }
+        durable
+    }
+
+    /// How full the fullest of its lanes is.
+    pub(crate) fn room(&self) -> RoomHint {
+        let targets = self.log.borrow().quorum().targets();
+        let rooms = targets.slots().map(|slot| self.replica(slot).peer.room());
+        rooms.max().unwrap_or(RoomHint::Ample)
+    }
+
+    /// What its messages say now.
+    pub(crate) fn stamp(&self, core: &Core) -> Stamp {
+        Stamp {
+            volume: core.id,
+            shard: self.index,
+            generation: core.generation,
+            epoch: self.epoch.get(),
+            stable: self.log.borrow().stable(core.seqs.borrow().last()),
+        }
+    }
+
+    /// Gives a write its seq and sends it to every live replica.
+    pub(crate) fn submit(&self, core: &Core, span: Span, body: Body, group: Rc<WriteGroup>) {
+        let stamp = self.stamp(core);
+        let seq = core.seqs.borrow_mut().give();
+        let (Some(seq), Some(this)) = (seq, self.this.upgrade()) else {
+            group.end_one(Err(BlockError::Unavailable));
+            return;
+        };
+        let mut log = self.log.borrow_mut();
+        let targets = log.quorum().targets().and(log.live());
+        for slot in targets.slots() {
+            let frame = stamp.version(core.layer, span, seq, &body);
+            let user = Rc::clone(&this) as Rc<dyn LaneUser>;
+            self.replica(slot).peer.post_write(frame, user, slot);
+        }
+        // Zeroes hold no data, but a log of them must not grow without bound either.
+        let bytes = body.bytes().max(512);
+        let pending = Pending {
+            body,
+            group: Some(group),
+            since: core.reactor.now(),
+            refused: Mask::EMPTY,
+        };
+        log.push(seq, span, bytes, pending);
+        drop(log);
+        core.note_retained(self, bytes);
+    }
+
+    /// Sends again, in order, what `slot` has not accepted.
+    pub(crate) fn send_missing(&self, core: &Core, slot: Slot) {
+        let seqs = self.log.borrow().missing(slot);
+        for seq in seqs {
+            self.send_again(core, slot, seq);
+        }
+    }
+
+    fn send_again(&self, core: &Core, slot: Slot, seq: Seq) {
+        let stamp = self.stamp(core);
+        let log = self.log.borrow();
+        if let (Some(entry), Some(this)) = (log.get(seq), self.this.upgrade()) {
+            let frame = stamp.version(core.layer, entry.span, seq, &entry.payload.body);
+            self.replica(slot).peer.post_write(frame, this, slot);
+        }
+    }
+
+    /// Stops counting on a replica, and has it brought up again or proposed away.
+    pub(crate) fn set_behind(&self, core: &Rc<Core>, slot: Slot, failed: bool) {
+        let mut behind = self.behind.get();
+        let known = behind[slot.get()];
+        behind[slot.get()] = Some(Behind {
+            since: known.map_or(core.reactor.now(), |known| known.since),
+            failed: failed || known.is_some_and(|known| known.failed),
+        });
+        self.behind.set(behind);
+        self.log.borrow_mut().set_behind(slot);
+        if known.is_none() {
+            tracing::warn!(volume = %core.name, shard = %self.index,
+                replica = %self.replica(slot).id, failed, "replica is behind");
+        }
+        core.progress.raise();
+        self.supervise(core);
+    }
+
+    /// Runs the membership task while some replica is behind.
+    pub(crate) fn supervise(&self, core: &Rc<Core>) {
+        if let Some(this) = self.this.upgrade()
+            && !self.supervised.replace(true)
+        {
+            let weak = Rc::downgrade(core);
+            drop(core.reactor.spawn(membership::supervise(weak, this)));
+        }
+    }
+
+    /// Lets go of what is durable everywhere.
+    pub(crate) fn settle(&self, core: &Core) {
+        let durable = self.durable();
+        let freed = self.log.borrow_mut().settle(&durable);
+        if freed > 0 {
+            core.note_freed(freed);
+        }
+    }
+
+    /// Tells those whose writes have waited too long.
+    pub(crate) fn expire(&self, core: &Core) {
+        let now = core.reactor.now();
+        let log = self.log.borrow();
+        for entry in log.unacked() {
+            let waited = now - entry.payload.since;
+            if let Some(group) = entry.payload.group.as_ref()
+                && waited >= core.options.io_timeout
+            {
+                group.give_up(BlockError::Unavailable);
+            }
+        }
+    }
+
+    /// Tells all who wait that nothing more will come of it.
+    pub(crate) fn abandon(&self, error: BlockError) {
+        let log = self.log.borrow();
+        let groups: Vec<_> = log
+            .unacked()
+            .filter_map(|entry| entry.payload.group.clone())
+            .collect();
+        drop(log);
+        for group in groups {
+            group.abandon(error);
+        }
+    }
+
+    fn accepted(&self, core: &Rc<Core>, slot: Slot, seq: Seq, acceptance: Acceptance) {
+        let order = core.acked.get().next();
+        let mut log = self.log.borrow_mut();
+        let acked = log.accept(slot, seq, acceptance, order).is_some();
+        let Some(pending) = log.payload_mut(seq) else {
+            return;
+        };
+        let refused = std::mem::take(&mut pending.refused);
+        let group = if acked { pending.group.take() } else { None };
+        let freed = log.settle(&self.durable());
+        drop(log);
+        if freed > 0 {
+            core.note_freed(freed);
+        }
+        if acked {
+            core.acked.set(order);
+            core.acks.raise();
+        }
+        if let Some(group) = group {
+            group.end_one(Ok(()));
+        }
+        for slot in refused.slots() {
+            self.set_behind(core, slot, true);
+        }
+    }
+
+    /// A replica had no room. Where nobody kept the write it fails and has never been; where
+    /// somebody did, who did not is behind.
+    fn refused(&self, core: &Rc<Core>, slot: Slot, seq: Seq) {
+        let mut log = self.log.borrow_mut();
+        let kept = log.get(seq).is_some_and(|entry| !entry.held().is_empty());
+        let Some(pending) = log.payload_mut(seq) else {
+            return;
+        };
+        pending.refused = pending.refused.with(slot);
+        drop(log);
+        if kept {
+            self.set_behind(core, slot, true);
+        } else {
+            self.fail_if_refused_by_all(core, seq);
+        }
+    }
+
+    fn fail_if_refused_by_all(&self, core: &Rc<Core>, seq: Seq) {
+        let mut log = self.log.borrow_mut();
+        let targets = log.quorum().targets();
+        let entry = log.get(seq);
+        let by_all = entry
+            .is_some_and(|entry| entry.held().is_empty() && entry.payload.refused.covers(targets));
+        if !by_all {
+            return;
+        }
+        let removed = log.remove_refused(seq);
+        drop(log);
+        if let Some(entry) = removed {
+            core.note_freed(entry.bytes);
+            if let Some(group) = entry.payload.group {
+                group.end_one(Err(BlockError::NoSpace));
+            }
+        }
+    }
+
+    /// After a change of the sets: acknowledges, fails and lets go of what that has decided.
+    pub(crate) fn review(&self, core: &Rc<Core>) {
+        let mut log = self.log.borrow_mut();
+        let (order, ready) = log.acknowledge_ready(core.acked.get());
+        core.acked.set(order);
+        let mut groups = Vec::new();
+        for seq in ready {
+            groups.extend(
+                log.payload_mut(seq)
+                    .and_then(|pending| pending.group.take()),
+            );
+        }
+        let unacked: Vec<Seq> = log.unacked().map(|entry| entry.seq).collect();
+        drop(log);
+        for group in groups {
+            group.end_one(Ok(()));
+        }
+        for seq in unacked {
+            self.fail_if_refused_by_all(core, seq);
+        }
+        self.settle(core);
+        core.acks.raise();
+        core.progress.raise();
+    }
+}
+
+impl LaneUser for Shard {
+    fn write_answered(&self, slot: Slot, seq: Seq, header: &FrameHeader, acceptance: Acceptance) {
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        if !self.log.borrow().live().has(slot) {
+            return;
+        }
+        match header.status {
+            Status::Ok => self.accepted(&core, slot, seq, acceptance),
+            Status::Fenced if header.generation > core.generation => core.fence(),
+            Status::NoSpace => self.refused(&core, slot, seq),
+            Status::StaleEpoch if header.epoch <= self.epoch.get() => {
+                self.send_again(&core, slot, seq);
+            }
+            status => {
+                tracing::warn!(volume = %core.name, shard = %self.index,
+                    replica = %self.replica(slot).id, ?status, "replica failed a write");
+                self.set_behind(&core, slot, true);
+            }
+        }
+    }
+
+    fn lane_lost(&self, slot: Slot) {
+        let is_member = self.log.borrow().live().has(slot);
+        if let Some(core) = self.core.upgrade().filter(|_| is_member)
+            && core.is_running()
+        {
+            self.set_behind(&core, slot, false);
+        }
+    }
+
+    fn lane_restarted(&self, slot: Slot, upto: Acceptance) {
+        self.log.borrow_mut().forget(slot, upto);
+    }
+
+    fn lane_flushed(&self) {
+        if let Some(core) = self.core.upgrade() {
+            if !self.log.borrow().is_empty() {
+                self.settle(&core);
+            }
+            core.progress.raise();
+        }
+    }
+}

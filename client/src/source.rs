@@ -1,0 +1,122 @@
+//! Where an owner gets its grant and has its in-sync sets committed: the conductor, over whatever
+//! carries the messages.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use ashlar_proto::api::{AttachRequest, Attachment, DetachRequest, InSyncCommitted, ProposeInSync};
+
+/// Why the conductor did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// There is no volume of that name.
+    #[error("no such volume")]
+    NotFound,
+    /// The volume's replicas are not made yet, or are being removed.
+    #[error("volume is not ready")]
+    NotReady,
+    /// Another owner holds it, and the request did not force.
+    #[error("volume is attached by {owner}")]
+    Attached {
+        /// Who holds it.
+        owner: Box<str>,
+    },
+    /// The generation or the epoch is no longer current: another owner has been granted the
+    /// volume since.
+    #[error("volume was attached elsewhere since")]
+    Superseded,
+    /// The conductor refuses the request itself; repeating it changes nothing.
+    #[error("conductor refused: {code}")]
+    Refused {
+        /// The problem's stable code.
+        code: Box<str>,
+    },
+    /// No answer, or none that tells: the request may or may not have been carried out.
+    #[error("conductor does not answer")]
+    Unreachable,
+}
+
+/// What an owner asks of the conductor.
+///
+/// Each call may be repeated: a proposal that was committed is answered as the first time.
+#[expect(
+    async_fn_in_trait,
+    reason = "owners live on one thread: no Send bound is wanted"
+)]
+pub trait ClusterSource: 'static {
+    /// Grants the next generation of a volume.
+    ///
+    /// # Errors
+    /// Any [`SourceError`] but [`SourceError::Superseded`].
+    async fn attach(
+        &self,
+        volume: &str,
+        request: &AttachRequest,
+    ) -> Result<Attachment, SourceError>;
+
+    /// Gives the volume back.
+    ///
+    /// # Errors
+    /// [`SourceError::NotFound`], [`SourceError::Superseded`], [`SourceError::Unreachable`].
+    async fn detach(&self, volume: &str, request: &DetachRequest) -> Result<(), SourceError>;
+
+    /// Commits the next in-sync set of a shard, if generation and epoch are current.
+    ///
+    /// # Errors
+    /// [`SourceError::NotFound`], [`SourceError::Superseded`], [`SourceError::Refused`],
+    /// [`SourceError::Unreachable`].
+    async fn propose_in_sync(
+        &self,
+        volume: &str,
+        proposal: &ProposeInSync,
+    ) -> Result<InSyncCommitted, SourceError>;
+}
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, SourceError>> + 'a>>;
+
+/// A [`ClusterSource`] behind a pointer, so that the owner's code is compiled once.
+pub(crate) trait AnySource {
+    fn detach<'a>(&'a self, volume: &'a str, request: &'a DetachRequest) -> Answer<'a, ()>;
+    fn propose<'a>(
+        &'a self,
+        volume: &'a str,
+        proposal: &'a ProposeInSync,
+    ) -> Answer<'a, InSyncCommitted>;
+}
+
+impl<C: ClusterSource> AnySource for C {
+    fn detach<'a>(&'a self, volume: &'a str, request: &'a DetachRequest) -> Answer<'a, ()> {
+        Box::pin(ClusterSource::detach(self, volume, request))
+    }
+
+    fn propose<'a>(
+        &'a self,
+        volume: &'a str,
+        proposal: &'a ProposeInSync,
+    ) -> Answer<'a, InSyncCommitted> {
+        Box::pin(self.propose_in_sync(volume, proposal))
+    }
+}
+
+impl<C: ClusterSource> ClusterSource for Rc<C> {
+    async fn attach(
+        &self,
+        volume: &str,
+        request: &AttachRequest,
+    ) -> Result<Attachment, SourceError> {
+        C::attach(self, volume, request).await
+    }
+
+    async fn detach(&self, volume: &str, request: &DetachRequest) -> Result<(), SourceError> {
+        C::detach(self, volume, request).await
+    }
+
+    async fn propose_in_sync(
+        &self,
+        volume: &str,
+        proposal: &ProposeInSync,
+    ) -> Result<InSyncCommitted, SourceError> {
+        C::propose_in_sync(self, volume, proposal).await
+    }
+}

@@ -1,0 +1,481 @@
+//! The take-over of a volume's shards from whoever owned them before (replication.md, "Taking
+//! over").
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ashlar_proto::api::ProposeInSync;
+use ashlar_proto::limits::REPLICAS_MAX;
+use ashlar_proto::message::{
+    BlockKind, SetState, ShardState, TAIL_ENTRIES_MAX, TailEntry, decode_tail,
+};
+use ashlar_proto::{
+    BlockIndex, Epoch, FrameHeader, FrameKind, Generation, Incarnation, Layer, Seq, ShardIndex,
+    Status, VolumeId, Window,
+};
+use ashlar_reactor::link::Frame;
+use ashlar_reactor::{Instant, Reactor};
+
+use crate::peer::Peer;
+use crate::quorum::{Mask, Quorum, Slot};
+use crate::read::verify;
+use crate::reconcile::{self, Copy};
+use crate::shard::Replica;
+use crate::signal::join_all;
+use crate::source::{ClusterSource, SourceError};
+use crate::wire::{self, Body, Stamp};
+
+/// Shards taken over at once.
+const SHARDS_AT_ONCE: usize = 64;
+
+/// Copies in flight at once for one shard.
+const COPIES_AT_ONCE: usize = 16;
+
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a round of the take-over did not end in service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TakeoverError {
+    /// A newer owner was there.
+    Fenced,
+    /// A replica failed on the way, or too few answered: another round may do.
+    Failed {
+        /// Of this shard.
+        shard: ShardIndex,
+    },
+    /// No good copy of a write that may have been acknowledged.
+    Damaged {
+        /// In this shard.
+        shard: ShardIndex,
+    },
+    /// The conductor did not commit who answered.
+    Source(SourceError),
+}
+
+/// What a replica answered to being opened.
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    state: ShardState,
+    run: Incarnation,
+}
+
+/// One shard that is being taken over.
+pub(crate) struct Candidate {
+    /// Its position in the volume.
+    pub(crate) index: ShardIndex,
+    /// Of its committed set.
+    pub(crate) epoch: Epoch,
+    /// Its in-sync replicas, by slot.
+    pub(crate) replicas: Vec<Replica>,
+    /// Its committed set.
+    pub(crate) quorum: Quorum,
+    answers: [Option<Answer>; REPLICAS_MAX],
+}
+
+impl Candidate {
+    /// A shard as the grant names it.
+    pub(crate) fn new(
+        index: ShardIndex,
+        epoch: Epoch,
+        replicas: Vec<Replica>,
+        quorum: Quorum,
+    ) -> Self {
+        Self {
+            index,
+            epoch,
+            replicas,
+            quorum,
+            answers: [None; REPLICAS_MAX],
+        }
+    }
+
+    fn answered(&self) -> Mask {
+        let slots = (0..self.replicas.len()).map(Slot::new);
+        slots
+            .filter(|slot| self.answers[slot.get()].is_some())
+            .collect()
+    }
+
+    fn answer(&self, slot: Slot) -> Answer {
+        self.answers[slot.get()].expect("only who answered is asked on")
+    }
+
+    fn peer(&self, slot: Slot) -> &Rc<Peer> {
+        &self.replicas[slot.get()].peer
+    }
+
+    /// Those whose session or run is no longer the one that answered.
+    pub(crate) fn lost_since(&self) -> Mask {
+        let same = |slot: &Slot| {
+            let peer = self.peer(*slot);
+            peer.is_up() && peer.incarnation() == Some(self.answer(*slot).run)
+        };
+        self.answered().slots().filter(|slot| !same(slot)).collect()
+    }
+
+    /// Whether unflushed writes may be gone: too few are sure to have lost nothing.
+    fn may_have_lost(&self) -> bool {
+        let sure = |slot: &Slot| {
+            let state = self.answer(*slot).state;
+            !state.may_have_lost && !state.damaged
+        };
+        self.answered().slots().filter(sure).count() < self.quorum.takeover_count()
+    }
+}
+
+/// What all shards of a take-over share.
+pub(crate) struct Takeover<C> {
+    pub(crate) reactor: Reactor,
+    pub(crate) source: Rc<C>,
+    pub(crate) name: String,
+    pub(crate) volume: VolumeId,
+    pub(crate) generation: Generation,
+    pub(crate) patience: Duration,
+    pub(crate) deadline: Instant,
+    pub(crate) peers: Vec<Rc<Peer>>,
+}
+
+impl<C: ClusterSource> Takeover<C> {
+    /// One round: gives the new window, and whether unflushed writes may be gone.
+    pub(crate) async fn run(
+        &self,
+        candidates: &mut [Candidate],
+    ) -> Result<(Window, bool), TakeoverError> {
+        let patience = self.reactor.now() + self.patience;
+        for some in candidates.chunks_mut(SHARDS_AT_ONCE) {
+            let opened = join_all(some.iter_mut().map(|c| self.open(c, patience))).await;
+            opened.into_iter().collect::<Result<(), _>>()?;
+        }
+        let window = next_window(candidates);
+        let window = window.ok_or(TakeoverError::Failed {
+            shard: ShardIndex::new(0),
+        })?;
+        for some in candidates.chunks(SHARDS_AT_ONCE) {
+            let made_equal = join_all(some.iter().map(|c| self.reconcile(c, window))).await;
+            made_equal.into_iter().collect::<Result<(), _>>()?;
+        }
+        self.flush(candidates).await?;
+        let may_have_lost = candidates.iter().any(Candidate::may_have_lost);
+        for some in candidates.chunks_mut(SHARDS_AT_ONCE) {
+            let committed = join_all(some.iter_mut().map(|c| self.commit(c))).await;
+            committed.into_iter().collect::<Result<(), _>>()?;
+        }
+        for some in candidates.chunks(SHARDS_AT_ONCE) {
+            join_all(some.iter().map(|c| self.settle(c, window))).await;
+        }
+        Ok((window, may_have_lost))
+    }
+
+    fn stamp(&self, candidate: &Candidate) -> Stamp {
+        Stamp {
+            volume: self.volume,
+            shard: candidate.index,
+            generation: self.generation,
+            epoch: candidate.epoch,
+            stable: Seq::NONE,
+        }
+    }
+
+    /// Fences the shard on all of its set; waits for those beyond the necessary until `patience`.
+    async fn open(
+        &self,
+        candidate: &mut Candidate,
+        patience: Instant,
+    ) -> Result<(), TakeoverError> {
+        candidate.answers = [None; REPLICAS_MAX];
+        let slots = candidate.quorum.in_sync().slots();
+        let opened = slots.map(|slot| self.open_one(candidate, slot, patience));
+        let answers = join_all(opened).await;
+        let slots: Vec<Slot> = candidate.quorum.in_sync().slots().collect();
+        for (slot, answer) in slots.into_iter().zip(answers) {
+            candidate.answers[slot.get()] = answer?;
+        }
+        if candidate.answered().len() < candidate.quorum.takeover_count() {
+            return Err(TakeoverError::Failed {
+                shard: candidate.index,
+            });
+        }
+        Ok(())
+    }
+
+    async fn open_one(
+        &self,
+        candidate: &Candidate,
+        slot: Slot,
+        patience: Instant,
+    ) -> Result<Option<Answer>, TakeoverError> {
+        let replica = &candidate.replicas[slot.get()];
+        loop {
+            if replica.peer.connect().await.is_ok() {
+                let request = self.stamp(candidate).open(replica.id);
+                if let Ok(reply) = replica.peer.call(request).await {
+                    self.check_fence(&reply)?;
+                    let run = reply.header.incarnation();
+                    let state = wire::state_of(&reply);
+                    if let (Status::Ok, Some(state)) = (reply.header.status, state) {
+                        return Ok(Some(Answer { state, run }));
+                    }
+                }
+            }
+            if self.reactor.now() >= patience {
+                return Ok(None);
+            }
+            self.reactor.sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    fn check_fence(&self, reply: &Frame) -> Result<(), TakeoverError> {
+        let fenced = reply.header.status == Status::Fenced;
+        if fenced && reply.header.generation > self.generation {
+            return Err(TakeoverError::Fenced);
+        }
+        Ok(())
+    }
+
+    /// A request that must succeed for the round to go on.
+    async fn ask(
+        &self,
+        candidate: &Candidate,
+        slot: Slot,
+        request: Frame,
+    ) -> Result<Frame, TakeoverError> {
+        let failed = || TakeoverError::Failed {
+            shard: candidate.index,
+        };
+        let reply = candidate.peer(slot).call(request).await;
+        let reply = reply.map_err(|_| failed())?;
+        self.check_fence(&reply)?;
+        let same_run = reply.header.incarnation() == candidate.answer(slot).run;
+        if reply.header.status == Status::Ok && same_run {
+            Ok(reply)
+        } else {
+            tracing::warn!(volume = %self.name, shard = %candidate.index,
+                status = ?reply.header.status, "a replica failed the take-over");
+            Err(failed())
+        }
+    }
+
+    /// Makes all who answered equal, with the new window recorded.
+    async fn reconcile(&self, candidate: &Candidate, window: Window) -> Result<(), TakeoverError> {
+        let state = SetState {
+            window,
+            stable: Seq::NONE,
+            settle: false,
+        };
+        let slots = || candidate.answered().slots();
+        let recorded = slots().map(|slot| {
+            let request = self.stamp(candidate).set_state(state);
+            self.ask(candidate, slot, request)
+        });
+        for reply in join_all(recorded).await {
+            let known = wire::state_of(&reply?);
+            if known.is_none_or(|known| known.window < window) {
+                return Err(TakeoverError::Failed {
+                    shard: candidate.index,
+                });
+            }
+        }
+        if candidate.answered().len() == 1 {
+            return Ok(());
+        }
+        // The highest stable holds for all of the set: below it there is nothing to copy.
+        let settled = slots().map(|slot| candidate.answer(slot).state.stable);
+        let above = settled.max().unwrap_or(Seq::NONE);
+        let tails = join_all(slots().map(|slot| self.tail(candidate, slot, above))).await;
+        let tails = tails.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let copies = reconcile::plan(&tails);
+        if !copies.is_empty() {
+            tracing::info!(volume = %self.name, shard = %candidate.index,
+                copies = copies.len(), highest = %reconcile::highest(&tails),
+                "replicas differed: reconciled");
+        }
+        for some in copies.chunks(COPIES_AT_ONCE) {
+            let copied = join_all(some.iter().map(|copy| self.copy(candidate, copy))).await;
+            copied.into_iter().collect::<Result<(), _>>()?;
+        }
+        Ok(())
+    }
+
+    async fn tail(
+        &self,
+        candidate: &Candidate,
+        slot: Slot,
+        above: Seq,
+    ) -> Result<(Slot, Vec<TailEntry>), TakeoverError> {
+        let failed = TakeoverError::Failed {
+            shard: candidate.index,
+        };
+        let (mut block, mut layer) = (BlockIndex::new(0), Layer::new(0));
+        let mut tail = Vec::new();
+        loop {
+            let request = self.stamp(candidate).tail(above, block, layer);
+            let reply = self.ask(candidate, slot, request).await?;
+            let page = wire::meta_of(&reply).and_then(|meta| decode_tail(meta).ok());
+            let page = page.ok_or(failed.clone())?;
+            let is_last = page.len() < TAIL_ENTRIES_MAX;
+            if let Some(last) = page.last() {
+                (block, layer) = (last.block, last.layer.next());
+            }
+            tail.extend(page);
+            if is_last {
+                return Ok((slot, tail));
+            }
+        }
+    }
+
+    async fn copy(&self, candidate: &Candidate, copy: &Copy) -> Result<(), TakeoverError> {
+        let body = if copy.zero {
+            Body::Zeroes
+        } else {
+            match self.fetch(candidate, copy).await? {
+                Some(body) => body,
+                None => return Ok(()),
+            }
+        };
+        let stored = copy.targets.slots().map(|slot| {
+            let stamp = self.stamp(candidate);
+            let request = stamp.version(copy.layer, copy.span, copy.seq, &body);
+            self.ask(candidate, slot, request)
+        });
+        for reply in join_all(stored).await {
+            reply?;
+        }
+        Ok(())
+    }
+
+    /// The content of a version from one of those who have it; `None` where none can give it and
+    /// it was surely never acknowledged.
+    async fn fetch(
+        &self,
+        candidate: &Candidate,
+        copy: &Copy,
+    ) -> Result<Option<Body>, TakeoverError> {
+        for slot in copy.sources.slots() {
+            let request = self.stamp(candidate).read(copy.layer, copy.span);
+            let reply = candidate.peer(slot).call(request).await;
+            let Ok(reply) = reply else { continue };
+            self.check_fence(&reply)?;
+            if reply.header.status != Status::Ok {
+                continue;
+            }
+            let Some(shown) = verify(reply, copy.span.count, Seq::MAX) else {
+                continue;
+            };
+            let is_version = |e: &ashlar_proto::message::ReadEntry| {
+                e.seq == copy.seq && e.kind == BlockKind::Data
+            };
+            if shown.entries.iter().all(is_version) {
+                let checksums: Vec<u32> = shown.entries.iter().map(|e| e.crc).collect();
+                return Ok(Some(Body::with_checksums(&checksums, shown.data)));
+            }
+        }
+        let shard = candidate.index;
+        tracing::error!(volume = %self.name, shard = %shard, block = %copy.span.block,
+            seq = %copy.seq, "a write that only some replicas have is damaged there");
+        if candidate.answered() != candidate.quorum.in_sync() {
+            return Err(TakeoverError::Failed { shard });
+        }
+        if candidate.quorum.acknowledged_by(copy.sources) {
+            return Err(TakeoverError::Damaged { shard });
+        }
+        Ok(None)
+    }
+
+    /// Makes durable, once per lane, all that was found and copied.
+    async fn flush(&self, candidates: &[Candidate]) -> Result<(), TakeoverError> {
+        let mut lanes: BTreeMap<*const Peer, (&Candidate, Slot)> = BTreeMap::new();
+        for candidate in candidates {
+            for slot in candidate.answered().slots() {
+                let peer = candidate.peer(slot);
+                if peer.is_volatile() {
+                    lanes.insert(Rc::as_ptr(peer), (candidate, slot));
+                }
+            }
+        }
+        let flushed = lanes.into_values().map(|(candidate, slot)| {
+            let header = FrameHeader {
+                generation: self.generation,
+                ..FrameHeader::request(FrameKind::Flush, 0)
+            };
+            self.ask(candidate, slot, wire::frame(header, Vec::new()))
+        });
+        for reply in join_all(flushed).await {
+            reply?;
+        }
+        for candidate in candidates {
+            if !candidate.lost_since().is_empty() {
+                return Err(TakeoverError::Failed {
+                    shard: candidate.index,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the set of those who answered committed, if some did not.
+    async fn commit(&self, candidate: &mut Candidate) -> Result<(), TakeoverError> {
+        let answered = candidate.answered();
+        if answered == candidate.quorum.in_sync() {
+            return Ok(());
+        }
+        let proposal = ProposeInSync {
+            generation: self.generation,
+            shard: candidate.index,
+            epoch: candidate.epoch,
+            in_sync: answered
+                .slots()
+                .map(|slot| candidate.replicas[slot.get()].id)
+                .collect(),
+        };
+        // Never withdrawn, only repeated: a lost answer may hide a commit.
+        let committed = loop {
+            match self.source.propose_in_sync(&self.name, &proposal).await {
+                Ok(committed) => break committed,
+                Err(SourceError::Superseded) => return Err(TakeoverError::Fenced),
+                Err(error) if self.reactor.now() >= self.deadline => {
+                    return Err(TakeoverError::Source(error));
+                }
+                Err(_) => self.reactor.sleep(RETRY_PAUSE).await,
+            }
+        };
+        candidate.epoch = committed.shard.epoch;
+        candidate.quorum = candidate.quorum.propose(answered).commit();
+        tracing::warn!(volume = %self.name, shard = %candidate.index,
+            "attached without some replicas: degraded");
+        Ok(())
+    }
+
+    /// Records that the shard is settled up to the new window. A replica that fails here is behind
+    /// from the start.
+    async fn settle(&self, candidate: &Candidate, window: Window) {
+        let state = SetState {
+            window,
+            stable: window.start(),
+            settle: true,
+        };
+        let settled = candidate.answered().slots().map(|slot| {
+            let request = self.stamp(candidate).set_state(state);
+            self.ask(candidate, slot, request)
+        });
+        let slots = candidate.answered().slots();
+        for (slot, reply) in slots.zip(join_all(settled).await) {
+            if reply.is_err() {
+                candidate.peer(slot).close();
+            }
+        }
+    }
+}
+
+/// A window above all that any replica has seen; `None` when there is none left.
+fn next_window(candidates: &[Candidate]) -> Option<Window> {
+    let states = candidates
+        .iter()
+        .flat_map(|c| c.answers.iter().flatten().map(|answer| answer.state));
+    let seen = states.map(|state| {
+        let highest = state.highest.max(state.stable).window();
+        state.window.max(highest)
+    });
+    let next = seen.max().unwrap_or_default().next();
+    (next <= Window::MAX).then_some(next)
+}

@@ -1,0 +1,381 @@
+//! The owner of a volume: it orders its writes, sends each to all in-sync replicas in one hop, and
+//! checks what it reads.
+//!
+//! Invariants: it lives on one reactor; it serves from the moment that every shard is taken over
+//! until it is detached or fenced, and a fenced owner never serves again.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::pin::pin;
+use std::rc::Rc;
+
+use ashlar_proto::limits::SEQ_AHEAD_MAX;
+use ashlar_proto::message::Extent;
+use ashlar_proto::{Generation, Layer, VolumeId};
+use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
+
+use crate::attach::{self, AttachError};
+use crate::block_device::{BlockDevice, BlockError, Durability, Geometry, ZeroMode};
+use crate::budget::Budget;
+use crate::health::{Counters, VolumeHealth};
+use crate::locks::Locks;
+use crate::membership;
+use crate::options::VolumeOptions;
+use crate::peer::Peer;
+use crate::quorum::Slot;
+use crate::route::Route;
+use crate::shard::Shard;
+use crate::signal::Signal;
+use crate::source::{AnySource, ClusterSource};
+use crate::window::Seqs;
+use crate::write_log::AckOrder;
+use crate::{flush, read, write, zero};
+
+/// How far the owner runs ahead of a shard's stable: half of what replicas allow.
+const AHEAD_MAX: u64 = SEQ_AHEAD_MAX / 2;
+
+/// How often a writer that waits for room looks whether a replica lags.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Where an owner is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Serving,
+    Detaching,
+    Detached,
+    Fenced,
+}
+
+/// What the handles of one owner share.
+pub(crate) struct Core {
+    pub(crate) reactor: Reactor,
+    pub(crate) options: VolumeOptions,
+    pub(crate) source: Rc<dyn AnySource>,
+    pub(crate) name: String,
+    pub(crate) id: VolumeId,
+    pub(crate) generation: Generation,
+    pub(crate) layer: Layer,
+    pub(crate) geometry: Geometry,
+    pub(crate) route: Route,
+    pub(crate) replicas: u8,
+    pub(crate) peers: Vec<Rc<Peer>>,
+    pub(crate) shards: OnceCell<Vec<Rc<Shard>>>,
+    pub(crate) seqs: RefCell<Seqs>,
+    /// The last acknowledgement given.
+    pub(crate) acked: Cell<AckOrder>,
+    /// The last that a completed flush covers.
+    pub(crate) flushed: Cell<AckOrder>,
+    pub(crate) locks: Rc<Locks>,
+    pub(crate) budget: Rc<Budget>,
+    /// Raised at each acknowledgement.
+    pub(crate) acks: Signal,
+    /// Raised when more is durable, sets have changed, or the phase has.
+    pub(crate) progress: Signal,
+    /// Raised when a shard is listed, or enough bytes wait for a flush.
+    pub(crate) work: Rc<Signal>,
+    /// The shards that have had writes since they were last settled and told.
+    pub(crate) listed: RefCell<Vec<Rc<Shard>>>,
+    pub(crate) retained: Cell<u64>,
+    pub(crate) phase: Cell<Phase>,
+    pub(crate) counters: Counters,
+    pub(crate) may_have_lost: bool,
+    pub(crate) repairs: Cell<usize>,
+    /// A frame's worth of zeroes.
+    pub(crate) zeroes: SharedBuffer,
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.phase.set(Phase::Detached);
+        self.work.raise();
+        for peer in &self.peers {
+            peer.close();
+        }
+    }
+}
+
+impl Core {
+    /// Its shards, in order.
+    pub(crate) fn shards(&self) -> &[Rc<Shard>] {
+        self.shards.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether replicas are still looked after.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.phase.get(), Phase::Serving | Phase::Detaching)
+    }
+
+    /// Whether requests are taken.
+    pub(crate) fn check(&self) -> Result<(), BlockError> {
+        match self.phase.get() {
+            Phase::Serving => Ok(()),
+            Phase::Fenced => Err(BlockError::Fenced),
+            Phase::Detaching | Phase::Detached => Err(BlockError::Detached),
+        }
+    }
+
+    /// Another owner has the volume: this one can do nothing more.
+    pub(crate) fn fence(&self) {
+        if self.is_running() {
+            tracing::warn!(volume = %self.name, generation = %self.generation,
+                "volume was attached elsewhere: this owner is fenced");
+            self.stop(Phase::Fenced, BlockError::Fenced);
+        }
+    }
+
+    /// Ends everything that runs or waits.
+    pub(crate) fn stop(&self, phase: Phase, error: BlockError) {
+        self.phase.set(phase);
+        for shard in self.shards() {
+            shard.abandon(error);
+        }
+        for peer in &self.peers {
+            peer.close();
+        }
+        self.acks.raise();
+        self.progress.raise();
+        self.work.raise();
+    }
+
+    /// Counts bytes kept for writes of `shard`.
+    pub(crate) fn note_retained(&self, shard: &Shard, bytes: u64) {
+        let retained = self.retained.get() + bytes;
+        self.retained.set(retained);
+        let newly_listed = !shard.listed.replace(true);
+        if newly_listed {
+            let index = usize::try_from(shard.index.get()).unwrap_or(usize::MAX);
+            self.listed
+                .borrow_mut()
+                .push(Rc::clone(&self.shards()[index]));
+        }
+        let crosses =
+            retained >= self.options.flush_bytes && retained - bytes < self.options.flush_bytes;
+        if newly_listed || crosses {
+            self.work.raise();
+        }
+    }
+
+    /// Counts bytes no longer kept.
+    pub(crate) fn note_freed(&self, bytes: u64) {
+        let before = self.retained.get();
+        self.retained.set(before - bytes);
+        if before >= self.options.retained_bytes_max {
+            self.progress.raise();
+        }
+    }
+
+    /// Awaits `future` for as long as a request may wait; costs no timer where it is ready.
+    pub(crate) async fn bounded<T>(
+        &self,
+        future: impl Future<Output = T>,
+    ) -> Result<T, BlockError> {
+        let mut future = pin!(future);
+        let ready = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(match future.as_mut().poll(context) {
+                std::task::Poll::Ready(value) => Some(value),
+                std::task::Poll::Pending => None,
+            })
+        });
+        if let Some(value) = ready.await {
+            return Ok(value);
+        }
+        let waited = self.reactor.timeout(self.options.io_timeout, future).await;
+        self.check()?;
+        waited.map_err(|_| BlockError::Unavailable)
+    }
+
+    /// Waits until writes may be given seqs: memory, window and reach permitting.
+    pub(crate) async fn admit_writes(self: &Rc<Self>, shard: &Shard) -> Result<(), BlockError> {
+        self.check()?;
+        if let Some(window) = self.seqs.borrow_mut().ask() {
+            let core = Rc::clone(self);
+            drop(self.reactor.spawn(membership::record_window(core, window)));
+        }
+        if self.may_write(shard) {
+            return Ok(());
+        }
+        self.bounded(self.make_way(shard)).await?
+    }
+
+    fn may_write(&self, shard: &Shard) -> bool {
+        let seqs = self.seqs.borrow();
+        let ahead = seqs.last().get() - shard.log.borrow().stable(seqs.last()).get();
+        seqs.is_available()
+            && ahead < AHEAD_MAX
+            && self.retained.get() < self.options.retained_bytes_max
+    }
+
+    /// Too much is kept: flush what waits for a flush, and give up on who lags.
+    async fn make_way(self: &Rc<Self>, shard: &Shard) -> Result<(), BlockError> {
+        loop {
+            self.check()?;
+            let moment = self.progress.moment();
+            if self.may_write(shard) {
+                return Ok(());
+            }
+            self.relieve();
+            let raised = self.progress.raised_since(moment);
+            // What is looked at also depends on the clock: look again before long.
+            let _elapsed = self.reactor.timeout(LOOK_AGAIN, raised).await;
+        }
+    }
+
+    fn relieve(self: &Rc<Self>) {
+        let shards = self.listed.borrow().clone();
+        for shard in shards {
+            let wanted = shard.log.borrow().undurable(&shard.durable());
+            for (replica, upto) in shard.replicas.iter().zip(wanted) {
+                replica.peer.flush(upto);
+            }
+            let (behind, live) = {
+                let log = shard.log.borrow();
+                let behind = log.quorum().in_sync().minus(log.live()).minus(log.lost());
+                (behind, log.live())
+            };
+            for slot in behind.slots() {
+                membership::give_up_on(self, &shard, slot);
+            }
+            if behind.is_empty() {
+                let lags = |slot: &Slot| {
+                    let missing = shard.log.borrow().missing_bytes(*slot);
+                    missing >= self.options.retained_bytes_max / 4
+                };
+                if let Some(slot) = live.slots().find(lags)
+                    && membership::give_up_on(self, &shard, slot)
+                {
+                    shard.set_behind(self, slot, true);
+                }
+            }
+            shard.settle(self);
+        }
+    }
+}
+
+/// An attached volume. Clones are handles on the same attachment.
+#[derive(Clone)]
+pub struct Volume {
+    pub(crate) core: Rc<Core>,
+}
+
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Volume")
+            .field("name", &self.core.name)
+            .field("generation", &self.core.generation)
+            .field("phase", &self.core.phase.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Volume {
+    /// Attaches a volume: asks for a generation, takes every shard over, and serves.
+    ///
+    /// On return no older owner can change or acknowledge anything, and every write that one of
+    /// them acknowledged and flushed is here.
+    ///
+    /// # Errors
+    /// [`AttachError`]: nothing is served; the older owner is fenced where it was reached.
+    pub async fn attach<C: ClusterSource>(
+        reactor: &Reactor,
+        source: C,
+        name: &str,
+        options: VolumeOptions,
+    ) -> Result<Self, AttachError> {
+        let core = attach::attach(reactor, source, name, options).await?;
+        Ok(Self { core })
+    }
+
+    /// Drains, flushes, leaves every replica settled, and gives the volume back.
+    ///
+    /// Requests made from here on fail with [`BlockError::Detached`].
+    ///
+    /// # Errors
+    /// [`BlockError::Fenced`]: another owner has it. [`BlockError::Unavailable`]: the volume is
+    /// given up without being settled, or the conductor could not be told.
+    pub async fn detach(&self) -> Result<(), BlockError> {
+        attach::detach(&self.core).await
+    }
+
+    /// The volume's id.
+    #[must_use]
+    pub fn id(&self) -> VolumeId {
+        self.core.id
+    }
+
+    /// The generation of this attachment.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.core.generation
+    }
+
+    /// How the volume fares.
+    #[must_use]
+    pub fn health(&self) -> VolumeHealth {
+        let core = &self.core;
+        let mut health = VolumeHealth {
+            shards: core.shards().len() as u64,
+            replicas_dropped: core.counters.replicas_dropped.get(),
+            damage_seen: core.counters.damage_seen.get(),
+            blocks_repaired: core.counters.blocks_repaired.get(),
+            reads_retried: core.counters.reads_retried.get(),
+            may_have_lost: core.may_have_lost,
+            fenced: core.phase.get() == Phase::Fenced,
+            ..VolumeHealth::default()
+        };
+        for shard in core.shards() {
+            let log = shard.log.borrow();
+            let live = log.live().and(log.quorum().in_sync());
+            health.shards_degraded += u64::from(live.len() < usize::from(core.replicas));
+            health.shards_unavailable += u64::from(!log.quorum().acknowledged_by(live));
+        }
+        health
+    }
+}
+
+impl BlockDevice for Volume {
+    fn geometry(&self) -> Geometry {
+        self.core.geometry
+    }
+
+    async fn read(&self, offset: u64, len: u32) -> Result<Vec<SharedBuffer>, BlockError> {
+        read::read(&self.core, offset, len).await
+    }
+
+    async fn write(
+        &self,
+        offset: u64,
+        data: Buffer,
+        durability: Durability,
+    ) -> Result<(), BlockError> {
+        write::write(&self.core, offset, data).await?;
+        flush::after_write(&self.core, durability).await
+    }
+
+    async fn write_zeroes(
+        &self,
+        offset: u64,
+        len: u64,
+        mode: ZeroMode,
+        durability: Durability,
+    ) -> Result<(), BlockError> {
+        zero::write_zeroes(&self.core, offset, len, mode).await?;
+        flush::after_write(&self.core, durability).await
+    }
+
+    async fn trim(&self, offset: u64, len: u64, durability: Durability) -> Result<(), BlockError> {
+        zero::trim(&self.core, offset, len).await?;
+        flush::after_write(&self.core, durability).await
+    }
+
+    async fn flush(&self) -> Result<(), BlockError> {
+        flush::flush(&self.core).await
+    }
+
+    async fn extents(
+        &self,
+        offset: u64,
+        len: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>, BlockError> {
+        read::extents(&self.core, offset, len, extents_max).await
+    }
+}

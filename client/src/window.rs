@@ -1,0 +1,101 @@
+//! The seqs that an owner gives: from its window, and from the next one once that is recorded.
+//!
+//! Pure.
+
+use ashlar_proto::{Seq, Window};
+
+/// Numbers given of a window at which the next one is asked for.
+const ASK_AT: u32 = 1 << 23;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Seqs {
+    last: Seq,
+    reserve: Option<Window>,
+    asking: bool,
+}
+
+impl Seqs {
+    /// Seqs of a window that enough replicas have recorded.
+    pub(crate) fn new(window: Window) -> Self {
+        Self {
+            last: window.start(),
+            reserve: None,
+            asking: false,
+        }
+    }
+
+    /// The last seq given.
+    pub(crate) fn last(&self) -> Seq {
+        self.last
+    }
+
+    /// The highest window that replicas may be told of.
+    pub(crate) fn window(&self) -> Window {
+        self.reserve.unwrap_or(self.last.window())
+    }
+
+    /// Whether one can be given now.
+    pub(crate) fn is_available(&self) -> bool {
+        self.last.next_in_window().is_some() || self.reserve.is_some()
+    }
+
+    /// The next one.
+    pub(crate) fn give(&mut self) -> Option<Seq> {
+        let next = match self.last.next_in_window() {
+            Some(next) => next,
+            None => self.reserve.take()?.start().next_in_window()?,
+        };
+        self.last = next;
+        Some(next)
+    }
+
+    /// The window to record now, if it is time; asks once.
+    pub(crate) fn ask(&mut self) -> Option<Window> {
+        let due = self.last.number() >= ASK_AT && self.reserve.is_none() && !self.asking;
+        due.then(|| {
+            self.asking = true;
+            self.last.window().next()
+        })
+    }
+
+    /// The window asked for was recorded by enough replicas, or it was not and is to be asked for
+    /// again.
+    pub(crate) fn answer(&mut self, recorded: Option<Window>) {
+        self.asking = false;
+        if let Some(window) = recorded {
+            assert!(window > self.last.window(), "windows only grow");
+            self.reserve = Some(window);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_left_only_for_a_recorded_one() {
+        let mut seqs = Seqs::new(Window::new(4));
+        assert_eq!(seqs.ask(), None);
+        while seqs.last().number() < ASK_AT {
+            assert!(seqs.give().is_some());
+        }
+        assert_eq!(seqs.ask(), Some(Window::new(5)));
+        assert_eq!(seqs.ask(), None, "asks once");
+        let mut last = seqs.last();
+        while let Some(next) = seqs.give() {
+            assert!(next > last && next != next.window().burial());
+            last = next;
+        }
+        assert!(!seqs.is_available());
+        seqs.answer(None);
+        assert_eq!(seqs.ask(), Some(Window::new(5)));
+        seqs.answer(Some(Window::new(5)));
+        assert_eq!(seqs.window(), Window::new(5));
+        assert_eq!(
+            seqs.give().map(|seq| (seq.window().get(), seq.number())),
+            Some((5, 1))
+        );
+    }
+}

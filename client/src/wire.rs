@@ -1,0 +1,166 @@
+//! The frames that an owner sends, built in one place.
+
+use ashlar_proto::frame::open_meta;
+use ashlar_proto::message::{self, Open, SetState, ShardState};
+use ashlar_proto::{
+    BlockCount, BlockIndex, Epoch, FrameHeader, FrameKind, Generation, Layer, ReplicaId, Seq,
+    ShardIndex, VolumeId,
+};
+use ashlar_reactor::SharedBuffer;
+use ashlar_reactor::link::Frame;
+
+use crate::write_log::Span;
+
+/// What every request of one owner about one shard says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    /// The volume.
+    pub(crate) volume: VolumeId,
+    /// The shard.
+    pub(crate) shard: ShardIndex,
+    /// The owner's generation.
+    pub(crate) generation: Generation,
+    /// The shard's epoch.
+    pub(crate) epoch: Epoch,
+    /// Up to where the shard is settled.
+    pub(crate) stable: Seq,
+}
+
+impl Stamp {
+    fn header(&self, kind: FrameKind) -> FrameHeader {
+        FrameHeader {
+            volume: self.volume,
+            shard: self.shard,
+            generation: self.generation,
+            epoch: self.epoch,
+            stable: self.stable,
+            ..FrameHeader::request(kind, 0)
+        }
+    }
+
+    fn spanned(&self, kind: FrameKind, layer: Layer, span: Span) -> FrameHeader {
+        FrameHeader {
+            layer,
+            block: span.block,
+            count: span.count,
+            ..self.header(kind)
+        }
+    }
+
+    /// Fences the shard on a replica.
+    pub(crate) fn open(&self, replica: ReplicaId) -> Frame {
+        frame(self.header(FrameKind::Open), Open { replica }.encode())
+    }
+
+    /// Asks for a page of the tail above `above`, from (`block`, `layer`) on.
+    pub(crate) fn tail(&self, above: Seq, block: BlockIndex, layer: Layer) -> Frame {
+        let span = Span {
+            block,
+            count: BlockCount::new(0),
+        };
+        let header = FrameHeader {
+            seq: above,
+            ..self.spanned(FrameKind::Tail, layer, span)
+        };
+        frame(header, Vec::new())
+    }
+
+    /// Records a window and a stable.
+    pub(crate) fn set_state(&self, state: SetState) -> Frame {
+        frame(self.header(FrameKind::SetState), state.encode())
+    }
+
+    /// Ends the use of the shard.
+    pub(crate) fn close(&self, state: SetState) -> Frame {
+        frame(self.header(FrameKind::Close), state.encode())
+    }
+
+    /// Makes everything that the lane accepted durable.
+    pub(crate) fn read(&self, layer: Layer, span: Span) -> Frame {
+        frame(self.spanned(FrameKind::Read, layer, span), Vec::new())
+    }
+
+    /// Asks which blocks hold data.
+    pub(crate) fn extents(&self, layer: Layer, span: Span) -> Frame {
+        frame(self.spanned(FrameKind::Extents, layer, span), Vec::new())
+    }
+
+    /// Writes a version of some blocks.
+    pub(crate) fn version(&self, layer: Layer, span: Span, seq: Seq, body: &Body) -> Frame {
+        match body {
+            Body::Zeroes => {
+                let header = FrameHeader {
+                    seq,
+                    ..self.spanned(FrameKind::Zeroes, layer, span)
+                };
+                frame(header, Vec::new())
+            }
+            Body::Data { checksums, data } => {
+                let header = FrameHeader {
+                    seq,
+                    data_blocks: u16::try_from(span.count.get()).unwrap_or(u16::MAX),
+                    ..self.spanned(FrameKind::Write, layer, span)
+                };
+                Frame {
+                    data: data.clone(),
+                    ..frame(header, checksums.to_vec())
+                }
+            }
+        }
+    }
+}
+
+/// The content of a version.
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    /// The blocks read as zeroes.
+    Zeroes,
+    /// The blocks hold data.
+    Data {
+        /// The sealed checksums, one for each block.
+        checksums: std::rc::Rc<[u8]>,
+        /// The blocks.
+        data: Vec<SharedBuffer>,
+    },
+}
+
+impl Body {
+    /// Data with checksums that are known already.
+    pub(crate) fn with_checksums(checksums: &[u32], data: Vec<SharedBuffer>) -> Self {
+        Self::Data {
+            checksums: message::encode_checksums(checksums).into(),
+            data,
+        }
+    }
+
+    /// Bytes that it keeps in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Zeroes => 0,
+            Self::Data { data, .. } => data.iter().map(|piece| piece.len() as u64).sum(),
+        }
+    }
+}
+
+/// A frame without payload.
+pub(crate) fn frame(header: FrameHeader, meta: Vec<u8>) -> Frame {
+    let header = FrameHeader {
+        meta_words: u16::try_from(meta.len() / 4).unwrap_or(u16::MAX),
+        ..header
+    };
+    Frame {
+        header,
+        meta,
+        data: Vec::new(),
+    }
+}
+
+/// The opened metadata of a reply, or `None` where its checksum does not match.
+pub(crate) fn meta_of(reply: &Frame) -> Option<&[u8]> {
+    open_meta(&reply.meta).ok()
+}
+
+/// The shard state that a reply carries.
+pub(crate) fn state_of(reply: &Frame) -> Option<ShardState> {
+    ShardState::decode(meta_of(reply)?).ok()
+}

@@ -23,7 +23,12 @@ pub(crate) struct Executor {
     running: Cell<Option<u32>>,
     /// Draws the next task among the ready ones: only under the simulator.
     order: RefCell<Option<Rng>>,
+    /// The future that the run is for is in no slot; this says that it was woken.
+    main_woken: Cell<bool>,
 }
+
+/// In a waker: the future that the run is for.
+const MAIN: u32 = u32::MAX;
 
 #[derive(Default)]
 struct Slots {
@@ -46,6 +51,7 @@ impl Executor {
             ready: RefCell::default(),
             running: Cell::new(None),
             order: RefCell::new(None),
+            main_woken: Cell::new(false),
         });
         LOCAL.with(|local| local.add(executor.id, &raw const *executor));
         executor
@@ -75,6 +81,10 @@ impl Executor {
 
     /// Queues a poll of the task, if it is still that one and not queued already.
     pub(crate) fn wake(&self, index: u32, generation: u16) {
+        if index == MAIN {
+            self.main_woken.set(true);
+            return;
+        }
         let mut slots = self.slots.borrow_mut();
         let Some(slot) = slots.slots.get_mut(index as usize) else {
             return;
@@ -85,9 +95,19 @@ impl Executor {
         }
     }
 
-    /// Whether a task waits to be polled.
+    /// Whether a task, or the main future, waits to be polled.
     pub(crate) fn has_ready(&self) -> bool {
-        !self.ready.borrow().is_empty()
+        self.main_woken.get() || !self.ready.borrow().is_empty()
+    }
+
+    /// Wakes the main future.
+    pub(crate) fn main_waker(&self) -> Waker {
+        self.waker(MAIN, 0)
+    }
+
+    /// Whether the main future was woken since last asked.
+    pub(crate) fn take_main_woken(&self) -> bool {
+        self.main_woken.replace(false)
     }
 
     /// Polls up to `polls_max` ready tasks; tells how many it polled.

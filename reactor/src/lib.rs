@@ -14,8 +14,8 @@
     unsafe_code,
     reason = "system calls, memory given to the kernel, task pinning: each with its SAFETY line"
 )]
-#![allow(dead_code, reason = "the drivers land next")]
 
+mod aio;
 mod buffer;
 pub mod channel;
 mod disk;
@@ -27,6 +27,7 @@ pub mod link;
 pub mod local;
 mod net;
 mod operations;
+mod os;
 mod reactor;
 mod remote;
 mod runtime;
@@ -34,6 +35,7 @@ pub mod sim;
 mod task;
 mod time;
 mod timer;
+mod uring;
 
 pub use buffer::{Buffer, BufferPool, PAGE_BYTES, SharedBuffer};
 pub use disk::{CachePolicy, Disk, DiskGeometry, DiskOptions};

@@ -47,11 +47,6 @@ impl Operations {
             Entry::Ended(_) => unreachable!("driver completed {:?} twice", completion.token),
         }
     }
-
-    /// Operations in flight or not yet collected.
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
 }
 
 impl Core {

@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 /// How long an attempt to open a disk that somebody else holds is repeated: the kernel lets go
@@ -63,6 +63,12 @@ impl Core {
 
     pub(crate) fn local(&self) -> &LocalRegistry {
         &self.local
+    }
+
+    /// Waits for `duration`, where only the core is at hand.
+    pub(crate) async fn sleep(self: &Rc<Self>, duration: Duration) {
+        let core = Rc::clone(self);
+        Reactor { core }.sleep(duration).await;
     }
 }
 
@@ -225,6 +231,16 @@ impl Reactor {
         self.core.executor.has_ready()
     }
 
+    /// Wakes the future that the run is for, which the runtime polls itself.
+    pub(crate) fn main_waker(&self) -> Waker {
+        self.core.executor.main_waker()
+    }
+
+    /// Whether that future was woken since last asked.
+    pub(crate) fn take_main_woken(&self) -> bool {
+        self.core.executor.take_main_woken()
+    }
+
     /// Polls up to `polls_max` ready tasks; tells how many it polled.
     pub(crate) fn run_ready(&self, polls_max: usize) -> usize {
         self.core.executor.run(polls_max)
@@ -280,11 +296,6 @@ impl Reactor {
         }
         self.core.completions.replace(completions);
         count
-    }
-
-    /// Operations that the driver has not completed or whose outcome nobody took yet.
-    pub(crate) fn operations_len(&self) -> usize {
-        self.core.operations.borrow().len()
     }
 
     /// Ends all tasks and refuses work from other threads: the process's death as far as its

@@ -1,16 +1,21 @@
 //! Runs a reactor on a thread: poll tasks, poll the engine, spin a little, sleep.
 
+use crate::aio::AioDriver;
 use crate::driver::{Driver, Wait};
-use crate::{BufferPool, Instant, Reactor, StartError};
-use std::cell::Cell;
+use crate::uring::{self, UringDriver};
+use crate::{BufferPool, Reactor, StartError};
 use std::fmt;
 use std::future::Future;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::str::FromStr;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// Task polls between two looks at the engine: none starves the other.
 const POLLS_MAX: usize = 256;
+/// The shortest spin that is worth trying.
+const SPIN_STEP: Duration = Duration::from_micros(5);
 
 /// Which interface of the kernel the IO goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,7 +80,17 @@ pub fn probe_engine(requested: Option<Engine>) -> (Engine, Option<String>) {
     if let Some(engine) = requested {
         return (engine, None);
     }
-    (Engine::Aio, None)
+    match uring::probe() {
+        Ok(()) => (Engine::IoUring, None),
+        Err(error) => {
+            let warning = format!(
+                "io_uring is not available ({error}): falling back to aio, which costs some \
+                 performance; allow io_uring (kernel 5.11 or later, kernel.io_uring_disabled=0, \
+                 the container's seccomp profile) or silence this with --engine aio"
+            );
+            (Engine::Aio, Some(warning))
+        }
+    }
 }
 
 /// Runs `main` and what it spawns on this thread until it ends. Tasks that are left are dropped.
@@ -86,6 +101,149 @@ pub fn run<T, F: Future<Output = T>>(
     options: RuntimeOptions,
     main: impl FnOnce(Reactor) -> F,
 ) -> Result<T, StartError> {
-    let _ = (options, main);
-    todo!()
+    let pool = BufferPool::new();
+    let driver: Rc<dyn Driver> = match options.engine {
+        Engine::IoUring => {
+            Rc::new(UringDriver::new(pool.clone()).map_err(|error| StartError::IoUring { error })?)
+        }
+        Engine::Aio => Rc::new(AioDriver::new().map_err(|error| StartError::Aio { error })?),
+    };
+    let reactor = Reactor::over(driver, pool);
+    // Also where `main` panics: tasks hold the reactor that holds them.
+    let _stop = StopOnDrop(&reactor);
+    let future = pin!(main(reactor.clone()));
+    Ok(Loop::new(&reactor, options.spin).run(future))
+}
+
+struct StopOnDrop<'a>(&'a Reactor);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// The loop of one reactor.
+struct Loop<'a> {
+    reactor: &'a Reactor,
+    spin: Spin,
+}
+
+impl<'a> Loop<'a> {
+    fn new(reactor: &'a Reactor, spin_max: Duration) -> Self {
+        Self {
+            reactor,
+            spin: Spin::new(spin_max),
+        }
+    }
+
+    fn run<T>(&mut self, mut main: Pin<&mut impl Future<Output = T>>) -> T {
+        let waker = self.reactor.main_waker();
+        let mut context = Context::from_waker(&waker);
+        waker.wake_by_ref();
+        loop {
+            if self.reactor.take_main_woken()
+                && let Poll::Ready(output) = main.as_mut().poll(&mut context)
+            {
+                return output;
+            }
+            self.reactor.run_ready(POLLS_MAX);
+            self.reactor.take_messages();
+            if self.reactor.next_timer().is_some() {
+                self.reactor.fire_timers(self.reactor.now());
+            }
+            if self.reactor.has_ready() {
+                self.reactor.poll_driver(Wait::No);
+            } else {
+                self.wait();
+            }
+        }
+    }
+
+    /// Nothing to do: passes queued operations on and waits for something to happen.
+    fn wait(&mut self) {
+        let timer = self.reactor.next_timer();
+        let spin = self.spin.current;
+        let start = self.reactor.now();
+        if !spin.is_zero() {
+            let end = timer.map_or(start + spin, |timer| timer.min(start + spin));
+            loop {
+                if self.reactor.poll_driver(Wait::No) > 0 || self.reactor.shared().is_pending() {
+                    return; // it paid: keep it as it is
+                }
+                if self.reactor.now() >= end {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        if self.reactor.shared().fall_asleep() {
+            self.reactor
+                .poll_driver(timer.map_or(Wait::Forever, Wait::Until));
+            self.reactor.shared().wake_up();
+        }
+        self.spin.slept(self.reactor.now() - start);
+    }
+}
+
+/// How long to poll before sleeping: grows while events come just too late for it, shrinks to
+/// nothing while they are far between, so that an idle reactor only sleeps.
+struct Spin {
+    current: Duration,
+    max: Duration,
+}
+
+impl Spin {
+    fn new(max: Duration) -> Self {
+        Self {
+            current: Duration::ZERO,
+            max,
+        }
+    }
+
+    /// The reactor had to sleep, `idle` after it had nothing to do any more.
+    fn slept(&mut self, idle: Duration) {
+        if idle <= self.max {
+            self.current = (self.current * 2).max(SPIN_STEP).min(self.max);
+        } else {
+            self.current /= 2;
+            if self.current < SPIN_STEP {
+                self.current = Duration::ZERO;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spin_grows_with_short_waits_and_vanishes_with_long_ones() {
+        let mut spin = Spin::new(Duration::from_micros(50));
+        assert!(spin.current.is_zero());
+        for _ in 0..10 {
+            spin.slept(Duration::from_micros(30));
+        }
+        assert_eq!(spin.current, Duration::from_micros(50));
+        for _ in 0..5 {
+            spin.slept(Duration::from_millis(1));
+        }
+        assert!(spin.current.is_zero());
+    }
+
+    #[test]
+    fn spin_can_be_forbidden() {
+        let mut spin = Spin::new(Duration::ZERO);
+        spin.slept(Duration::ZERO);
+        assert!(spin.current.is_zero());
+    }
+
+    #[test]
+    fn engines_have_names() {
+        for engine in [Engine::IoUring, Engine::Aio] {
+            assert_eq!(engine.to_string().parse(), Ok(engine));
+        }
+        assert_eq!("uring".parse::<Engine>(), Err(ParseEngineError));
+    }
 }

@@ -61,12 +61,12 @@ impl<F: Future> Runnable for TaskCell<F> {
 
     fn abort(&self) {
         self.aborted.set(true);
-        if let Ok(mut stage) = self.stage.try_borrow_mut() {
-            if matches!(*stage, Stage::Running(_)) {
-                // Dropping it runs foreign code, which must not find the stage borrowed by a
-                // re-entrant abort: `try_borrow_mut` above makes that one a no-op.
-                *stage = Stage::Ended;
-            }
+        if let Ok(mut stage) = self.stage.try_borrow_mut()
+            && matches!(*stage, Stage::Running(_))
+        {
+            // Dropping it runs foreign code, which must not find the stage borrowed by a
+            // re-entrant abort: `try_borrow_mut` above makes that one a no-op.
+            *stage = Stage::Ended;
         }
     }
 }

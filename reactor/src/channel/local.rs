@@ -69,7 +69,7 @@ impl<T> Sender<T> {
             passable: |state| state.values.len() < state.capacity,
         };
         let mut value = Some(value);
-        poll_fn(move |context| {
+        poll_fn(|context| {
             let mut state = self.shared.borrow_mut();
             if state.closed {
                 return Poll::Ready(Err(Closed));
@@ -172,20 +172,20 @@ impl<T> Receiver<T> {
             line: |state| &mut state.receiving,
             passable: |state| !state.values.is_empty(),
         };
-        poll_fn(move |context| {
+        poll_fn(|context| {
             let mut state = self.shared.borrow_mut();
-            if state.receiving.may_pass(guard.place) {
-                if let Some(value) = state.values.pop_front() {
-                    state.receiving.leave(&mut guard.place);
-                    let sender = state.sending.first();
-                    let next = (!state.values.is_empty())
-                        .then(|| state.receiving.first())
-                        .flatten();
-                    drop(state);
-                    wake(sender);
-                    wake(next);
-                    return Poll::Ready(Some(value));
-                }
+            if state.receiving.may_pass(guard.place)
+                && let Some(value) = state.values.pop_front()
+            {
+                state.receiving.leave(&mut guard.place);
+                let sender = state.sending.first();
+                let next = (!state.values.is_empty())
+                    .then(|| state.receiving.first())
+                    .flatten();
+                drop(state);
+                wake(sender);
+                wake(next);
+                return Poll::Ready(Some(value));
             }
             if state.closed && state.values.is_empty() {
                 return Poll::Ready(None);

@@ -58,7 +58,7 @@ impl Notify {
             notify: self,
             waiter: None,
         };
-        poll_fn(move |context| {
+        poll_fn(|context| {
             if let Some(waiter) = &guard.waiter {
                 if waiter.notified.get() {
                     guard.waiter = None;

@@ -122,7 +122,7 @@ impl<T: Send> Sender<T> {
             passable: State::has_room,
         };
         let mut value = Some(value);
-        poll_fn(move |context| {
+        poll_fn(|context| {
             let mut state = self.shared.lock();
             if state.closed {
                 return Poll::Ready(Err(Closed));
@@ -223,7 +223,7 @@ impl<T: Send> Receiver<T> {
             line: |state| &mut state.receiving,
             passable: |state| !state.values.is_empty(),
         };
-        poll_fn(move |context| {
+        poll_fn(|context| {
             let mut state = self.shared.lock();
             if !state.values.is_empty() && state.receiving.may_pass(guard.place) {
                 state.receiving.leave(&mut guard.place);

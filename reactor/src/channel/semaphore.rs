@@ -36,7 +36,7 @@ impl Semaphore {
             semaphore: self,
             place: None,
         };
-        poll_fn(move |context| {
+        poll_fn(|context| {
             let mut state = self.shared.borrow_mut();
             if state.free >= permits && state.waiting.may_pass(guard.place) {
                 state.free -= permits;

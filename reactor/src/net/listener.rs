@@ -6,16 +6,48 @@ use crate::driver::{ListenerHandle, Op, Outcome};
 use crate::local::{self, LocalListener};
 use crate::operations::Operation;
 use crate::reactor::Core;
-use crate::{NetError, SharedBuffer};
+use crate::{NetError, OsError, SharedBuffer};
 use ashlar_proto::Address;
+use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Accepts connections at an address. Stops listening when dropped.
 pub struct Listener {
     core: Rc<Core>,
     kind: Kind,
     address: Address,
+    /// The last accept failed for want of descriptors or memory, and was logged.
+    is_short: Cell<bool>,
+}
+
+/// How long accepting rests when descriptors or memory have run out.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Errors of accept(2) that tell of the connection, not of the listener.
+fn is_of_one_connection(error: OsError) -> bool {
+    matches!(
+        error.errno(),
+        libc::ECONNABORTED
+            | libc::EINTR
+            | libc::EPROTO
+            | libc::EPERM
+            | libc::ENETDOWN
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::ETIMEDOUT
+    )
+}
+
+fn is_shortage(error: OsError) -> bool {
+    matches!(
+        error.errno(),
+        libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM
+    )
 }
 
 enum Kind {
@@ -35,6 +67,7 @@ impl Listener {
             core: Rc::clone(core),
             kind,
             address,
+            is_short: Cell::new(false),
         })
     }
 
@@ -51,9 +84,26 @@ impl Listener {
             }
             Kind::Socket(handle) => *handle,
         };
-        match Operation::submit(&self.core, Op::Accept { listener }).await {
-            Outcome::Connected(result) => Ok(Stream::over_socket(&self.core, result?)),
-            outcome => unreachable!("an accept ended as {outcome:?}"),
+        loop {
+            let result = match Operation::submit(&self.core, Op::Accept { listener }).await {
+                Outcome::Connected(result) => result,
+                outcome => unreachable!("an accept ended as {outcome:?}"),
+            };
+            match result {
+                Ok(connected) => return Ok(Stream::over_socket(&self.core, connected)),
+                Err(NetError::Io(error)) if is_of_one_connection(error) => {}
+                // The connection went before it was accepted.
+                Err(NetError::Reset) => {}
+                Err(NetError::Io(error)) if is_shortage(error) => {
+                    if !self.is_short.replace(true) {
+                        tracing::warn!(listener = %self.address, %error, "cannot accept: waiting");
+                    }
+                    self.core.sleep(SHORTAGE_PAUSE).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            self.is_short.set(false);
         }
     }
 

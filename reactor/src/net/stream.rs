@@ -22,6 +22,8 @@ struct Inner {
     core: Rc<Core>,
     kind: Kind,
     peer: String,
+    /// This end called [`Stream::shutdown`].
+    shut: Cell<bool>,
 }
 
 enum Kind {
@@ -32,10 +34,10 @@ enum Kind {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Kind::Socket(handle) = &self.kind {
-            if let Some(handle) = handle.take() {
-                self.core.driver().close_socket(handle);
-            }
+        if let Kind::Socket(handle) = &self.kind
+            && let Some(handle) = handle.take()
+        {
+            self.core.driver().close_socket(handle);
         }
     }
 }
@@ -63,6 +65,7 @@ impl Stream {
                 core: Rc::clone(core),
                 kind: Kind::Socket(Cell::new(Some(connected.socket))),
                 peer: connected.peer,
+                shut: Cell::new(false),
             }),
         }
     }
@@ -73,6 +76,7 @@ impl Stream {
                 core: Rc::clone(core),
                 kind: Kind::Pipe(pipe),
                 peer,
+                shut: Cell::new(false),
             }),
         }
     }
@@ -99,7 +103,7 @@ impl Stream {
             Kind::Pipe(pipe) => return pipe.recv(buffer, from).await,
             Kind::Socket(handle) => handle.get(),
         };
-        let Some(socket) = socket else {
+        let Some(socket) = socket.filter(|_| !self.inner.shut.get()) else {
             return (buffer, Err(NetError::Shutdown));
         };
         let op = Op::Recv {
@@ -108,6 +112,8 @@ impl Stream {
             from,
         };
         match Operation::submit(&self.inner.core, op).await {
+            // What the system then says (an end, a reset) is this end's own doing.
+            Outcome::Recv(buffer, _) if self.inner.shut.get() => (buffer, Err(NetError::Shutdown)),
             Outcome::Recv(buffer, result) => (buffer, result),
             outcome => unreachable!("a receive ended as {outcome:?}"),
         }
@@ -122,12 +128,14 @@ impl Stream {
     pub async fn send(&self, buffers: Vec<SharedBuffer>) -> Result<(), NetError> {
         let socket = match &self.inner.kind {
             Kind::Pipe(pipe) => return pipe.send(buffers).await,
+            Kind::Socket(_) if self.inner.shut.get() => return Err(NetError::Shutdown),
             Kind::Socket(handle) => handle.get().ok_or(NetError::Shutdown)?,
         };
         if buffers.iter().all(|buffer| buffer.is_empty()) {
             return Ok(());
         }
         match Operation::submit(&self.inner.core, Op::Send { socket, buffers }).await {
+            Outcome::Sent(Err(_)) if self.inner.shut.get() => Err(NetError::Shutdown),
             Outcome::Sent(result) => result,
             outcome => unreachable!("a send ended as {outcome:?}"),
         }
@@ -136,6 +144,7 @@ impl Stream {
     /// Ends both directions: what was sent still reaches the peer, then it sees the end;
     /// operations in flight complete.
     pub fn shutdown(&self) {
+        self.inner.shut.set(true);
         match &self.inner.kind {
             Kind::Pipe(pipe) => pipe.shutdown(),
             Kind::Socket(handle) => {
@@ -182,6 +191,7 @@ impl Stream {
                 core: Rc::clone(core),
                 kind: Kind::Socket(Cell::new(handle)),
                 peer: stream.peer,
+                shut: Cell::new(false),
             }),
         }
     }

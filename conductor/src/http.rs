@@ -1,0 +1,113 @@
+//! The HTTP/JSON API under `/v1`: routes, limits, and the conversion of everything to answers.
+//!
+//! Invariants: every refusal is `application/problem+json`; a body is at most [`BODY_BYTES_MAX`]
+//! and must say `application/json` (so that no web page can make a browser send it unasked); a
+//! request that is no watch ends within [`REQUEST_SECONDS_MAX`].
+
+mod extract;
+pub(crate) mod listener;
+mod nodes;
+mod problem;
+mod volumes;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ashlar_proto::api::{ClusterStatus, List, Revision};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::Method;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::sync::{Semaphore, watch as signal};
+
+use crate::cluster::Cluster;
+use crate::meta::MetaStore;
+use problem::{Answer, Refused};
+
+/// Largest request body: a registration of 256 disks with their damage counts fits many times.
+const BODY_BYTES_MAX: usize = 4 << 20;
+
+/// Longest that a request may take, waits included.
+const REQUEST_SECONDS_MAX: u64 = 90;
+
+/// Longest `wait_ms`.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Watches at a time.
+pub(crate) const WATCHES_MAX: usize = 256;
+
+const _: () = assert!(WAIT_MAX.as_secs() < REQUEST_SECONDS_MAX);
+
+/// What every handler has.
+pub(crate) struct Api<M> {
+    pub(crate) cluster: Arc<Cluster<M>>,
+    /// Becomes true when the conductor stops: watches and long polls end.
+    pub(crate) stopping: signal::Receiver<bool>,
+    pub(crate) watches: Arc<Semaphore>,
+}
+
+type Shared<M> = State<Arc<Api<M>>>;
+
+/// All routes.
+pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/v1/status", get(status::<M>))
+        .route(
+            "/v1/volumes",
+            get(volumes::list::<M>).post(volumes::create::<M>),
+        )
+        .route(
+            "/v1/volumes/{name}",
+            get(volumes::show::<M>).delete(volumes::delete::<M>),
+        )
+        .route("/v1/volumes/{name}/attach", post(volumes::attach::<M>))
+        .route("/v1/volumes/{name}/detach", post(volumes::detach::<M>))
+        .route("/v1/volumes/{name}/in-sync", post(volumes::in_sync::<M>))
+        .route("/v1/nodes", get(nodes::list::<M>))
+        .route("/v1/nodes/register", post(nodes::register::<M>))
+        .route("/v1/nodes/{id}/heartbeat", post(nodes::heartbeat::<M>))
+        .route("/v1/nodes/{id}/assignments", get(nodes::assignments::<M>))
+        .route("/v1/disks", get(nodes::list_disks::<M>))
+        .fallback(async |request: Request| Refused::no_route(request.uri().path()))
+        .method_not_allowed_fallback(async |method: Method, request: Request| {
+            Refused::no_method(&method, request.uri().path())
+        })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(bound_time))
+        .with_state(Arc::new(api))
+}
+
+/// Ends requests that take too long. A watch has answered by then; its body goes on.
+async fn bound_time(request: Request, next: Next) -> Response {
+    let limit = Duration::from_secs(REQUEST_SECONDS_MAX);
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Refused::timed_out().into_response(),
+    }
+}
+
+async fn status<M: MetaStore>(State(api): Shared<M>) -> Json<ClusterStatus> {
+    Json(api.cluster.read(|view| view.state.status(&view.live)))
+}
+
+/// Ends a wait early when the conductor stops.
+async fn unless_stopping<T, M>(api: &Api<M>, work: impl Future<Output = Answer<T>>) -> Answer<T> {
+    let mut stopping = api.stopping.clone();
+    tokio::select! {
+        answer = work => answer,
+        _ = stopping.wait_for(|stopping| *stopping) => Err(Refused::stopping()),
+    }
+}
+
+fn list<T>(revision: Revision, items: Vec<T>) -> Json<List<T>> {
+    Json(List { revision, items })
+}
+
+/// `wait_ms` as a duration within bounds.
+fn wait(wait_ms: Option<u64>, default: Duration) -> Duration {
+    wait_ms.map_or(default, Duration::from_millis).min(WAIT_MAX)
+}

@@ -1,0 +1,166 @@
+//! Connections with limits: how many, and how long one may make no progress.
+//!
+//! Invariant: a connection on which no byte moves either way for [`IDLE_MAX`], or whose peer takes
+//! nothing for [`WRITE_STALL_MAX`], ends. Long polls and watches move bytes more often than that.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// Connections at a time; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// Longest silence of a connection.
+const IDLE_MAX: Duration = Duration::from_secs(120);
+
+/// Longest that a peer may take nothing of what it is sent.
+const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+
+/// Pause after a failed accept, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// A TCP listener with limits.
+pub(crate) struct BoundedListener {
+    listener: TcpListener,
+    slots: Arc<Semaphore>,
+}
+
+impl BoundedListener {
+    pub(crate) fn new(listener: TcpListener) -> Self {
+        Self {
+            listener,
+            slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        }
+    }
+}
+
+impl Listener for BoundedListener {
+    type Io = BoundedStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (BoundedStream, SocketAddr) {
+        loop {
+            let slot = Arc::clone(&self.slots).acquire_owned().await.ok();
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    // Answers are small and awaited: no reason to wait for more.
+                    let _ = stream.set_nodelay(true);
+                    return (BoundedStream::new(stream, slot), peer);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection that ends when it makes no progress.
+pub(crate) struct BoundedStream {
+    stream: TcpStream,
+    idle: Pin<Box<Sleep>>,
+    stall: Option<Pin<Box<Sleep>>>,
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl BoundedStream {
+    fn new(stream: TcpStream, slot: Option<OwnedSemaphorePermit>) -> Self {
+        Self {
+            stream,
+            idle: Box::pin(sleep(IDLE_MAX)),
+            stall: None,
+            _slot: slot,
+        }
+    }
+
+    fn progressed(&mut self) {
+        self.stall = None;
+        self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+    }
+
+    fn stalled<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let stall = self
+            .stall
+            .get_or_insert_with(|| Box::pin(sleep(WRITE_STALL_MAX)));
+        stall
+            .as_mut()
+            .poll(context)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for BoundedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.stream).poll_read(context, buffer) {
+            Poll::Ready(outcome) => {
+                self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+                Poll::Ready(outcome)
+            }
+            Poll::Pending => self
+                .idle
+                .as_mut()
+                .poll(context)
+                .map(|()| Err(io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+impl AsyncWrite for BoundedStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.stream).poll_write(context, bytes) {
+            Poll::Ready(outcome) => {
+                self.progressed();
+                Poll::Ready(outcome)
+            }
+            Poll::Pending => self.stalled(context),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.stream).poll_write_vectored(context, parts) {
+            Poll::Ready(outcome) => {
+                self.progressed();
+                Poll::Ready(outcome)
+            }
+            Poll::Pending => self.stalled(context),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

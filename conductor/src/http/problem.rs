@@ -1,0 +1,210 @@
+//! Refusals as RFC 9457 problems with stable codes.
+
+use ashlar_proto::api::Problem;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::cluster::ClusterError;
+use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
+
+/// A handler's answer.
+pub(super) type Answer<T> = Result<T, Refused>;
+
+/// A request refused: the code and what to tell people.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    code: Code,
+    detail: String,
+}
+
+/// Every problem there is. `docs/api.md` lists them; a code once given keeps its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Code {
+    RouteNotFound,
+    MethodNotAllowed,
+    Malformed,
+    TooLarge,
+    NotJson,
+    Invalid,
+    VolumeNotFound,
+    VolumeExists,
+    VolumeAttached,
+    VolumeNotReady,
+    StaleGeneration,
+    StaleEpoch,
+    ShardNotFound,
+    NoRoom,
+    NodeNotFound,
+    NodeNameTaken,
+    DiskElsewhere,
+    TooManyWatches,
+    TimedOut,
+    Stopping,
+    Internal,
+}
+
+impl Code {
+    /// Code, title and status.
+    fn facts(self) -> (&'static str, &'static str, StatusCode) {
+        use StatusCode as S;
+        match self {
+            Self::RouteNotFound => ("route-not-found", "No such route", S::NOT_FOUND),
+            Self::MethodNotAllowed => (
+                "method-not-allowed",
+                "Method not allowed",
+                S::METHOD_NOT_ALLOWED,
+            ),
+            Self::Malformed => (
+                "malformed-request",
+                "Request cannot be read",
+                S::BAD_REQUEST,
+            ),
+            Self::TooLarge => ("body-too-large", "Body too large", S::PAYLOAD_TOO_LARGE),
+            Self::NotJson => ("not-json", "Body is not JSON", S::UNSUPPORTED_MEDIA_TYPE),
+            Self::Invalid => (
+                "invalid-request",
+                "Field out of range",
+                S::UNPROCESSABLE_ENTITY,
+            ),
+            Self::VolumeNotFound => ("volume-not-found", "No such volume", S::NOT_FOUND),
+            Self::VolumeExists => ("volume-exists", "Volume exists", S::CONFLICT),
+            Self::VolumeAttached => ("volume-attached", "Volume is attached", S::CONFLICT),
+            Self::VolumeNotReady => ("volume-not-ready", "Volume is not ready", S::CONFLICT),
+            Self::StaleGeneration => ("stale-generation", "Generation is over", S::CONFLICT),
+            Self::StaleEpoch => ("stale-epoch", "Epoch is over", S::CONFLICT),
+            Self::ShardNotFound => ("shard-not-found", "No such shard", S::NOT_FOUND),
+            Self::NoRoom => (
+                "no-placement",
+                "No room for the replicas",
+                S::INSUFFICIENT_STORAGE,
+            ),
+            Self::NodeNotFound => ("node-not-found", "No such node", S::NOT_FOUND),
+            Self::NodeNameTaken => ("node-name-taken", "Node name is taken", S::CONFLICT),
+            Self::DiskElsewhere => ("disk-elsewhere", "Disk is served elsewhere", S::CONFLICT),
+            Self::TooManyWatches => ("too-many-watches", "Too many watches", S::TOO_MANY_REQUESTS),
+            Self::TimedOut => ("timed-out", "Request took too long", S::SERVICE_UNAVAILABLE),
+            Self::Stopping => ("stopping", "Conductor is stopping", S::SERVICE_UNAVAILABLE),
+            Self::Internal => ("internal", "Conductor failed", S::INTERNAL_SERVER_ERROR),
+        }
+    }
+}
+
+impl Refused {
+    fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+        }
+    }
+
+    pub(super) fn no_route(path: &str) -> Self {
+        Self::new(
+            Code::RouteNotFound,
+            format!("there is no route {path}: see docs/api.md"),
+        )
+    }
+
+    pub(super) fn no_method(method: &Method, path: &str) -> Self {
+        Self::new(
+            Code::MethodNotAllowed,
+            format!("{path} does not take {method}"),
+        )
+    }
+
+    pub(super) fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(Code::Malformed, detail)
+    }
+
+    pub(super) fn too_large(most: usize) -> Self {
+        Self::new(Code::TooLarge, format!("a body is at most {most} bytes"))
+    }
+
+    pub(super) fn not_json() -> Self {
+        Self::new(
+            Code::NotJson,
+            "send the body with `Content-Type: application/json`",
+        )
+    }
+
+    pub(super) fn no_volume(name: &str) -> Self {
+        Refusal::from(VolumeRefusal::NotFound {
+            name: name.to_owned(),
+        })
+        .into()
+    }
+
+    pub(super) fn too_many_watches(most: usize) -> Self {
+        Self::new(
+            Code::TooManyWatches,
+            format!("{most} watches are open: try again later"),
+        )
+    }
+
+    pub(super) fn timed_out() -> Self {
+        Self::new(
+            Code::TimedOut,
+            "the request took too long and was given up: try again",
+        )
+    }
+
+    pub(super) fn stopping() -> Self {
+        Self::new(
+            Code::Stopping,
+            "the conductor is stopping: try again in a moment",
+        )
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        let code = match &refusal {
+            Refusal::Invalid(_) => Code::Invalid,
+            Refusal::Placement(_) => Code::NoRoom,
+            Refusal::Volume(refusal) => match refusal {
+                VolumeRefusal::NotFound { .. } => Code::VolumeNotFound,
+                VolumeRefusal::Exists { .. } => Code::VolumeExists,
+                VolumeRefusal::Attached { .. } => Code::VolumeAttached,
+                VolumeRefusal::NotReady { .. } => Code::VolumeNotReady,
+                VolumeRefusal::StaleGeneration { .. } => Code::StaleGeneration,
+                VolumeRefusal::StaleEpoch { .. } => Code::StaleEpoch,
+                VolumeRefusal::NoSuchShard { .. } => Code::ShardNotFound,
+            },
+            Refusal::Node(refusal) => match refusal {
+                NodeRefusal::NotFound { .. } => Code::NodeNotFound,
+                NodeRefusal::NameTaken { .. } => Code::NodeNameTaken,
+                NodeRefusal::DiskElsewhere { .. } => Code::DiskElsewhere,
+            },
+        };
+        Self::new(code, refusal.to_string())
+    }
+}
+
+impl From<ClusterError> for Refused {
+    fn from(error: ClusterError) -> Self {
+        match error {
+            ClusterError::Refused(refusal) => refusal.into(),
+            ClusterError::Stopping => Self::stopping(),
+            ClusterError::Contended => Self::new(Code::TimedOut, error.to_string()),
+            ClusterError::Meta(_) | ClusterError::Row(_) => {
+                tracing::error!(%error, "a request failed");
+                Self::new(Code::Internal, error.to_string())
+            }
+        }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let (code, title, status) = self.code.facts();
+        let problem = Problem {
+            kind: format!("urn:ashlar:problem:{code}"),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            detail: self.detail,
+            code: code.to_owned(),
+        };
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let json = HeaderValue::from_static("application/problem+json");
+        (status, [(header::CONTENT_TYPE, json)], body).into_response()
+    }
+}

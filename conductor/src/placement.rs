@@ -1,0 +1,229 @@
+//! Which disks get the replicas of a new volume.
+//!
+//! Pure and deterministic. Rules, in this order:
+//! 1. replicas of a shard lie on distinct nodes: without that there is no placement;
+//! 2. and in distinct failure domains (labels `zone`, then `rack`) as far as there are any;
+//! 3. shards of the volume are spread over disks in proportion to their weights, by the method of
+//!    highest averages (D'Hondt): the disk with the least (shards given + 1) / weight is next;
+//! 4. ties go by a hash, so that equal disks get equal shares over many volumes.
+//!
+//! The weight of a disk is its free space, shared with what was promised but is not written yet:
+//! `free · usable / (usable + promised − used)`. Volumes are thin, so promises may exceed the
+//! space, up to [`OVERCOMMIT_MAX`] times.
+
+use std::collections::BTreeMap;
+
+use ashlar_proto::{ByteCount, DiskId, NodeId, ShardIndex, VolumeId};
+
+/// Bytes promised to volumes per usable byte of a disk: the default of OpenStack Cinder's
+/// `max_over_subscription_ratio`.
+pub const OVERCOMMIT_MAX: u64 = 20;
+
+/// A disk that is fuller than this gets no new replicas, in percent.
+pub const FULL_PERCENT: u64 = 95;
+
+/// Labels that name failure domains, the widest first.
+pub const DOMAIN_LABELS: [&str; 2] = ["zone", "rack"];
+
+/// A disk that may get replicas: of a node that is up, and not failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The disk.
+    pub disk: DiskId,
+    /// Its node.
+    pub node: NodeId,
+    /// The labels of its node.
+    pub labels: BTreeMap<String, String>,
+    /// Bytes that volumes can use.
+    pub usable: ByteCount,
+    /// Bytes used.
+    pub used: ByteCount,
+    /// Bytes of the replicas that it holds, written or not.
+    pub promised: ByteCount,
+}
+
+/// A volume cannot be placed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlacementError {
+    /// Too few nodes answer.
+    #[error(
+        "{} with room, {up} {} up: start more stores or ask for fewer replicas",
+        need(*.replicas), are(*.up)
+    )]
+    TooFewNodes {
+        /// Replicas asked for.
+        replicas: usize,
+        /// Nodes with a working disk that answer.
+        up: usize,
+    },
+    /// Enough nodes answer, but their disks are full or promised away.
+    #[error(
+        "{} with room, {up} {} up and {with_room} {} room for shard {shard}: add disks or delete \
+         volumes (a disk takes replicas until it is {FULL_PERCENT} % full or {OVERCOMMIT_MAX} \
+         times promised)",
+        need(*.replicas), are(*.up), has(*.with_room)
+    )]
+    TooLittleRoom {
+        /// Replicas asked for.
+        replicas: usize,
+        /// Nodes with a working disk that answer.
+        up: usize,
+        /// Nodes with room for the shard.
+        with_room: usize,
+        /// The first shard that found no room.
+        shard: ShardIndex,
+    },
+}
+
+fn need(count: usize) -> String {
+    match count {
+        1 => "1 replica needs 1 node".to_owned(),
+        _ => format!("{count} replicas need {count} nodes"),
+    }
+}
+
+fn are(count: usize) -> &'static str {
+    if count == 1 { "is" } else { "are" }
+}
+
+fn has(count: usize) -> &'static str {
+    if count == 1 { "has" } else { "have" }
+}
+
+/// A candidate with what this placement has given it.
+struct Bin<'a> {
+    candidate: &'a Candidate,
+    weight: u128,
+    promised: u64,
+    given: u64,
+}
+
+impl<'a> Bin<'a> {
+    fn new(candidate: &'a Candidate) -> Self {
+        let (usable, used) = (candidate.usable.get(), candidate.used.get());
+        let free = u128::from(usable.saturating_sub(used));
+        let unwritten = u128::from(candidate.promised.get().saturating_sub(used));
+        let weight = free * u128::from(usable) / (u128::from(usable) + unwritten).max(1);
+        Self {
+            candidate,
+            weight,
+            promised: candidate.promised.get(),
+            given: 0,
+        }
+    }
+
+    fn has_room(&self, shard_bytes: u64) -> bool {
+        let usable = self.candidate.usable.get();
+        let full = u128::from(usable) * u128::from(FULL_PERCENT) / 100;
+        let most = u128::from(usable) * u128::from(OVERCOMMIT_MAX);
+        self.weight > 0
+            && u128::from(self.candidate.used.get()) < full
+            && u128::from(self.promised) + u128::from(shard_bytes) <= most
+    }
+
+    /// Domain labels shared with a disk already chosen, the widest counting most.
+    fn overlap(&self, chosen: &[&Candidate]) -> u32 {
+        let shares = |label: &str| {
+            let own = self.candidate.labels.get(label);
+            own.is_some() && chosen.iter().any(|other| other.labels.get(label) == own)
+        };
+        DOMAIN_LABELS
+            .iter()
+            .fold(0, |sum, label| sum * 2 + u32::from(shares(label)))
+    }
+}
+
+/// Chooses `replicas` disks for each shard; `shards` are their lengths in bytes.
+///
+/// # Errors
+/// [`PlacementError`] that says what is missing.
+pub fn place(
+    volume: VolumeId,
+    replicas: usize,
+    shards: &[ByteCount],
+    candidates: &[Candidate],
+) -> Result<Vec<Vec<(NodeId, DiskId)>>, PlacementError> {
+    let up = count_nodes(candidates.iter());
+    if up < replicas {
+        return Err(PlacementError::TooFewNodes { replicas, up });
+    }
+    let mut bins: Vec<Bin<'_>> = candidates.iter().map(Bin::new).collect();
+    let mut placed = Vec::with_capacity(shards.len());
+    for (index, bytes) in (0u32..).zip(shards) {
+        let shard = ShardIndex::new(index);
+        let Some(chosen) = place_shard(volume, shard, replicas, bytes.get(), &mut bins) else {
+            let room = bins.iter().filter(|bin| bin.has_room(bytes.get()));
+            let with_room = count_nodes(room.map(|bin| bin.candidate));
+            return Err(PlacementError::TooLittleRoom {
+                replicas,
+                up,
+                with_room,
+                shard,
+            });
+        };
+        placed.push(chosen);
+    }
+    Ok(placed)
+}
+
+fn count_nodes<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> usize {
+    candidates
+        .map(|c| c.node)
+        .collect::<std::collections::BTreeSet<_>>()
+        .len()
+}
+
+fn place_shard(
+    volume: VolumeId,
+    shard: ShardIndex,
+    replicas: usize,
+    bytes: u64,
+    bins: &mut [Bin<'_>],
+) -> Option<Vec<(NodeId, DiskId)>> {
+    let mut chosen: Vec<&Candidate> = Vec::with_capacity(replicas);
+    let mut picks = Vec::with_capacity(replicas);
+    while picks.len() < replicas {
+        let best = (0..bins.len())
+            .filter(|&i| bins[i].has_room(bytes))
+            .filter(|&i| {
+                chosen
+                    .iter()
+                    .all(|other| other.node != bins[i].candidate.node)
+            })
+            .min_by(|&a, &b| {
+                let (a, b) = (&bins[a], &bins[b]);
+                let load_a = u128::from(a.given + 1).saturating_mul(b.weight);
+                let load_b = u128::from(b.given + 1).saturating_mul(a.weight);
+                let tie = |bin: &Bin<'_>| tie_break(volume, shard, bin.candidate.disk);
+                (a.overlap(&chosen).cmp(&b.overlap(&chosen)))
+                    .then(load_a.cmp(&load_b))
+                    .then_with(|| tie(a).cmp(&tie(b)))
+            })?;
+        chosen.push(bins[best].candidate);
+        picks.push(best);
+    }
+    for &pick in &picks {
+        bins[pick].given += 1;
+        bins[pick].promised = bins[pick].promised.saturating_add(bytes);
+    }
+    Some(
+        picks
+            .iter()
+            .map(|&i| (bins[i].candidate.node, bins[i].candidate.disk))
+            .collect(),
+    )
+}
+
+/// A stable mix of the three, so that no disk is everybody's first.
+fn tie_break(volume: VolumeId, shard: ShardIndex, disk: DiskId) -> u64 {
+    let fold = disk.get() ^ (disk.get() >> 64);
+    let low = u64::try_from(fold & u128::from(u64::MAX)).unwrap_or_default();
+    let mut hash = low ^ volume.get().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash ^= u64::from(shard.get()).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
+#[cfg(test)]
+mod tests;

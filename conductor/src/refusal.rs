@@ -1,0 +1,180 @@
+//! Why the cluster refuses a request: what happened, to what, and what to do next.
+
+use ashlar_proto::api::VolumeState;
+use ashlar_proto::limits::{NAME_BYTES_MAX, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
+use ashlar_proto::{Address, ByteCount, DiskId, Epoch, Generation, NodeId, ReplicaId, ShardIndex};
+
+use crate::placement::PlacementError;
+
+/// Most disks of one node.
+pub(crate) const NODE_DISKS_MAX: usize = 256;
+
+/// Most labels of one node, and most kinds of damage of one disk.
+pub(crate) const MAP_ENTRIES_MAX: usize = 64;
+
+/// Longest text for people, in bytes: an owner, a path, a reason.
+pub(crate) const TEXT_BYTES_MAX: usize = 1024;
+
+/// A field of a request is out of range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InvalidRequest {
+    #[error(
+        "`{name}` is no name: use 1 to {NAME_BYTES_MAX} of a-z 0-9 . _ -, beginning with a letter \
+         or digit"
+    )]
+    Name { name: String },
+    #[error(
+        "size {size} is not possible: give a multiple of 4096 from {VOLUME_BYTES_MIN} (1 MiB) to \
+         {VOLUME_BYTES_MAX} (4 PiB) bytes"
+    )]
+    Size { size: ByteCount },
+    #[error("{replicas} replicas are not possible: give 1 to {REPLICAS_MAX}")]
+    Replicas { replicas: u8 },
+    #[error("`{field}` must be 1 to {TEXT_BYTES_MAX} bytes of text without control characters")]
+    Text { field: &'static str },
+    #[error("label `{label}` is not possible: names and values are 1 to {NAME_BYTES_MAX} bytes")]
+    Label { label: String },
+    #[error("`{field}` has too many entries: {most} are allowed")]
+    TooMany { field: &'static str, most: usize },
+    #[error("disk {disk} is reported twice, or without lanes, or with id 0")]
+    Disk { disk: DiskId },
+    #[error("the in-sync set is empty or names a replica twice")]
+    InSync,
+    #[error("replica {replica} is not of shard {shard}")]
+    NoSuchReplica {
+        replica: ReplicaId,
+        shard: ShardIndex,
+    },
+}
+
+/// A volume is not in the state that the request needs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum VolumeRefusal {
+    #[error("there is no volume `{name}`: see `ashlar volume list`")]
+    NotFound { name: String },
+    #[error("a volume `{name}` exists already: choose another name, or delete it first")]
+    Exists { name: String },
+    #[error(
+        "volume `{name}` is attached by `{owner}`: detach it there, or use force to take it over"
+    )]
+    Attached { name: String, owner: String },
+    #[error("volume `{name}` is {}: {}", state_word(*.state), advice(*.state))]
+    NotReady { name: String, state: VolumeState },
+    #[error(
+        "generation {given} of volume `{name}` is over, the current is {current}: somebody else \
+         attached or it was detached; attach again"
+    )]
+    StaleGeneration {
+        name: String,
+        given: Generation,
+        current: Generation,
+    },
+    #[error(
+        "shard {shard} of volume `{name}` is at epoch {current}, not at {given}: read it again"
+    )]
+    StaleEpoch {
+        name: String,
+        shard: ShardIndex,
+        given: Epoch,
+        current: Epoch,
+    },
+    #[error("volume `{name}` has no shard {shard}")]
+    NoSuchShard { name: String, shard: ShardIndex },
+}
+
+fn state_word(state: VolumeState) -> &'static str {
+    match state {
+        VolumeState::Creating => "still being created",
+        VolumeState::Ready => "ready",
+        VolumeState::Deleting => "being deleted",
+    }
+}
+
+fn advice(state: VolumeState) -> &'static str {
+    match state {
+        VolumeState::Creating => {
+            "wait until its stores have made its replicas (`ashlar node list`)"
+        }
+        VolumeState::Ready => "nothing to do",
+        VolumeState::Deleting => "create it again once it is gone",
+    }
+}
+
+/// A node cannot be what it says it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NodeRefusal {
+    #[error("there is no node {node}: register again")]
+    NotFound { node: NodeId },
+    #[error(
+        "node name `{name}` is in use by another store at {address} that is up: give this one \
+         another --name"
+    )]
+    NameTaken { name: String, address: Address },
+    #[error(
+        "disk {disk} is already served by node `{node}`, which is up: stop that store, or format \
+         the copy of the disk"
+    )]
+    DiskElsewhere { disk: DiskId, node: String },
+}
+
+/// Any refusal.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error(transparent)]
+    Invalid(#[from] InvalidRequest),
+    #[error(transparent)]
+    Volume(#[from] VolumeRefusal),
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    #[error(transparent)]
+    Node(#[from] NodeRefusal),
+}
+
+/// Checks the name of a volume or node.
+pub(crate) fn check_name(name: &str) -> Result<(), InvalidRequest> {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b);
+    let first = name
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if first && name.len() <= NAME_BYTES_MAX && name.bytes().all(inner) {
+        Ok(())
+    } else {
+        Err(InvalidRequest::Name {
+            name: name.chars().take(80).collect(),
+        })
+    }
+}
+
+/// Checks a text for people.
+pub(crate) fn check_text(field: &'static str, text: &str) -> Result<(), InvalidRequest> {
+    let fits = (1..=TEXT_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control);
+    if fits {
+        Ok(())
+    } else {
+        Err(InvalidRequest::Text { field })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for name in ["a", "0", "data-1.b_c", &"x".repeat(63)] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+        for name in ["", "-a", ".", "..", "A", "a/b", "a b", "ä", &"x".repeat(64)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn texts_are_checked() {
+        assert!(check_text("owner", "nbd on host-a (127.0.0.1:10809)").is_ok());
+        for text in ["", "a\nb", &"x".repeat(TEXT_BYTES_MAX + 1)] {
+            assert!(check_text("owner", text).is_err());
+        }
+    }
+}

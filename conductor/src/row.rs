@@ -1,0 +1,260 @@
+//! The rows that the cluster's state is kept in: their keys, and their bytes with a version.
+//!
+//! ```text
+//! cluster                      id and the counters that ids are given from
+//! volume/ID                    a volume without its shards
+//! name/NAME                    the id of the volume of that name
+//! shard/VOLUME/INDEX           a shard, its epoch and replicas
+//! node/ID                      a store node
+//! disk/ID                      a disk, its node and what the store last reported of it
+//! ```
+//!
+//! A row is JSON: `{"version":1,"row":{…}}`. A version that is too new is refused, never guessed at.
+
+use std::collections::BTreeMap;
+
+use ashlar_proto::api::{AckRule, DiskReport, Replica, VolumeState};
+use ashlar_proto::{
+    Address, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, ShardIndex, VolumeId,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::meta::{Change, Key};
+
+/// The newest version of a row that this build writes and reads.
+const ROW_VERSION: u32 = 1;
+
+/// A row of the metadata cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RowError {
+    /// A newer build wrote it.
+    #[error("row {key} has version {version}, this build reads {ROW_VERSION}: upgrade ashlar")]
+    Version {
+        /// The row.
+        key: Key,
+        /// Its version.
+        version: u32,
+    },
+    /// Its bytes are not what they should be.
+    #[error("row {key} cannot be read: {source}")]
+    Malformed {
+        /// The row.
+        key: Key,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// No row has such a key.
+    #[error("row {key} is of an unknown kind")]
+    Unknown {
+        /// The row.
+        key: Key,
+    },
+    /// The row that names the cluster is not there, but others are.
+    #[error("the metadata has rows but no row `cluster`: the data directory is damaged")]
+    NoCluster,
+}
+
+/// The cluster itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClusterRow {
+    pub(crate) id: ClusterId,
+    pub(crate) next_volume: u64,
+    pub(crate) next_replica: u64,
+    pub(crate) next_node: u64,
+}
+
+/// A volume without its shards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VolumeRow {
+    pub(crate) id: VolumeId,
+    pub(crate) name: String,
+    pub(crate) size_bytes: ByteCount,
+    pub(crate) shard_bytes: ByteCount,
+    pub(crate) replicas: u8,
+    pub(crate) ack: AckRule,
+    pub(crate) state: VolumeState,
+    pub(crate) generation: Generation,
+    pub(crate) head_layer: Layer,
+    pub(crate) attached_by: Option<String>,
+}
+
+/// A shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShardRow {
+    pub(crate) volume: VolumeId,
+    pub(crate) index: ShardIndex,
+    pub(crate) epoch: Epoch,
+    pub(crate) replicas: Vec<Replica>,
+}
+
+/// The volume that has a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NameRow {
+    pub(crate) name: String,
+    pub(crate) volume: VolumeId,
+}
+
+/// A store node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeRow {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    pub(crate) address: Address,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) up: bool,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DiskRow {
+    pub(crate) node: NodeId,
+    pub(crate) report: DiskReport,
+}
+
+/// Any row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AnyRow {
+    Cluster(ClusterRow),
+    Volume(VolumeRow),
+    Name(NameRow),
+    Shard(ShardRow),
+    Node(NodeRow),
+    Disk(DiskRow),
+}
+
+pub(crate) fn cluster_key() -> Key {
+    Key::new("cluster")
+}
+
+pub(crate) fn volume_key(id: VolumeId) -> Key {
+    Key::new(format!("volume/{id}"))
+}
+
+pub(crate) fn name_key(name: &str) -> Key {
+    Key::new(format!("name/{name}"))
+}
+
+pub(crate) fn shard_key(volume: VolumeId, index: ShardIndex) -> Key {
+    Key::new(format!("shard/{volume}/{:08x}", index.get()))
+}
+
+pub(crate) fn node_key(id: NodeId) -> Key {
+    Key::new(format!("node/{:016x}", id.get()))
+}
+
+pub(crate) fn disk_key(id: DiskId) -> Key {
+    Key::new(format!("disk/{id}"))
+}
+
+#[derive(Serialize)]
+struct VersionedOut<'a, T> {
+    version: u32,
+    row: &'a T,
+}
+
+#[derive(Deserialize)]
+struct VersionedIn<T> {
+    row: T,
+}
+
+#[derive(Deserialize)]
+struct VersionOnly {
+    version: u32,
+}
+
+fn put<T: Serialize>(key: Key, row: &T) -> Change {
+    let versioned = VersionedOut {
+        version: ROW_VERSION,
+        row,
+    };
+    // Maps with text keys, numbers and enums without payload: nothing that JSON cannot say.
+    let value = serde_json::to_vec(&versioned).expect("a row is plain data");
+    Change::Put { key, value }
+}
+
+fn read<T: DeserializeOwned>(key: &Key, value: &[u8]) -> Result<T, RowError> {
+    let malformed = |source| RowError::Malformed {
+        key: key.clone(),
+        source,
+    };
+    let version = serde_json::from_slice::<VersionOnly>(value)
+        .map_err(malformed)?
+        .version;
+    if version != ROW_VERSION {
+        return Err(RowError::Version {
+            key: key.clone(),
+            version,
+        });
+    }
+    serde_json::from_slice::<VersionedIn<T>>(value)
+        .map(|v| v.row)
+        .map_err(malformed)
+}
+
+impl AnyRow {
+    /// The row from its stored bytes.
+    pub(crate) fn decode(key: &Key, value: &[u8]) -> Result<Self, RowError> {
+        let kind = key.as_str().split('/').next().unwrap_or_default();
+        match kind {
+            "cluster" => read(key, value).map(Self::Cluster),
+            "volume" => read(key, value).map(Self::Volume),
+            "name" => read(key, value).map(Self::Name),
+            "shard" => read(key, value).map(Self::Shard),
+            "node" => read(key, value).map(Self::Node),
+            "disk" => read(key, value).map(Self::Disk),
+            _ => Err(RowError::Unknown { key: key.clone() }),
+        }
+    }
+
+    /// The change that stores it.
+    pub(crate) fn put(&self) -> Change {
+        match self {
+            Self::Cluster(row) => put(cluster_key(), row),
+            Self::Volume(row) => put(volume_key(row.id), row),
+            Self::Name(row) => put(name_key(&row.name), row),
+            Self::Shard(row) => put(shard_key(row.volume, row.index), row),
+            Self::Node(row) => put(node_key(row.id), row),
+            Self::Disk(row) => put(disk_key(row.report.id), row),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_survive_their_bytes() {
+        let row = AnyRow::Name(NameRow {
+            name: "a".to_owned(),
+            volume: VolumeId::new(7),
+        });
+        let Change::Put { key, value } = row.put() else {
+            panic!("a put")
+        };
+        assert_eq!(key.as_str(), "name/a");
+        assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+    }
+
+    #[test]
+    fn stored_bytes_are_those_of_version_1() {
+        let row = NameRow {
+            name: "a".to_owned(),
+            volume: VolumeId::new(7),
+        };
+        let Change::Put { value, .. } = AnyRow::Name(row).put() else {
+            panic!("a put")
+        };
+        let golden = r#"{"version":1,"row":{"name":"a","volume":"0000000000000007"}}"#;
+        assert_eq!(String::from_utf8(value).unwrap(), golden);
+    }
+
+    #[test]
+    fn newer_rows_are_refused() {
+        let refused = AnyRow::decode(&cluster_key(), br#"{"version":2,"row":{"what":1}}"#);
+        assert!(matches!(refused, Err(RowError::Version { version: 2, .. })));
+        let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
+        assert!(matches!(unknown, Err(RowError::Unknown { .. })));
+    }
+}

@@ -1,0 +1,1 @@
+//! Plans and views of a small cluster.

@@ -1,7 +1,6 @@
 //! The take-over of a volume's shards from whoever owned them before (replication.md, "Taking
 //! over").
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -384,16 +383,18 @@ impl<C: ClusterSource> Takeover<C> {
 
     /// Makes durable, once per lane, all that was found and copied.
     async fn flush(&self, candidates: &[Candidate]) -> Result<(), TakeoverError> {
-        let mut lanes: BTreeMap<*const Peer, (&Candidate, Slot)> = BTreeMap::new();
+        // In the order of the shards, not of addresses: a simulated run must repeat.
+        let mut lanes: Vec<(&Candidate, Slot)> = Vec::new();
         for candidate in candidates {
             for slot in candidate.answered().slots() {
                 let peer = candidate.peer(slot);
-                if peer.is_volatile() {
-                    lanes.insert(Rc::as_ptr(peer), (candidate, slot));
+                let same = |known: &(&Candidate, Slot)| Rc::ptr_eq(known.0.peer(known.1), peer);
+                if peer.is_volatile() && !lanes.iter().any(same) {
+                    lanes.push((candidate, slot));
                 }
             }
         }
-        let flushed = lanes.into_values().map(|(candidate, slot)| {
+        let flushed = lanes.into_iter().map(|(candidate, slot)| {
             let header = FrameHeader {
                 generation: self.generation,
                 ..FrameHeader::request(FrameKind::Flush, 0)

@@ -1,6 +1,6 @@
 //! What the reactor itself costs: 4 KiB direct random writes to a file, and TCP round trips.
 //!
-//! `perf FILE [io_uring|aio] [SECONDS]`; the file is made, 1 GiB, if it is not there. Compare
+//! `perf FILE [io_uring|aio] [SECONDS] [SPIN_MICROS]`; the file is made, 1 GiB, if it is not there. Compare
 //! with `fio --rw=randwrite --bs=4k --direct=1 --ioengine=io_uring --iodepth=32`.
 
 use ashlar_proto::Address;
@@ -23,8 +23,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let engine: Engine = arguments.next().as_deref().unwrap_or("io_uring").parse()?;
     let seconds: u64 = arguments.next().as_deref().unwrap_or("5").parse()?;
     let time = Duration::from_secs(seconds);
+    let mut options = RuntimeOptions::new(engine);
+    if let Some(spin) = arguments.next() {
+        options.spin = Duration::from_micros(spin.parse()?);
+    }
     prepare(&path)?;
-    run(RuntimeOptions::new(engine), |reactor| async move {
+    run(options, |reactor| async move {
         for depth in [1, 32] {
             let writes = write_randomly(&reactor, &path, depth, time).await?;
             writes.print(&format!("write depth {depth}"));

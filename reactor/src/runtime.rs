@@ -68,7 +68,7 @@ impl RuntimeOptions {
     pub fn new(engine: Engine) -> Self {
         Self {
             engine,
-            spin: Duration::from_micros(50),
+            spin: Duration::from_micros(30),
         }
     }
 }

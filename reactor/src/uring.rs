@@ -194,11 +194,16 @@ impl State {
     }
 
     /// Takes in one completion of the ring.
-    fn reap(&mut self, token: Token, result: i32, completions: &mut Vec<Completion>) {
+    fn reap(
+        &mut self,
+        token: Token,
+        (result, flags): (i32, u32),
+        completions: &mut Vec<Completion>,
+    ) {
         self.in_kernel -= 1;
         let slot = &mut self.flights[token.0 as usize];
         let flight = slot.as_mut().expect("the kernel completed a stranger");
-        if let Next::Again = flight.advance(result) {
+        if let Next::Again = flight.advance(result, flags) {
             self.issue(token);
             return;
         }
@@ -277,8 +282,8 @@ impl State {
     }
 
     fn reap_all(&mut self, completions: &mut Vec<Completion>) {
-        while let Some((token, result)) = self.ring.next() {
-            self.reap(token, result, completions);
+        while let Some((token, result, flags)) = self.ring.next() {
+            self.reap(token, (result, flags), completions);
         }
     }
 }

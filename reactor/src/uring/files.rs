@@ -16,6 +16,8 @@ const REGISTERED_MAX: u32 = 1024;
 pub(super) struct File {
     pub(super) fd: OwnedFd,
     slot: Option<u32>,
+    /// Sockets: the last receive left something to receive.
+    pub(super) has_more: Cell<bool>,
     /// Sockets: a send is in the kernel, others wait in order.
     pub(super) is_sending: Cell<bool>,
     pub(super) sends_waiting: RefCell<VecDeque<Token>>,
@@ -61,6 +63,7 @@ impl Files {
         Rc::new(File {
             fd,
             slot,
+            has_more: Cell::new(false),
             is_sending: Cell::new(false),
             sends_waiting: RefCell::default(),
         })

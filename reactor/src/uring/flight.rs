@@ -5,9 +5,12 @@ use super::ring::Ring;
 use crate::os::gather::{Progress, Scratch};
 use crate::{Buffer, OsError, SharedBuffer};
 use ashlar_proto::Address;
-use io_uring::{opcode, squeue, types};
+use io_uring::{cqueue, opcode, squeue, types};
 use socket2::SockAddr;
 use std::rc::Rc;
+
+/// IORING_RECVSEND_POLL_FIRST: wait before the first try, which would find nothing.
+const POLL_FIRST: u16 = 1;
 
 /// Most bytes asked for at once: below what any single call of the kernel does.
 const BYTES_MAX: usize = 1 << 30;
@@ -138,7 +141,14 @@ impl Flight {
             Work::Recv { buffer, from } => {
                 let room = &mut buffer[*from..];
                 let (memory, len) = (room.as_mut_ptr(), clamp(room.len()));
-                on!(target, |fd| opcode::Recv::new(fd, memory, len).build())
+                let order = if self.file.has_more.get() {
+                    0
+                } else {
+                    POLL_FIRST
+                };
+                on!(target, |fd| opcode::Recv::new(fd, memory, len)
+                    .ioprio(order)
+                    .build())
             }
             Work::Send {
                 buffers,
@@ -165,7 +175,7 @@ impl Flight {
     }
 
     /// Takes the kernel's result in.
-    pub(super) fn advance(&mut self, result: i32) -> Next {
+    pub(super) fn advance(&mut self, result: i32, flags: u32) -> Next {
         if result == -libc::EINTR || result == -libc::EAGAIN {
             return Next::Again;
         }
@@ -183,7 +193,11 @@ impl Flight {
             | Work::Send {
                 buffers, progress, ..
             } => again_unless(bytes == 0 || progress.advance(buffers, bytes)),
-            Work::Flush | Work::Accept | Work::Connect { .. } | Work::Recv { .. } => Next::Done,
+            Work::Recv { .. } => {
+                self.file.has_more.set(cqueue::sock_nonempty(flags));
+                Next::Done
+            }
+            Work::Flush | Work::Accept | Work::Connect { .. } => Next::Done,
         }
     }
 }

@@ -20,6 +20,9 @@ pub(super) const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 const REGIONS_MAX: u32 = 64;
 const REGISTERED_BYTES_MAX: usize = 32 << 20;
 
+/// IORING_ENTER_GETEVENTS: run what the kernel has put off for this thread.
+const GET_EVENTS: u32 = 1;
+
 /// User data of entries that are no operation's; tokens are below 2³².
 const WAKE: u64 = u64::MAX;
 const IGNORED: u64 = u64::MAX - 1;
@@ -154,11 +157,20 @@ impl Ring {
     pub(super) fn enter(&mut self, wait: bool, timeout: Option<Duration>) {
         if !wait {
             let queue = self.ring.submission();
-            if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
-                return;
-            }
+            let queued = u32::try_from(queue.len()).expect("a ring is small");
+            let is_idle = queued == 0 && !queue.taskrun() && !queue.cq_overflow();
             drop(queue);
-            self.submit();
+            if !is_idle {
+                // Completions that the submissions cause are then taken in on the same way.
+                // SAFETY: the entries were pushed with the promise that `push` asks for, and
+                // without an argument there is no memory to read.
+                let result = unsafe {
+                    self.ring
+                        .submitter()
+                        .enter::<libc::sigset_t>(queued, 0, GET_EVENTS, None)
+                };
+                Self::judge(result);
+            }
             return;
         }
         let result = match timeout {
@@ -186,8 +198,8 @@ impl Ring {
         }
     }
 
-    /// The next completion of an operation.
-    pub(super) fn next(&mut self) -> Option<(Token, i32)> {
+    /// The next completion of an operation: its result and its flags.
+    pub(super) fn next(&mut self) -> Option<(Token, i32, u32)> {
         loop {
             let entry = self.ring.completion().next()?;
             match entry.user_data() {
@@ -200,7 +212,7 @@ impl Ring {
                 }
                 data => {
                     let token = u32::try_from(data).expect("tokens are u32");
-                    return Some((Token(token), entry.result()));
+                    return Some((Token(token), entry.result(), entry.flags()));
                 }
             }
         }

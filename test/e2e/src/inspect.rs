@@ -12,14 +12,16 @@ use std::time::Duration;
 /// How long one disk may take.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// (shard, layer, block) → what a replica's map has there.
-pub type BlockMap = BTreeMap<(u64, u64, u64), Block>;
+/// (shard, block) → what a replica's map has there.
+pub type BlockMap = BTreeMap<(u64, u64), Block>;
 
 /// A block of a replica's map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Block {
     /// Zeroes; which write made them does not count.
     Zeroes,
+    /// Lost here.
+    Damaged,
     /// Bytes.
     Data {
         /// Their CRC32C.
@@ -120,29 +122,41 @@ pub fn disk(path: &Path, volume: Option<&str>) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))
 }
 
+/// Damage of one kind that the inspector finds, every checksum checked.
+///
+/// # Errors
+///
+/// If it cannot read the disk.
+pub fn damage(path: &Path, kind: &str) -> Result<u64> {
+    let report = disk(path, None)?;
+    report["damage"][kind]
+        .as_u64()
+        .with_context(|| format!("no count of {kind}: {report}"))
+}
+
 fn block_map(path: &Path, volume: &str) -> Result<BlockMap> {
     let report = disk(path, Some(volume))?;
     let blocks = report["blocks"]
         .as_array()
         .context("the inspector shows no blocks")?;
-    blocks
-        .iter()
-        .map(|block| {
-            let number = |name: &str| {
-                block[name]
-                    .as_u64()
-                    .with_context(|| format!("{name}: {block}"))
-            };
-            let key = (number("shard")?, number("layer")?, number("block")?);
-            let content = match block["kind"].as_str() {
-                Some("zeroes") => Block::Zeroes,
-                Some("data") => Block::Data {
-                    crc: number("crc")?,
-                    seq: number("seq")?,
-                },
-                _ => anyhow::bail!("unknown kind: {block}"),
-            };
-            Ok((key, content))
-        })
-        .collect()
+    let mut map = BlockMap::new();
+    for block in blocks {
+        let number = |name: &str| {
+            block[name]
+                .as_u64()
+                .with_context(|| format!("{name}: {block}"))
+        };
+        let content = match block["kind"].as_str() {
+            Some("absent") => continue,
+            Some("zeroes") => Block::Zeroes,
+            Some("damaged") => Block::Damaged,
+            Some("data") => Block::Data {
+                crc: number("crc")?,
+                seq: number("seq")?,
+            },
+            _ => anyhow::bail!("unknown kind: {block}"),
+        };
+        map.insert((number("shard")?, number("block")?), content);
+    }
+    Ok(map)
 }

@@ -2,7 +2,7 @@
 //! process lives.
 
 use anyhow::{Context, Result, ensure};
-use ashlar_e2e::inspect::Replicas;
+use ashlar_e2e::inspect::{self, Replicas};
 use ashlar_e2e::ledger::{BLOCK, Content, pattern};
 use ashlar_e2e::nbd::{Command, NbdClient};
 use ashlar_e2e::process::wait_for;
@@ -127,6 +127,10 @@ fn a_flipped_bit_in_data_is_answered_from_another_replica() -> Result<()> {
         let entry = data_of(disk, block)?;
         let payload = entry.payload + u64::from(block - entry.first) * BLOCK as u64;
         raw_disk::flip_bit(disk, payload + 1234, 3)?;
+        ensure!(
+            inspect::damage(disk, "data")? == 1,
+            "the inspector finds no damage"
+        );
     }
     cluster.restart()?;
     read_right(&cluster, 0, BLOCKS, 1)?;
@@ -158,6 +162,10 @@ fn a_flipped_bit_in_a_batch_header_is_found_at_start() -> Result<()> {
         "{entry:?} is not below durable {later:?}"
     );
     raw_disk::flip_bit(disk, entry.header + 25, 0)?;
+    ensure!(
+        inspect::damage(disk, "batch")? > 0,
+        "the inspector finds no damage"
+    );
     cluster.restart()?;
     read_right(&cluster, 640, STEP, 2)?;
     read_right(&cluster, 6400, STEP, 2)?;
@@ -179,6 +187,10 @@ fn a_flipped_bit_in_a_leaf_is_found_and_survived() -> Result<()> {
         .max_by_key(|entry| entry.lsn)
         .context("no leaf was written")?;
     raw_disk::flip_bit(disk, leaf.payload + 100, 1)?;
+    ensure!(
+        inspect::damage(disk, "leaf")? > 0,
+        "the inspector finds no damage"
+    );
     cluster.restart()?;
     read_right(&cluster, 0, BLOCKS, 1)?;
     damage_shown(&cluster, disk)?;
@@ -194,6 +206,10 @@ fn a_flipped_bit_in_a_superblock_is_repaired_from_the_other() -> Result<()> {
     for offset in [20, end - (1 << 20) + 20] {
         cluster.stop()?;
         raw_disk::flip_bit(&disk, offset, 5)?;
+        ensure!(
+            inspect::damage(&disk, "superblock")? == 1,
+            "the inspector finds no damage"
+        );
         cluster.restart()?;
         read_right(&cluster, 0, 1024, 1)?;
         damage_shown(&cluster, &disk)?;

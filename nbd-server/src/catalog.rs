@@ -1,0 +1,94 @@
+//! What a server exports: names, what is known of them without opening, and devices.
+
+use ashlar_client::{BlockDevice, Geometry};
+
+/// What is known of an export without opening it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportInfo {
+    /// Its name: at most 4096 bytes, no NUL.
+    pub name: String,
+    /// For people; may be left out.
+    pub description: Option<String>,
+    /// Its size and limits: the same that its device will tell.
+    pub geometry: Geometry,
+}
+
+impl ExportInfo {
+    /// A writable export with the usual limits: sectors of 512 bytes, blocks of 4 KiB, requests
+    /// of up to 32 MiB.
+    #[must_use]
+    pub fn new(name: impl Into<String>, size_bytes: u64) -> Self {
+        Self {
+            name: name.into(),
+            description: None,
+            geometry: Geometry {
+                size_bytes,
+                block_bytes_min: 512,
+                block_bytes_preferred: 4096,
+                request_bytes_max: 32 << 20,
+                read_only: false,
+            },
+        }
+    }
+}
+
+/// Why exports could not be listed or one not be opened. The text reaches the client.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no such export.
+    #[error("no such export: list the exports to see their names")]
+    Unknown,
+    /// Somebody else has it.
+    #[error("export is attached elsewhere: detach it there, then retry")]
+    InUse,
+    /// It cannot be served now; a retry may help.
+    #[error("export is not available now: too few of its replicas answer")]
+    Unavailable,
+    /// This client may not have it.
+    #[error("export may not be opened by this client")]
+    Denied,
+    /// The server is being stopped.
+    #[error("server is shutting down")]
+    ShuttingDown,
+    /// Anything else, in its own words.
+    #[error("{0}")]
+    Failed(#[source] Box<dyn std::error::Error>),
+}
+
+/// The exports of a server.
+///
+/// All connections to an export must get handles on one device: only then does a flush on one
+/// connection cover the writes of the others, which the server promises to clients. A handle is
+/// dropped when its connection has ended and none of its requests is in flight.
+#[expect(
+    async_fn_in_trait,
+    reason = "catalogs live on one thread: no Send bound is wanted"
+)]
+pub trait ExportCatalog: 'static {
+    /// What an opened export is.
+    type Device: BlockDevice;
+
+    /// All exports.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the client gets it in place of a list.
+    async fn list(&self) -> Result<Vec<ExportInfo>, OpenError>;
+
+    /// What is known of the export `name`, without opening it.
+    ///
+    /// # Errors
+    /// [`OpenError::Unknown`], or as [`ExportCatalog::list`].
+    async fn find(&self, name: &str) -> Result<ExportInfo, OpenError> {
+        let exports = self.list().await?;
+        let mut exports = exports.into_iter();
+        exports
+            .find(|export| export.name == name)
+            .ok_or(OpenError::Unknown)
+    }
+
+    /// A handle on the device of the export `name`. It may take its time: the client waits.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    async fn open(&self, name: &str) -> Result<Self::Device, OpenError>;
+}

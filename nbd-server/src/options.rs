@@ -1,0 +1,62 @@
+//! How a server is to run: TLS and limits.
+
+use rustls::ServerConfig;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Whether connections are encrypted.
+#[derive(Clone, Debug, Default)]
+pub enum Tls {
+    /// Never.
+    #[default]
+    Off,
+    /// If the client asks for it.
+    Allow(Arc<ServerConfig>),
+    /// Always: a client that does not ask is told to, and gets nothing else.
+    Require(Arc<ServerConfig>),
+}
+
+impl Tls {
+    pub(crate) fn config(&self) -> Option<&Arc<ServerConfig>> {
+        match self {
+            Self::Off => None,
+            Self::Allow(config) | Self::Require(config) => Some(config),
+        }
+    }
+}
+
+/// What clients may use up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time; one more is closed as soon as it is accepted.
+    pub connections_max: usize,
+    /// How long a client may take for its handshake, the server's own time not counted.
+    pub handshake: Duration,
+    /// Requests of one connection that are not fully answered; further ones wait in the socket.
+    pub requests_in_flight_max: usize,
+    /// Bytes that these read or write. One longer request is admitted when no other is in flight.
+    pub bytes_in_flight_max: u64,
+    /// How long requests in flight may take to end after the server was told to stop.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4096,
+            handshake: Duration::from_secs(10),
+            requests_in_flight_max: 256,
+            bytes_in_flight_max: 64 << 20,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How a server is to run.
+#[derive(Clone, Debug, Default)]
+pub struct NbdOptions {
+    /// Encryption.
+    pub tls: Tls,
+    /// What clients may use up.
+    pub limits: Limits,
+}

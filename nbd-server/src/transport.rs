@@ -1,0 +1,63 @@
+//! What a connection runs over: a plain stream or TLS, one receive and one send at a time.
+
+use crate::tls::TlsStream;
+use ashlar_reactor::{Buffer, NetError, SharedBuffer, Stream};
+
+/// Why no more bytes come or go.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TransportError {
+    /// The client is gone.
+    #[error("client closed the connection")]
+    Closed,
+    /// The network failed.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// TLS failed.
+    #[error("TLS failed: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A connection's two ways. Clones are handles on the same ones.
+#[derive(Clone)]
+pub(crate) enum Transport {
+    Plain(Stream),
+    Tls(TlsStream),
+}
+
+impl Transport {
+    /// Receives at least one byte into `buffer[from..]`; 0 is the end.
+    pub(crate) async fn recv_at(
+        &self,
+        buffer: Buffer,
+        from: usize,
+    ) -> (Buffer, Result<usize, TransportError>) {
+        match self {
+            Self::Plain(stream) => {
+                let (buffer, received) = stream.recv_at(buffer, from).await;
+                (buffer, received.map_err(TransportError::from))
+            }
+            Self::Tls(tls) => tls.recv_at(buffer, from).await,
+        }
+    }
+
+    /// Sends all bytes.
+    pub(crate) async fn send(&self, pieces: Vec<SharedBuffer>) -> Result<(), TransportError> {
+        match self {
+            Self::Plain(stream) => Ok(stream.send(pieces).await?),
+            Self::Tls(tls) => tls.send(pieces).await,
+        }
+    }
+
+    /// Ends both directions, after a good-bye where TLS has one.
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Plain(stream) => stream.shutdown(),
+            Self::Tls(tls) => tls.close().await,
+        }
+    }
+
+    /// Whether nobody can listen in.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+}

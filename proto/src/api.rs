@@ -278,6 +278,8 @@ pub struct Assignment {
 /// at once when it has changed after that revision, else when it does or the wait ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignments {
+    /// The cluster: a store of another one must not carry the list out.
+    pub cluster: ClusterId,
     /// The revision of this list.
     pub revision: Revision,
     /// Every replica that the node must hold; what it holds beyond them is removed.

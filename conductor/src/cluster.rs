@@ -416,9 +416,11 @@ impl<M: MetaStore> Cluster<M> {
         }
         self.read(|view| {
             let revision = current(view)?;
+            let (cluster, replicas) = (view.state.cluster(), view.state.assignments(node));
             Ok(Assignments {
+                cluster,
                 revision,
-                replicas: view.state.assignments(node),
+                replicas,
             })
         })
     }

@@ -1,1 +1,522 @@
-//! Plans and views of a small cluster.
+//! Plans and views of a small cluster, with no store and no clock behind them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ashlar_proto::api::{
+    AckRule, AttachRequest, CreateVolume, DiskReport, Health, ProposeInSync, RegisterNode,
+};
+use ashlar_proto::{Epoch, Generation};
+
+use super::*;
+use crate::live::Live;
+use crate::membership::{Membership, Moment};
+use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
+
+const GIB: u64 = 1 << 30;
+
+/// A state with a counter for a store.
+struct Bench {
+    state: ClusterState,
+    live: Live,
+}
+
+fn report(disk: u128) -> DiskReport {
+    DiskReport {
+        id: DiskId::new(disk),
+        path: format!("/disk{disk}"),
+        lanes: 2,
+        usable_bytes: ByteCount::new(100 * GIB),
+        used_bytes: ByteCount::new(0),
+        volatile_cache: false,
+        damage: BTreeMap::new(),
+        failed: None,
+    }
+}
+
+fn node(name: &str, port: u16, disks: &[u128]) -> RegisterNode {
+    RegisterNode {
+        name: name.to_owned(),
+        address: format!("127.0.0.1:{port}").parse().unwrap(),
+        labels: BTreeMap::new(),
+        disks: disks.iter().map(|disk| report(*disk)).collect(),
+    }
+}
+
+fn volume(name: &str, replicas: u8) -> CreateVolume {
+    let size_bytes = ByteCount::new(10 * GIB);
+    CreateVolume {
+        name: name.to_owned(),
+        size_bytes,
+        replicas,
+        ack: AckRule::Majority,
+    }
+}
+
+fn by(owner: &str, force: bool) -> AttachRequest {
+    AttachRequest {
+        owner: owner.to_owned(),
+        force,
+    }
+}
+
+impl Bench {
+    /// A cluster of three nodes with a disk each.
+    fn new() -> Self {
+        let membership = Membership::new(Duration::from_secs(5), Moment::default());
+        let mut bench = Self {
+            state: ClusterState::empty(),
+            live: Live::new(membership),
+        };
+        bench.commit(ClusterState::found(ClusterId::new(1)));
+        for (i, name) in (1..).zip(["a", "b", "c"]) {
+            let request = node(name, 7000 + i, &[u128::from(i)]);
+            bench.commit(bench.state.plan_register(&request).unwrap());
+        }
+        bench
+    }
+
+    fn commit<T>(&mut self, plan: Plan<T>) -> T {
+        if !plan.changes.is_empty() {
+            let revision = Revision(self.state.revision().0 + 1);
+            for change in &plan.changes {
+                let value = match change {
+                    Change::Put { value, .. } => Some(value.as_slice()),
+                    Change::Delete { .. } => None,
+                };
+                self.state.apply(revision, change.key(), value).unwrap();
+            }
+        }
+        plan.answer
+    }
+
+    fn create(&mut self, name: &str, replicas: u8) -> VolumeId {
+        let plan = self
+            .state
+            .plan_create(&self.live, &volume(name, replicas))
+            .unwrap();
+        self.commit(plan)
+    }
+
+    /// Every node carries out what it is assigned.
+    fn settle(&mut self) {
+        for node in [1, 2, 3].map(NodeId::new) {
+            self.live
+                .applied
+                .insert(node, self.state.assigned(node).unwrap());
+        }
+        self.commit(self.state.plan_settle(&self.live));
+    }
+
+    fn ready(&mut self, name: &str, replicas: u8) -> VolumeId {
+        let id = self.create(name, replicas);
+        self.settle();
+        id
+    }
+
+    fn attach(&mut self, name: &str, owner: &str) -> Generation {
+        let plan = self.state.plan_attach(name, &by(owner, false)).unwrap();
+        self.commit(plan).volume.generation
+    }
+
+    fn propose(&self, name: &str, shard: u32, epoch: u32, keep: &[usize]) -> ProposeInSync {
+        let volume = self.state.volume_by_name(name).unwrap();
+        let shard = &volume.shards[usize::try_from(shard).unwrap()];
+        ProposeInSync {
+            generation: volume.generation,
+            shard: shard.index,
+            epoch: Epoch::new(epoch),
+            in_sync: keep.iter().map(|i| shard.replicas[*i].id).collect(),
+        }
+    }
+
+    fn set_up(&mut self, node: u64, up: bool) {
+        let id = NodeId::new(node);
+        let plan = if up {
+            self.state
+                .plan_heartbeat(id, &[report(u128::from(node))])
+                .unwrap()
+        } else {
+            let plan = self.state.plan_silence(&[id]);
+            Plan {
+                reads: plan.reads,
+                changes: plan.changes,
+                answer: (),
+            }
+        };
+        self.commit(plan);
+    }
+
+    fn health(&self, name: &str) -> Health {
+        self.state.volume_by_name(name).unwrap().health
+    }
+}
+
+#[test]
+fn a_volume_is_ready_when_all_its_nodes_have_applied() {
+    let mut bench = Bench::new();
+    let id = bench.create("v", 3);
+    let of = |bench: &Bench| bench.state.volume(id).unwrap().state;
+    assert_eq!(of(&bench), VolumeState::Creating);
+    for node in [1, 2] {
+        let at = bench.state.assigned(NodeId::new(node)).unwrap();
+        bench.live.applied.insert(NodeId::new(node), at);
+    }
+    bench.commit(bench.state.plan_settle(&bench.live));
+    assert_eq!(of(&bench), VolumeState::Creating);
+    bench.settle();
+    assert_eq!(of(&bench), VolumeState::Ready);
+}
+
+#[test]
+fn assignments_name_every_shard_with_its_length() {
+    let mut bench = Bench::new();
+    bench.create("v", 3);
+    for node in [1, 2, 3] {
+        let list = bench.state.assignments(NodeId::new(node));
+        let blocks: Vec<u32> = list.iter().map(|a| a.blocks).collect();
+        assert_eq!(blocks, [1 << 20, 1 << 20, 1 << 19]);
+    }
+}
+
+#[test]
+fn a_name_is_taken_until_its_volume_is_gone_and_ids_are_not_given_again() {
+    let mut bench = Bench::new();
+    let first = bench.ready("v", 3);
+    let taken = bench
+        .state
+        .plan_create(&bench.live, &volume("v", 1))
+        .unwrap_err();
+    assert_eq!(
+        taken,
+        VolumeRefusal::Exists {
+            name: "v".to_owned()
+        }
+        .into()
+    );
+    let plan = bench.state.plan_delete("v", false).unwrap();
+    bench.commit(plan);
+    assert!(
+        bench
+            .state
+            .plan_create(&bench.live, &volume("v", 1))
+            .is_err()
+    );
+    assert!(bench.state.assignments(NodeId::new(1)).is_empty());
+    bench.settle();
+    assert_eq!(bench.state.volume(first), None);
+    assert_ne!(bench.create("v", 1), first);
+}
+
+#[test]
+fn a_deletion_does_not_wait_for_a_node_that_is_down() {
+    let mut bench = Bench::new();
+    let id = bench.ready("v", 3);
+    bench.set_up(3, false);
+    let plan = bench.state.plan_delete("v", false).unwrap();
+    bench.commit(plan);
+    for node in [1, 2].map(NodeId::new) {
+        let at = bench.state.assigned(node).unwrap();
+        bench.live.applied.insert(node, at);
+    }
+    bench.commit(bench.state.plan_settle(&bench.live));
+    assert_eq!(bench.state.volume(id), None);
+}
+
+#[test]
+fn attach_is_exclusive_and_each_grant_is_a_new_generation() {
+    let mut bench = Bench::new();
+    bench.create("v", 3);
+    let early = bench.state.plan_attach("v", &by("x", false)).unwrap_err();
+    assert!(matches!(
+        early,
+        Refusal::Volume(VolumeRefusal::NotReady { .. })
+    ));
+    bench.settle();
+    assert_eq!(bench.attach("v", "x"), Generation::new(1));
+    let other = bench.state.plan_attach("v", &by("y", false)).unwrap_err();
+    assert!(other.to_string().contains("attached by `x`"), "{other}");
+    assert_eq!(bench.attach("v", "x"), Generation::new(2));
+    let plan = bench.state.plan_attach("v", &by("y", true)).unwrap();
+    assert_eq!(bench.commit(plan).volume.generation, Generation::new(3));
+    let stale = bench
+        .state
+        .plan_detach("v", Generation::new(2))
+        .unwrap_err();
+    assert!(matches!(
+        stale,
+        Refusal::Volume(VolumeRefusal::StaleGeneration { .. })
+    ));
+    let plan = bench.state.plan_detach("v", Generation::new(3)).unwrap();
+    bench.commit(plan);
+    let again = bench.state.plan_detach("v", Generation::new(3)).unwrap();
+    assert!(again.changes.is_empty());
+    assert_eq!(bench.attach("v", "z"), Generation::new(4));
+}
+
+#[test]
+fn attached_volumes_are_deleted_only_by_force() {
+    let mut bench = Bench::new();
+    bench.ready("v", 1);
+    bench.attach("v", "x");
+    assert!(bench.state.plan_delete("v", false).is_err());
+    assert!(bench.state.plan_delete("v", true).is_ok());
+}
+
+#[test]
+fn in_sync_sets_change_by_the_current_generation_and_epoch_only() {
+    let mut bench = Bench::new();
+    bench.ready("v", 3);
+    bench.attach("v", "x");
+    let proposal = bench.propose("v", 1, 1, &[0, 2]);
+    let plan = bench.state.plan_in_sync("v", &proposal).unwrap();
+    let committed = bench.commit(plan).shard;
+    assert_eq!(committed.epoch, Epoch::new(2));
+    let flags: Vec<bool> = committed.replicas.iter().map(|r| r.in_sync).collect();
+    assert_eq!(flags, [true, false, true]);
+    // Repeated, it is answered as the first time.
+    let again = bench.state.plan_in_sync("v", &proposal).unwrap();
+    assert!(again.changes.is_empty());
+    assert_eq!(again.answer.shard, committed);
+    // Another set on the old epoch is not.
+    let other = bench.propose("v", 1, 1, &[0]);
+    let stale = bench.state.plan_in_sync("v", &other).unwrap_err();
+    assert!(matches!(
+        stale,
+        Refusal::Volume(VolumeRefusal::StaleEpoch { .. })
+    ));
+    let empty = bench.propose("v", 1, 2, &[]);
+    assert!(matches!(
+        bench.state.plan_in_sync("v", &empty),
+        Err(Refusal::Invalid(_))
+    ));
+    let foreign = ProposeInSync {
+        shard: ShardIndex::new(0),
+        epoch: Epoch::new(1),
+        ..proposal.clone()
+    };
+    assert!(matches!(
+        bench.state.plan_in_sync("v", &foreign),
+        Err(Refusal::Invalid(_))
+    ));
+    // After another attach, not even the same is.
+    bench.attach("v", "x");
+    let stale = bench.state.plan_in_sync("v", &proposal).unwrap_err();
+    assert!(matches!(
+        stale,
+        Refusal::Volume(VolumeRefusal::StaleGeneration { .. })
+    ));
+}
+
+#[test]
+fn health_follows_nodes_and_sets() {
+    let mut bench = Bench::new();
+    bench.ready("v", 3);
+    bench.attach("v", "x");
+    assert_eq!(bench.health("v"), Health::Healthy);
+    bench.set_up(1, false);
+    assert_eq!(bench.health("v"), Health::Degraded);
+    bench.set_up(2, false);
+    assert_eq!(bench.health("v"), Health::Unavailable);
+    bench.set_up(2, true);
+    bench.set_up(1, true);
+    assert_eq!(bench.health("v"), Health::Healthy);
+    let plan = bench
+        .state
+        .plan_in_sync("v", &bench.propose("v", 0, 1, &[0, 1]))
+        .unwrap();
+    bench.commit(plan);
+    assert_eq!(bench.health("v"), Health::Degraded);
+    assert_eq!(bench.state.status(&bench.live).health, Health::Degraded);
+}
+
+#[test]
+fn placement_uses_nodes_that_are_up() {
+    let mut bench = Bench::new();
+    bench.set_up(2, false);
+    let refused = bench
+        .state
+        .plan_create(&bench.live, &volume("v", 3))
+        .unwrap_err();
+    let text = refused.to_string();
+    assert!(
+        text.starts_with("3 replicas need 3 nodes with room, 2 are up"),
+        "{text}"
+    );
+    bench.ready("v", 2);
+}
+
+#[test]
+fn a_node_keeps_its_id_by_its_name() {
+    let mut bench = Bench::new();
+    let moved = node("b", 9999, &[2]);
+    let plan = bench.state.plan_register(&moved).unwrap();
+    assert_eq!(bench.commit(plan), NodeId::new(2));
+    let fresh = node("d", 7004, &[4]);
+    let plan = bench.state.plan_register(&fresh).unwrap();
+    assert_eq!(bench.commit(plan), NodeId::new(4));
+    let again = bench.state.plan_register(&fresh).unwrap();
+    assert!(again.changes.is_empty(), "nothing is new");
+}
+
+#[test]
+fn two_stores_cannot_share_a_name_or_a_disk() {
+    let mut bench = Bench::new();
+    let impostor = bench
+        .state
+        .plan_register(&node("a", 9000, &[77]))
+        .unwrap_err();
+    assert!(matches!(
+        impostor,
+        Refusal::Node(NodeRefusal::NameTaken { .. })
+    ));
+    let copy = bench
+        .state
+        .plan_register(&node("d", 9000, &[1]))
+        .unwrap_err();
+    assert!(matches!(
+        copy,
+        Refusal::Node(NodeRefusal::DiskElsewhere { .. })
+    ));
+    // A disk may move from a node that is down, and takes its replicas with it.
+    bench.ready("v", 3);
+    bench.set_up(1, false);
+    let plan = bench.state.plan_register(&node("d", 9000, &[1])).unwrap();
+    let moved = bench.commit(plan);
+    assert_eq!(bench.state.assignments(moved).len(), 3);
+    assert!(bench.state.assignments(NodeId::new(1)).is_empty());
+    let shards = bench.state.volume_by_name("v").unwrap().shards;
+    assert!(
+        shards[0]
+            .replicas
+            .iter()
+            .any(|replica| replica.node == moved)
+    );
+}
+
+#[test]
+fn a_disk_that_is_no_longer_reported_has_failed() {
+    let mut bench = Bench::new();
+    let plan = bench.state.plan_heartbeat(NodeId::new(1), &[]).unwrap();
+    bench.commit(plan);
+    let disk = bench.state.disk(DiskId::new(1), &bench.live).unwrap();
+    assert!(disk.report.failed.is_some());
+    assert_eq!(bench.state.status(&bench.live).disks_failed, 1);
+    bench.set_up(1, true);
+    assert_eq!(bench.state.status(&bench.live).disks_failed, 0);
+}
+
+#[test]
+fn a_little_usage_is_not_worth_a_commit_but_damage_is() {
+    let bench = Bench::new();
+    let node = NodeId::new(1);
+    let little = DiskReport {
+        used_bytes: ByteCount::new(GIB),
+        ..report(1)
+    };
+    assert!(
+        bench
+            .state
+            .plan_heartbeat(node, &[little])
+            .unwrap()
+            .changes
+            .is_empty()
+    );
+    let much = DiskReport {
+        used_bytes: ByteCount::new(2 * GIB),
+        ..report(1)
+    };
+    assert_eq!(
+        bench
+            .state
+            .plan_heartbeat(node, &[much])
+            .unwrap()
+            .changes
+            .len(),
+        1
+    );
+    let damage = BTreeMap::from([("leaf".to_owned(), 1)]);
+    let damaged = DiskReport {
+        damage,
+        ..report(1)
+    };
+    assert_eq!(
+        bench
+            .state
+            .plan_heartbeat(node, &[damaged])
+            .unwrap()
+            .changes
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn a_transaction_expects_what_its_plan_has_read() {
+    let mut bench = Bench::new();
+    bench.ready("v", 3);
+    bench.attach("v", "x");
+    let plan = bench
+        .state
+        .plan_in_sync("v", &bench.propose("v", 0, 1, &[0, 1]))
+        .unwrap();
+    let transaction = bench.state.transaction(&plan.reads, plan.changes);
+    let keys: Vec<&str> = transaction.expect.iter().map(|e| e.key.as_str()).collect();
+    assert!(
+        keys[0].starts_with("volume/") && keys[1].starts_with("shard/"),
+        "{keys:?}"
+    );
+    assert!(transaction.expect.iter().all(|e| e.modified.is_some()));
+}
+
+#[test]
+fn a_state_read_back_row_by_row_is_the_same() {
+    let mut bench = Bench::new();
+    bench.ready("v", 3);
+    bench.attach("v", "x");
+    let mut again = ClusterState::empty();
+    let rows = [
+        bench
+            .state
+            .volumes
+            .values()
+            .cloned()
+            .map(AnyRow::Volume)
+            .collect::<Vec<_>>(),
+        bench
+            .state
+            .shards
+            .values()
+            .cloned()
+            .map(AnyRow::Shard)
+            .collect(),
+        bench
+            .state
+            .disks
+            .values()
+            .cloned()
+            .map(AnyRow::Disk)
+            .collect(),
+        bench
+            .state
+            .nodes
+            .values()
+            .cloned()
+            .map(AnyRow::Node)
+            .collect(),
+        vec![AnyRow::Cluster(bench.state.cluster.clone())],
+    ];
+    for row in rows.iter().flatten() {
+        let Change::Put { key, value } = row.put() else {
+            panic!("a put")
+        };
+        again
+            .apply(bench.state.modified(&key), &key, Some(&value))
+            .unwrap();
+    }
+    again.reached(bench.state.revision());
+    assert_eq!(again.status(&bench.live), bench.state.status(&bench.live));
+    for node in [1, 2, 3].map(NodeId::new) {
+        assert_eq!(again.assignments(node), bench.state.assignments(node));
+    }
+}

@@ -74,7 +74,7 @@ impl ClusterState {
     }
 
     /// Whether a disk serves: its node is up and it has not failed.
-    fn serves(&self, disk: DiskId) -> bool {
+    pub(super) fn serves(&self, disk: DiskId) -> bool {
         self.disks.get(&disk).is_some_and(|row| {
             row.report.failed.is_none() && self.nodes.get(&row.node).is_some_and(|node| node.up)
         })

@@ -281,7 +281,13 @@ impl ClusterState {
             let since = self.modified(&volume_key(volume.id));
             let done = |node: NodeId| live.applied(node) >= since;
             match volume.state {
-                VolumeState::Creating if self.nodes_of(volume.id).all(|node| done(node.id)) => {
+                VolumeState::Creating
+                    if self.nodes_of(volume.id).all(|node| done(node.id))
+                        && self
+                            .disks_of(volume.id)
+                            .iter()
+                            .all(|disk| self.serves(*disk)) =>
+                {
                     let row = VolumeRow {
                         state: VolumeState::Ready,
                         ..volume.clone()

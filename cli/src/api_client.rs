@@ -1,0 +1,283 @@
+//! The conductor's API as typed calls. A problem's detail is what a person sees.
+
+use std::time::Duration;
+
+use ashlar_proto::NodeId;
+use ashlar_proto::api::{
+    Assignments, AttachRequest, Attachment, ClusterStatus, CreateVolume, DetachRequest, Disk,
+    Heartbeat, InSyncCommitted, List, Node, Problem, ProposeInSync, RegisterNode, Registered,
+    Revision, Volume,
+};
+use reqwest::{Client, Method, RequestBuilder, Response, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// How long to connect.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+
+/// How long an answer may take that waits for nobody.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// How long create and delete may take: the conductor waits for stores up to 30 s.
+const STORES_MAX: Duration = Duration::from_secs(45);
+
+/// A call was not answered as hoped.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The address of the API is no HTTP address.
+    #[error("`{text}` is no address of an API: give http://HOST:PORT")]
+    Address {
+        /// What was given.
+        text: String,
+    },
+    /// The conductor refused, and says why.
+    #[error("{}", .0.detail)]
+    Refused(Problem),
+    /// Nobody answers there.
+    #[error("the conductor at {url} cannot be reached ({reason}): is it running?")]
+    Unreachable {
+        /// Where.
+        url: Url,
+        /// Why.
+        reason: String,
+    },
+    /// The answer did not come in time, or broke off: the call may have been carried out.
+    #[error("the conductor at {url} did not answer: {reason}")]
+    NoAnswer {
+        /// Where.
+        url: Url,
+        /// Why.
+        reason: String,
+    },
+    /// What answers there is no conductor, or one of another version.
+    #[error("what answers at {url} is no conductor of this version: {reason}")]
+    Strange {
+        /// Where.
+        url: Url,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl ApiError {
+    /// The HTTP status of a refusal.
+    pub fn http_status(&self) -> Option<u16> {
+        self.problem().map(|problem| problem.status)
+    }
+
+    /// Whether nobody answered.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::NoAnswer { .. })
+    }
+
+    /// The refusal, if it is one.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Refused(problem) => Some(problem),
+            _ => None,
+        }
+    }
+}
+
+/// The innermost cause, which says what a person can act on.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+/// The API of one conductor. Cheap to clone; connections are kept and shared.
+#[derive(Clone, Debug)]
+pub struct ApiClient {
+    http: Client,
+    base: Url,
+}
+
+impl ApiClient {
+    /// A client of the API at `http://HOST:PORT`, or `HOST:PORT` alone.
+    pub fn new(api: &str) -> Result<Self, ApiError> {
+        let wrong = || ApiError::Address { text: api.to_owned() };
+        let text = if api.contains("://") { api.to_owned() } else { format!("http://{api}") };
+        let base: Url = text.parse().map_err(|_| wrong())?;
+        if base.scheme() != "http" || base.cannot_be_a_base() || base.host_str().is_none() {
+            return Err(wrong());
+        }
+        let http = Client::builder().connect_timeout(CONNECT_MAX).no_proxy().build();
+        Ok(Self { http: http.map_err(|_| wrong())?, base })
+    }
+
+    /// `GET /v1/status`.
+    pub async fn status(&self) -> Result<ClusterStatus, ApiError> {
+        self.get(&["status"]).await
+    }
+
+    /// `GET /v1/volumes`.
+    pub async fn volumes(&self) -> Result<List<Volume>, ApiError> {
+        self.get(&["volumes"]).await
+    }
+
+    /// `GET /v1/volumes/{name}`.
+    pub async fn volume(&self, name: &str) -> Result<Volume, ApiError> {
+        self.get(&["volumes", name]).await
+    }
+
+    /// `GET /v1/nodes`.
+    pub async fn nodes(&self) -> Result<List<Node>, ApiError> {
+        self.get(&["nodes"]).await
+    }
+
+    /// `GET /v1/disks`.
+    pub async fn disks(&self) -> Result<List<Disk>, ApiError> {
+        self.get(&["disks"]).await
+    }
+
+    /// `POST /v1/volumes`: returns when the stores have made it, or after 30 s as it then stands.
+    pub async fn create_volume(&self, request: &CreateVolume) -> Result<Volume, ApiError> {
+        let post = self.request(Method::POST, &["volumes"]);
+        json(send(post.json(request).timeout(STORES_MAX), &self.base).await?, &self.base).await
+    }
+
+    /// `DELETE /v1/volumes/{name}`: returns when the stores have removed it, or after 30 s.
+    pub async fn delete_volume(&self, name: &str, force: bool) -> Result<(), ApiError> {
+        let delete = self.request(Method::DELETE, &["volumes", name]).query(&[("force", force)]);
+        send(delete.timeout(STORES_MAX), &self.base).await.map(drop)
+    }
+
+    /// `POST /v1/volumes/{name}/attach`.
+    pub async fn attach(
+        &self,
+        name: &str,
+        request: &AttachRequest,
+    ) -> Result<Attachment, ApiError> {
+        self.post(&["volumes", name, "attach"], request).await
+    }
+
+    /// `POST /v1/volumes/{name}/detach`.
+    pub async fn detach(&self, name: &str, request: &DetachRequest) -> Result<(), ApiError> {
+        self.tell(&["volumes", name, "detach"], request).await
+    }
+
+    /// `POST /v1/volumes/{name}/in-sync`.
+    pub async fn propose_in_sync(
+        &self,
+        name: &str,
+        request: &ProposeInSync,
+    ) -> Result<InSyncCommitted, ApiError> {
+        self.post(&["volumes", name, "in-sync"], request).await
+    }
+
+    /// `POST /v1/nodes/register`.
+    pub async fn register(&self, request: &RegisterNode) -> Result<Registered, ApiError> {
+        self.post(&["nodes", "register"], request).await
+    }
+
+    /// `POST /v1/nodes/{id}/heartbeat`.
+    pub async fn heartbeat(&self, node: NodeId, beat: &Heartbeat) -> Result<(), ApiError> {
+        self.tell(&["nodes", &node.to_string(), "heartbeat"], beat).await
+    }
+
+    /// `GET /v1/nodes/{id}/assignments`: waits up to `wait` for a list newer than `after`.
+    pub async fn assignments(
+        &self,
+        node: NodeId,
+        after: Revision,
+        wait: Duration,
+    ) -> Result<Assignments, ApiError> {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let get = self
+            .request(Method::GET, &["nodes", &node.to_string(), "assignments"])
+            .query(&[("after", after.0), ("wait_ms", wait_ms)])
+            .timeout(wait.saturating_add(ANSWER_MAX));
+        json(send(get, &self.base).await?, &self.base).await
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("v1").extend(path);
+        }
+        self.http.request(method, url).timeout(ANSWER_MAX)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ApiError> {
+        json(send(self.request(Method::GET, path), &self.base).await?, &self.base).await
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        body: &impl Serialize,
+    ) -> Result<T, ApiError> {
+        let post = self.request(Method::POST, path).json(body);
+        json(send(post, &self.base).await?, &self.base).await
+    }
+
+    async fn tell(&self, path: &[&str], body: &impl Serialize) -> Result<(), ApiError> {
+        let post = self.request(Method::POST, path).json(body);
+        send(post, &self.base).await.map(drop)
+    }
+}
+
+/// Sends, and turns what is no success into an error.
+async fn send(request: RequestBuilder, base: &Url) -> Result<Response, ApiError> {
+    let sent = request.send().await;
+    let response = sent.map_err(|error| {
+        let (url, reason) = (base.clone(), root_cause(&error));
+        if error.is_connect() {
+            ApiError::Unreachable { url, reason }
+        } else {
+            ApiError::NoAnswer { url, reason }
+        }
+    })?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let status = response.status();
+    match response.json::<Problem>().await {
+        Ok(problem) => Err(ApiError::Refused(problem)),
+        Err(_) => Err(strange(base, format!("it answers {status}"))),
+    }
+}
+
+async fn json<T: DeserializeOwned>(response: Response, base: &Url) -> Result<T, ApiError> {
+    response.json().await.map_err(|error| {
+        if error.is_decode() {
+            strange(base, root_cause(&error))
+        } else {
+            ApiError::NoAnswer { url: base.clone(), reason: root_cause(&error) }
+        }
+    })
+}
+
+fn strange(base: &Url, reason: String) -> ApiError {
+    ApiError::Strange { url: base.clone(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_may_leave_out_the_scheme() {
+        for text in ["http://127.0.0.1:7100", "127.0.0.1:7100", "http://[::1]:7100/"] {
+            let client = ApiClient::new(text).unwrap();
+            let request = client.request(Method::GET, &["volumes", "a b"]).build().unwrap();
+            assert!(request.url().as_str().ends_with(":7100/v1/volumes/a%20b"), "{text}");
+        }
+        for text in ["", "https://host", "unix:/run/a", "http://"] {
+            assert!(ApiClient::new(text).is_err(), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_unreachable() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let error = ApiClient::new(&address.to_string()).unwrap().status().await.unwrap_err();
+        assert!(error.is_unreachable() && error.http_status().is_none(), "{error}");
+        assert!(error.to_string().contains("is it running?"), "{error}");
+    }
+}

@@ -1,0 +1,200 @@
+//! The conductor as owners see it: calls cross from a reactor thread to the HTTP client's runtime.
+//!
+//! ```text
+//! reactor thread: owner ── bounded channel ──▶ tokio: one task per call ── HTTP ──▶ conductor
+//!                   ▲────────── answer, by a channel of its own ──┘
+//! ```
+
+use ashlar_client::{AttachError, ClusterSource, SourceError};
+use ashlar_nbd_server::{ExportInfo, OpenError};
+use ashlar_proto::api::{
+    AttachRequest, Attachment, DetachRequest, InSyncCommitted, Problem, ProposeInSync, Volume,
+    VolumeState,
+};
+use ashlar_reactor::channel::remote;
+use tokio::runtime::Handle;
+
+use crate::api_client::{ApiClient, ApiError};
+
+/// Calls that wait to be sent; beyond them owners wait.
+const CALLS_QUEUED_MAX: usize = 64;
+
+type Answer<T> = remote::Sender<Result<T, SourceError>>;
+
+/// A call on its way.
+enum Call {
+    Attach(String, AttachRequest, Answer<Attachment>),
+    Detach(String, DetachRequest, Answer<()>),
+    Propose(String, ProposeInSync, Answer<InSyncCommitted>),
+    List(Answer<Vec<Volume>>),
+}
+
+/// A conductor reached by HTTP, from any thread. Clones share the connections.
+#[derive(Clone)]
+pub struct HttpClusterSource {
+    calls: remote::Sender<Call>,
+}
+
+impl HttpClusterSource {
+    /// Calls go out on `runtime`, until the last clone is dropped.
+    pub fn new(client: ApiClient, runtime: &Handle) -> Self {
+        let (calls, queue) = remote::bounded(CALLS_QUEUED_MAX);
+        runtime.spawn(async move {
+            while let Some(call) = queue.recv().await {
+                tokio::spawn(carry_out(client.clone(), call));
+            }
+        });
+        Self { calls }
+    }
+
+    /// The volumes that can be attached, as exports.
+    pub async fn exports(&self) -> Result<Vec<ExportInfo>, OpenError> {
+        let volumes = self.call(Call::List).await.map_err(|error| source_error(&error))?;
+        let ready = volumes.into_iter().filter(|volume| volume.state == VolumeState::Ready);
+        let export = |volume: Volume| ExportInfo::new(volume.name, volume.size_bytes.get());
+        Ok(ready.map(export).collect())
+    }
+
+    async fn call<T: Send>(&self, call: impl FnOnce(Answer<T>) -> Call) -> Result<T, SourceError> {
+        let (answer, answers) = remote::bounded(1);
+        let sent = self.calls.send(call(answer)).await;
+        sent.map_err(|_| SourceError::Unreachable)?;
+        answers.recv().await.unwrap_or(Err(SourceError::Unreachable))
+    }
+}
+
+impl ClusterSource for HttpClusterSource {
+    async fn attach(
+        &self,
+        volume: &str,
+        request: &AttachRequest,
+    ) -> Result<Attachment, SourceError> {
+        let (volume, request) = (volume.to_owned(), request.clone());
+        self.call(|answer| Call::Attach(volume, request, answer)).await
+    }
+
+    async fn detach(&self, volume: &str, request: &DetachRequest) -> Result<(), SourceError> {
+        let (volume, request) = (volume.to_owned(), request.clone());
+        self.call(|answer| Call::Detach(volume, request, answer)).await
+    }
+
+    async fn propose_in_sync(
+        &self,
+        volume: &str,
+        proposal: &ProposeInSync,
+    ) -> Result<InSyncCommitted, SourceError> {
+        let (volume, proposal) = (volume.to_owned(), proposal.clone());
+        self.call(|answer| Call::Propose(volume, proposal, answer)).await
+    }
+}
+
+async fn carry_out(client: ApiClient, call: Call) {
+    // An answer that finds nobody belongs to an owner that no longer waits.
+    match call {
+        Call::Attach(name, request, answer) => {
+            let outcome = match client.attach(&name, &request).await {
+                Err(error) if code(&error) == Some("volume-attached") => {
+                    Err(attached(&client, &name).await)
+                }
+                other => other.map_err(|error| translate(&name, &error)),
+            };
+            let _ = answer.try_send(outcome);
+        }
+        Call::Detach(name, request, answer) => {
+            let outcome = client.detach(&name, &request).await;
+            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+        }
+        Call::Propose(name, request, answer) => {
+            let outcome = client.propose_in_sync(&name, &request).await;
+            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+        }
+        Call::List(answer) => {
+            let outcome = client.volumes().await.map(|list| list.items);
+            let _ = answer.try_send(outcome.map_err(|error| translate("*", &error)));
+        }
+    }
+}
+
+/// Who has the volume, for the message.
+async fn attached(client: &ApiClient, name: &str) -> SourceError {
+    let owner = client.volume(name).await.ok().and_then(|volume| volume.attached_by);
+    let owner = owner.unwrap_or_else(|| "another owner".to_owned()).into();
+    SourceError::Attached { owner }
+}
+
+fn code(error: &ApiError) -> Option<&str> {
+    error.problem().map(|problem| problem.code.as_str())
+}
+
+/// A failed call as an owner understands it.
+fn translate(volume: &str, error: &ApiError) -> SourceError {
+    tracing::debug!(volume, %error, "a call to the conductor failed");
+    match error {
+        ApiError::Refused(Problem { status: 500.., .. }) => SourceError::Unreachable,
+        ApiError::Refused(problem) => match problem.code.as_str() {
+            "volume-not-found" => SourceError::NotFound,
+            "volume-not-ready" => SourceError::NotReady,
+            "stale-generation" | "stale-epoch" => SourceError::Superseded,
+            code => SourceError::Refused { code: code.into() },
+        },
+        ApiError::Unreachable { .. } | ApiError::NoAnswer { .. } | ApiError::Strange { .. } => {
+            SourceError::Unreachable
+        }
+        ApiError::Address { .. } => SourceError::Refused { code: "address".into() },
+    }
+}
+
+/// Why an export cannot be opened, from why its volume cannot be attached.
+pub fn open_error(error: &AttachError) -> OpenError {
+    match error {
+        AttachError::Source(error) => source_error(error),
+        AttachError::Fenced => OpenError::InUse,
+        AttachError::Unavailable { .. } => OpenError::Unavailable,
+        AttachError::Damaged { .. } | AttachError::Map { .. } => {
+            OpenError::Failed(Box::new(error.clone()))
+        }
+    }
+}
+
+fn source_error(error: &SourceError) -> OpenError {
+    match error {
+        SourceError::NotFound => OpenError::Unknown,
+        SourceError::Attached { .. } | SourceError::Superseded => OpenError::InUse,
+        SourceError::NotReady | SourceError::Unreachable => OpenError::Unavailable,
+        SourceError::Refused { .. } => OpenError::Failed(Box::new(error.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, code: &str) -> ApiError {
+        ApiError::Refused(Problem {
+            kind: format!("urn:ashlar:problem:{code}"),
+            title: String::new(),
+            status,
+            detail: String::new(),
+            code: code.to_owned(),
+        })
+    }
+
+    #[test]
+    fn problems_become_what_an_owner_understands() {
+        let cases = [
+            (refused(404, "volume-not-found"), SourceError::NotFound),
+            (refused(409, "volume-not-ready"), SourceError::NotReady),
+            (refused(409, "stale-generation"), SourceError::Superseded),
+            (refused(409, "stale-epoch"), SourceError::Superseded),
+            (refused(503, "stopping"), SourceError::Unreachable),
+            (refused(500, "internal"), SourceError::Unreachable),
+            (
+                refused(422, "invalid-request"),
+                SourceError::Refused { code: "invalid-request".into() },
+            ),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(translate("a", &error), expected);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! A store's side of the conductor: register, send heartbeats, carry assignments out.
+//!
+//! ```text
+//!            ┌── backs off while nobody answers or the conductor refuses
+//!            ▼
+//!  register ──▶ set cluster ──▶ heartbeats ∥ assignments ── any failure ──▶ register
+//! ```
+//!
+//! Invariant: a list of assignments is carried out only if it is of the cluster that the disks
+//! were given to. What is not on a list is removed, so a list of a stranger would be the end of
+//! the data.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ashlar_proto::api::{
+    Assignment, Assignments, DiskReport, Heartbeat, RegisterNode, Registered, Revision,
+};
+use ashlar_proto::{Address, ClusterId};
+use ashlar_store::{ControlError, StoreControl};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::api_client::{ApiClient, ApiError};
+
+/// How long to wait before the first repetition, and how long at most.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LAST: Duration = Duration::from_secs(5);
+
+/// How long one request for assignments waits for news.
+const POLL: Duration = Duration::from_secs(30);
+
+/// How often heartbeats are sent at most and at least, whatever the conductor says.
+const BEAT_MIN: Duration = Duration::from_millis(50);
+const BEAT_MAX: Duration = Duration::from_secs(60);
+
+/// How a store presents itself.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// The node's name.
+    pub name: String,
+    /// Where owners reach its data plane.
+    pub address: Address,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What the agent needs of a store.
+pub trait Store: Clone + Send + Sync + 'static {
+    /// How the disks stand.
+    fn report(&self) -> impl Future<Output = Result<Vec<DiskReport>, ControlError>> + Send;
+
+    /// Gives disks without a cluster to this one.
+    fn set_cluster(
+        &self,
+        cluster: ClusterId,
+    ) -> impl Future<Output = Result<(), ControlError>> + Send;
+
+    /// Makes the replicas those of the list, durably; gives those that are not here, in words.
+    fn apply(
+        &self,
+        replicas: Vec<Assignment>,
+    ) -> impl Future<Output = Result<Vec<String>, ControlError>> + Send;
+}
+
+impl Store for StoreControl {
+    async fn report(&self) -> Result<Vec<DiskReport>, ControlError> {
+        StoreControl::report(self).await
+    }
+
+    async fn set_cluster(&self, cluster: ClusterId) -> Result<(), ControlError> {
+        StoreControl::set_cluster(self, cluster).await
+    }
+
+    async fn apply(&self, replicas: Vec<Assignment>) -> Result<Vec<String>, ControlError> {
+        let applied = StoreControl::apply(self, replicas).await?;
+        let words = applied.refused.iter().map(|refused| {
+            let Assignment { volume, shard, disk, .. } = &refused.assignment;
+            format!("volume {volume} shard {shard} on disk {disk}: {}", refused.refusal)
+        });
+        Ok(words.collect())
+    }
+}
+
+/// Why the exchange with the conductor was broken off.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    #[error(transparent)]
+    Store(#[from] ControlError),
+    #[error("the conductor is of cluster {found} now, this store of {expected}")]
+    OtherCluster { expected: ClusterId, found: ClusterId },
+}
+
+/// The agent of one store, until it is stopped or dropped.
+#[derive(Debug)]
+pub struct StoreAgent {
+    task: JoinHandle<()>,
+}
+
+impl StoreAgent {
+    /// Registers the store and serves it, on `runtime`.
+    pub fn start(
+        runtime: &Handle,
+        client: ApiClient,
+        options: AgentOptions,
+        store: impl Store,
+    ) -> Self {
+        let agent = Agent { client, options, store };
+        Self { task: runtime.spawn(agent.run()) }
+    }
+
+    /// Ends it. Call it before the store is stopped.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for StoreAgent {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Agent<S> {
+    client: ApiClient,
+    options: AgentOptions,
+    store: S,
+}
+
+impl<S: Store> Agent<S> {
+    async fn run(self) {
+        let mut pause = RETRY_FIRST;
+        loop {
+            let broken = match self.register().await {
+                Ok(registered) => {
+                    tracing::info!(
+                        node = %registered.node,
+                        name = self.options.name,
+                        cluster = %registered.cluster,
+                        "registered with the conductor"
+                    );
+                    let since = tokio::time::Instant::now();
+                    let broken = self.serve(registered).await;
+                    if since.elapsed() > RETRY_LAST {
+                        pause = RETRY_FIRST;
+                    }
+                    broken
+                }
+                Err(broken) => broken,
+            };
+            if let Broken::Store(ControlError::Stopped) = broken {
+                return;
+            }
+            tracing::warn!(name = self.options.name, "{broken}; trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_LAST);
+        }
+    }
+
+    async fn register(&self) -> Result<Registered, Broken> {
+        let request = RegisterNode {
+            name: self.options.name.clone(),
+            address: self.options.address.clone(),
+            labels: self.options.labels.clone(),
+            disks: self.store.report().await?,
+        };
+        let registered = self.client.register(&request).await?;
+        match self.store.set_cluster(registered.cluster).await {
+            // That disk serves nothing, and reports so; the others do.
+            Err(error @ ControlError::OtherCluster { .. }) => tracing::error!("{error}"),
+            other => other?,
+        }
+        Ok(registered)
+    }
+
+    /// Heartbeats and assignments, until either fails.
+    async fn serve(&self, registered: Registered) -> Broken {
+        let applied = watch::Sender::new(Revision(0));
+        tokio::select! {
+            broken = self.send_heartbeats(&registered, applied.subscribe()) => broken,
+            broken = self.follow_assignments(&registered, &applied) => broken,
+        }
+    }
+
+    async fn send_heartbeats(
+        &self,
+        registered: &Registered,
+        mut applied: watch::Receiver<Revision>,
+    ) -> Broken {
+        let period = Duration::from_millis(registered.heartbeat_ms).clamp(BEAT_MIN, BEAT_MAX);
+        loop {
+            let carried_out = *applied.borrow_and_update();
+            if let Err(broken) = self.send_heartbeat(registered, carried_out).await {
+                return broken;
+            }
+            // News are told at once: somebody waits for a volume. An error is the sender's end,
+            // which this select does not outlive.
+            let _ = tokio::time::timeout(period, applied.changed()).await;
+        }
+    }
+
+    async fn send_heartbeat(
+        &self,
+        registered: &Registered,
+        applied: Revision,
+    ) -> Result<(), Broken> {
+        let heartbeat = Heartbeat { disks: self.store.report().await?, applied };
+        Ok(self.client.heartbeat(registered.node, &heartbeat).await?)
+    }
+
+    async fn follow_assignments(
+        &self,
+        registered: &Registered,
+        applied: &watch::Sender<Revision>,
+    ) -> Broken {
+        loop {
+            let after = *applied.borrow();
+            let answer = self.client.assignments(registered.node, after, POLL).await;
+            let outcome = match answer {
+                Ok(list) if list.revision == after && list.cluster == registered.cluster => Ok(()),
+                Ok(list) => self.carry_out(registered, list, applied).await,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(broken) = outcome {
+                return broken;
+            }
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        registered: &Registered,
+        list: Assignments,
+        applied: &watch::Sender<Revision>,
+    ) -> Result<(), Broken> {
+        let (expected, found) = (registered.cluster, list.cluster);
+        if found != expected {
+            return Err(Broken::OtherCluster { expected, found });
+        }
+        for missing in self.store.apply(list.replicas).await? {
+            tracing::error!("a replica that this node should hold is not here: {missing}");
+        }
+        // The conductor knows of failed disks by their reports, and counts on nothing there.
+        applied.send_replace(list.revision);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -229,6 +229,8 @@ async fn largest_request_round_trips<D: BlockDevice>(reactor: &Reactor, device: 
 
 /// Each block must hold one writer's bytes in whole sectors of that writer.
 async fn overlapping_writes_settle_block_by_block<D: BlockDevice>(reactor: &Reactor, device: &D) {
+    let cleared = device.write_zeroes(0, 32_768, ZeroMode::Unmap, Durability::Accepted);
+    assert_eq!(cleared.await, Ok(()));
     let mut writers = Vec::new();
     for writer in 0..24u8 {
         let (device, handle) = (device.clone(), reactor.clone());

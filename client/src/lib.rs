@@ -34,6 +34,8 @@ mod shard;
 mod signal;
 mod source;
 mod takeover;
+#[cfg(test)]
+mod tests;
 mod volume;
 mod window;
 mod wire;

@@ -146,10 +146,29 @@ impl Iterator for Blocks<'_> {
     }
 }
 
-/// Reads one piece from a replica that may show it, and from another where that one fails.
+/// Reads one piece; block by block where no single replica has a good copy of all of it.
 async fn read_piece(core: &Rc<Core>, piece: &Piece) -> Result<Shown, BlockError> {
     let shard = shard_of(core, piece)?;
     let span = span_of(piece);
+    let whole = read_span(core, shard, span).await;
+    if whole.as_ref().err() != Some(&BlockError::Corrupt) || span.count.get() == 1 {
+        return whole;
+    }
+    let (mut entries, mut data) = (Vec::new(), Vec::new());
+    for at in 0..span.count.get() {
+        let block = Span {
+            count: BlockCount::new(1),
+            ..span.skip(BlockCount::new(at))
+        };
+        let shown = read_span(core, shard, block).await?;
+        entries.extend(shown.entries);
+        data.extend(shown.data);
+    }
+    Ok(Shown { entries, data })
+}
+
+/// Reads a span from a replica that may show it, and from another where that one fails.
+async fn read_span(core: &Rc<Core>, shard: &Rc<Shard>, span: Span) -> Result<Shown, BlockError> {
     let mut bad = Mask::EMPTY;
     let mut failed = Mask::EMPTY;
     let mut deadline = None;

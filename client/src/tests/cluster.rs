@@ -1,0 +1,214 @@
+//! A cluster of fake stores and an in-memory conductor, in one simulated world.
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ashlar_proto::api::{
+    AckRule, AttachRequest, Attachment, DetachRequest, DiskLocation, Health, InSyncCommitted,
+    ProposeInSync, Replica, Revision, Shard, Volume as VolumeMap, VolumeState,
+};
+use ashlar_proto::{
+    ByteCount, ClusterId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex, VolumeId,
+};
+use ashlar_reactor::Reactor;
+use ashlar_reactor::sim::{Process, World};
+
+use super::replica::FakeStore;
+use crate::{AttachError, ClusterSource, SourceError, Volume, VolumeOptions};
+
+/// Bytes of the volume and of its shards.
+pub(super) const VOLUME_BYTES: u64 = 40 << 20;
+const SHARD_BYTES: u64 = 16 << 20;
+
+/// The conductor's part, in memory.
+pub(super) struct FakeConductor {
+    map: RefCell<VolumeMap>,
+    disks: Vec<DiskLocation>,
+    /// It answers nothing.
+    pub(super) down: Cell<bool>,
+    /// Answers are lost after the change was made.
+    pub(super) loses_answers: Cell<bool>,
+}
+
+impl FakeConductor {
+    /// The in-sync replicas of a shard, by number of store.
+    pub(super) fn in_sync(&self, shard: usize) -> Vec<u64> {
+        let map = self.map.borrow();
+        let replicas = map.shards[shard].replicas.iter();
+        replicas
+            .filter(|r| r.in_sync)
+            .map(|r| r.node.get())
+            .collect()
+    }
+
+    fn check_up(&self) -> Result<(), SourceError> {
+        if self.down.get() {
+            return Err(SourceError::Unreachable);
+        }
+        Ok(())
+    }
+}
+
+impl ClusterSource for FakeConductor {
+    async fn attach(&self, _: &str, _: &AttachRequest) -> Result<Attachment, SourceError> {
+        self.check_up()?;
+        let mut map = self.map.borrow_mut();
+        map.generation = map.generation.next();
+        Ok(Attachment {
+            cluster: ClusterId::new(1),
+            volume: map.clone(),
+            disks: self.disks.clone(),
+            revision: Revision(1),
+        })
+    }
+
+    async fn detach(&self, _: &str, request: &DetachRequest) -> Result<(), SourceError> {
+        self.check_up()?;
+        if request.generation == self.map.borrow().generation {
+            Ok(())
+        } else {
+            Err(SourceError::Superseded)
+        }
+    }
+
+    async fn propose_in_sync(
+        &self,
+        _: &str,
+        proposal: &ProposeInSync,
+    ) -> Result<InSyncCommitted, SourceError> {
+        self.check_up()?;
+        let mut map = self.map.borrow_mut();
+        if proposal.generation != map.generation {
+            return Err(SourceError::Superseded);
+        }
+        let shard = &mut map.shards[proposal.shard.get() as usize];
+        let same = shard
+            .replicas
+            .iter()
+            .all(|r| r.in_sync == proposal.in_sync.contains(&r.id));
+        if proposal.epoch == shard.epoch {
+            for replica in &mut shard.replicas {
+                replica.in_sync = proposal.in_sync.contains(&replica.id);
+            }
+            shard.epoch = shard.epoch.next();
+        } else if proposal.epoch.next() != shard.epoch || !same {
+            return Err(SourceError::Superseded);
+        }
+        if self.loses_answers.get() {
+            return Err(SourceError::Unreachable);
+        }
+        Ok(InSyncCommitted {
+            shard: shard.clone(),
+        })
+    }
+}
+
+/// A world with stores, a conductor and a volume.
+pub(super) struct Cluster {
+    pub(super) world: World,
+    pub(super) stores: Vec<Rc<FakeStore>>,
+    pub(super) conductor: Rc<FakeConductor>,
+    owners: Cell<u8>,
+}
+
+impl Cluster {
+    /// `replicas` running stores, each with a replica of every shard.
+    pub(super) fn new(seed: u64, replicas: u8, ack: AckRule, volatile_cache: bool) -> Self {
+        let world = World::new(seed);
+        let stores: Vec<_> = (0..replicas)
+            .map(|number| FakeStore::new(number, volatile_cache))
+            .collect();
+        let mut shards = Vec::new();
+        for index in 0..u32::try_from(VOLUME_BYTES.div_ceil(SHARD_BYTES)).unwrap() {
+            let index = ShardIndex::new(index);
+            let mut copies = Vec::new();
+            for (number, store) in stores.iter().enumerate() {
+                let id = ReplicaId::new(u64::from(index.get()) * 10 + number as u64 + 1);
+                store.create(index, id);
+                copies.push(Replica {
+                    id,
+                    node: NodeId::new(number as u64),
+                    disk: store.disk,
+                    in_sync: true,
+                });
+            }
+            shards.push(Shard {
+                index,
+                epoch: Epoch::new(1),
+                replicas: copies,
+            });
+        }
+        let map = VolumeMap {
+            id: VolumeId::new(77),
+            name: "v".into(),
+            size_bytes: ByteCount::new(VOLUME_BYTES),
+            shard_bytes: ByteCount::new(SHARD_BYTES),
+            replicas,
+            ack,
+            state: VolumeState::Ready,
+            health: Health::Healthy,
+            generation: Generation::new(0),
+            head_layer: Layer::new(1),
+            attached_by: None,
+            shards,
+        };
+        let disks = stores
+            .iter()
+            .enumerate()
+            .map(|(number, store)| DiskLocation {
+                disk: store.disk,
+                node: NodeId::new(number as u64),
+                lanes: 1,
+                address: store.address(),
+            });
+        let conductor = FakeConductor {
+            map: RefCell::new(map),
+            disks: disks.collect(),
+            down: Cell::new(false),
+            loses_answers: Cell::new(false),
+        };
+        for store in &stores {
+            store.start(&world);
+        }
+        Self {
+            world,
+            stores,
+            conductor: Rc::new(conductor),
+            owners: Cell::new(0),
+        }
+    }
+
+    /// A process for an owner, on a host of its own.
+    pub(super) fn owner(&self) -> Process {
+        self.owners.set(self.owners.get() + 1);
+        let host = IpAddr::from([10, 0, 2, self.owners.get()]);
+        self.world.process("owner", host)
+    }
+
+    /// Attaches with short bounds.
+    pub(super) async fn attach(&self, reactor: &Reactor) -> Result<Volume, AttachError> {
+        let conductor = Rc::clone(&self.conductor);
+        Volume::attach(reactor, conductor, "v", options()).await
+    }
+
+    /// Runs the test's future for at most half an hour of virtual time.
+    pub(super) fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        let limit = Duration::from_secs(1800);
+        self.world.run(limit, future).expect("the test ends")
+    }
+}
+
+/// Short bounds, so that failures show soon.
+pub(super) fn options() -> VolumeOptions {
+    VolumeOptions {
+        attach_patience: Duration::from_secs(1),
+        attach_timeout: Duration::from_secs(20),
+        io_timeout: Duration::from_secs(10),
+        request_timeout: Duration::from_secs(2),
+        connect_timeout: Duration::from_secs(1),
+        replica_grace: Duration::from_millis(500),
+        ..VolumeOptions::new("test")
+    }
+}

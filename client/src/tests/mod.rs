@@ -1,0 +1,7 @@
+//! The owner against stores in memory, in a simulated world: the rules of replication.md one by
+//! one, and random runs.
+
+mod chaos;
+mod cluster;
+mod replica;
+mod scenarios;

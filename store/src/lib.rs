@@ -1,1 +1,5 @@
 //! Log-structured lanes and the replica service over them.
+
+mod codec;
+pub mod disk;
+pub mod lane;

@@ -1,0 +1,372 @@
+//! The collector: moves what lives in nearly dead segments, so that they can be opened again.
+//!
+//! Victims are sealed and lie wholly below the durable slot's `from`, so that recovery never needs
+//! their batches. Counts of live blocks choose them; the map decides what lives. A segment is
+//! collected when a second look, after its moves have completed, finds nothing.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use ashlar_proto::crc::crc32c;
+use ashlar_proto::{BLOCK_BYTES, Handle, Layer};
+use ashlar_reactor::SharedBuffer;
+
+use crate::lane::batch::{Batch, Body, Entry};
+use crate::lane::core::{Core, CoreRc};
+use crate::lane::lookup::{LeafRange, Trust};
+use crate::lane::page::PageEntry;
+use crate::lane::planted::Bug;
+use crate::lane::read::leaf_ranges;
+use crate::lane::scan::{Device, SegmentFound};
+use crate::lane::segment::SegmentState;
+use crate::lane::signal::{Reply, Waiter};
+use crate::lane::state::RESERVE_SEGMENTS;
+use crate::lane::stats::DamageKind;
+use crate::lane::stream::{Item, Stream};
+
+/// Victims between two checkpoints: their space comes back two slots later.
+const VICTIMS_TOGETHER: usize = 10;
+/// Pause when nothing can be gained.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Blocks that are read at once.
+const READ_BLOCKS_MAX: usize = 256;
+
+/// A block that lives in a victim.
+#[derive(Clone, Copy, Debug)]
+struct LiveBlock {
+    handle: Handle,
+    /// Top label of its interval.
+    label: Layer,
+    block: u32,
+    entry: PageEntry,
+}
+
+/// What lives in a victim.
+#[derive(Debug, Default)]
+struct Live {
+    blocks: Vec<LiveBlock>,
+    leaves: Vec<(Handle, Layer, u32)>,
+    roots: Vec<(Handle, Layer, u32)>,
+}
+
+impl Live {
+    fn is_empty(&self) -> bool {
+        self.blocks.is_empty() && self.leaves.is_empty() && self.roots.is_empty()
+    }
+}
+
+impl Core {
+    /// Collects when segments are short, for as long as the lane runs.
+    pub(crate) async fn run_collector(self: Rc<Self>) {
+        let mut tried_at = u64::MAX;
+        loop {
+            let mark = self.events.collect_wanted.mark();
+            if self.is_closing() {
+                return;
+            }
+            if !self.is_short() {
+                self.events.collect_wanted.after(mark).await;
+                continue;
+            }
+            if self.collect_some().await > 0 {
+                tried_at = u64::MAX;
+                continue;
+            }
+            // Nothing can be collected as things are: move `from` on, if anything was logged.
+            let logged = self.state.borrow().log_blocks;
+            if logged == tried_at {
+                let wanted = self.events.collect_wanted.after(mark);
+                ashlar_reactor::future::race(wanted, self.reactor.sleep(PAUSE)).await;
+                self.reactor.sleep(PAUSE / 10).await;
+                continue;
+            }
+            self.fold_all().await;
+            for _ in 0..2 {
+                if self.checkpoint(false).await.is_err() {
+                    self.reactor.sleep(PAUSE).await;
+                }
+            }
+            tried_at = self.state.borrow().log_blocks;
+            self.reactor.yield_now().await;
+        }
+    }
+
+    /// Whether fewer segments are free, or on the way to it, than the lane wants to have.
+    fn is_short(&self) -> bool {
+        let state = self.state.borrow();
+        let slack = (state.segments.len() as usize / 32).max(6);
+        state.segments.free_soon_count() < RESERVE_SEGMENTS + slack
+            || state.segments.free_count() < RESERVE_SEGMENTS + slack / 2
+    }
+
+    /// Collects some victims, and has two slots taken when it brought anything.
+    async fn collect_some(self: &CoreRc) -> usize {
+        let mut tried = Vec::new();
+        let mut collected = 0;
+        while tried.len() < VICTIMS_TOGETHER {
+            let Some(victim) = self.choose_victim(&tried) else {
+                break;
+            };
+            tried.push(victim);
+            if self.collect(victim).await {
+                collected += 1;
+            }
+        }
+        let waiting = {
+            let state = self.state.borrow();
+            state.segments.free_soon_count() > state.segments.free_count()
+        };
+        if !tried.is_empty() || waiting {
+            for _ in 0..2 {
+                if self.checkpoint(false).await.is_err() {
+                    self.reactor.sleep(PAUSE).await;
+                }
+            }
+        }
+        collected
+    }
+
+    /// Cost-benefit: what would be gained, times age, for what must be read and written.
+    fn choose_victim(&self, tried: &[u32]) -> Option<u32> {
+        let state = self.state.borrow();
+        let payload = self.layout.payload_blocks();
+        let in_window = self.has_bug(Bug::CollectInWindow);
+        let mut best: Option<(u64, u32)> = None;
+        for segment in 0..state.segments.len() {
+            if !state.is_collectable(segment, in_window) || tried.contains(&segment) {
+                continue;
+            }
+            let row = state.segments.row(segment);
+            let live = u64::from(row.live()).min(payload);
+            let age = state.segments.next_order - row.order;
+            let score = (payload - live) * 1024 / (payload + live) * age;
+            // Moving a full segment gains nothing.
+            if (payload - live) * 50 > payload && best.is_none_or(|(most, _)| score > most) {
+                best = Some((score, segment));
+            }
+        }
+        best.map(|(_, segment)| segment)
+    }
+
+    /// Collects one segment. Whether nothing in it lives any more.
+    async fn collect(self: &CoreRc, segment: u32) -> bool {
+        let (nonce, order) = {
+            let state = self.state.borrow();
+            let row = state.segments.row(segment);
+            (row.nonce, row.order)
+        };
+        let device = Device {
+            reactor: self.reactor.clone(),
+            disk: self.disk.clone(),
+            layout: self.layout,
+        };
+        let found = device.segment(segment, nonce, false).await;
+        if found.bad_summary {
+            let mut state = self.state.borrow_mut();
+            state.damage.note(DamageKind::Summary, u64::from(segment));
+        }
+        let live = self.live_in(&found.batches).await;
+        if self.may_hide_something(segment, &found, &live) {
+            return false;
+        }
+        let moved = self.move_live(&live).await;
+        if !moved && !self.has_bug(Bug::FreeBeforeMovesDone) {
+            return false;
+        }
+        let left = self.live_in(&found.batches).await;
+        let mut state = self.state.borrow_mut();
+        let same = state.segments.row(segment).order == order
+            && state.segments.row(segment).state == SegmentState::Sealed;
+        if !same || (!left.is_empty() && !self.has_bug(Bug::FreeBeforeMovesDone)) {
+            return false;
+        }
+        state.segments.row_mut(segment).state = SegmentState::Collected;
+        state.segments.clear_live(segment);
+        state.stats.segments_collected += 1;
+        state.dirty = true;
+        true
+    }
+
+    /// A header that cannot be read hides its entries: while the counts say that more lives in
+    /// the segment than was found, it is left alone.
+    fn may_hide_something(&self, segment: u32, found: &SegmentFound, live: &Live) -> bool {
+        if found.from_summary {
+            return false;
+        }
+        let mut next = self.layout.segment_address(segment) + 1;
+        let mut whole = true;
+        for batch in &found.batches {
+            whole &= batch.address == next;
+            next = batch.address + u64::from(batch.total_blocks());
+        }
+        let state = self.state.borrow();
+        let counted = state.segments.row(segment).leaf_live as usize;
+        let seen = live.blocks.len() + live.leaves.len();
+        let end = self.layout.segment_address(segment + 1);
+        (!whole || next + 16 < end) && seen < counted
+    }
+
+    /// What of these batches lives: the map decides.
+    async fn live_in(self: &CoreRc, batches: &[Batch]) -> Live {
+        let mut live = Live::default();
+        for batch in batches {
+            for (entry, address) in batch.placed() {
+                match entry.body {
+                    Body::Data(_) => self.live_data(entry, address, &mut live).await,
+                    Body::Leaf(_) => {
+                        let state = self.state.borrow();
+                        let shard = state.shards.get(entry.handle);
+                        let named = shard.map(|s| s.leaf_entry(entry.label, entry.first));
+                        if named.is_some_and(|e| e.is_data() && e.address() == address) {
+                            live.leaves.push((entry.handle, entry.label, entry.first));
+                        }
+                    }
+                    Body::Root(_) => {
+                        let state = self.state.borrow();
+                        let shard = state.shards.get(entry.handle);
+                        let roots = shard.and_then(|s| s.labels.get(&entry.label));
+                        let root = roots.and_then(|r| r.0.get(&entry.first));
+                        let place = root.and_then(|root| root.place);
+                        if place.is_some_and(|place| place.address == address) {
+                            live.roots.push((entry.handle, entry.label, entry.first));
+                        }
+                    }
+                    Body::Zero | Body::Damaged | Body::Shard(_) | Body::Layers(_) => {}
+                }
+            }
+        }
+        live
+    }
+
+    async fn live_data(self: &CoreRc, entry: &Entry, address: u64, live: &mut Live) {
+        let interval = {
+            let state = self.state.borrow();
+            let shard = state.shards.get(entry.handle);
+            shard.and_then(|shard| shard.interval_of(entry.label))
+        };
+        let Some(interval) = interval else {
+            return;
+        };
+        let mut at = address;
+        for range in leaf_ranges(entry.handle, entry.first, entry.count) {
+            let found = self
+                .resolve(range, &[interval], Trust::All, |found| found)
+                .await;
+            let first = first_block(&range);
+            for (block, winner) in (first..).zip(found) {
+                if winner.is_data() && winner.address() == at {
+                    live.blocks.push(LiveBlock {
+                        handle: entry.handle,
+                        label: interval.1,
+                        block,
+                        entry: winner,
+                    });
+                }
+                at += 1;
+            }
+        }
+    }
+
+    /// Moves data, folds leaves anew, has root pages written again. Whether all of it succeeded.
+    async fn move_live(self: &CoreRc, live: &Live) -> bool {
+        let (reply, waiter): (Reply, Waiter) = Reply::new();
+        for run in runs(&live.blocks) {
+            self.move_run(run, &reply).await;
+        }
+        drop(reply);
+        if self.has_bug(Bug::FreeBeforeMovesDone) {
+            return true;
+        }
+        let moved = waiter.wait().await.is_ok();
+        for leaves in live.leaves.chunks(READ_BLOCKS_MAX) {
+            self.fold_many(leaves).await;
+        }
+        let mut state = self.state.borrow_mut();
+        for (handle, label, index) in &live.roots {
+            let shard = state.shards.get_mut(*handle);
+            let labels = shard.and_then(|shard| shard.labels.get_mut(label));
+            if let Some(root) = labels.and_then(|roots| roots.0.get_mut(index)) {
+                root.dirty = true;
+            }
+        }
+        moved
+    }
+
+    /// Reads a run of neighbouring blocks and logs it again.
+    async fn move_run(self: &CoreRc, run: &[LiveBlock], reply: &Reply) {
+        let data = self.read_blocks(run[0].entry.address(), run.len()).await;
+        let data = data.map(ashlar_reactor::Buffer::freeze);
+        let mut items = Vec::new();
+        let mut whole = Vec::new();
+        for (at, live) in run.iter().enumerate() {
+            let read = data
+                .as_ref()
+                .map(|data| data.slice(at * BLOCK_BYTES..(at + 1) * BLOCK_BYTES));
+            match self.checked(live, read).await {
+                Some(block) => whole.push((*live, block)),
+                None => {
+                    self.state
+                        .borrow_mut()
+                        .damage
+                        .note(DamageKind::Data, live.entry.address());
+                    let entry = entry_of(&[(*live, None)], Body::Damaged);
+                    items.push(Item::new(entry, Vec::new(), reply.part()));
+                }
+            }
+        }
+        for group in whole.chunk_by(|(a, _), (b, _)| {
+            let seqs = a.entry.seq() == b.entry.seq() && a.entry.check() == b.entry.check();
+            seqs && a.handle == b.handle && a.label == b.label && a.block + 1 == b.block
+        }) {
+            let crcs = group.iter().map(|(live, _)| live.entry.crc()).collect();
+            let blocks: Vec<(LiveBlock, Option<()>)> =
+                group.iter().map(|(live, _)| (*live, None)).collect();
+            let entry = entry_of(&blocks, Body::Data(crcs));
+            let pieces = group.iter().map(|(_, block)| block.clone()).collect();
+            let mut item = Item::new(entry, pieces, reply.part());
+            item.moved = true;
+            items.push(item);
+        }
+        let moved = items.iter().filter(|item| item.moved);
+        let blocks: u64 = moved.map(|item| u64::from(item.entry.count)).sum();
+        self.state.borrow_mut().stats.blocks_moved += blocks;
+        self.enqueue(Stream::Moves, items);
+    }
+
+    /// The block with its CRC checked, read again where it was wrong.
+    async fn checked(
+        self: &CoreRc,
+        live: &LiveBlock,
+        read: Option<SharedBuffer>,
+    ) -> Option<SharedBuffer> {
+        if let Some(block) = read.filter(|block| crc32c(block) == live.entry.crc()) {
+            return Some(block);
+        }
+        let again = self.read_checked(live.entry.address(), live.entry.crc());
+        again.await.map(ashlar_reactor::Buffer::freeze)
+    }
+}
+
+fn first_block(range: &LeafRange) -> u32 {
+    range.leaf * 256 + u32::try_from(range.first).unwrap_or(0)
+}
+
+fn entry_of(blocks: &[(LiveBlock, Option<()>)], body: Body) -> Entry {
+    let first = &blocks[0].0;
+    Entry {
+        handle: first.handle,
+        label: first.label,
+        first: first.block,
+        count: u32::try_from(blocks.len()).unwrap_or(1),
+        seq: first.entry.seq(),
+        check: first.entry.check(),
+        body,
+    }
+}
+
+/// Cuts live blocks into runs of neighbouring addresses.
+fn runs(blocks: &[LiveBlock]) -> impl Iterator<Item = &[LiveBlock]> {
+    blocks
+        .chunk_by(|a, b| a.entry.address() + 1 == b.entry.address())
+        .flat_map(|run| run.chunks(READ_BLOCKS_MAX))
+}

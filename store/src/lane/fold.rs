@@ -1,0 +1,342 @@
+//! Folding: all deltas and all labels of an interval become one new leaf at its top label.
+//!
+//! The inputs are dropped when the new leaf has completed. One fold per leaf at a time. Only
+//! durable deltas are folded: a leaf must not name what power loss can take away.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use ashlar_proto::crc::crc32c;
+use ashlar_proto::{BLOCK_BYTES, Handle, Layer, Lsn, Seq};
+use ashlar_reactor::future::join_all;
+
+use crate::lane::batch::{Body, Entry};
+use crate::lane::core::{Core, CoreRc};
+use crate::lane::leaf::Held;
+use crate::lane::overlay::{Delta, LeafKey, Replaced};
+use crate::lane::page::{Kind, PAGE_ENTRIES, Page, PageEntry};
+use crate::lane::planted::Bug;
+use crate::lane::signal::Reply;
+use crate::lane::state::State;
+use crate::lane::stream::{Item, Stream};
+
+/// Deltas of one label that a fold takes in.
+#[derive(Debug)]
+struct Taken {
+    key: LeafKey,
+    whole: Option<Lsn>,
+    singles: Vec<(u8, Lsn)>,
+}
+
+/// What one fold is made of, captured in one turn.
+#[derive(Debug)]
+struct Capture {
+    handle: Handle,
+    leaf: u32,
+    top: Layer,
+    /// What the root pages say of the leaf, label by label.
+    inputs: Vec<(Layer, PageEntry)>,
+    taken: Vec<Taken>,
+    page: Page,
+}
+
+/// Keeps other folds away from a leaf.
+struct Folding {
+    core: CoreRc,
+    key: (Handle, u32),
+}
+
+impl Drop for Folding {
+    fn drop(&mut self) {
+        self.core.state.borrow_mut().folding.remove(&self.key);
+    }
+}
+
+/// The versions of a block that meet in a fold.
+#[derive(Clone, Copy)]
+struct Merged {
+    entry: PageEntry,
+    rank: (Seq, bool, Lsn),
+}
+
+impl State {
+    /// Root entries of all labels of an interval that have anything of a leaf.
+    fn fold_inputs(
+        &self,
+        handle: Handle,
+        leaf: u32,
+        interval: (Layer, Layer),
+    ) -> Vec<(Layer, PageEntry)> {
+        let Some(shard) = self.shards.get(handle) else {
+            return Vec::new();
+        };
+        let labels = shard.labels_in(interval.0, interval.1);
+        let entries = labels.map(|label| (label, shard.leaf_entry(label, leaf)));
+        entries.filter(|(_, entry)| !entry.is_absent()).collect()
+    }
+
+    /// Captures a fold. `held` has every leaf that it needs; none: something changed meanwhile.
+    fn capture(
+        &self,
+        handle: Handle,
+        leaf: u32,
+        label: Layer,
+        held: &Held,
+        core: &Core,
+    ) -> Option<Capture> {
+        let shard = self.shards.get(handle)?;
+        let (low, top) = shard.interval_of(label)?;
+        let inputs = self.fold_inputs(handle, leaf, (low, top));
+        let mut merged: Vec<Option<Merged>> = vec![None; PAGE_ENTRIES];
+        let mut taken = Vec::new();
+        let durable = self.lsns.durable();
+        let foldable = |d: &Delta| d.lsn <= durable || core.has_bug(Bug::FoldUndurable);
+        for label in shard.labels_in(low, top) {
+            let key = LeafKey {
+                handle,
+                label,
+                leaf,
+            };
+            let root = shard.leaf_entry(label, leaf);
+            let page = match root.kind() {
+                Kind::Data => held.get(&root.address())?.clone(),
+                _ => None,
+            };
+            let deltas = self.overlay.get(&key);
+            let whole = deltas.and_then(|d| d.whole()).filter(|d| foldable(d));
+            let singles: Vec<Delta> = deltas
+                .map(|d| {
+                    d.singles()
+                        .iter()
+                        .filter(|d| foldable(d))
+                        .copied()
+                        .collect()
+                })
+                .unwrap_or_default();
+            let mut next = singles.iter().peekable();
+            for (offset, best) in merged.iter_mut().enumerate() {
+                let old = match (root.kind(), &page) {
+                    (Kind::Data, Some(page)) => page.get(offset),
+                    (Kind::Data, None) => {
+                        // Unreadable: every block is damaged, up to what was logged until now.
+                        PageEntry::damaged(root.seq(), self.lsns.next(), root.check())
+                    }
+                    _ => root,
+                };
+                let single = next.next_if(|d| usize::from(d.offset) == offset);
+                let winner = winner(old, whole, single.copied(), core);
+                if let Some(winner) = winner
+                    && best.is_none_or(|best| best.rank < winner.rank)
+                {
+                    *best = Some(winner);
+                }
+            }
+            taken.push(Taken {
+                key,
+                whole: whole.map(|d| d.lsn),
+                singles: singles.iter().map(|d| (d.offset, d.lsn)).collect(),
+            });
+        }
+        let mut page = Page::default();
+        for (offset, merged) in merged.iter().enumerate() {
+            page.set(offset, merged.map_or(PageEntry::ABSENT, |m| m.entry));
+        }
+        Some(Capture {
+            handle,
+            leaf,
+            top,
+            inputs,
+            taken,
+            page,
+        })
+    }
+
+    /// Puts a new leaf in the place of what it was made of, unless that has changed.
+    fn install(&mut self, capture: &Capture, entry: PageEntry, held: &Held) -> bool {
+        let interval = self
+            .shards
+            .get(capture.handle)
+            .and_then(|shard| shard.interval_of(capture.top));
+        let Some((low, high)) = interval else {
+            return false;
+        };
+        let inputs = self.fold_inputs(capture.handle, capture.leaf, (low, high));
+        let unchanged = capture.inputs.iter().all(|input| inputs.contains(input));
+        if high != capture.top || !unchanged {
+            return false;
+        }
+        for &(_, old) in &capture.inputs {
+            if !old.is_data() {
+                continue;
+            }
+            self.segments.leaf_loses(old.address());
+            self.leaves.remove(old.address());
+            self.bad_leaves.remove(&old.address());
+            if let Some(Some(page)) = held.get(&old.address()) {
+                for block in page.iter().filter(|entry| entry.is_data()) {
+                    self.segments.leaf_loses(block.address());
+                }
+            }
+        }
+        if entry.is_data() {
+            self.segments.leaf_gains(entry.address());
+            for block in capture.page.iter().filter(|entry| entry.is_data()) {
+                self.segments.leaf_gains(block.address());
+            }
+        } else {
+            assert!(capture.page.iter().all(|block| !block.is_data()));
+        }
+        let mut grown = 0;
+        if let Some(shard) = self.shards.get_mut(capture.handle) {
+            for &(label, _) in &capture.inputs {
+                if label != capture.top {
+                    grown += shard.set_leaf_entry(label, capture.leaf, PageEntry::ABSENT);
+                }
+            }
+            grown += shard.set_leaf_entry(capture.top, capture.leaf, entry);
+        }
+        self.root_pages = self.root_pages.saturating_add_signed(grown);
+        for taken in &capture.taken {
+            let gone = self.overlay.remove(taken.key, taken.whole, &taken.singles);
+            self.account(&Replaced { taken: false, gone }, None);
+        }
+        self.dirty = true;
+        true
+    }
+}
+
+/// The best of what a label has of a block, as a fold sees it.
+fn winner(
+    old: PageEntry,
+    whole: Option<Delta>,
+    single: Option<Delta>,
+    core: &Core,
+) -> Option<Merged> {
+    let best = match (whole, single) {
+        (Some(whole), Some(single)) if single.beats(&whole, core.planted) => Some(single),
+        (None, single) => single,
+        (whole, _) => whole,
+    };
+    if let Some(delta) = best.filter(|delta| delta.beats_leaf(old, core.planted)) {
+        return Some(Merged {
+            entry: delta.entry,
+            rank: (delta.entry.seq(), true, delta.lsn),
+        });
+    }
+    (!old.is_absent()).then_some(Merged {
+        entry: old,
+        rank: (old.seq(), false, Lsn::new(0)),
+    })
+}
+
+/// What a page becomes in its root page, when it need not be written.
+fn without_page(page: &Page) -> Option<PageEntry> {
+    let first = page.get(0);
+    let uniform = page.iter().all(|entry| entry == first);
+    (uniform && !first.is_data()).then_some(first)
+}
+
+impl Core {
+    /// Folds every interval of a leaf.
+    pub(crate) async fn fold_leaf(self: &CoreRc, handle: Handle, leaf: u32) {
+        let labels: Vec<Layer> = {
+            let state = self.state.borrow();
+            let shard = state.shards.get(handle);
+            shard.map_or_else(Vec::new, |shard| {
+                let all = shard.layers.all();
+                all.into_iter().map(|(_, high)| high).collect()
+            })
+        };
+        for label in labels {
+            self.fold_many(&[(handle, label, leaf)]).await;
+        }
+    }
+
+    /// Folds leaves, each in the interval of its label. Returns how many were folded.
+    pub(crate) async fn fold_many(self: &CoreRc, leaves: &[(Handle, Layer, u32)]) -> usize {
+        let mut guards = Vec::new();
+        let mut mine = Vec::new();
+        let mut needs: Vec<PageEntry> = Vec::new();
+        for &(handle, label, leaf) in leaves {
+            let mut state = self.state.borrow_mut();
+            let interval = state.shards.get(handle).and_then(|s| s.interval_of(label));
+            let Some(interval) = interval else {
+                continue;
+            };
+            if !state.folding.insert((handle, leaf)) {
+                continue;
+            }
+            let inputs = state.fold_inputs(handle, leaf, interval);
+            needs.extend(inputs.iter().map(|(_, e)| *e).filter(|e| e.is_data()));
+            guards.push(Folding {
+                core: self.clone(),
+                key: (handle, leaf),
+            });
+            mine.push((handle, label, leaf));
+        }
+        let mut held = Held::new();
+        self.load_leaves(needs, &mut held).await;
+        let folds = mine
+            .iter()
+            .map(|&(handle, label, leaf)| self.fold_one(handle, label, leaf, &held));
+        let folded = join_all(folds).await;
+        drop(guards);
+        self.events.sweep_ended.raise();
+        folded.into_iter().filter(|&done| done).count()
+    }
+
+    async fn fold_one(self: &CoreRc, handle: Handle, label: Layer, leaf: u32, held: &Held) -> bool {
+        let (capture, reply, waiter, place, page_crc) = {
+            let mut state = self.state.borrow_mut();
+            let Some(capture) = state.capture(handle, leaf, label, held, self) else {
+                return false;
+            };
+            let nothing = capture.inputs.is_empty()
+                && capture
+                    .taken
+                    .iter()
+                    .all(|t| t.whole.is_none() && t.singles.is_empty());
+            if nothing {
+                return false;
+            }
+            if let Some(entry) = without_page(&capture.page) {
+                return state.install(&capture, entry, held);
+            }
+            let (reply, waiter) = Reply::new();
+            let mut block = self.reactor.buffer(BLOCK_BYTES);
+            capture.page.encode(&mut block);
+            let crc = crc32c(&block);
+            drop(state);
+            let place = Rc::new(Cell::new(0));
+            let entry = Entry {
+                handle,
+                label: capture.top,
+                first: leaf,
+                count: 0,
+                seq: capture.page.highest(),
+                check: 0,
+                body: Body::Leaf(crc),
+            };
+            let mut item = Item::new(entry, vec![block.freeze()], reply.part());
+            item.place = Some(place.clone());
+            self.state.borrow_mut().queues[Stream::Map.index()].push_back(item);
+            (capture, reply, waiter, place, crc)
+        };
+        drop(reply);
+        // All folds of one call queue their leaves first: one batch takes them.
+        self.reactor.yield_now().await;
+        self.pump(Stream::Map);
+        if waiter.wait().await.is_err() {
+            return false;
+        }
+        let mut state = self.state.borrow_mut();
+        state.stats.leaves_written += 1;
+        let entry = PageEntry::data(place.get(), page_crc, capture.page.highest(), 0);
+        let installed = state.install(&capture, entry, held);
+        if installed {
+            let page = Rc::new(capture.page);
+            state.leaves.insert(place.get(), page_crc, page);
+        }
+        installed
+    }
+}

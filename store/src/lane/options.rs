@@ -1,0 +1,53 @@
+//! What a lane is tuned with.
+
+use std::time::Duration;
+
+/// How a lane uses its machine.
+#[derive(Clone, Debug)]
+pub struct LaneOptions {
+    /// Batches of one stream in flight before the next writes gather.
+    pub batches_in_flight: usize,
+    /// Memory for the overlay, in bytes; the sweep keeps it to half of it.
+    pub overlay_bytes: usize,
+    /// Leaves of the map to keep in memory, 4 KiB each.
+    pub leaves_cached: usize,
+    /// Log between two checkpoints, in bytes; none: by the size of the lane.
+    pub checkpoint_bytes: Option<u64>,
+    /// How long something new waits for a checkpoint at most.
+    pub checkpoint_interval: Duration,
+    /// How long a lane is idle after a flush before it logs what is durable.
+    pub idle_after: Duration,
+    #[cfg(test)]
+    pub(crate) planted: crate::lane::planted::Planted,
+}
+
+impl Default for LaneOptions {
+    fn default() -> Self {
+        Self {
+            batches_in_flight: 8,
+            overlay_bytes: 256 << 20,
+            leaves_cached: 32 << 10,
+            checkpoint_bytes: None,
+            checkpoint_interval: Duration::from_secs(30),
+            idle_after: Duration::from_millis(100),
+            #[cfg(test)]
+            planted: crate::lane::planted::Planted::NONE,
+        }
+    }
+}
+
+impl LaneOptions {
+    #[cfg(test)]
+    pub(crate) fn planted(&self) -> crate::lane::planted::Planted {
+        self.planted
+    }
+
+    #[cfg(not(test))]
+    #[expect(
+        clippy::unused_self,
+        reason = "builds with tests keep it in the options"
+    )]
+    pub(crate) fn planted(&self) -> crate::lane::planted::Planted {
+        crate::lane::planted::Planted::NONE
+    }
+}

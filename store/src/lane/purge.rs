@@ -1,0 +1,84 @@
+//! Purging: takes the maps of shards that left, and of labels that were dropped, apart.
+//!
+//! Their blocks are dead from the moment on which the record or the table is logged. Purging only
+//! brings the counts of live blocks down, so that the collector sees which segments are worth it.
+//! A crash in the middle goes on from what the last slot holds.
+
+use std::rc::Rc;
+
+use ashlar_proto::Handle;
+
+use crate::lane::core::{Core, CoreRc};
+use crate::lane::page::PageEntry;
+
+impl Core {
+    /// Purges for as long as the lane runs.
+    pub(crate) async fn run_purge(self: Rc<Self>) {
+        loop {
+            let mark = self.events.purge_wanted.mark();
+            if self.is_closing() {
+                return;
+            }
+            let mut worked = false;
+            let handles = self.state.borrow().shards.handles();
+            for handle in handles {
+                worked |= self.purge_shard(handle).await;
+            }
+            if worked {
+                self.events.collect_wanted.raise();
+            }
+            self.events.purge_wanted.after(mark).await;
+        }
+    }
+
+    async fn purge_shard(self: &CoreRc, handle: Handle) -> bool {
+        let mut worked = false;
+        loop {
+            if self.is_closing() {
+                return worked;
+            }
+            let dead = {
+                let mut state = self.state.borrow_mut();
+                let Some(shard) = state.shards.get(handle) else {
+                    return worked;
+                };
+                let dead = shard.next_dead_leaf();
+                if dead.is_none() && shard.record.removed {
+                    state.shards.forget(handle);
+                    state.dirty = true;
+                    return true;
+                }
+                dead
+            };
+            let Some((label, leaf, entry)) = dead else {
+                return worked;
+            };
+            let page = if entry.is_data() {
+                self.load_leaf(entry).await
+            } else {
+                None
+            };
+            worked = true;
+            let mut state = self.state.borrow_mut();
+            let state = &mut *state;
+            let Some(shard) = state.shards.get_mut(handle) else {
+                return worked;
+            };
+            if shard.leaf_entry(label, leaf) != entry {
+                continue;
+            }
+            let grown = shard.set_leaf_entry(label, leaf, PageEntry::ABSENT);
+            state.root_pages = state.root_pages.saturating_add_signed(grown);
+            state.dirty = true;
+            if entry.is_data() {
+                state.segments.leaf_loses(entry.address());
+                state.leaves.remove(entry.address());
+            }
+            for block in page.iter().flat_map(|page| page.iter()) {
+                if block.is_data() {
+                    state.segments.leaf_loses(block.address());
+                }
+            }
+        }
+    }
+}

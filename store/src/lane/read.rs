@@ -1,0 +1,316 @@
+//! Reads: look up, pin, read runs of neighbouring addresses at once, check every CRC.
+
+use ashlar_proto::crc::crc32c;
+use ashlar_proto::message::{BlockKind, Extent, ReadEntry, TailEntry};
+use ashlar_proto::{BLOCK_BYTES, BlockCount, BlockIndex, Handle, Layer, Seq};
+use ashlar_reactor::SharedBuffer;
+use ashlar_reactor::future::join_all;
+
+use crate::lane::core::{Core, CoreRc};
+use crate::lane::error::LaneError;
+use crate::lane::leaf::{Held, Pin};
+use crate::lane::lookup::{LeafRange, Lookup, Trust};
+use crate::lane::overlay::LeafKey;
+use crate::lane::page::{Kind, PAGE_ENTRIES, PAGE_ENTRIES_U32, PageEntry};
+use crate::lane::planted::Bug;
+use crate::lane::stats::DamageKind;
+
+/// Blocks whose payload lies in one piece.
+struct Run {
+    first: u32,
+    address: u64,
+    crcs: Vec<u32>,
+    _pin: Option<Pin>,
+}
+
+/// Cuts a range of blocks into parts of one leaf each.
+pub(crate) fn leaf_ranges(
+    handle: Handle,
+    first: u32,
+    count: u32,
+) -> impl Iterator<Item = LeafRange> {
+    let end = first + count;
+    let mut block = first;
+    std::iter::from_fn(move || {
+        if block >= end {
+            return None;
+        }
+        let leaf = block / PAGE_ENTRIES_U32;
+        let within = block % PAGE_ENTRIES_U32;
+        let count = (PAGE_ENTRIES_U32 - within).min(end - block);
+        block += count;
+        Some(LeafRange {
+            handle,
+            leaf,
+            first: within as usize,
+            count: count as usize,
+        })
+    })
+}
+
+fn block_of(range: &LeafRange, at: usize) -> u32 {
+    let within = u32::try_from(range.first + at).unwrap_or(PAGE_ENTRIES_U32);
+    range.leaf * PAGE_ENTRIES_U32 + within
+}
+
+fn extent_kind(entry: PageEntry) -> BlockKind {
+    match entry.kind() {
+        Kind::Absent => BlockKind::Absent,
+        Kind::Zero => BlockKind::Zero,
+        // Of damaged blocks it is known that something was written.
+        Kind::Data | Kind::Damaged => BlockKind::Data,
+    }
+}
+
+impl Core {
+    /// Looks blocks of one leaf up, loading what it takes. `take` sees the outcome in the turn
+    /// that found it, so that it can pin what the entries name.
+    pub(crate) async fn resolve<T>(
+        self: &CoreRc,
+        range: LeafRange,
+        intervals: &[(Layer, Layer)],
+        trust: Trust,
+        take: impl FnOnce(Vec<PageEntry>) -> T,
+    ) -> T {
+        let mut held = Held::new();
+        loop {
+            let lookup = {
+                let state = self.state.borrow();
+                state.lookup(range, intervals, &held, trust, self.planted)
+            };
+            match lookup {
+                Lookup::Found(entries) => return take(entries),
+                Lookup::Needs(leaves) => self.load_leaves(leaves, &mut held).await,
+            }
+            self.heal(range, &held);
+        }
+    }
+
+    /// A leaf was found damaged: folding it anew confines the damage to its blocks.
+    fn heal(self: &CoreRc, range: LeafRange, held: &Held) {
+        if held.values().any(Option::is_none) {
+            let core = self.clone();
+            drop(self.reactor.spawn(async move {
+                core.fold_leaf(range.handle, range.leaf).await;
+            }));
+        }
+    }
+
+    /// Reads blocks as they are seen at a layer.
+    pub(crate) async fn read_range(
+        self: &CoreRc,
+        handle: Handle,
+        layer: Layer,
+        first: u32,
+        count: u32,
+    ) -> Result<(Vec<ReadEntry>, Vec<SharedBuffer>), LaneError> {
+        let intervals = self.intervals(handle, layer)?;
+        let mut entries = Vec::with_capacity(count as usize);
+        let mut runs: Vec<Run> = Vec::new();
+        for range in leaf_ranges(handle, first, count) {
+            let found = self.resolve(range, &intervals, Trust::Served, |found| {
+                self.pin_runs(&range, &found, &mut runs);
+                found
+            });
+            for (at, entry) in found.await.into_iter().enumerate() {
+                entries.push(read_entry(entry, block_of(&range, at))?);
+            }
+        }
+        let pieces = join_all(runs.into_iter().map(|run| self.read_run(run))).await;
+        let data = pieces.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok((entries, data))
+    }
+
+    pub(crate) fn intervals(
+        &self,
+        handle: Handle,
+        layer: Layer,
+    ) -> Result<Vec<(Layer, Layer)>, LaneError> {
+        let state = self.state.borrow();
+        let shard = state.shards.get(handle).ok_or(LaneError::NoSuchShard)?;
+        Ok(shard.layers.seen_from(layer))
+    }
+
+    fn pin_runs(self: &CoreRc, range: &LeafRange, found: &[PageEntry], runs: &mut Vec<Run>) {
+        let segment = |address| self.layout.segment_of(address);
+        for (at, entry) in found.iter().enumerate() {
+            if !entry.is_data() {
+                continue;
+            }
+            let (block, address) = (block_of(range, at), entry.address());
+            if let Some(run) = runs.last_mut() {
+                let length = run.crcs.len() as u64;
+                let next_block = u64::from(run.first) + length == u64::from(block);
+                let next_address = run.address + length == address;
+                if next_block && next_address && segment(run.address) == segment(address) {
+                    run.crcs.push(entry.crc());
+                    continue;
+                }
+            }
+            let pin = (!self.has_bug(Bug::NoPin)).then(|| self.pin(address));
+            runs.push(Run {
+                first: block,
+                address,
+                crcs: vec![entry.crc()],
+                _pin: pin,
+            });
+        }
+    }
+
+    async fn read_run(self: &CoreRc, run: Run) -> Result<SharedBuffer, LaneError> {
+        let read = self.read_blocks(run.address, run.crcs.len()).await;
+        if let Some(buffer) = read {
+            let blocks = buffer.chunks_exact(BLOCK_BYTES);
+            if blocks
+                .zip(&run.crcs)
+                .all(|(block, &crc)| crc32c(block) == crc)
+            {
+                return Ok(buffer.freeze());
+            }
+        }
+        self.read_run_by_block(&run).await
+    }
+
+    /// Something of the run was wrong: block by block, a few times each.
+    async fn read_run_by_block(self: &CoreRc, run: &Run) -> Result<SharedBuffer, LaneError> {
+        let mut whole = self.reactor.buffer(run.crcs.len() * BLOCK_BYTES);
+        for (at, &crc) in run.crcs.iter().enumerate() {
+            let address = run.address + at as u64;
+            let Some(block) = self.read_checked(address, crc).await else {
+                let mut state = self.state.borrow_mut();
+                state.damage.note(DamageKind::Data, address);
+                let at = u32::try_from(at).unwrap_or(0);
+                return Err(LaneError::Damaged(BlockIndex::new(run.first + at)));
+            };
+            whole[at * BLOCK_BYTES..(at + 1) * BLOCK_BYTES].copy_from_slice(&block);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Runs of equal kind, from the start of a range, `most` of them.
+    pub(crate) async fn extents_of(
+        self: &CoreRc,
+        handle: Handle,
+        layer: Layer,
+        first: u32,
+        count: u32,
+        most: usize,
+    ) -> Result<Vec<Extent>, LaneError> {
+        let intervals = self.intervals(handle, layer)?;
+        let mut extents: Vec<(BlockKind, u32)> = Vec::new();
+        for range in leaf_ranges(handle, first, count) {
+            let found = self
+                .resolve(range, &intervals, Trust::Served, |found| found)
+                .await;
+            for entry in found {
+                let kind = extent_kind(entry);
+                if let Some((last, count)) = extents.last_mut()
+                    && *last == kind
+                {
+                    *count += 1;
+                } else if extents.len() == most {
+                    return Ok(finish_extents(&extents));
+                } else {
+                    extents.push((kind, 1));
+                }
+            }
+        }
+        Ok(finish_extents(&extents))
+    }
+
+    /// Every version above a seq, ordered by block and layer, `most` of them.
+    pub(crate) async fn tail_of(
+        self: &CoreRc,
+        handle: Handle,
+        above: Seq,
+        from: (u32, Layer),
+        most: usize,
+    ) -> Result<Vec<TailEntry>, LaneError> {
+        let (intervals, leaves) = {
+            let state = self.state.borrow();
+            let shard = state.shards.get(handle).ok_or(LaneError::NoSuchShard)?;
+            (shard.layers.all(), shard.leaves())
+        };
+        let mut tail: Vec<TailEntry> = Vec::new();
+        for leaf in from.0 / PAGE_ENTRIES_U32..leaves {
+            let range = LeafRange {
+                handle,
+                leaf,
+                first: 0,
+                count: PAGE_ENTRIES,
+            };
+            let mut of_leaf = Vec::new();
+            for &(low, high) in &intervals {
+                if !self.may_be_above(&range, (low, high), above) {
+                    continue;
+                }
+                let found = self
+                    .resolve(range, &[(low, high)], Trust::Served, |found| found)
+                    .await;
+                let entries = found.iter().enumerate();
+                of_leaf.extend(entries.filter(|(_, e)| e.seq() > above).map(|(at, entry)| {
+                    TailEntry {
+                        block: BlockIndex::new(block_of(&range, at)),
+                        layer: high,
+                        seq: entry.seq(),
+                        zero: entry.kind() == Kind::Zero,
+                    }
+                }));
+            }
+            of_leaf.retain(|e| (e.block.get(), e.layer) >= from);
+            of_leaf.sort_unstable();
+            tail.append(&mut of_leaf);
+            if tail.len() >= most {
+                break;
+            }
+        }
+        let blocks = self.shard_blocks(handle);
+        tail.retain(|entry| entry.block.get() < blocks);
+        tail.truncate(most);
+        Ok(tail)
+    }
+
+    fn shard_blocks(&self, handle: Handle) -> u32 {
+        let state = self.state.borrow();
+        let shard = state.shards.get(handle);
+        shard.map_or(0, |shard| shard.record.blocks.get())
+    }
+
+    /// Whether a leaf may hold anything above a seq: without reading it.
+    fn may_be_above(&self, range: &LeafRange, interval: (Layer, Layer), above: Seq) -> bool {
+        let state = self.state.borrow();
+        let Some(shard) = state.shards.get(range.handle) else {
+            return false;
+        };
+        shard.labels_in(interval.0, interval.1).any(|label| {
+            let key = LeafKey {
+                handle: range.handle,
+                label,
+                leaf: range.leaf,
+            };
+            shard.leaf_entry(label, range.leaf).seq() > above || state.overlay.get(&key).is_some()
+        })
+    }
+}
+
+fn finish_extents(extents: &[(BlockKind, u32)]) -> Vec<Extent> {
+    let extent = |&(kind, count): &(BlockKind, u32)| Extent {
+        kind,
+        count: BlockCount::new(count),
+    };
+    extents.iter().map(extent).collect()
+}
+
+fn read_entry(entry: PageEntry, block: u32) -> Result<ReadEntry, LaneError> {
+    let (kind, crc) = match entry.kind() {
+        Kind::Absent => (BlockKind::Absent, 0),
+        Kind::Zero => (BlockKind::Zero, 0),
+        Kind::Data => (BlockKind::Data, entry.crc()),
+        Kind::Damaged => return Err(LaneError::Damaged(BlockIndex::new(block))),
+    };
+    Ok(ReadEntry {
+        kind,
+        seq: entry.seq(),
+        crc,
+    })
+}

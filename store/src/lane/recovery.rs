@@ -1,0 +1,449 @@
+//! Recovery: from the newest slot and the log behind it to the memory of a lane.
+//!
+//! ```text
+//! found                               up to `durable`      above: the tail
+//! batch valid                         apply                verify payload, apply
+//! batch torn, missing, bad CRC        damage               absent; its LSN becomes a gap
+//! stale nonce, foreign, LSN in a gap  ignore               ignore
+//! summary bad                         scan the headers
+//! root page bad                       damage of its blocks
+//! names a slot newer than found       one newer: go on; more: the lane is lost
+//! ```
+//!
+//! `durable` is the highest that any batch or slot names. What was absent never returns: new LSNs
+//! start 2²⁰ above the highest seen, and what lies between is a gap.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use ashlar_proto::crc::crc32c;
+use ashlar_proto::{LaneIndex, Lsn};
+use ashlar_reactor::future::join_all;
+
+use crate::lane::batch::{Batch, Body};
+use crate::lane::error::RecoveryError;
+use crate::lane::lsn::{Gap, LsnTracker};
+use crate::lane::options::LaneOptions;
+use crate::lane::overlay::Overlay;
+use crate::lane::page::{Page, PageEntry};
+use crate::lane::planted::{Bug, Planted};
+use crate::lane::scan::{Device, SegmentFound, SlotFound};
+use crate::lane::segment::{Segment, SegmentState};
+use crate::lane::shards::{CHECK_MAX, Root, Shards};
+use crate::lane::slot::{RootRef, Slot};
+use crate::lane::state::{LeafCache, State};
+use crate::lane::stats::{DamageBook, DamageKind, LaneStats};
+use crate::lane::stream::STREAMS;
+use crate::lane::table::SegmentTable;
+
+/// More than can be in flight or unflushed.
+const LSN_LEAP: u64 = 1 << 20;
+/// Reads at once.
+const READS_MAX: usize = 32;
+/// Missing LSNs that are counted one by one.
+const MISSING_COUNTED_MAX: usize = 1000;
+
+/// What is known once the log has been read.
+struct Log {
+    /// Batches to apply, by LSN.
+    batches: BTreeMap<u64, Batch>,
+    durable: u64,
+    /// Highest LSN seen.
+    highest: u64,
+    /// LSNs that should be there, up to `durable`.
+    damage: Vec<Gap>,
+    /// LSNs that are not there, damage among them.
+    missing: Vec<Gap>,
+    /// Segments that were read: their first LSN and blocks.
+    segments: Vec<(u64, u64)>,
+}
+
+/// Recovers one lane into memory; writes nothing.
+pub(crate) struct Recovery<'a> {
+    pub(crate) device: Device,
+    pub(crate) index: LaneIndex,
+    pub(crate) options: &'a LaneOptions,
+    pub(crate) volatile: bool,
+    damage: DamageBook,
+}
+
+impl<'a> Recovery<'a> {
+    pub(crate) fn new(
+        device: Device,
+        index: LaneIndex,
+        options: &'a LaneOptions,
+        volatile: bool,
+    ) -> Self {
+        Self {
+            device,
+            index,
+            options,
+            volatile,
+            damage: DamageBook::default(),
+        }
+    }
+
+    fn planted(&self) -> Planted {
+        self.options.planted()
+    }
+
+    /// Reads everything and builds the memory of the lane.
+    pub(crate) async fn run(mut self) -> Result<State, RecoveryError> {
+        let (slot, other_valid) = self.newest_slot().await?;
+        let mut rows = slot.segments.clone();
+        let found = self.read_segments(&slot, &mut rows, other_valid).await;
+        let log = self.judge(&slot, found).await?;
+        Ok(self.build(slot, rows, log).await)
+    }
+
+    /// The newest valid slot, and whether the other place holds a valid one as well.
+    pub(crate) async fn newest_slot(&mut self) -> Result<(Slot, bool), RecoveryError> {
+        let mut valid = Vec::new();
+        for place in 0..2 {
+            match self.device.slot(place).await {
+                SlotFound::Valid(slot) => valid.push(*slot),
+                SlotFound::Empty => {}
+                SlotFound::Damaged => self.damage.note(DamageKind::Slot, place as u64),
+            }
+        }
+        let both = valid.len() == 2;
+        valid.sort_by_key(|slot| slot.number);
+        let lane = self.index.get();
+        let newest = valid.pop().ok_or(RecoveryError::NoSlot { lane })?;
+        Ok((newest, both))
+    }
+
+    /// Finds which segments may hold what must be replayed, and reads them.
+    async fn read_segments(
+        &mut self,
+        slot: &Slot,
+        rows: &mut [Segment],
+        other_valid: bool,
+    ) -> Vec<SegmentFound> {
+        let named: HashSet<u32> = slot.named.iter().copied().collect();
+        let mut opened = Vec::new();
+        for (segment, row) in (0..self.device.layout.segments).zip(rows.iter()) {
+            let free = matches!(row.state, SegmentState::Free(_));
+            let all = !other_valid || self.planted() != Planted::NONE;
+            if free && (all || named.contains(&segment)) {
+                opened.push(segment);
+            }
+        }
+        for some in opened.chunks(READS_MAX) {
+            let headers = some.iter().map(|&s| self.device.segment_header(s));
+            for (&segment, header) in some.iter().zip(join_all(headers).await) {
+                if let Some(header) = header.filter(|h| h.order >= slot.next_order) {
+                    let row = &mut rows[segment as usize];
+                    row.state = SegmentState::Open;
+                    row.order = header.order;
+                    row.nonce = header.nonce;
+                    row.leaf_live = 0;
+                    row.filled = true;
+                }
+            }
+        }
+        let mut wanted = Vec::new();
+        for (segment, row) in (0..self.device.layout.segments).zip(rows.iter_mut()) {
+            match row.state {
+                SegmentState::Open => {
+                    row.state = SegmentState::Sealed;
+                    wanted.push((segment, row.nonce));
+                }
+                SegmentState::Sealed if row.lsn_max >= slot.from => {
+                    wanted.push((segment, row.nonce));
+                }
+                _ => {}
+            }
+        }
+        let mut all = Vec::new();
+        let stop = self.planted().has(Bug::StopAtTorn);
+        for some in wanted.chunks(READS_MAX / 2) {
+            let reads = some
+                .iter()
+                .map(|&(segment, nonce)| self.device.segment(segment, nonce, stop));
+            for (&(segment, _), found) in some.iter().zip(join_all(reads).await) {
+                if found.bad_summary {
+                    self.damage.note(DamageKind::Summary, u64::from(segment));
+                }
+                let row = &mut rows[segment as usize];
+                row.lsn_max = row.lsn_max.max(found.lsn_max());
+                all.push(found);
+            }
+        }
+        all
+    }
+
+    /// Applies the table: which batches count, what is damage, what is a gap.
+    async fn judge(&mut self, slot: &Slot, found: Vec<SegmentFound>) -> Result<Log, RecoveryError> {
+        let every = || found.iter().flat_map(|segment| &segment.batches);
+        let named = every().map(|batch| batch.slot).max().unwrap_or(0);
+        if named > slot.number + 1 {
+            return Err(RecoveryError::SlotsLost {
+                lane: self.index.get(),
+                found: slot.number,
+                named,
+            });
+        }
+        let durable = every().map(|batch| batch.durable.get()).max().unwrap_or(0);
+        let durable = durable.max(slot.durable.get());
+        let mut segments: Vec<(u64, u64)> = found
+            .iter()
+            .filter_map(|segment| {
+                let first = segment.batches.iter().map(|b| b.lsn.get()).min()?;
+                let blocks = segment.batches.iter().map(|b| u64::from(b.total_blocks()));
+                Some((first, blocks.sum()))
+            })
+            .collect();
+        segments.sort_unstable();
+        let in_gap = |lsn: u64| slot.gaps.iter().any(|gap| gap.holds(lsn));
+        let candidates = found.into_iter().flat_map(|segment| segment.batches);
+        let mut batches = BTreeMap::new();
+        let mut tail = Vec::new();
+        for batch in candidates {
+            let lsn = batch.lsn.get();
+            if lsn < slot.from.get() || in_gap(lsn) {
+                continue;
+            }
+            if lsn > durable {
+                tail.push(batch);
+            } else if batches.insert(lsn, batch).is_some() {
+                self.damage.note(DamageKind::Batch, lsn);
+            }
+        }
+        for some in tail.chunks(READS_MAX) {
+            let checks = some.iter().map(|batch| self.device.is_whole(batch));
+            for (batch, whole) in some.iter().zip(join_all(checks).await) {
+                if whole && batches.insert(batch.lsn.get(), batch.clone()).is_some() {
+                    self.damage.note(DamageKind::Batch, batch.lsn.get());
+                }
+            }
+        }
+        let highest = batches.last_key_value().map_or(0, |(&lsn, _)| lsn);
+        let highest = highest.max(slot.next_lsn.get() - 1).max(durable);
+        let missing = missing_between(
+            slot.from.get(),
+            highest,
+            batches.keys().copied(),
+            &slot.gaps,
+        );
+        let damage: Vec<Gap> = missing
+            .iter()
+            .filter(|gap| gap.first <= durable)
+            .map(|gap| Gap {
+                first: gap.first,
+                last: gap.last.min(durable),
+            })
+            .collect();
+        for gap in &damage {
+            for lsn in (gap.first..=gap.last).take(MISSING_COUNTED_MAX) {
+                self.damage.note(DamageKind::Batch, lsn);
+            }
+        }
+        Ok(Log {
+            batches,
+            durable,
+            highest,
+            damage,
+            missing,
+            segments,
+        })
+    }
+
+    async fn build(mut self, slot: Slot, rows: Vec<Segment>, log: Log) -> State {
+        let leap = if self.planted().has(Bug::LsnReuse) {
+            0
+        } else {
+            LSN_LEAP
+        };
+        let next = Lsn::new(log.highest + leap + 1);
+        let mut shards = Shards::start(slot.next_handle);
+        for (handle, record, table) in &slot.shards {
+            shards.adopt(*handle, record.clone());
+            if let Some(shard) = shards.get_mut(*handle) {
+                shard.layers.adopt(table.clone());
+            }
+        }
+        let root_pages = self.load_roots(&slot, next, &mut shards).await;
+        let mut unrecorded = log.missing;
+        if leap > 0 {
+            unrecorded.push(Gap {
+                first: log.highest + 1,
+                last: log.highest + leap,
+            });
+        }
+        let above = log.batches.keys().copied().filter(|&l| l > log.durable);
+        let lsns = LsnTracker::start(
+            next,
+            Lsn::new(log.durable),
+            above.collect::<Vec<_>>(),
+            slot.gaps.clone(),
+            unrecorded,
+        );
+        let orders = rows.iter().map(|row| row.order).max().unwrap_or(0);
+        let next_order = slot.next_order.max(orders + 1);
+        let layout = self.device.layout;
+        let mut segments = SegmentTable::start(
+            layout,
+            rows.clone(),
+            next_order,
+            slot.number,
+            self.planted(),
+        );
+        segments.slot_is_durable(slot.number, &rows, &slot.named);
+        let mut log_blocks = 0;
+        let mut history = VecDeque::new();
+        for &(first, blocks) in &log.segments {
+            history.push_back((Lsn::new(first), log_blocks));
+            log_blocks += blocks;
+        }
+        let mut state = State {
+            incarnation: slot.incarnation.next(),
+            slot_number: slot.number,
+            slot_from: slot.from,
+            lsns,
+            segments,
+            streams: [const { None }; STREAMS],
+            queues: [const { VecDeque::new() }; STREAMS],
+            urgent: VecDeque::new(),
+            in_flight: [0; STREAMS],
+            shards,
+            overlay: Overlay::default(),
+            leaves: LeafCache::with_room(self.options.leaves_cached),
+            bad_leaves: HashSet::new(),
+            folding: HashSet::new(),
+            root_pages,
+            admitted: 0,
+            log_blocks,
+            checkpoint_at: log_blocks,
+            history,
+            dirty: true,
+            closing: false,
+            flush_failed: false,
+            durable_logged: Lsn::new(0),
+            damage: std::mem::take(&mut self.damage),
+            stats: LaneStats::default(),
+        };
+        self.replay(&mut state, &log.batches);
+        self.mark_shards(&mut state, &slot, !log.damage.is_empty());
+        state
+    }
+
+    /// Records and tables first: they say which handles and labels mean anything.
+    fn replay(&self, state: &mut State, batches: &BTreeMap<u64, Batch>) {
+        let is_record = |body: &Body| matches!(body, Body::Shard(_) | Body::Layers(_));
+        for records in [true, false] {
+            for batch in batches.values() {
+                let any = batch.entries.iter().any(|e| is_record(&e.body) == records);
+                if any && (!records || batch.entries.iter().any(|e| is_record(&e.body))) {
+                    let mut part = batch.clone();
+                    if records {
+                        part.entries.retain(|e| is_record(&e.body));
+                        state.apply(&part, false, true, self.planted());
+                    } else {
+                        state.apply(batch, false, true, self.planted());
+                    }
+                }
+            }
+        }
+    }
+
+    fn mark_shards(&self, state: &mut State, slot: &Slot, lsn_missing: bool) {
+        let incarnation = state.incarnation;
+        for handle in state.shards.handles() {
+            let Some(shard) = state.shards.get_mut(handle) else {
+                continue;
+            };
+            if self.volatile && !slot.clean {
+                shard.record.lost_in = incarnation;
+            }
+            if lsn_missing {
+                shard.record.check = (shard.record.check + 1).min(CHECK_MAX);
+            }
+        }
+    }
+
+    /// Reads all root pages. A bad one damages its blocks, up to what is logged from now on.
+    async fn load_roots(&mut self, slot: &Slot, cut: Lsn, shards: &mut Shards) -> u64 {
+        let mut count = 0;
+        for some in slot.roots.chunks(2 * READS_MAX) {
+            let reads = some.iter().map(|root| read_root(&self.device, root));
+            for (root, page) in some.iter().zip(join_all(reads).await) {
+                let Some(shard) = shards.get_mut(root.handle) else {
+                    continue;
+                };
+                let loaded = if let Some(page) = page {
+                    Root::loaded(page, Some(root.place))
+                } else {
+                    self.damage.note(DamageKind::Root, root.place.address);
+                    let check = shard.record.check;
+                    let damaged = PageEntry::damaged(root.highest, cut, check);
+                    Root::loaded(Page::filled(damaged), None)
+                };
+                shard.layers.note(root.label);
+                let of_label = shard.labels.entry(root.label).or_default();
+                of_label.0.insert(root.index, Box::new(loaded));
+                count += 1;
+            }
+        }
+        count
+    }
+}
+
+/// Reads a root page; `None` when it is damaged.
+pub(crate) async fn read_root(device: &Device, root: &RootRef) -> Option<Page> {
+    for _ in 0..3 {
+        device.layout.segment_of(root.place.address)?;
+        if let Some(block) = device.read(root.place.address, 1).await
+            && crc32c(&block) == root.place.crc
+        {
+            return Some(Page::decode(&block));
+        }
+    }
+    None
+}
+
+/// Ranges between two LSNs that are neither there nor in a gap.
+fn missing_between(from: u64, to: u64, have: impl Iterator<Item = u64>, gaps: &[Gap]) -> Vec<Gap> {
+    let mut covered: Vec<Gap> = have
+        .map(|lsn| Gap {
+            first: lsn,
+            last: lsn,
+        })
+        .chain(gaps.iter().copied())
+        .collect();
+    covered.sort_by_key(|gap| gap.first);
+    let mut missing = Vec::new();
+    let mut next = from;
+    for gap in covered {
+        if gap.first > to {
+            break;
+        }
+        if gap.first > next {
+            missing.push(Gap {
+                first: next,
+                last: gap.first - 1,
+            });
+        }
+        next = next.max(gap.last + 1);
+    }
+    if next <= to {
+        missing.push(Gap {
+            first: next,
+            last: to,
+        });
+    }
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_lsns_are_what_no_batch_and_no_gap_covers() {
+        let gap = |first, last| Gap { first, last };
+        let gaps = [gap(8, 20)];
+        let missing = missing_between(3, 30, [3, 4, 6, 21, 25].into_iter(), &gaps);
+        assert_eq!(missing, [gap(5, 5), gap(7, 7), gap(22, 24), gap(26, 30)]);
+        assert!(missing_between(3, 2, [].into_iter(), &[]).is_empty());
+    }
+}

@@ -1,0 +1,201 @@
+//! Reading a lane without changing it: slots, segments, root pages. Recovery and the inspector
+//! stand on it.
+
+use ashlar_proto::limits::BLOCK_BYTES_U64;
+use ashlar_proto::{BLOCK_BYTES, Lsn};
+use ashlar_reactor::{Buffer, Disk, Reactor};
+
+use crate::disk::layout::LaneLayout;
+use crate::lane::batch::Batch;
+use crate::lane::segment::SegmentHeader;
+use crate::lane::slot::{Slot, SlotHead};
+use crate::lane::summary::SummaryHead;
+
+/// Blocks that a scan reads at once.
+const SCAN_BLOCKS: u32 = 256;
+
+/// A lane's part of a disk, to be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Device {
+    pub(crate) reactor: Reactor,
+    pub(crate) disk: Disk,
+    pub(crate) layout: LaneLayout,
+}
+
+/// What is in one place for a slot.
+#[derive(Debug)]
+pub(crate) enum SlotFound {
+    Valid(Box<Slot>),
+    /// Nothing was ever written there.
+    Empty,
+    Damaged,
+}
+
+/// What was found in a segment.
+#[derive(Debug, Default)]
+pub(crate) struct SegmentFound {
+    pub(crate) batches: Vec<Batch>,
+    /// Its entries come from the summary: headers and payload were not looked at.
+    pub(crate) from_summary: bool,
+    /// There is a summary of this life, and it is bad.
+    pub(crate) bad_summary: bool,
+}
+
+impl SegmentFound {
+    pub(crate) fn lsn_max(&self) -> Lsn {
+        let lsns = self.batches.iter().map(|batch| batch.lsn);
+        lsns.max().unwrap_or_default()
+    }
+}
+
+impl Device {
+    pub(crate) async fn read(&self, address: u64, blocks: usize) -> Option<Buffer> {
+        let buffer = self.reactor.buffer(blocks * BLOCK_BYTES);
+        let (buffer, result) = self.disk.read(address * BLOCK_BYTES_U64, buffer).await;
+        result.ok().map(|()| buffer)
+    }
+
+    /// Reads one of the two slots.
+    pub(crate) async fn slot(&self, place: usize) -> SlotFound {
+        let address = self.layout.slot_offsets[place] / BLOCK_BYTES_U64;
+        let Some(first) = self.read(address, 1).await else {
+            return SlotFound::Damaged;
+        };
+        let Some(head) = SlotHead::decode(&first) else {
+            let empty = first.iter().all(|&byte| byte == 0);
+            return if empty {
+                SlotFound::Empty
+            } else {
+                SlotFound::Damaged
+            };
+        };
+        if head.rest_bytes() > self.layout.slot_bytes - BLOCK_BYTES_U64 {
+            return SlotFound::Damaged;
+        }
+        let blocks = crate::codec::to_usize(head.rest_bytes() / BLOCK_BYTES_U64);
+        let Some(rest) = self.read(address + 1, blocks).await else {
+            return SlotFound::Damaged;
+        };
+        match head.slot(&rest) {
+            Some(slot) if slot.segments.len() == self.layout.segments as usize => {
+                SlotFound::Valid(Box::new(slot))
+            }
+            _ => SlotFound::Damaged,
+        }
+    }
+
+    /// Reads block 0 of a segment.
+    pub(crate) async fn segment_header(&self, segment: u32) -> Option<SegmentHeader> {
+        let address = self.layout.segment_address(segment);
+        let block = self.read(address, 1).await?;
+        SegmentHeader::decode(&block, address, self.layout.format)
+    }
+
+    /// Finds the batches of a segment: by its summary, else by a scan.
+    pub(crate) async fn segment(
+        &self,
+        segment: u32,
+        nonce: u64,
+        stop_at_torn: bool,
+    ) -> SegmentFound {
+        let (found, bad_summary) = self.summary(segment, nonce).await;
+        if let Some(batches) = found {
+            return SegmentFound {
+                batches,
+                from_summary: true,
+                bad_summary: false,
+            };
+        }
+        SegmentFound {
+            batches: self.scan(segment, nonce, stop_at_torn).await,
+            from_summary: false,
+            bad_summary,
+        }
+    }
+
+    async fn summary(&self, segment: u32, nonce: u64) -> (Option<Vec<Batch>>, bool) {
+        let start = self.layout.segment_address(segment);
+        let last = start + u64::from(self.layout.segment_blocks) - 1;
+        let Some(block) = self.read(last, 1).await else {
+            return (None, true);
+        };
+        let Some(head) = SummaryHead::decode(&block, nonce, start) else {
+            return (None, SummaryHead::claims(&block, nonce));
+        };
+        let blocks = head.body_blocks();
+        if blocks + 2 > self.layout.segment_blocks as usize {
+            return (None, true);
+        }
+        let body = self.read(last - blocks as u64, blocks).await;
+        let batches = body.and_then(|body| head.batches(nonce, &body));
+        let bad = batches.is_none();
+        (batches, bad)
+    }
+
+    /// Goes through a segment block by block. A bad batch ends nothing.
+    async fn scan(&self, segment: u32, nonce: u64, stop_at_torn: bool) -> Vec<Batch> {
+        let start = self.layout.segment_address(segment);
+        let blocks = self.layout.segment_blocks;
+        let mut found = Vec::new();
+        let mut window: Option<(u32, Buffer)> = None;
+        let mut at = 1;
+        while at < blocks {
+            let covered = window.as_ref().is_some_and(|(first, buffer)| {
+                let end = first + u32::try_from(buffer.len() / BLOCK_BYTES).unwrap_or(0);
+                // A header may take several blocks.
+                *first <= at && (at + 4 <= end || end == blocks)
+            });
+            if !covered {
+                let count = SCAN_BLOCKS.min(blocks - at);
+                match self.read(start + u64::from(at), count as usize).await {
+                    Some(buffer) => window = Some((at, buffer)),
+                    None => match self.read(start + u64::from(at), 1).await {
+                        // The device cannot read some of it: one block after the other.
+                        Some(buffer) => window = Some((at, buffer)),
+                        None => {
+                            at += 1;
+                            continue;
+                        }
+                    },
+                }
+            }
+            let Some((first, buffer)) = &window else {
+                break;
+            };
+            let offset = (at - first) as usize * BLOCK_BYTES;
+            match header_at(&buffer[offset..], nonce, start + u64::from(at)) {
+                Some(batch) => {
+                    let whole = !stop_at_torn || self.is_whole(&batch).await;
+                    if !whole {
+                        break;
+                    }
+                    at += batch.total_blocks().max(1);
+                    found.push(batch);
+                }
+                None if stop_at_torn => break,
+                None => at += 1,
+            }
+        }
+        found
+    }
+
+    /// Whether header and payload of a batch are as they were written.
+    pub(crate) async fn is_whole(&self, batch: &Batch) -> bool {
+        let Some(blocks) = self
+            .read(batch.address, batch.total_blocks() as usize)
+            .await
+        else {
+            return false;
+        };
+        let (header, payload) = blocks.split_at(batch.header_blocks() * BLOCK_BYTES);
+        Batch::decode(header, batch.nonce, batch.address)
+            .is_some_and(|found| found.lsn == batch.lsn)
+            && batch.payload_is_whole(payload)
+    }
+}
+
+/// The batch whose header starts here.
+fn header_at(bytes: &[u8], nonce: u64, address: u64) -> Option<Batch> {
+    let blocks = Batch::peek(bytes, nonce, address)?;
+    Batch::decode(bytes.get(..blocks * BLOCK_BYTES)?, nonce, address)
+}

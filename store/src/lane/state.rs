@@ -1,0 +1,183 @@
+//! All that a lane holds in memory, changed in single turns of its thread, never across an await.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+
+use ashlar_proto::{Handle, Incarnation, Lsn, RoomHint};
+
+use crate::lane::lsn::LsnTracker;
+use crate::lane::overlay::Overlay;
+use crate::lane::page::Page;
+use crate::lane::segment::SegmentState;
+use crate::lane::shards::Shards;
+use crate::lane::stats::{DamageBook, LaneStats};
+use crate::lane::stream::{Item, OpenSegment, STREAMS};
+use crate::lane::table::SegmentTable;
+
+/// Segments that fresh writes leave: 9 for what ten victims at 90 % hold, 9 for its leaves, open
+/// streams, spare. Trims leave half of it, the collector none.
+pub(crate) const RESERVE_SEGMENTS: usize = 24;
+
+/// Leaves in memory, by address, oldest out first.
+#[derive(Debug, Default)]
+pub(crate) struct LeafCache {
+    pages: HashMap<u64, (u32, Rc<Page>)>,
+    order: VecDeque<u64>,
+    most: usize,
+}
+
+impl LeafCache {
+    pub(crate) fn with_room(most: usize) -> Self {
+        Self {
+            most,
+            ..Self::default()
+        }
+    }
+
+    /// The leaf that lies at an address with this CRC: an older one of a reused address is none.
+    pub(crate) fn get(&self, address: u64, crc: u32) -> Option<Rc<Page>> {
+        let (found, page) = self.pages.get(&address)?;
+        (*found == crc).then(|| page.clone())
+    }
+
+    pub(crate) fn insert(&mut self, address: u64, crc: u32, page: Rc<Page>) {
+        if self.pages.insert(address, (crc, page)).is_none() {
+            self.order.push_back(address);
+        }
+        while self.pages.len() > self.most
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.pages.remove(&oldest);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, address: u64) {
+        self.pages.remove(&address);
+        if self.order.len() > 2 * self.pages.len() + 64 {
+            let pages = &self.pages;
+            let mut seen = HashSet::new();
+            self.order
+                .retain(|address| pages.contains_key(address) && seen.insert(*address));
+        }
+    }
+}
+
+/// The memory of a lane.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) incarnation: Incarnation,
+    /// Number of the slot last begun.
+    pub(crate) slot_number: u64,
+    /// `from` of the newest durable slot.
+    pub(crate) slot_from: Lsn,
+    pub(crate) lsns: LsnTracker,
+    pub(crate) segments: SegmentTable,
+    pub(crate) streams: [Option<OpenSegment>; STREAMS],
+    pub(crate) queues: [VecDeque<Item>; STREAMS],
+    /// Trims, records and tables: they go first, and further into the reserve.
+    pub(crate) urgent: VecDeque<Item>,
+    pub(crate) in_flight: [usize; STREAMS],
+    pub(crate) shards: Shards,
+    pub(crate) overlay: Overlay,
+    pub(crate) leaves: LeafCache,
+    pub(crate) bad_leaves: HashSet<u64>,
+    /// Leaves that are being folded.
+    pub(crate) folding: HashSet<(Handle, u32)>,
+    pub(crate) root_pages: u64,
+    /// Blocks of writes that were admitted and have not completed.
+    pub(crate) admitted: u64,
+    /// Blocks logged since the lane started, and when the last checkpoint was taken.
+    pub(crate) log_blocks: u64,
+    pub(crate) checkpoint_at: u64,
+    /// Next LSN when so many blocks were logged: to tell the age of deltas.
+    pub(crate) history: VecDeque<(Lsn, u64)>,
+    /// Something changed that no checkpoint holds.
+    pub(crate) dirty: bool,
+    pub(crate) closing: bool,
+    /// A flush failed: nothing is known to be durable from then on.
+    pub(crate) flush_failed: bool,
+    /// `durable` of the last batch.
+    pub(crate) durable_logged: Lsn,
+    pub(crate) damage: DamageBook,
+    pub(crate) stats: LaneStats,
+}
+
+impl State {
+    /// Blocks of payload that the lane can hold, beside its reserve.
+    fn capacity(&self) -> u64 {
+        let segments = u64::from(self.segments.len()).saturating_sub(RESERVE_SEGMENTS as u64);
+        segments * self.segments.layout().payload_blocks()
+    }
+
+    /// Blocks that are given out: 90 % of the capacity.
+    pub(crate) fn usable(&self) -> u64 {
+        self.capacity() * 9 / 10
+    }
+
+    /// Blocks taken: live data, pages of the map, and what the overlay may add.
+    pub(crate) fn used(&self) -> u64 {
+        self.segments.mapped() + self.overlay.grows() + self.root_pages
+    }
+
+    /// Whether writes of so many new blocks would still fit.
+    pub(crate) fn has_room_for(&self, blocks: u64) -> bool {
+        self.used() + self.admitted + blocks <= self.usable()
+    }
+
+    pub(crate) fn room(&self) -> RoomHint {
+        let taken = self.used() + self.admitted;
+        if taken >= self.usable() {
+            RoomHint::Full
+        } else if taken >= self.capacity() * 88 / 100 {
+            RoomHint::Soft
+        } else {
+            RoomHint::Ample
+        }
+    }
+
+    /// The lowest LSN that recovery would need if a slot were taken now.
+    pub(crate) fn replay_from(&self) -> Lsn {
+        let overlay = self.overlay.oldest().unwrap_or(self.lsns.next());
+        let in_flight = self.lsns.oldest_in_flight().unwrap_or(self.lsns.next());
+        overlay.min(in_flight)
+    }
+
+    /// The LSN that was next when `blocks` fewer had been logged.
+    pub(crate) fn lsn_before(&self, blocks: u64) -> Lsn {
+        let Some(at) = self.log_blocks.checked_sub(blocks) else {
+            return Lsn::new(0);
+        };
+        let older = self.history.partition_point(|(_, logged)| *logged <= at);
+        let found = older.checked_sub(1).and_then(|i| self.history.get(i));
+        found.map_or(Lsn::new(0), |(lsn, _)| *lsn)
+    }
+
+    /// Notes the present for [`Self::lsn_before`], and forgets what is older than `keep` blocks.
+    pub(crate) fn note_history(&mut self, keep: u64) {
+        self.history.push_back((self.lsns.next(), self.log_blocks));
+        let horizon = self.log_blocks.saturating_sub(keep);
+        while self.history.get(1).is_some_and(|(_, at)| *at <= horizon) {
+            self.history.pop_front();
+        }
+    }
+
+    /// Whether the collector may take a segment: sealed, quiet, and wholly below the durable
+    /// slot's `from`.
+    pub(crate) fn is_collectable(&self, segment: u32, in_window: bool) -> bool {
+        let row = self.segments.row(segment);
+        row.state == SegmentState::Sealed
+            && row.writes == 0
+            && (row.lsn_max < self.slot_from || in_window)
+    }
+
+    /// The counts as they stand.
+    pub(crate) fn snapshot(&self) -> LaneStats {
+        LaneStats {
+            damage: self.damage.counts(),
+            segments_free: self.segments.free_count() as u64,
+            segments: u64::from(self.segments.len()),
+            overlay_bytes: self.overlay.bytes() as u64,
+            ..self.stats
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The sweep: folds what has been in the overlay for a window of log, oldest first.
+//!
+//! Age instead of a walk round the keys: every leaf is folded at most once per window and no delta
+//! stays longer, with fewer folds for leaves that change seldom.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use ashlar_proto::{Handle, Layer, Lsn};
+
+use crate::lane::core::{Core, CoreRc};
+
+/// Leaves that are folded together.
+const FOLDS_TOGETHER: usize = 128;
+/// Pause when nothing could be folded although something should be.
+const PAUSE: Duration = Duration::from_millis(20);
+
+impl Core {
+    /// Folds as needed for as long as the lane runs.
+    pub(crate) async fn run_sweep(self: Rc<Self>) {
+        loop {
+            let mark = self.events.sweep_wanted.mark();
+            if self.is_closing() {
+                return;
+            }
+            match self.sweep_some().await {
+                None => self.events.sweep_wanted.after(mark).await,
+                Some(0) => self.reactor.sleep(PAUSE).await,
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Everything below this LSN is to be folded now, durable or not.
+    pub(crate) fn fold_target(&self) -> Lsn {
+        let state = self.state.borrow();
+        let aged = state.lsn_before(self.window_blocks());
+        aged.max(Lsn::new(self.fold_through.get()))
+    }
+
+    /// Folds the oldest leaves that are due. `None` when none is.
+    async fn sweep_some(self: &CoreRc) -> Option<usize> {
+        let target = self.fold_target();
+        let (due, undurable) = {
+            let state = self.state.borrow();
+            let crowded = state.overlay.bytes() > self.options.overlay_bytes / 2;
+            let oldest = state.overlay.oldest()?;
+            if oldest >= target && !crowded {
+                return None;
+            }
+            let durable = state.lsns.durable();
+            let undurable = oldest > durable;
+            let due: Vec<(Handle, Layer, u32)> = state
+                .overlay
+                .by_age()
+                .take_while(|(lsn, _)| (*lsn < target || crowded) && *lsn <= durable)
+                .map(|(_, key)| (key.handle, key.label, key.leaf))
+                .take(FOLDS_TOGETHER)
+                .collect();
+            (due, undurable)
+        };
+        if undurable {
+            // In a volatile cache: nothing is folded before it was flushed.
+            if self.flush().await.is_err() {
+                return Some(0);
+            }
+            return Some(usize::from(self.volatile));
+        }
+        Some(self.fold_many(&due).await)
+    }
+
+    /// Has everything folded that was logged until now, and waits for it. For accurate counts of
+    /// space, and to move `from` on when segments are short.
+    pub(crate) async fn fold_all(self: &CoreRc) {
+        let target = self.state.borrow().lsns.next();
+        self.fold_through
+            .set(self.fold_through.get().max(target.get()));
+        loop {
+            let mark = self.events.sweep_ended.mark();
+            let oldest = self.state.borrow().overlay.oldest();
+            if oldest.is_none_or(|oldest| oldest >= target) || self.is_closing() {
+                return;
+            }
+            self.events.sweep_wanted.raise();
+            let ended = self.events.sweep_ended.after(mark);
+            let pause = self.reactor.sleep(PAUSE);
+            ashlar_reactor::future::race(ended, pause).await;
+        }
+    }
+}

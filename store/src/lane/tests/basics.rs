@@ -1,0 +1,174 @@
+//! What a lane does when all goes well, and after restarts.
+
+use std::time::Duration;
+
+use ashlar_proto::{BlockCount, BlockIndex, RoomHint};
+use ashlar_reactor::sim::DiskSpec;
+
+use super::bench::{Bench, key, layer, seq};
+use crate::lane::{LaneError, StateChange};
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn written_blocks_are_read_and_survive_restarts() {
+    for (volatile, power) in [(true, true), (true, false), (false, true), (false, false)] {
+        let spec = if volatile {
+            DiskSpec::new(128 * MIB)
+        } else {
+            DiskSpec::write_through(128 * MIB)
+        };
+        let mut bench = Bench::new(1, spec, None);
+        let lane = bench.start();
+        assert_eq!(bench.disk.spec().volatile_cache, lane.has_volatile_cache());
+        let shard = bench.create(&lane, 5, 1 << 20);
+        bench.run(bench.write(&lane, shard, 250, 300, 7)).unwrap();
+        bench.run(bench.write(&lane, shard, 300, 1, 8)).unwrap();
+        let zero = lane.zero(
+            shard,
+            layer(1),
+            BlockIndex::new(310),
+            BlockCount::new(2),
+            seq(9),
+        );
+        bench.run(zero).unwrap();
+        bench.run(lane.flush()).unwrap();
+        let incarnation = lane.incarnation();
+        let check = |bench: &Bench, lane: &crate::lane::Lane| {
+            let shown = bench.run(Bench::read(lane, shard, 248, 304)).unwrap();
+            for (block, found) in (248..).zip(shown) {
+                let expected = match block {
+                    248..250 | 550.. => None,
+                    300 => Some((8, false)),
+                    310..312 => Some((9, true)),
+                    _ => Some((7, false)),
+                };
+                assert_eq!(found, expected, "block {block}");
+            }
+        };
+        check(&bench, &lane);
+        drop(lane);
+        let lane = bench.restart(power);
+        assert!(lane.incarnation() > incarnation);
+        check(&bench, &lane);
+        let (_, state) = lane.shard_state(shard).unwrap();
+        assert_eq!(state.may_have_lost, volatile);
+        assert_eq!((state.highest, state.damaged), (seq(9), false));
+        let tail = bench.run(lane.tail(shard, seq(7), (BlockIndex::new(0), layer(0)), 100));
+        assert_eq!(tail.unwrap().len(), 3);
+        bench.run(lane.clone().close());
+        drop(lane);
+        let lane = bench.restart(power);
+        check(&bench, &lane);
+        assert_eq!(lane.stats().damage.total(), 0);
+    }
+}
+
+#[test]
+fn state_of_a_shard_is_durable_and_only_grows() {
+    let mut bench = Bench::new(2, DiskSpec::new(128 * MIB), None);
+    let lane = bench.start();
+    let shard = bench.create(&lane, 5, 1 << 20);
+    let change = StateChange {
+        generation: Some(ashlar_proto::Generation::new(3)),
+        stable: Some(seq(40)),
+        settle: true,
+        ..StateChange::default()
+    };
+    let state = bench.run(lane.advance_state(shard, change)).unwrap();
+    assert_eq!(state.generation.get(), 3);
+    let lower = StateChange {
+        generation: Some(ashlar_proto::Generation::new(2)),
+        ..StateChange::default()
+    };
+    bench.run(lane.advance_state(shard, lower)).unwrap();
+    drop(lane);
+    let lane = bench.restart(true);
+    let (replica, state) = lane.shard_state(shard).unwrap();
+    assert_eq!(replica.get(), 5);
+    assert_eq!((state.generation.get(), state.stable), (3, seq(40)));
+    assert!(state.may_have_lost, "this restart may have cost writes");
+    bench.run(lane.remove_shards(&[shard])).unwrap();
+    assert!(lane.shards().is_empty());
+    drop(lane);
+    let lane = bench.restart(true);
+    assert!(lane.shards().is_empty());
+    let read = bench.run(Bench::read(&lane, key(5), 0, 1));
+    assert_eq!(read, Err(LaneError::NoSuchShard));
+}
+
+#[test]
+fn random_overwrites_at_80_percent_go_on_for_ever() {
+    let bench = Bench::new(3, DiskSpec::write_through(128 * MIB), None);
+    let lane = bench.start();
+    let usable = lane.usage().usable.get() / 4096;
+    let blocks = u32::try_from(usable * 8 / 10).unwrap();
+    let shard = bench.create(&lane, 1, blocks);
+    let mut raw = 0;
+    for block in (0..blocks).step_by(64) {
+        raw += 1;
+        let count = 64.min(blocks - block);
+        bench
+            .run(bench.write(&lane, shard, block, count, raw))
+            .unwrap();
+    }
+    let mut rng = bench.world.fork_rng();
+    for _ in 0..4000 {
+        let mut writes = Vec::new();
+        let mut taken = Vec::new();
+        for _ in 0..16 {
+            let block = u32::try_from(rng.below(u64::from(blocks))).unwrap();
+            if taken.contains(&block) {
+                continue;
+            }
+            taken.push(block);
+            raw += 1;
+            writes.push(bench.write(&lane, shard, block, 1, raw));
+        }
+        let done = bench.run(ashlar_reactor::future::join_all(writes));
+        assert!(done.iter().all(Result::is_ok), "{done:?}");
+    }
+    assert_eq!(lane.room(), RoomHint::Ample);
+    let stats = lane.stats();
+    assert!(stats.segments_collected > 0);
+    let shown = bench.run(Bench::read(&lane, shard, 0, blocks)).unwrap();
+    assert!(shown.iter().all(Option::is_some));
+    println!("{stats:?}");
+}
+
+#[test]
+fn a_full_lane_refuses_writes_and_takes_them_again_after_a_trim() {
+    let bench = Bench::new(4, DiskSpec::new(128 * MIB), None);
+    let lane = bench.start();
+    let blocks = u32::try_from(128 * MIB / 4096).unwrap();
+    let shard = bench.create(&lane, 1, blocks);
+    let mut raw = 0;
+    let mut block = 0;
+    let refused = loop {
+        raw += 1;
+        match bench.run(bench.write(&lane, shard, block, 32, raw)) {
+            Ok(()) => block += 32,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused, LaneError::NoSpace);
+    assert_eq!(lane.room(), RoomHint::Soft);
+    let usage = lane.usage();
+    assert!(
+        usage.used.get() > usage.usable.get() * 95 / 100,
+        "{usage:?}"
+    );
+    bench.run(Bench::read(&lane, shard, 0, block)).unwrap();
+    let zero = lane.zero(
+        shard,
+        layer(1),
+        BlockIndex::new(0),
+        BlockCount::new(1024),
+        seq(raw + 1),
+    );
+    bench.run(zero).unwrap();
+    raw += 2;
+    bench.run(bench.write(&lane, shard, 5, 32, raw)).unwrap();
+    bench.run(bench.world.sleep(Duration::from_secs(1)));
+    bench.run(Bench::read(&lane, shard, 0, block)).unwrap();
+}

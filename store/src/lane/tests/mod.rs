@@ -1,0 +1,4 @@
+//! Tests of the whole lane on the simulated disk.
+
+mod basics;
+mod bench;

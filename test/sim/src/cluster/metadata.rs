@@ -1,0 +1,258 @@
+//! The conductor of a simulated cluster: one volume's map in memory, and the road to it.
+//!
+//! It commits what the design says and no more: a generation at each attach, and an in-sync set
+//! when generation and epoch are current. It also watches: a set may only shrink, for nothing is
+//! caught up yet. Its answers take time, and some are lost before or after the deed.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ashlar_client::{ClusterSource, SourceError};
+use ashlar_proto::api::{
+    AckRule, AttachRequest, Attachment, DetachRequest, DiskLocation, Health, InSyncCommitted,
+    ProposeInSync, Replica, Revision, Shard, Volume, VolumeState,
+};
+use ashlar_proto::{
+    ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, ReplicaId, ShardIndex, VolumeId,
+};
+use ashlar_reactor::Reactor;
+use ashlar_reactor::sim::Rng;
+
+/// The only volume.
+pub const VOLUME_NAME: &str = "volume";
+/// Its id.
+pub const VOLUME: VolumeId = VolumeId::new(0x51b);
+/// The cluster.
+pub const CLUSTER: ClusterId = ClusterId::new(0xc1a5);
+
+/// The map of the volume.
+pub struct Metadata {
+    volume: Volume,
+    disks: Vec<DiskLocation>,
+    /// In-sync sets as they were when each generation was granted.
+    granted: BTreeMap<Generation, Vec<Vec<DiskId>>>,
+    rng: Rng,
+    /// Of a million answers, how many are lost.
+    pub lost_per_million: u32,
+    /// What must not have been proposed.
+    pub failure: Option<String>,
+}
+
+/// How the volume is cut.
+#[derive(Clone, Copy, Debug)]
+pub struct VolumeShape {
+    /// Bytes of the volume.
+    pub bytes: u64,
+    /// Bytes of each shard but the last.
+    pub shard_bytes: u64,
+    /// When a write is acknowledged.
+    pub ack: AckRule,
+}
+
+impl Metadata {
+    /// A volume with a replica of each shard on each disk.
+    #[must_use]
+    pub fn new(shape: VolumeShape, disks: Vec<DiskLocation>, rng: Rng) -> Rc<RefCell<Self>> {
+        let shards = shape.bytes.div_ceil(shape.shard_bytes);
+        let mut next_replica = 0;
+        let shards = (0..u32::try_from(shards).unwrap_or(u32::MAX)).map(|index| Shard {
+            index: ShardIndex::new(index),
+            epoch: Epoch::new(1),
+            replicas: disks
+                .iter()
+                .map(|disk| {
+                    next_replica += 1;
+                    Replica {
+                        id: ReplicaId::new(next_replica),
+                        node: disk.node,
+                        disk: disk.disk,
+                        in_sync: true,
+                    }
+                })
+                .collect(),
+        });
+        let volume = Volume {
+            id: VOLUME,
+            name: VOLUME_NAME.to_owned(),
+            size_bytes: ByteCount::new(shape.bytes),
+            shard_bytes: ByteCount::new(shape.shard_bytes),
+            replicas: u8::try_from(disks.len()).unwrap_or(u8::MAX),
+            ack: shape.ack,
+            state: VolumeState::Ready,
+            health: Health::Healthy,
+            generation: Generation::new(0),
+            head_layer: Layer::new(1),
+            attached_by: None,
+            shards: shards.collect(),
+        };
+        Rc::new(RefCell::new(Self {
+            volume,
+            disks,
+            granted: BTreeMap::new(),
+            rng,
+            lost_per_million: 0,
+            failure: None,
+        }))
+    }
+
+    /// The shards as they stand.
+    #[must_use]
+    pub fn shards(&self) -> &[Shard] {
+        &self.volume.shards
+    }
+
+    /// For each shard: the set that a generation was granted on, and the set now.
+    #[must_use]
+    pub fn sets(&self, generation: Generation) -> Vec<(Vec<DiskId>, Vec<DiskId>)> {
+        let granted = self.granted.get(&generation).cloned().unwrap_or_default();
+        let now = self.volume.shards.iter().map(in_sync_disks);
+        granted.into_iter().zip(now).collect()
+    }
+
+    /// The acknowledgement rule.
+    #[must_use]
+    pub fn ack(&self) -> AckRule {
+        self.volume.ack
+    }
+
+    fn attach(&mut self, request: &AttachRequest) -> Result<Attachment, SourceError> {
+        match &self.volume.attached_by {
+            Some(holder) if *holder != request.owner && !request.force => {
+                return Err(SourceError::Attached {
+                    owner: holder.as_str().into(),
+                });
+            }
+            _ => {}
+        }
+        self.volume.generation = self.volume.generation.next();
+        self.volume.attached_by = Some(request.owner.clone());
+        let sets = self.volume.shards.iter().map(in_sync_disks).collect();
+        self.granted.insert(self.volume.generation, sets);
+        Ok(Attachment {
+            cluster: CLUSTER,
+            volume: self.volume.clone(),
+            disks: self.disks.clone(),
+            revision: Revision(u64::from(self.volume.generation.get())),
+        })
+    }
+
+    fn detach(&mut self, request: &DetachRequest) -> Result<(), SourceError> {
+        if request.generation != self.volume.generation {
+            return Err(SourceError::Superseded);
+        }
+        self.volume.attached_by = None;
+        Ok(())
+    }
+
+    fn propose(&mut self, proposal: &ProposeInSync) -> Result<InSyncCommitted, SourceError> {
+        if proposal.generation != self.volume.generation {
+            return Err(SourceError::Superseded);
+        }
+        let at = usize::try_from(proposal.shard.get()).unwrap_or(usize::MAX);
+        let shard = self
+            .volume
+            .shards
+            .get_mut(at)
+            .ok_or(SourceError::NotFound)?;
+        let wanted = |replica: &Replica| proposal.in_sync.contains(&replica.id);
+        let same = shard
+            .replicas
+            .iter()
+            .all(|replica| replica.in_sync == wanted(replica));
+        if shard.epoch == proposal.epoch.next() && same {
+            return Ok(InSyncCommitted {
+                shard: shard.clone(),
+            });
+        }
+        if shard.epoch != proposal.epoch {
+            return Err(SourceError::Superseded);
+        }
+        if shard
+            .replicas
+            .iter()
+            .any(|replica| wanted(replica) && !replica.in_sync)
+        {
+            let what = format!("shard {at}: a replica was proposed back without catch-up");
+            self.failure.get_or_insert(what);
+        }
+        if !shard.replicas.iter().any(wanted) {
+            self.failure
+                .get_or_insert(format!("shard {at}: an empty set was proposed"));
+        }
+        shard.epoch = shard.epoch.next();
+        for replica in &mut shard.replicas {
+            replica.in_sync = proposal.in_sync.contains(&replica.id);
+        }
+        Ok(InSyncCommitted {
+            shard: shard.clone(),
+        })
+    }
+}
+
+fn in_sync_disks(shard: &Shard) -> Vec<DiskId> {
+    shard
+        .replicas
+        .iter()
+        .filter(|r| r.in_sync)
+        .map(|r| r.disk)
+        .collect()
+}
+
+/// An owner's road to the metadata.
+pub struct MemorySource {
+    /// The owner's process.
+    pub reactor: Reactor,
+    /// The map.
+    pub metadata: Rc<RefCell<Metadata>>,
+}
+
+impl MemorySource {
+    async fn ask<T>(
+        &self,
+        act: impl FnOnce(&mut Metadata) -> Result<T, SourceError>,
+    ) -> Result<T, SourceError> {
+        let (there, back, lost_there, lost_back) = {
+            let mut metadata = self.metadata.borrow_mut();
+            let rate = metadata.lost_per_million;
+            let rng = &mut metadata.rng;
+            (
+                rng.below(3_000),
+                rng.below(3_000),
+                rng.chance(rate),
+                rng.chance(rate),
+            )
+        };
+        self.reactor.sleep(Duration::from_micros(there)).await;
+        if lost_there {
+            self.reactor.sleep(Duration::from_secs(1)).await;
+            return Err(SourceError::Unreachable);
+        }
+        let answer = act(&mut self.metadata.borrow_mut());
+        self.reactor.sleep(Duration::from_micros(back)).await;
+        if lost_back {
+            self.reactor.sleep(Duration::from_secs(1)).await;
+            return Err(SourceError::Unreachable);
+        }
+        answer
+    }
+}
+
+impl ClusterSource for MemorySource {
+    async fn attach(&self, _: &str, request: &AttachRequest) -> Result<Attachment, SourceError> {
+        self.ask(|metadata| metadata.attach(request)).await
+    }
+
+    async fn detach(&self, _: &str, request: &DetachRequest) -> Result<(), SourceError> {
+        self.ask(|metadata| metadata.detach(request)).await
+    }
+
+    async fn propose_in_sync(
+        &self,
+        _: &str,
+        proposal: &ProposeInSync,
+    ) -> Result<InSyncCommitted, SourceError> {
+        self.ask(|metadata| metadata.propose(proposal)).await
+    }
+}

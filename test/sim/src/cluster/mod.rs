@@ -1,0 +1,223 @@
+//! A whole cluster from one seed: stores, an owner, a conductor's map, random requests, faults.
+//!
+//! ```text
+//! drive: waits, draws a fault, does it, waits …   then: heal, attach, read all, detach, compare
+//!   owner process:  attach ── workers ── BlockDevice      (history of every request)
+//!   store process:  StoreService over a simulated disk    (crashes, power losses, restarts)
+//! ```
+//!
+//! What is checked, by code that knows nothing of replication: no read shows what nobody wrote
+//! there; every sector is linearizable across owners, losing only what the promises allow
+//! ([`crate::linear`]); once the faults end a new owner attaches and everything can be read; after
+//! a clean detach all in-sync replicas of a shard hold the same versions of the same blocks; and a
+//! seed run twice takes the same steps.
+
+mod chaos;
+mod metadata;
+mod owner;
+mod reference;
+mod replicas;
+mod stores;
+
+pub use reference::StoreBug;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use ashlar_proto::api::AckRule;
+use ashlar_proto::{BlockCount, DiskId};
+use ashlar_reactor::sim::{Rng, World, fault::Plan};
+
+use crate::linear;
+use crate::workload::{Record, Shape};
+use metadata::{Metadata, VolumeShape};
+use owner::Owner;
+use stores::Store;
+
+/// How long the last attach may take once all is well again.
+const ATTACH_LIMIT: Duration = Duration::from_secs(600);
+/// Virtual time that a whole run may take.
+const RUN_LIMIT: Duration = Duration::from_secs(100_000);
+/// Blocks of each shard.
+const SHARD_BLOCKS: BlockCount = BlockCount::new(256);
+/// Sectors that one read of the final check covers.
+const CHECK_SECTORS: u64 = 512;
+
+/// How one seed went.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The hash of its trace.
+    pub hash: u64,
+    /// Requests that completed.
+    pub requests: u64,
+    /// Successful attaches.
+    pub lives: usize,
+    /// What was wrong.
+    pub failure: Option<String>,
+}
+
+/// The cluster of one seed.
+struct Cluster {
+    world: World,
+    rng: Rng,
+    plan: Plan,
+    shape: Shape,
+    stores: Vec<Store>,
+    metadata: Rc<RefCell<Metadata>>,
+    record: Record,
+    /// Replicas whose host lost a volatile cache since they were last made whole.
+    lost: Rc<RefCell<BTreeSet<(DiskId, usize)>>>,
+    owners: Vec<Owner>,
+    owners_started: u32,
+}
+
+/// Runs one seed for `seconds` of virtual time under faults.
+#[must_use]
+pub fn run(seed: u64, seconds: u64, bug: Option<StoreBug>, verbose: bool) -> Outcome {
+    let world = if verbose {
+        World::traced(seed)
+    } else {
+        World::new(seed)
+    };
+    let mut cluster = Cluster::new(&world, bug);
+    let (record, metadata) = (cluster.record.clone(), Rc::clone(&cluster.metadata));
+    if verbose {
+        println!("{:#?}\n{:#?}", cluster.plan, cluster.shape);
+    }
+    let driven = world.run(
+        RUN_LIMIT,
+        cluster.drive(Duration::from_secs(seconds), verbose),
+    );
+    let failure = match driven {
+        Ok(Ok(())) => None,
+        Ok(Err(what)) => Some(what),
+        Err(stopped) => Some(format!("the run ended early: {stopped}")),
+    };
+    let failure = record
+        .failure()
+        .or_else(|| metadata.borrow().failure.clone())
+        .or(failure);
+    if verbose && failure.is_some() {
+        for line in world.trace_lines() {
+            println!("{line}");
+        }
+    }
+    let lives = record.history.borrow().serves.len();
+    Outcome {
+        hash: world.trace_hash(),
+        requests: record.completed(),
+        lives,
+        failure,
+    }
+}
+
+impl Cluster {
+    fn new(world: &World, bug: Option<StoreBug>) -> Self {
+        let mut rng = world.fork_rng();
+        let plan = Plan::draw(&mut rng);
+        let replicas = [1, 2, 3, 3, 3][rng.index(5)];
+        let shard_bytes = SHARD_BLOCKS.bytes();
+        let volume = VolumeShape {
+            bytes: shard_bytes * rng.between(1, 3),
+            shard_bytes,
+            ack: if rng.chance(700_000) {
+                AckRule::Majority
+            } else {
+                AckRule::All
+            },
+        };
+        let stores: Vec<Store> = (0..replicas)
+            .map(|number| Store::new(number, &plan, bug, &mut rng))
+            .collect();
+        let disks = stores.iter().map(Store::location).collect();
+        let metadata = Metadata::new(volume, disks, rng.fork());
+        if rng.chance(300_000) {
+            metadata.borrow_mut().lost_per_million = 50_000;
+        }
+        let shape = Shape::draw(&mut rng, volume.bytes / 512, shard_bytes / 512);
+        world.net_faults(|faults| *faults = plan.net());
+        Self {
+            world: world.clone(),
+            rng,
+            plan,
+            shape,
+            stores,
+            metadata,
+            record: Record::default(),
+            lost: Rc::default(),
+            owners: Vec::new(),
+            owners_started: 0,
+        }
+    }
+
+    /// The run: faults for a while, then peace, then the checks.
+    async fn drive(&mut self, faults: Duration, verbose: bool) -> Result<(), String> {
+        for number in 0..self.stores.len() {
+            let shards = self.metadata.borrow().shards().to_vec();
+            self.stores[number]
+                .prepare(&self.world, &shards, SHARD_BLOCKS)
+                .await?;
+        }
+        self.start_owner();
+        self.trouble(faults, verbose).await;
+        self.peace().await;
+        self.final_check().await?;
+        self.compare_replicas().await?;
+        let history = self.record.history.borrow();
+        linear::check(&history, self.shape.sectors).map_err(|violation| violation.to_string())
+    }
+
+    /// All is well again: hosts have power, stores run, cuts heal, nothing is lost any more.
+    async fn peace(&mut self) {
+        self.world.heal();
+        self.world.net_faults(|faults| {
+            *faults = Plan {
+                reset_per_million: 0,
+                refuse_per_million: 0,
+                stall_per_million: 0,
+                ..self.plan
+            }
+            .net();
+        });
+        self.metadata.borrow_mut().lost_per_million = 0;
+        for store in &mut self.stores {
+            store.restart_if_dead(&self.world);
+        }
+        self.world.sleep(Duration::from_secs(5)).await;
+    }
+
+    /// A last owner attaches, reads everything, and detaches cleanly.
+    async fn final_check(&mut self) -> Result<(), String> {
+        for owner in self.owners.drain(..) {
+            owner.crash();
+        }
+        self.start_owner();
+        let owner = self.owners.last().ok_or("there is an owner")?;
+        let limit = self.world.now() + ATTACH_LIMIT;
+        while !owner.serves() {
+            if self.world.now() >= limit {
+                return Err(format!(
+                    "no owner can attach when all is well: {}",
+                    owner.trouble()
+                ));
+            }
+            self.world.sleep(Duration::from_millis(100)).await;
+        }
+        owner.stop_workers(&self.world).await?;
+        let mut sector = 0;
+        while sector < self.shape.sectors {
+            let end = (sector + CHECK_SECTORS).min(self.shape.sectors);
+            owner.read(&self.world, sector..end, &self.record).await?;
+            sector = end;
+        }
+        owner.detach(&self.world).await
+    }
+}
+
+/// The address of a host by its number.
+fn host(number: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, number))
+}

@@ -1,0 +1,173 @@
+//! One owner of the volume: a process that attaches, serves requests, and may be crashed.
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ashlar_client::{Volume, VolumeOptions};
+use ashlar_reactor::Task;
+use ashlar_reactor::sim::{Process, World};
+
+use super::Cluster;
+use super::metadata::{MemorySource, VOLUME_NAME};
+use crate::history::Life;
+use crate::workload::{Worker, read_into};
+
+/// Where owners live.
+pub(super) const OWNER_HOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 100));
+/// Pause after a failed attach.
+const RETRY: Duration = Duration::from_millis(500);
+/// How long a request of the test itself may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What an owner's process has got to.
+#[derive(Default)]
+struct Progress {
+    volume: RefCell<Option<(Volume, Life)>>,
+    workers: RefCell<Vec<Task<()>>>,
+    trouble: RefCell<String>,
+    stop: Rc<Cell<bool>>,
+}
+
+/// A handle on one owner.
+pub(super) struct Owner {
+    process: Process,
+    progress: Rc<Progress>,
+}
+
+impl Cluster {
+    /// Starts an owner, which attaches as soon as it can and then serves random requests.
+    pub(super) fn start_owner(&mut self) {
+        self.owners_started += 1;
+        let name = format!("owner-{}", self.owners_started);
+        let process = self.world.process(&name, OWNER_HOST);
+        let progress = Rc::new(Progress::default());
+        let reactor = process.reactor().clone();
+        let source = Rc::new(MemorySource {
+            reactor: reactor.clone(),
+            metadata: Rc::clone(&self.metadata),
+        });
+        let (shape, record) = (self.shape, self.record.clone());
+        let (metadata, lost) = (Rc::clone(&self.metadata), Rc::clone(&self.lost));
+        let (mut rng, shared) = (self.rng.fork(), Rc::clone(&progress));
+        let quick = self.rng.chance(500_000);
+        drop(process.reactor().spawn(async move {
+            let volume = loop {
+                let mut options = VolumeOptions::new(name.clone());
+                options.force = true;
+                if quick {
+                    options.attach_patience = Duration::from_millis(500);
+                    options.flush_interval = Duration::from_millis(200);
+                    options.io_timeout = Duration::from_secs(5);
+                }
+                match Volume::attach(&reactor, Rc::clone(&source), VOLUME_NAME, options).await {
+                    Ok(volume) => break volume,
+                    Err(error) => shared.trouble.replace(error.to_string()),
+                };
+                reactor.sleep(RETRY).await;
+            };
+            let sets = metadata.borrow().sets(volume.generation());
+            let ack = metadata.borrow().ack();
+            let mut lossy = false;
+            for (shard, (before, now)) in sets.iter().enumerate() {
+                let needed = before.len() - ack.ack_count(before.len()) + 1;
+                let mut lost = lost.borrow_mut();
+                let intact = now.iter().filter(|disk| !lost.contains(&(**disk, shard)));
+                lossy |= intact.count() < needed;
+                for disk in now {
+                    lost.remove(&(*disk, shard));
+                }
+            }
+            let life = record.history.borrow_mut().serve(lossy);
+            shared.volume.replace(Some((volume.clone(), life)));
+            for _ in 0..shape.depth {
+                let worker = Worker {
+                    device: volume.clone(),
+                    reactor: reactor.clone(),
+                    life,
+                    rng: rng.fork(),
+                    shape,
+                    record: record.clone(),
+                    stop: Rc::clone(&shared.stop),
+                };
+                shared
+                    .workers
+                    .borrow_mut()
+                    .push(reactor.spawn(worker.run()));
+            }
+        }));
+        self.owners.push(Owner { process, progress });
+    }
+}
+
+impl Owner {
+    pub(super) fn serves(&self) -> bool {
+        self.progress.volume.borrow().is_some()
+    }
+
+    pub(super) fn trouble(&self) -> String {
+        self.progress.trouble.borrow().clone()
+    }
+
+    pub(super) fn crash(&self) {
+        self.process.crash();
+    }
+
+    /// Waits until every worker has ended its request.
+    pub(super) async fn stop_workers(&self, world: &World) -> Result<(), String> {
+        self.progress.stop.set(true);
+        let limit = world.now() + PATIENCE;
+        loop {
+            if self.progress.workers.borrow().iter().all(Task::is_finished) {
+                return Ok(());
+            }
+            if world.now() >= limit || !self.process.is_alive() {
+                return Err("requests never end".to_owned());
+            }
+            world.sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Reads a range: all is well, so it must succeed.
+    pub(super) async fn read(
+        &self,
+        world: &World,
+        sectors: Range<u64>,
+        record: &crate::workload::Record,
+    ) -> Result<(), String> {
+        let attached = self.progress.volume.borrow().clone();
+        let (volume, life) = attached.ok_or("the owner serves")?;
+        let (record, range) = (record.clone(), sectors.clone());
+        let read = async move { read_into(&volume, life, range, &record).await };
+        let result = self.run(world, read).await?;
+        result.map_err(|error| format!("sectors {sectors:?} cannot be read: {error}"))
+    }
+
+    pub(super) async fn detach(&self, world: &World) -> Result<(), String> {
+        let attached = self.progress.volume.borrow_mut().take();
+        let (volume, _) = attached.ok_or("the owner serves")?;
+        let detached = self
+            .run(world, async move { volume.detach().await })
+            .await?;
+        detached.map_err(|error| format!("cannot detach: {error}"))
+    }
+
+    /// Runs something in the owner's process.
+    async fn run<T: 'static>(
+        &self,
+        world: &World,
+        work: impl Future<Output = T> + 'static,
+    ) -> Result<T, String> {
+        let task = self.process.reactor().spawn(work);
+        let limit = world.now() + PATIENCE;
+        while !task.is_finished() {
+            if world.now() >= limit || !self.process.is_alive() {
+                return Err("a request of the final check never ends".to_owned());
+            }
+            world.sleep(Duration::from_millis(1)).await;
+        }
+        Ok(task.await)
+    }
+}

@@ -126,9 +126,9 @@ impl Executor {
             let Some(task) = task else { continue };
             polls += 1;
             let waker = self.waker(index, generation);
-            self.running.set(Some(index));
+            let running = Running::mark(&self.running, index);
             let done = task.poll(&mut Context::from_waker(&waker));
-            self.running.set(None);
+            drop(running);
             drop(task);
             if done {
                 self.remove(TaskId { index, generation });
@@ -214,6 +214,23 @@ impl Executor {
         // SAFETY: the table keeps the contract of `RawWaker`: the data is a plain number, the
         // functions are thread-safe and own nothing.
         unsafe { Waker::new(std::ptr::without_provenance(packed), &VTABLE) }
+    }
+}
+
+/// Marks the slot being polled; also a poll that panics takes the mark away, so that the end of
+/// the run can drop its task.
+struct Running<'a>(&'a Cell<Option<u32>>);
+
+impl<'a> Running<'a> {
+    fn mark(running: &'a Cell<Option<u32>>, index: u32) -> Self {
+        running.set(Some(index));
+        Self(running)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.set(None);
     }
 }
 

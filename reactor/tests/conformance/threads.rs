@@ -1,8 +1,11 @@
 //! Between threads: real drivers only.
 
 use super::lab::{Lab, suite};
+use ashlar_proto::Address;
 use ashlar_reactor::channel::{TrySendError, remote};
-use ashlar_reactor::{DetachedStream, Engine, Reactor, RuntimeOptions, run};
+use ashlar_reactor::{DetachedStream, Engine, Reactor, RuntimeOptions, probe_engine, run};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +19,8 @@ suite!(real:
     task_is_woken_from_another_thread,
     many_threads_many_values,
     stream_moves_to_another_reactor,
+    peer_that_ends_its_direction_still_hears,
+    panic_in_a_task_ends_the_run,
     idle_reactor_costs_no_cpu,
 );
 
@@ -149,7 +154,7 @@ async fn many_threads_many_values(_lab: Lab) {
 }
 
 async fn stream_moves_to_another_reactor(lab: Lab) {
-    for engine in [Engine::Aio, ashlar_reactor::probe_engine(None).0] {
+    for engine in [Engine::Aio, probe_engine(None).0] {
         let (client, server) = lab.pair(&lab.tcp).await;
         let (hand, taken) = remote::bounded::<DetachedStream>(1);
         let thread = thread::spawn(move || {
@@ -178,6 +183,58 @@ async fn stream_moves_to_another_reactor(lab: Lab) {
         }
         drop(client);
         thread.join().expect("thread ends").expect("starts");
+    }
+}
+
+async fn peer_that_ends_its_direction_still_hears(lab: Lab) {
+    let listener = lab.reactor.listen(&lab.tcp).await.expect("listens");
+    let Address::Tcp(bound) = listener.local_address() else {
+        panic!("listens at TCP");
+    };
+    let thread = thread::spawn(move || {
+        let mut stream = TcpStream::connect(bound).expect("connects");
+        stream.write_all(b"question").expect("sends");
+        stream
+            .shutdown(Shutdown::Write)
+            .expect("ends its direction");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("receives");
+        answer
+    });
+    let stream = listener.accept().await.expect("accepts");
+    let mut heard = 0;
+    loop {
+        let (_, result) = stream.recv(lab.reactor.buffer(100)).await;
+        match result.expect("receives") {
+            0 => break,
+            got => heard += got,
+        }
+    }
+    assert_eq!(heard, 8);
+    lab.reactor.sleep(NAP / 5).await;
+    let mut answer = lab.reactor.buffer(6);
+    answer.copy_from_slice(b"answer");
+    stream.send(vec![answer.freeze()]).await.expect("sends");
+    drop(stream);
+    assert_eq!(thread.join().expect("thread ends"), "answer");
+}
+
+async fn panic_in_a_task_ends_the_run(lab: Lab) {
+    for engine in [Engine::Aio, probe_engine(None).0] {
+        let thread = thread::spawn(move || {
+            run(RuntimeOptions::new(engine), |reactor| async move {
+                let inner = reactor.clone();
+                let _task = reactor.spawn(async move {
+                    inner.yield_now().await;
+                    std::panic::resume_unwind(Box::new("on purpose"));
+                });
+                std::future::pending::<()>().await;
+            })
+        });
+        while !thread.is_finished() {
+            lab.reactor.sleep(NAP / 20).await;
+        }
+        assert!(thread.join().is_err());
     }
 }
 

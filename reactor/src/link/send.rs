@@ -160,10 +160,10 @@ async fn run_writer(reactor: Reactor, outbound: Rc<Outbound>) {
             outbound.wake_drainers();
         }
     }
-    if outbound.finishing.get() {
-        if let Some(stream) = &*outbound.stream.borrow() {
-            stream.shutdown();
-        }
+    if outbound.finishing.get()
+        && let Some(stream) = &*outbound.stream.borrow()
+    {
+        stream.shutdown();
     }
 }
 

@@ -1,5 +1,18 @@
 //! Log-structured lanes and the replica service over them.
 
 mod codec;
+mod control;
 pub mod disk;
+mod gate;
+mod health;
 pub mod lane;
+mod replica;
+mod report;
+mod service;
+mod session;
+mod worker;
+
+pub use control::{Applied, ControlError, Refusal, Refused, StoreControl};
+pub use service::{
+    CONNECTIONS_MAX, HELLO_WITHIN, StartStoreError, StoreHandle, StoreOptions, StoreService,
+};

@@ -1,0 +1,482 @@
+//! The store's service: opens disks, recovers lanes, accepts owners, does what control tells it.
+//!
+//! Invariants: nothing is answered by a lane before it has recovered, nor by a disk that belongs
+//! to no cluster or to another one; a disk that fails takes nothing else with it; memory per
+//! connection that has not said hello is one link, for at most [`HELLO_WITHIN`].
+//!
+//! ```text
+//! accept ─▶ hello ─▶ route (disk, lane) ─▶ worker of the lane ─▶ session
+//! control ─▶ report │ set cluster │ apply │ stop
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ashlar_proto::api::{Assignment, DiskReport};
+use ashlar_proto::frame::{PROTOCOL_VERSION, open_meta};
+use ashlar_proto::message::{Hello, HelloReply};
+use ashlar_proto::{
+    Address, ByteCount, ClusterId, DiskId, FrameKind, Incarnation, LaneIndex, Status, lane_of,
+};
+use ashlar_reactor::channel::{Permit, Semaphore, remote};
+use ashlar_reactor::future::join_all;
+use ashlar_reactor::link::{self, Frame, Link, LinkListener};
+use ashlar_reactor::{DiskOptions, NetError, Reactor, Task};
+
+use crate::control::{Applied, Command, ControlError, Refusal, Refused, StoreControl};
+use crate::disk::{DiskOpenError, UnrecoveredDisk, open_disk};
+use crate::health::DiskHealth;
+use crate::lane::LaneOptions;
+use crate::report;
+use crate::session::Greeting;
+use crate::worker::Worker;
+
+/// How long a new connection may take to say hello.
+pub const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+/// Connections of a store, greeted or not. Further ones wait to be accepted.
+pub const CONNECTIONS_MAX: usize = 1024;
+
+/// What a store is made of.
+#[derive(Clone, Debug, Default)]
+pub struct StoreOptions {
+    /// Its disks, formatted.
+    pub disks: Vec<DiskOptions>,
+    /// Where owners reach it.
+    pub listen: Vec<Address>,
+    /// How each lane uses its machine.
+    pub lane: LaneOptions,
+}
+
+/// A store could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartStoreError {
+    /// None of its disks can be used.
+    #[error("no disk can be used; the first: {first}")]
+    NoDisk {
+        /// What is wrong with the first one.
+        first: DiskOpenError,
+    },
+    /// It was given no disk.
+    #[error("a store needs at least one disk")]
+    NoDisks,
+    /// Two of its disks carry the same id: one is a copy of the other.
+    #[error("disks {path} and {other} carry the same id {disk}: one is a copy of the other")]
+    SameDisk {
+        /// Their id.
+        disk: DiskId,
+        /// One.
+        path: String,
+        /// The other.
+        other: String,
+    },
+    /// An address cannot be listened at.
+    #[error(transparent)]
+    Listen(#[from] NetError),
+}
+
+/// A running store.
+#[derive(Debug)]
+pub struct StoreHandle {
+    control: StoreControl,
+    addresses: Vec<Address>,
+    unreadable: Vec<String>,
+    running: Task<()>,
+}
+
+impl StoreHandle {
+    /// The handle for its agent.
+    #[must_use]
+    pub fn control(&self) -> StoreControl {
+        self.control.clone()
+    }
+
+    /// Where it listens, with the ports that were taken.
+    #[must_use]
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// Disks that could not even be identified, and why: they are in no report.
+    #[must_use]
+    pub fn unreadable(&self) -> &[String] {
+        &self.unreadable
+    }
+
+    /// Waits until it has been stopped.
+    pub async fn stopped(self) {
+        self.running.await;
+    }
+}
+
+/// A disk of the store.
+struct DiskEntry {
+    id: DiskId,
+    path: String,
+    lanes: u16,
+    volatile_cache: bool,
+    /// `None` while it is being given to a cluster.
+    disk: RefCell<Option<UnrecoveredDisk>>,
+    superblocks_damaged: u64,
+    cluster: Cell<Option<ClusterId>>,
+    health: Arc<DiskHealth>,
+}
+
+impl DiskEntry {
+    /// Gives it to a cluster, durably.
+    async fn join(&self, cluster: ClusterId) {
+        let Some(mut disk) = self.disk.take() else {
+            return;
+        };
+        match disk.set_cluster(cluster).await {
+            Ok(()) => self.cluster.set(Some(cluster)),
+            Err(error) => self.health.fail(error.to_string()),
+        }
+        self.disk.replace(Some(disk));
+    }
+}
+
+/// See the module.
+pub struct StoreService {
+    reactor: Reactor,
+    disks: BTreeMap<DiskId, DiskEntry>,
+    worker: Rc<Worker>,
+    acceptors: RefCell<Vec<Task<()>>>,
+    /// Changes of clusters and assignments, one at a time.
+    changes: Semaphore,
+    stopping: Cell<bool>,
+}
+
+impl StoreService {
+    /// Opens the disks, recovers their lanes, and serves. A disk that fails at any of it is
+    /// reported; the others serve.
+    ///
+    /// # Errors
+    /// [`StartStoreError`] when no disk can be identified, or an address not be listened at.
+    pub async fn start(
+        reactor: &Reactor,
+        options: StoreOptions,
+    ) -> Result<StoreHandle, StartStoreError> {
+        let (disks, unreadable) = open_disks(reactor, &options.disks).await?;
+        let service = Rc::new(Self {
+            reactor: reactor.clone(),
+            disks,
+            worker: Worker::new(reactor),
+            acceptors: RefCell::default(),
+            changes: Semaphore::new(1),
+            stopping: Cell::new(false),
+        });
+        service.recover(&options.lane).await;
+        let mut addresses = Vec::new();
+        let room = Semaphore::new(CONNECTIONS_MAX);
+        for address in &options.listen {
+            let listener = link::listen(reactor, address).await?;
+            addresses.push(listener.local_address());
+            let accepting = Rc::clone(&service).accept(listener, room.clone());
+            service
+                .acceptors
+                .borrow_mut()
+                .push(reactor.spawn(accepting));
+        }
+        let (control, commands) = StoreControl::new();
+        let running = reactor.spawn(service.run(commands));
+        Ok(StoreHandle {
+            control,
+            addresses,
+            unreadable,
+            running,
+        })
+    }
+
+    async fn recover(&self, options: &LaneOptions) {
+        let all = self.disks.values().flat_map(|entry| {
+            (0..entry.lanes).map(|index| self.recover_lane(entry, LaneIndex::new(index), options))
+        });
+        join_all(all).await;
+    }
+
+    async fn recover_lane(&self, entry: &DiskEntry, index: LaneIndex, options: &LaneOptions) {
+        let lane = entry.disk.borrow().as_ref().map(|disk| disk.lane(index));
+        let Some(lane) = lane else { return };
+        let health = Arc::clone(&entry.health);
+        let started = self
+            .worker
+            .start_lane(entry.id, lane, options.clone(), health);
+        if let Err(error) = started.await {
+            entry.health.fail(error.to_string());
+        }
+    }
+
+    // Owners.
+
+    async fn accept(self: Rc<Self>, listener: LinkListener, room: Semaphore) {
+        loop {
+            let permit = room.acquire(1).await;
+            match listener.accept().await {
+                Ok(link) => {
+                    let service = Rc::clone(&self);
+                    drop(self.reactor.spawn(service.greet(link, permit)));
+                }
+                Err(error) => {
+                    tracing::error!(address = %listener.local_address(), %error,
+                        "the store accepts no more connections here");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits for the hello and passes the connection to its lane, or says why not.
+    async fn greet(self: Rc<Self>, link: Link, permit: Permit) {
+        let hello = self.reactor.timeout(HELLO_WITHIN, link.recv()).await;
+        let Ok(Ok(frame)) = hello else {
+            link.close();
+            return;
+        };
+        let request = frame.header;
+        match self.route(&frame) {
+            Ok((key, reply)) => {
+                let greeting = Greeting { request, reply };
+                self.worker.serve(key, link, greeting, permit);
+            }
+            Err(status) => {
+                tracing::warn!(owner = link.peer(), ?status, "connection refused");
+                let refusal = request.reply(status, Incarnation::default());
+                let sent = link.send(Frame::new(refusal, Vec::new(), Vec::new())).await;
+                if sent.is_ok() {
+                    link.drained().await;
+                }
+            }
+        }
+    }
+
+    /// The lane that a hello names.
+    fn route(&self, frame: &Frame) -> Result<((DiskId, LaneIndex), HelloReply), Status> {
+        if self.stopping.get() {
+            return Err(Status::Unavailable);
+        }
+        let header = &frame.header;
+        if header.kind != FrameKind::Hello || header.is_reply || !frame.data.is_empty() {
+            return Err(Status::Malformed);
+        }
+        let meta = open_meta(&frame.meta).map_err(|_| Status::Malformed)?;
+        let hello = Hello::decode(meta).map_err(|_| Status::Malformed)?;
+        if !(hello.version_min..=hello.version_max).contains(&PROTOCOL_VERSION) {
+            return Err(Status::Malformed);
+        }
+        let entry = self.disks.get(&hello.disk);
+        let entry = entry.filter(|entry| entry.cluster.get() == Some(hello.cluster));
+        let entry = entry.ok_or(Status::NoSuchReplica)?;
+        if hello.lane.get() >= entry.lanes {
+            return Err(Status::NoSuchReplica);
+        }
+        if entry.health.has_failed() {
+            return Err(Status::Device);
+        }
+        let reply = HelloReply {
+            version: PROTOCOL_VERSION,
+            volatile_cache: entry.volatile_cache,
+        };
+        Ok(((entry.id, hello.lane), reply))
+    }
+
+    // Control.
+
+    async fn run(self: Rc<Self>, commands: remote::Receiver<Command>) {
+        while let Some(command) = commands.recv().await {
+            let service = Rc::clone(&self);
+            match command {
+                Command::Stop(answer) => {
+                    service.stop().await;
+                    let _ = answer.try_send(());
+                    return;
+                }
+                Command::Report(answer) => {
+                    let _ = answer.try_send(service.report());
+                }
+                // These wait for disks; reports go on meanwhile.
+                Command::SetCluster(cluster, answer) => {
+                    drop(self.reactor.spawn(async move {
+                        let _ = answer.try_send(service.set_cluster(cluster).await);
+                    }));
+                }
+                Command::Apply(replicas, answer) => {
+                    drop(self.reactor.spawn(async move {
+                        let _ = answer.try_send(service.apply(replicas).await);
+                    }));
+                }
+            }
+        }
+        // Nobody can tell it anything any more: it serves on until its reactor ends.
+        std::future::pending::<()>().await;
+    }
+
+    fn report(&self) -> Vec<DiskReport> {
+        self.disks
+            .values()
+            .map(|entry| self.report_of(entry))
+            .collect()
+    }
+
+    fn report_of(&self, entry: &DiskEntry) -> DiskReport {
+        let lanes = (0..entry.lanes).map(LaneIndex::new);
+        let lanes: Vec<_> = lanes
+            .filter_map(|index| self.worker.report((entry.id, index)))
+            .collect();
+        let sum = |bytes: fn(&crate::lane::LaneUsage) -> ByteCount| {
+            ByteCount::new(lanes.iter().map(|(usage, _)| bytes(usage).get()).sum())
+        };
+        let mut damage = report::damage(lanes.iter().map(|(_, stats)| stats));
+        if entry.superblocks_damaged > 0 {
+            damage.insert("superblock".to_owned(), entry.superblocks_damaged);
+        }
+        DiskReport {
+            id: entry.id,
+            path: entry.path.clone(),
+            lanes: entry.lanes,
+            usable_bytes: sum(|usage| usage.usable),
+            used_bytes: sum(|usage| usage.used),
+            volatile_cache: entry.volatile_cache,
+            damage,
+            failed: entry.health.failure().map(str::to_owned),
+        }
+    }
+
+    async fn set_cluster(&self, cluster: ClusterId) -> Result<(), ControlError> {
+        let _turn = self.changes.acquire(1).await;
+        let mut foreign = None;
+        for entry in self.disks.values() {
+            match entry.cluster.get() {
+                Some(found) if found == cluster => {}
+                Some(found) => {
+                    let error = ControlError::OtherCluster {
+                        disk: entry.id,
+                        path: entry.path.clone(),
+                        found,
+                        expected: cluster,
+                    };
+                    entry.health.fail(error.to_string());
+                    foreign.get_or_insert(error);
+                }
+                None => entry.join(cluster).await,
+            }
+        }
+        foreign.map_or(Ok(()), Err)
+    }
+
+    async fn apply(&self, replicas: Vec<Assignment>) -> Applied {
+        let _turn = self.changes.acquire(1).await;
+        let mut applied = Applied::default();
+        let mut wanted: BTreeMap<(DiskId, LaneIndex), Vec<Assignment>> = BTreeMap::new();
+        for entry in self
+            .disks
+            .values()
+            .filter(|entry| !entry.health.has_failed())
+        {
+            for index in 0..entry.lanes {
+                wanted.insert((entry.id, LaneIndex::new(index)), Vec::new());
+            }
+        }
+        for assignment in replicas {
+            match self.lane_for(&assignment) {
+                Ok(lane) => wanted.entry(lane).or_default().push(assignment),
+                Err(refusal) => applied.refused.push(Refused {
+                    assignment,
+                    refusal,
+                }),
+            }
+        }
+        let changes = wanted.into_iter().map(|(lane, wanted)| async move {
+            let outcome = self.worker.apply(lane, wanted.clone()).await;
+            outcome.map_err(|error| {
+                tracing::error!(disk = %lane.0, lane = %lane.1, %error,
+                    "replicas could not be changed");
+                wanted
+            })
+        });
+        for failed in join_all(changes).await.into_iter().filter_map(Result::err) {
+            applied
+                .refused
+                .extend(failed.into_iter().map(|assignment| Refused {
+                    assignment,
+                    refusal: Refusal::DiskFailed,
+                }));
+        }
+        applied
+    }
+
+    fn lane_for(&self, assignment: &Assignment) -> Result<(DiskId, LaneIndex), Refusal> {
+        let entry = self
+            .disks
+            .get(&assignment.disk)
+            .ok_or(Refusal::NoSuchDisk)?;
+        if entry.health.has_failed() {
+            return Err(Refusal::DiskFailed);
+        }
+        if assignment.blocks == 0 {
+            return Err(Refusal::Empty);
+        }
+        let lane = lane_of(assignment.volume, assignment.shard, entry.lanes);
+        Ok((entry.id, lane))
+    }
+
+    async fn stop(&self) {
+        self.stopping.set(true);
+        for acceptor in self.acceptors.take() {
+            acceptor.abort();
+        }
+        let _turn = self.changes.acquire(1).await;
+        self.worker.stop().await;
+    }
+}
+
+/// Opens every disk that can be identified; the others are told as sentences.
+async fn open_disks(
+    reactor: &Reactor,
+    options: &[DiskOptions],
+) -> Result<(BTreeMap<DiskId, DiskEntry>, Vec<String>), StartStoreError> {
+    let mut disks: BTreeMap<DiskId, DiskEntry> = BTreeMap::new();
+    let (mut unreadable, mut first) = (Vec::new(), None);
+    let opening = options.iter().map(|disk| open_disk(reactor, disk.clone()));
+    for (options, opened) in options.iter().zip(join_all(opening).await) {
+        let path = options.path.display().to_string();
+        let disk = match opened {
+            Ok(disk) => disk,
+            Err(error) => {
+                tracing::error!(disk = %path, %error, "disk cannot be used");
+                unreadable.push(format!("{path}: {error}"));
+                first.get_or_insert(error);
+                continue;
+            }
+        };
+        let entry = DiskEntry {
+            id: disk.disk(),
+            lanes: disk.lanes(),
+            volatile_cache: disk.has_volatile_cache(),
+            superblocks_damaged: disk.damaged_superblocks(),
+            cluster: Cell::new(disk.cluster()),
+            health: Arc::new(DiskHealth::new(path.clone())),
+            path,
+            disk: RefCell::new(Some(disk)),
+        };
+        if let Some(other) = disks.get(&entry.id) {
+            return Err(StartStoreError::SameDisk {
+                disk: entry.id,
+                path: entry.path,
+                other: other.path.clone(),
+            });
+        }
+        disks.insert(entry.id, entry);
+    }
+    match (disks.is_empty(), first) {
+        (false, _) => Ok((disks, unreadable)),
+        (true, Some(first)) => Err(StartStoreError::NoDisk { first }),
+        (true, None) => Err(StartStoreError::NoDisks),
+    }
+}
+
+#[cfg(test)]
+mod tests;

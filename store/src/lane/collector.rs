@@ -10,10 +10,12 @@ use std::time::Duration;
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::{BLOCK_BYTES, Handle, Layer};
 use ashlar_reactor::SharedBuffer;
+use ashlar_reactor::future::join_all;
 
 use crate::lane::batch::{Batch, Body, Entry};
 use crate::lane::core::{Core, CoreRc};
 use crate::lane::lookup::{LeafRange, Trust};
+use crate::lane::overlay::LeafKey;
 use crate::lane::page::PageEntry;
 use crate::lane::planted::Bug;
 use crate::lane::read::leaf_ranges;
@@ -30,6 +32,8 @@ const VICTIMS_TOGETHER: usize = 10;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Blocks that are read at once.
 const READ_BLOCKS_MAX: usize = 256;
+/// Runs that are read beside each other.
+const READS_TOGETHER: usize = 64;
 
 /// A block that lives in a victim.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +72,9 @@ impl Core {
                 self.events.collect_wanted.after(mark).await;
                 continue;
             }
-            if self.collect_some().await > 0 {
+            let before = self.state.borrow().segments.free_soon_count();
+            let collected = self.collect_some().await;
+            if collected > 0 && self.state.borrow().segments.free_soon_count() > before {
                 tried_at = u64::MAX;
                 continue;
             }
@@ -249,6 +255,10 @@ impl Core {
         };
         let mut at = address;
         for range in leaf_ranges(entry.handle, entry.first, entry.count) {
+            if self.is_unmapped(&range, interval) {
+                at += range.count as u64;
+                continue;
+            }
             let found = self
                 .resolve(range, &[interval], Trust::All, |found| found)
                 .await;
@@ -267,13 +277,34 @@ impl Core {
         }
     }
 
+    /// Whether no leaf and no delta names anything there, so that nothing of it can live.
+    fn is_unmapped(&self, range: &LeafRange, interval: (Layer, Layer)) -> bool {
+        let (low, high) = interval;
+        let state = self.state.borrow();
+        let key = LeafKey {
+            handle: range.handle,
+            label: high,
+            leaf: range.leaf,
+        };
+        let in_leaf = state.shards.get(range.handle).map(|shard| {
+            let root = shard.leaf_entry(high, range.leaf);
+            state.overlay.get(&key).is_none() && !root.is_data()
+        });
+        low == high && in_leaf == Some(true)
+    }
+
     /// Moves data, folds leaves anew, has root pages written again. Whether all of it succeeded.
     async fn move_live(self: &CoreRc, live: &Live) -> bool {
         let (reply, waiter): (Reply, Waiter) = Reply::new();
-        for run in runs(&live.blocks) {
-            self.move_run(run, &reply).await;
+        let runs: Vec<&[LiveBlock]> = runs(&live.blocks).collect();
+        for some in runs.chunks(READS_TOGETHER) {
+            // All runs first, then one pump: full batches waste no blocks on headers.
+            let items = join_all(some.iter().map(|run| self.move_run(run, &reply))).await;
+            let mut state = self.state.borrow_mut();
+            state.queues[Stream::Moves.index()].extend(items.into_iter().flatten());
         }
         drop(reply);
+        self.pump(Stream::Moves);
         if self.has_bug(Bug::FreeBeforeMovesDone) {
             return true;
         }
@@ -292,8 +323,8 @@ impl Core {
         moved
     }
 
-    /// Reads a run of neighbouring blocks and logs it again.
-    async fn move_run(self: &CoreRc, run: &[LiveBlock], reply: &Reply) {
+    /// Reads a run of neighbouring blocks, to be logged again.
+    async fn move_run(self: &CoreRc, run: &[LiveBlock], reply: &Reply) -> Vec<Item> {
         let data = self.read_blocks(run[0].entry.address(), run.len()).await;
         let data = data.map(ashlar_reactor::Buffer::freeze);
         let mut items = Vec::new();
@@ -330,7 +361,7 @@ impl Core {
         let moved = items.iter().filter(|item| item.moved);
         let blocks: u64 = moved.map(|item| u64::from(item.entry.count)).sum();
         self.state.borrow_mut().stats.blocks_moved += blocks;
-        self.enqueue(Stream::Moves, items);
+        items
     }
 
     /// The block with its CRC checked, read again where it was wrong.

@@ -25,6 +25,9 @@ use crate::state::{ClusterState, Plan};
 /// Times that a change is planned anew because another conductor was faster.
 const CONFLICTS_MAX: usize = 16;
 
+/// How often to look whether the nodes of a volume were heard.
+const NODES_POLL: Duration = Duration::from_millis(20);
+
 /// Events read at once.
 pub(crate) const EVENTS_MAX: usize = 1024;
 
@@ -322,12 +325,31 @@ impl<M: MetaStore> Cluster<M> {
         name: String,
         request: AttachRequest,
     ) -> Result<Attachment, ClusterError> {
+        self.await_nodes_of(&name).await;
         let plan = move |view: &View| view.state.plan_attach(&name, &request);
         let (attachment, revision) = self.transact(plan).await?;
         Ok(Attachment {
             revision,
             ..attachment
         })
+    }
+
+    /// Just after a start, the nodes of a volume may be elsewhere than when the conductor last
+    /// ran, and an owner sent to the old place would propose them away. They are heard soon, or
+    /// are down.
+    async fn await_nodes_of(&self, name: &str) {
+        let heard = |view: &View| {
+            let mut nodes = view.state.nodes_up_of(name);
+            nodes.all(|node| {
+                view.live
+                    .membership
+                    .heartbeat_age(node, self.now())
+                    .is_some()
+            })
+        };
+        while !self.read(heard) && self.started.elapsed() < self.timing.silence {
+            tokio::time::sleep(NODES_POLL).await;
+        }
     }
 
     /// Ends an attach.

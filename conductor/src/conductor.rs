@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ashlar_proto::ClusterId;
+use ashlar_proto::api::Revision;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -21,8 +22,9 @@ use crate::meta::redb_store::RedbStore;
 use crate::meta::{MetaError, MetaStore};
 use crate::row::RowError;
 
-/// How long a stop waits for requests in progress.
-const STOP_WAIT: Duration = Duration::from_secs(5);
+/// How long a stop waits for requests in progress before it cuts their connections, and then for
+/// what they began.
+const STOP_WAIT: Duration = Duration::from_secs(3);
 
 /// Looks for silent nodes in one silence.
 const TICKS_PER_SILENCE: u32 = 10;
@@ -87,6 +89,9 @@ impl From<ClusterError> for StartError {
 pub struct Conductor {
     address: SocketAddr,
     stopping: watch::Sender<bool>,
+    cut: watch::Sender<bool>,
+    /// Ends when the metadata are closed.
+    metadata: watch::Receiver<Revision>,
     server: JoinHandle<()>,
     clock: JoinHandle<()>,
 }
@@ -121,6 +126,7 @@ impl Conductor {
             source,
         })?;
         let store = RedbStore::open(data_dir).await?;
+        let metadata = store.revisions();
         let cluster = Cluster::open(store, timing, fresh_id()?).await?;
         let stopping = watch::Sender::new(false);
         let clock = tokio::spawn(keep_time(Arc::clone(&cluster), stopping.subscribe()));
@@ -130,10 +136,11 @@ impl Conductor {
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
         };
         let mut stop = stopping.subscribe();
-        let server = axum::serve(BoundedListener::new(listener), router(api))
-            .with_graceful_shutdown(async move {
-                let _ = stop.wait_for(|stopping| *stopping).await;
-            });
+        let cut = watch::Sender::new(false);
+        let listener = BoundedListener::new(listener, cut.subscribe());
+        let server = axum::serve(listener, router(api)).with_graceful_shutdown(async move {
+            let _ = stop.wait_for(|stopping| *stopping).await;
+        });
         let server = tokio::spawn(async move {
             if let Err(error) = server.await {
                 tracing::error!(%error, "the API has stopped");
@@ -142,6 +149,8 @@ impl Conductor {
         Ok(Self {
             address,
             stopping,
+            cut,
+            metadata,
             server,
             clock,
         })
@@ -160,15 +169,21 @@ impl Conductor {
             .await
             .is_err()
         {
-            tracing::warn!("some connections did not end in time and were cut");
+            tracing::info!("cutting connections that are idle in the middle of a request");
         }
-        let _ = tokio::time::timeout(STOP_WAIT, &mut self.clock).await;
+        self.cut.send_replace(true);
+        let closed = async { while self.metadata.changed().await.is_ok() {} };
+        self.server.abort();
+        if tokio::time::timeout(STOP_WAIT, closed).await.is_err() {
+            tracing::warn!("the metadata are still in use: some request does not end");
+        }
     }
 }
 
 impl Drop for Conductor {
     fn drop(&mut self) {
         self.stopping.send_replace(true);
+        self.cut.send_replace(true);
         self.server.abort();
         self.clock.abort();
     }

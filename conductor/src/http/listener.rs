@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Connections at a time; more wait to be accepted.
@@ -32,13 +32,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct BoundedListener {
     listener: TcpListener,
     slots: Arc<Semaphore>,
+    cut: watch::Receiver<bool>,
 }
 
 impl BoundedListener {
-    pub(crate) fn new(listener: TcpListener) -> Self {
+    /// Accepts from `listener`; all connections end once `cut` is true.
+    pub(crate) fn new(listener: TcpListener, cut: watch::Receiver<bool>) -> Self {
         Self {
             listener,
             slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            cut,
         }
     }
 }
@@ -54,7 +57,7 @@ impl Listener for BoundedListener {
                 Ok((stream, peer)) => {
                     // Answers are small and awaited: no reason to wait for more.
                     let _ = stream.set_nodelay(true);
-                    return (BoundedStream::new(stream, slot), peer);
+                    return (BoundedStream::new(stream, slot, self.cut.clone()), peer);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -74,15 +77,24 @@ pub(crate) struct BoundedStream {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,
     stall: Option<Pin<Box<Sleep>>>,
+    /// Ends when connections are to end; `None` from then on.
+    cut: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl BoundedStream {
-    fn new(stream: TcpStream, slot: Option<OwnedSemaphorePermit>) -> Self {
+    fn new(
+        stream: TcpStream,
+        slot: Option<OwnedSemaphorePermit>,
+        mut cut: watch::Receiver<bool>,
+    ) -> Self {
+        // The sender's end is the conductor's end, too.
+        let cut = async move { drop(cut.wait_for(|cut| *cut).await) };
         Self {
             stream,
             idle: Box::pin(sleep(IDLE_MAX)),
             stall: None,
+            cut: Some(Box::pin(cut)),
             _slot: slot,
         }
     }
@@ -92,7 +104,18 @@ impl BoundedStream {
         self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
     }
 
+    fn is_cut(&mut self, context: &mut Context<'_>) -> bool {
+        let cut = self.cut.as_mut();
+        if cut.is_some_and(|cut| cut.as_mut().poll(context).is_ready()) {
+            self.cut = None;
+        }
+        self.cut.is_none()
+    }
+
     fn stalled<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if self.is_cut(context) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let stall = self
             .stall
             .get_or_insert_with(|| Box::pin(sleep(WRITE_STALL_MAX)));
@@ -113,6 +136,9 @@ impl AsyncRead for BoundedStream {
             Poll::Ready(outcome) => {
                 self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
                 Poll::Ready(outcome)
+            }
+            Poll::Pending if self.is_cut(context) => {
+                Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
             }
             Poll::Pending => self
                 .idle

@@ -45,11 +45,15 @@ const CACHE_BYTES: usize = 16 << 20;
 /// The file in the data directory.
 const FILE_NAME: &str = "metadata.redb";
 
-/// Rows in a redb file.
+/// Rows in a redb file. The file is closed, and free for others, when the last clone is dropped
+/// and with it the sender behind [`MetaStore::revisions`].
 #[derive(Clone)]
-pub struct RedbStore {
-    database: Arc<Database>,
-    revision: Arc<watch::Sender<Revision>>,
+pub struct RedbStore(Arc<Opened>);
+
+struct Opened {
+    // Dropped before the sender: whoever sees that end finds the file closed.
+    database: Database,
+    revision: watch::Sender<Revision>,
 }
 
 impl RedbStore {
@@ -80,10 +84,8 @@ impl RedbStore {
             .and_then(|directory| directory.sync_all())
             .map_err(refused)?;
         let revision = prepare(&database)?;
-        Ok(Self {
-            database: Arc::new(database),
-            revision: Arc::new(watch::Sender::new(revision)),
-        })
+        let revision = watch::Sender::new(revision);
+        Ok(Self(Arc::new(Opened { database, revision })))
     }
 }
 
@@ -141,7 +143,7 @@ async fn blocking<T: Send + 'static>(
 
 impl RedbStore {
     fn read_blocking(&self, key: &Key) -> Result<Option<Row>, redb::Error> {
-        let transaction = self.database.begin_read()?;
+        let transaction = self.0.database.begin_read()?;
         let rows = transaction.open_table(ROWS)?;
         Ok(rows
             .get(key.as_str())?
@@ -155,7 +157,7 @@ impl RedbStore {
         limit: usize,
     ) -> Result<Page, redb::Error> {
         let limit = limit.clamp(1, PAGE_ROWS_MAX);
-        let transaction = self.database.begin_read()?;
+        let transaction = self.0.database.begin_read()?;
         let revision = Revision(counter(&transaction.open_table(COUNTERS)?, REVISION)?);
         let table = transaction.open_table(ROWS)?;
         let start = after.map_or(prefix, |key| key.as_str().max(prefix));
@@ -183,7 +185,7 @@ impl RedbStore {
     }
 
     fn commit_blocking(&self, work: &Transaction) -> Result<Outcome, redb::Error> {
-        let mut transaction = self.database.begin_write()?;
+        let mut transaction = self.0.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         if !holds(&transaction, work)? {
             transaction.abort()?;
@@ -191,12 +193,12 @@ impl RedbStore {
         }
         let revision = apply(&transaction, work)?;
         transaction.commit()?;
-        self.revision.send_replace(revision);
+        self.0.revision.send_replace(revision);
         Ok(Outcome::Committed(revision))
     }
 
     fn events_blocking(&self, after: Revision, limit: usize) -> Result<Events, redb::Error> {
-        let transaction = self.database.begin_read()?;
+        let transaction = self.0.database.begin_read()?;
         let counters = transaction.open_table(COUNTERS)?;
         let current = counter(&counters, REVISION)?;
         if after.0 < counter(&counters, COMPACTED)? || after.0 > current {
@@ -308,6 +310,6 @@ impl MetaStore for RedbStore {
     }
 
     fn revisions(&self) -> watch::Receiver<Revision> {
-        self.revision.subscribe()
+        self.0.revision.subscribe()
     }
 }

@@ -115,6 +115,15 @@ impl ClusterState {
             .collect()
     }
 
+    /// The nodes of a volume that are up.
+    pub(crate) fn nodes_up_of(&self, name: &str) -> impl Iterator<Item = NodeId> {
+        let volume = self.volume_named(name);
+        let nodes = volume
+            .into_iter()
+            .flat_map(|volume| self.nodes_of(volume.id));
+        nodes.filter(|node| node.up).map(|node| node.id)
+    }
+
     /// Another store under the name of one that is up, with other disks at another place.
     fn refuse_impostor(&self, node: &NodeRow, request: &RegisterNode) -> Result<(), NodeRefusal> {
         let mut own = self

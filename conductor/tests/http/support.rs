@@ -1,0 +1,220 @@
+//! A conductor on a free port, and stores that hold replicas in memory.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use ashlar_conductor::{Conductor, ConductorOptions, Timing};
+use ashlar_proto::api::{
+    AckRule, Assignment, Assignments, AttachRequest, Attachment, CreateVolume, DiskReport,
+    Heartbeat, Problem, RegisterNode, Registered, Revision, Volume,
+};
+use ashlar_proto::{ByteCount, DiskId, NodeId};
+use reqwest::{Method, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub const GIB: u64 = 1 << 30;
+
+/// A conductor and a client of it.
+pub struct Bench {
+    pub conductor: Conductor,
+    pub http: reqwest::Client,
+}
+
+pub async fn start(directory: &Path) -> Bench {
+    let timing = Timing {
+        heartbeat: Duration::from_millis(50),
+        silence: Duration::from_millis(600),
+        bookmark: Duration::from_millis(100),
+    };
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let options = ConductorOptions {
+        data_dir: directory.to_path_buf(),
+        listen,
+    };
+    let conductor = Conductor::start_with(options, timing).await.unwrap();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    Bench { conductor, http }
+}
+
+impl Bench {
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.conductor.address())
+    }
+
+    pub async fn send(&self, method: Method, path: &str) -> Response {
+        self.http
+            .request(method, self.url(path))
+            .send()
+            .await
+            .unwrap()
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
+        let response = self.send(Method::GET, path).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        response.json().await.unwrap()
+    }
+
+    pub async fn post(&self, path: &str, body: &impl Serialize) -> Response {
+        self.http
+            .post(self.url(path))
+            .json(body)
+            .send()
+            .await
+            .unwrap()
+    }
+
+    pub async fn posted<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> T {
+        let response = self.post(path, body).await;
+        let status = response.status();
+        let text = response.text().await.unwrap();
+        assert!(status.is_success(), "{path}: {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    pub async fn create(&self, name: &str, replicas: u8) -> Volume {
+        self.posted("/v1/volumes", &volume(name, replicas)).await
+    }
+
+    pub async fn attach(&self, name: &str, owner: &str) -> Response {
+        let request = AttachRequest {
+            owner: owner.to_owned(),
+            force: false,
+        };
+        self.post(&format!("/v1/volumes/{name}/attach"), &request)
+            .await
+    }
+
+    pub async fn attached(&self, name: &str, owner: &str) -> Attachment {
+        self.attach(name, owner).await.json().await.unwrap()
+    }
+
+    pub async fn volume(&self, name: &str) -> Volume {
+        self.get(&format!("/v1/volumes/{name}")).await
+    }
+
+    /// Asks until it is so, for a few seconds.
+    pub async fn until<T: DeserializeOwned>(&self, path: &str, is: impl Fn(&T) -> bool) -> T {
+        for _ in 0..500 {
+            let answer = self.get(path).await;
+            if is(&answer) {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{path} does not become as expected")
+    }
+}
+
+/// The problem of a refused request.
+pub async fn problem(response: Response) -> Problem {
+    let kind = response.headers()["content-type"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let status = response.status();
+    assert_eq!(kind, "application/problem+json");
+    let problem: Problem = response.json().await.unwrap();
+    assert_eq!(problem.status, status.as_u16());
+    assert_eq!(problem.kind, format!("urn:ashlar:problem:{}", problem.code));
+    assert!(!problem.detail.is_empty() && !problem.title.is_empty());
+    problem
+}
+
+pub fn volume(name: &str, replicas: u8) -> CreateVolume {
+    let size_bytes = ByteCount::new(10 * GIB);
+    CreateVolume {
+        name: name.to_owned(),
+        size_bytes,
+        replicas,
+        ack: AckRule::Majority,
+    }
+}
+
+pub fn report(number: u16) -> DiskReport {
+    DiskReport {
+        id: DiskId::new(u128::from(number)),
+        path: format!("/disk{number}"),
+        lanes: 2,
+        usable_bytes: ByteCount::new(100 * GIB),
+        used_bytes: ByteCount::new(0),
+        volatile_cache: false,
+        damage: BTreeMap::from([("data".to_owned(), u64::from(number))]),
+        failed: None,
+    }
+}
+
+pub fn registration(number: u16) -> RegisterNode {
+    RegisterNode {
+        name: format!("node-{number}"),
+        address: format!("127.0.0.1:{}", 7000 + number).parse().unwrap(),
+        labels: BTreeMap::new(),
+        disks: vec![report(number)],
+    }
+}
+
+/// A store that sends heartbeats and holds, in memory, what it is assigned.
+pub struct Store {
+    pub node: NodeId,
+    pub holds: watch::Receiver<Vec<Assignment>>,
+    task: JoinHandle<()>,
+}
+
+impl Store {
+    /// Registers store `number` and lets it live.
+    pub async fn start(bench: &Bench, number: u16) -> Self {
+        let path = "/v1/nodes/register";
+        let registered: Registered = bench.posted(path, &registration(number)).await;
+        let node = registered.node;
+        let (holds, seen) = watch::channel(Vec::new());
+        let (http, base) = (bench.http.clone(), bench.url(&format!("/v1/nodes/{node}")));
+        let task = tokio::spawn(async move {
+            let mut applied = Revision(0);
+            loop {
+                let heartbeat = Heartbeat {
+                    disks: vec![report(number)],
+                    applied,
+                };
+                let sent = http
+                    .post(format!("{base}/heartbeat"))
+                    .json(&heartbeat)
+                    .send()
+                    .await;
+                let url = format!("{base}/assignments?after={}&wait_ms=100", applied.0);
+                let asked = http.get(url).send().await;
+                let (Ok(_), Ok(answer)) = (sent, asked) else {
+                    return;
+                };
+                let Ok(list) = answer.json::<Assignments>().await else {
+                    return;
+                };
+                applied = list.revision;
+                holds.send_replace(list.replicas);
+            }
+        });
+        Self {
+            node,
+            holds: seen,
+            task,
+        }
+    }
+
+    /// Three of them.
+    pub async fn start_three(bench: &Bench) -> [Self; 3] {
+        [
+            Self::start(bench, 1).await,
+            Self::start(bench, 2).await,
+            Self::start(bench, 3).await,
+        ]
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

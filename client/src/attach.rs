@@ -277,6 +277,7 @@ fn serve<C: ClusterSource>(
         counters: Counters::default(),
         may_have_lost,
         repairs: Cell::new(0),
+        reads: Cell::new(0),
         zeroes: zeroes.freeze(),
     });
     let weak = Rc::downgrade(&core);

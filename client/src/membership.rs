@@ -131,9 +131,11 @@ async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), 
     if shard.log.borrow().lost().has(slot) || !slots_behind(shard).has(slot) {
         return Err(PeerLost);
     }
-    let mut known = shard.behind.get();
-    known[slot.get()] = None;
-    shard.behind.set(known);
+    let mut behind = shard.behind.get();
+    if let Some(known) = behind[slot.get()].as_mut() {
+        known.back_at = Some(core.reactor.now());
+    }
+    shard.behind.set(behind);
     shard.log.borrow_mut().set_live(slot);
     shard.send_missing(core, slot);
     tracing::info!(volume = %core.name, shard = %shard.index, replica = %replica.id,

@@ -176,7 +176,7 @@ async fn read_span(core: &Rc<Core>, shard: &Rc<Shard>, span: Span) -> Result<Sho
         core.check()?;
         let moment = core.progress.moment();
         let readable = shard.log.borrow().readable(span);
-        let Some(slot) = choose(shard, readable.minus(bad).minus(failed)) else {
+        let Some(slot) = choose(core, shard, readable.minus(bad).minus(failed)) else {
             // All who may answer are bad: another may come back, but only if one is away.
             let missing = shard.log.borrow().quorum().readable().minus(bad);
             if missing.is_empty() {
@@ -220,8 +220,19 @@ async fn read_span(core: &Rc<Core>, shard: &Rc<Shard>, span: Span) -> Result<Sho
 /// How long a read waits before it looks for replicas again.
 const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// The candidate that is expected to answer first.
-fn choose(shard: &Shard, candidates: Mask) -> Option<Slot> {
+/// One read in so many goes to whoever's turn it is, so that one that was slow is tried again.
+const EXPLORE_EVERY: u64 = 32;
+
+/// The candidate that is expected to answer first, or now and then the next in turn.
+fn choose(core: &Core, shard: &Shard, candidates: Mask) -> Option<Slot> {
+    let turn = core.reads.get();
+    core.reads.set(turn + 1);
+    if turn.is_multiple_of(EXPLORE_EVERY) && !candidates.is_empty() {
+        let position = turn / EXPLORE_EVERY % candidates.len() as u64;
+        return candidates
+            .slots()
+            .nth(usize::try_from(position).unwrap_or(0));
+    }
     let expected = |slot: &Slot| shard.replica(*slot).peer.expected_read_ns();
     candidates.slots().min_by_key(expected)
 }
@@ -244,7 +255,7 @@ async fn attempt(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot, span: Span) -> 
             Attempt::Failed
         }
         Status::Fenced | Status::NoSuchReplica | Status::StaleEpoch => {
-            shard.set_behind(core, slot, true);
+            shard.set_behind(core, slot, false);
             Attempt::Failed
         }
         _ => Attempt::Failed,
@@ -312,7 +323,7 @@ pub(crate) async fn extents_of(
         core.check()?;
         let moment = core.progress.moment();
         let readable = shard.log.borrow().readable(span).minus(failed);
-        let Some(slot) = choose(shard, readable) else {
+        let Some(slot) = choose(core, shard, readable) else {
             let now = core.reactor.now();
             if now >= deadline {
                 return Err(BlockError::Unavailable);

@@ -13,6 +13,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use ashlar_proto::limits::REPLICAS_MAX;
 use ashlar_proto::{Epoch, FrameHeader, ReplicaId, RoomHint, Seq, ShardIndex, Status};
@@ -48,13 +49,19 @@ pub(crate) struct Replica {
     pub(crate) peer: Rc<Peer>,
 }
 
-/// Since when a replica is behind, and whether waiting could help.
+/// A replica that has been live for this long has no trouble left behind it; one that keeps
+/// failing is not given its grace anew each time.
+const CALM: Duration = Duration::from_secs(10);
+
+/// A replica's trouble: since when it is behind, and whether waiting could help.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Behind {
     /// Since when.
     pub(crate) since: Instant,
-    /// It answered with an error: no grace.
+    /// It answered with an error that another try will not change: no grace.
     pub(crate) failed: bool,
+    /// When it came back, if it has.
+    pub(crate) back_at: Option<Instant>,
 }
 
 /// See the module.
@@ -70,7 +77,7 @@ pub(crate) struct Shard {
     pub(crate) log: RefCell<WriteLog<Pending>>,
     /// Raised at each commit.
     pub(crate) epoch: Cell<Epoch>,
-    /// Who is behind, by slot.
+    /// Who is behind or was not long ago, by slot.
     pub(crate) behind: Cell<[Option<Behind>; REPLICAS_MAX]>,
     /// Whether its membership task runs.
     pub(crate) supervised: Cell<bool>,
@@ -182,15 +189,18 @@ impl Shard {
 
     /// Stops counting on a replica, and has it brought up again or proposed away.
     pub(crate) fn set_behind(&self, core: &Rc<Core>, slot: Slot, failed: bool) {
+        let now = core.reactor.now();
         let mut behind = self.behind.get();
         let known = behind[slot.get()];
+        let recent = known.filter(|k| k.back_at.is_none_or(|back_at| now - back_at < CALM));
         behind[slot.get()] = Some(Behind {
-            since: known.map_or(core.reactor.now(), |known| known.since),
-            failed: failed || known.is_some_and(|known| known.failed),
+            since: recent.map_or(now, |recent| recent.since),
+            failed: failed || recent.is_some_and(|recent| recent.failed),
+            back_at: None,
         });
         self.behind.set(behind);
         self.log.borrow_mut().set_behind(slot);
-        if known.is_none() {
+        if known.is_none_or(|known| known.back_at.is_some()) {
             tracing::warn!(volume = %core.name, shard = %self.index,
                 replica = %self.replica(slot).id, failed, "replica is behind");
         }
@@ -350,7 +360,16 @@ impl LaneUser for Shard {
             status => {
                 tracing::warn!(volume = %core.name, shard = %self.index,
                     replica = %self.replica(slot).id, ?status, "replica failed a write");
-                self.set_behind(&core, slot, true);
+                // Opened and told the window again, it may well take what it refused.
+                let may_pass = matches!(
+                    status,
+                    Status::Unavailable
+                        | Status::SeqOutOfWindow
+                        | Status::BadChecksum
+                        | Status::Fenced
+                        | Status::StaleEpoch
+                );
+                self.set_behind(&core, slot, !may_pass);
             }
         }
     }

@@ -79,6 +79,8 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     pub(crate) may_have_lost: bool,
     pub(crate) repairs: Cell<usize>,
+    /// Reads sent so far, to take turns by.
+    pub(crate) reads: Cell<u64>,
     /// A frame's worth of zeroes.
     pub(crate) zeroes: SharedBuffer,
 }

@@ -25,6 +25,13 @@ impl Seqs {
         }
     }
 
+    /// Goes on to the last `left` numbers of the window.
+    #[cfg(test)]
+    pub(crate) fn skip_to_last(&mut self, left: u64) {
+        let end = self.last.window().burial().get();
+        self.last = Seq::from_raw(end - 1 - left).unwrap_or(self.last);
+    }
+
     /// The last seq given.
     pub(crate) fn last(&self) -> Seq {
         self.last

@@ -610,3 +610,90 @@ fn an_owner_that_is_dropped_lets_everything_go() {
         assert!(weak.upgrade().is_none(), "no task keeps the owner");
     });
 }
+
+#[test]
+fn a_used_up_window_is_followed_by_a_recorded_one() {
+    let cluster = Cluster::new(25, 3, AckRule::Majority, true);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 1, 1).await.unwrap();
+        volume.flush().await.unwrap();
+        let window = volume.core.seqs.borrow().last().window();
+        volume.core.seqs.borrow_mut().skip_to_last(3);
+        for block in 0..10 {
+            write(&reactor, &volume, block, block).await.unwrap();
+        }
+        assert_eq!(volume.core.seqs.borrow().last().window(), window.next());
+        for store in &cluster.stores {
+            assert_eq!(
+                store.state(0).window,
+                window.next(),
+                "recorded before it was used"
+            );
+        }
+        for block in 0..10 {
+            assert!(holds(&volume, block, block).await);
+        }
+        volume.detach().await.unwrap();
+        let volume = cluster.attach(&reactor).await.unwrap();
+        assert_eq!(
+            volume.core.seqs.borrow().last().window(),
+            window.next().next()
+        );
+    });
+}
+
+/// A read that shows a write in flight must not end before that write is acknowledged: the next
+/// read, elsewhere, would not show it.
+#[test]
+fn a_read_waits_for_the_write_that_it_shows() {
+    let cluster = Cluster::new(26, 3, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 1, 1).await.unwrap();
+        reactor.sleep(Duration::from_millis(10)).await;
+        cluster.stores[1].faults.hangs.set(true);
+        cluster.stores[2].faults.hangs.set(true);
+        let (handle, other) = (reactor.clone(), volume.clone());
+        let writing = reactor.spawn(async move { write(&handle, &other, 1, 2).await });
+        reactor.sleep(Duration::from_millis(10)).await;
+        let mut reads = Vec::new();
+        for _ in 0..8 {
+            let other = volume.clone();
+            reads.push(reactor.spawn(async move { holds(&other, 1, 2).await }));
+        }
+        reactor.sleep(Duration::from_secs(1)).await;
+        assert!(!writing.is_finished());
+        assert!(reads.iter().all(|read| !read.is_finished()), "held");
+        cluster.stores[1].faults.hangs.set(false);
+        cluster.stores[2].faults.hangs.set(false);
+        writing.await.unwrap();
+        for read in reads {
+            assert!(read.await, "shows what was acknowledged");
+        }
+    });
+}
+
+#[test]
+fn a_replica_that_keeps_failing_is_not_given_its_grace_for_ever() {
+    let cluster = Cluster::new(27, 3, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        cluster.stores[1]
+            .faults
+            .writes
+            .set(Some(Status::Unavailable));
+        for round in 0..40 {
+            write(&reactor, &volume, round % 4, round).await.unwrap();
+            reactor.sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(cluster.conductor.in_sync(0), [0, 2]);
+        assert_eq!(cluster.conductor.in_sync(1), [0, 1, 2]);
+    });
+}

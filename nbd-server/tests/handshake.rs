@@ -126,7 +126,7 @@ fn contexts_are_listed_and_selected() {
         let selected = (4, b"\0\0\0\x01base:allocation".to_vec());
         for query in [&[][..], &["base:"], &["x-a:b", "base:allocation"]] {
             let replies = peer.option(9, &meta("disk", query)).await;
-            assert_eq!(replies[..replies.len() - 1], [listed.clone()]);
+            assert_eq!(&replies[..replies.len() - 1], std::slice::from_ref(&listed));
         }
         for query in [&[][..], &["base:"], &["qemu:allocation-depth"]] {
             assert_eq!(peer.option(10, &meta("disk", query)).await.len(), 1);

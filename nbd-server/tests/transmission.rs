@@ -1,5 +1,10 @@
 //! Requests and replies against a server in a simulated world.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected has failed"
+)]
+
 mod support;
 
 use ashlar_client::BlockError;

@@ -11,6 +11,7 @@ mod context;
 mod epoll;
 mod sockets;
 
+use crate::disk::DetachedHandle;
 use crate::driver::{Completion, DiskHandle, Driver, ListenerHandle, Op, Outcome};
 use crate::driver::{SocketHandle, Token, Wait};
 use crate::os::clock::{self, Randomness};
@@ -375,6 +376,20 @@ impl Driver for AioDriver {
         let geometry = disk.geometry;
         let key = self.state.borrow_mut().disks.insert(Rc::new(disk));
         Ok((DiskHandle(number(key)), geometry))
+    }
+
+    fn share_disk(&self, disk: DiskHandle) -> Result<DetachedHandle, OsError> {
+        let state = self.state.borrow();
+        let shared = state.disks[disk.0 as usize].fd.try_clone();
+        shared.map(DetachedHandle::Os).map_err(OsError::from)
+    }
+
+    fn adopt_disk(&self, disk: DetachedHandle, geometry: DiskGeometry) -> DiskHandle {
+        let DetachedHandle::Os(fd) = disk else {
+            unreachable!("only disks of the system come to this driver");
+        };
+        let disk = Rc::new(DiskFile { fd, geometry });
+        DiskHandle(number(self.state.borrow_mut().disks.insert(disk)))
     }
 
     fn close_disk(&self, disk: DiskHandle) {

@@ -9,6 +9,7 @@ use crate::operations::Operation;
 use crate::reactor::Core;
 use crate::{Buffer, DiskError, DiskOperation, PAGE_BYTES, SharedBuffer};
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -108,6 +109,24 @@ impl Disk {
     #[must_use]
     pub fn options(&self) -> &DiskOptions {
         &self.inner.options
+    }
+
+    /// Another handle on this disk, for a reactor on another thread. The disk stays open and
+    /// locked until the last handle on any reactor is gone.
+    ///
+    /// # Errors
+    /// [`DiskError::Open`]: the process has too many open files.
+    pub fn share(&self) -> Result<DetachedDisk, DiskError> {
+        let shared = self.inner.core.driver().share_disk(self.inner.handle);
+        let handle = shared.map_err(|error| DiskError::Open {
+            path: self.inner.options.path.clone(),
+            error,
+        })?;
+        Ok(DetachedDisk {
+            handle,
+            geometry: self.inner.geometry,
+            options: self.inner.options.clone(),
+        })
     }
 
     /// Reads from `offset` on until the buffer is full, or fails.
@@ -231,6 +250,23 @@ impl Disk {
             _ => Err(DiskError::OutOfRange { offset, len, size }),
         }
     }
+}
+
+/// A handle on an open disk, on its way to another reactor. It keeps the disk locked.
+#[derive(Debug)]
+pub struct DetachedDisk {
+    pub(crate) handle: DetachedHandle,
+    pub(crate) geometry: DiskGeometry,
+    pub(crate) options: DiskOptions,
+}
+
+/// What a driver hands out for a disk.
+#[derive(Debug)]
+pub(crate) enum DetachedHandle {
+    /// Of the operating system.
+    Os(OwnedFd),
+    /// Of the simulator, by number.
+    Simulated(usize),
 }
 
 impl fmt::Debug for Disk {

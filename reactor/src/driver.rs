@@ -9,6 +9,7 @@
 //! - Ranges and alignment of disk operations, and read-only, were checked above.
 //! - A read is whole or an error, a write and a send likewise: short ones are continued below.
 
+use crate::disk::DetachedHandle;
 use crate::{Buffer, DetachedSocket, DiskError, DiskGeometry, DiskOptions, Instant, NetError};
 use crate::{OsError, SharedBuffer, remote::Unpark};
 use ashlar_proto::Address;
@@ -133,6 +134,12 @@ pub(crate) trait Driver {
 
     /// Opens and locks a disk: one attempt.
     fn open_disk(&self, options: &DiskOptions) -> Result<(DiskHandle, DiskGeometry), DiskError>;
+
+    /// A second handle on an open disk and its lock, for another driver of its kind.
+    fn share_disk(&self, disk: DiskHandle) -> Result<DetachedHandle, OsError>;
+
+    /// Takes on a disk that another driver of its kind shared.
+    fn adopt_disk(&self, disk: DetachedHandle, geometry: DiskGeometry) -> DiskHandle;
 
     /// Gives a disk back, and its lock once its operations have ended.
     fn close_disk(&self, disk: DiskHandle);

@@ -38,7 +38,7 @@ mod timer;
 mod uring;
 
 pub use buffer::{Buffer, BufferPool, PAGE_BYTES, SharedBuffer};
-pub use disk::{CachePolicy, Disk, DiskGeometry, DiskOptions};
+pub use disk::{CachePolicy, DetachedDisk, Disk, DiskGeometry, DiskOptions};
 pub use error::{DiskError, DiskOperation, NetError, OsError, StartError};
 pub use net::{DetachedStream, Listener, Stream};
 pub use reactor::Reactor;

@@ -4,7 +4,7 @@
 //! reactors, each a process of its own, in one thread.
 
 use crate::buffer::{Buffer, BufferPool};
-use crate::disk::{Disk, DiskOptions};
+use crate::disk::{DetachedDisk, Disk, DiskOptions};
 use crate::driver::{Completion, Driver, Wait};
 use crate::executor::Executor;
 use crate::local::LocalRegistry;
@@ -162,6 +162,18 @@ impl Reactor {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Takes on a disk that another reactor shared.
+    #[must_use]
+    pub fn adopt_disk(&self, disk: DetachedDisk) -> Disk {
+        let DetachedDisk {
+            handle,
+            geometry,
+            options,
+        } = disk;
+        let handle = self.core.driver.adopt_disk(handle, geometry);
+        Disk::new(&self.core, handle, geometry, options)
     }
 
     /// Listens at `address`. TCP port 0 takes a free one: see [`Listener::local_address`].

@@ -14,6 +14,7 @@ mod files;
 mod flight;
 mod ring;
 
+use crate::disk::DetachedHandle;
 use crate::driver::{Completion, Connected, DiskHandle, Driver, ListenerHandle, Op, Outcome};
 use crate::driver::{SocketHandle, Token, Wait};
 use crate::os::clock::{self, Randomness};
@@ -373,6 +374,23 @@ impl Driver for UringDriver {
         let file = files.add(ring, disk.fd);
         let key = state.disks.insert((file, disk.geometry));
         Ok((DiskHandle(number(key)), disk.geometry))
+    }
+
+    fn share_disk(&self, disk: DiskHandle) -> Result<DetachedHandle, OsError> {
+        let state = self.state.borrow();
+        let (file, _) = &state.disks[disk.0 as usize];
+        let shared = file.fd.try_clone().map_err(OsError::from)?;
+        Ok(DetachedHandle::Os(shared))
+    }
+
+    fn adopt_disk(&self, disk: DetachedHandle, geometry: DiskGeometry) -> DiskHandle {
+        let DetachedHandle::Os(fd) = disk else {
+            unreachable!("only disks of the system come to this driver");
+        };
+        let mut state = self.state.borrow_mut();
+        let State { files, ring, .. } = &mut *state;
+        let file = files.add(ring, fd);
+        DiskHandle(number(state.disks.insert((file, geometry))))
     }
 
     fn close_disk(&self, disk: DiskHandle) {

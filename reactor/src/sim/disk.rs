@@ -137,15 +137,8 @@ impl State {
         if !self.disks[index].holders.iter().all(shared) {
             return Err(DiskError::InUse { path: path() });
         }
-        let handle = self.process(process).handle();
-        let slot = &mut self.disks[index];
-        slot.holders.push(Holder {
-            process,
-            handle,
-            read_only: options.read_only,
-            closing: false,
-        });
-        let spec = slot.spec;
+        let handle = self.hold(process, index, options.read_only);
+        let spec = self.disks[index].spec;
         let geometry = DiskGeometry {
             size_bytes: spec.bytes,
             block_bytes: 4096,
@@ -157,10 +150,31 @@ impl State {
             is_block_device: spec.is_block_device,
             supports_discard: spec.is_block_device,
         };
-        Ok((DiskHandle(handle), geometry))
+        Ok((handle, geometry))
     }
 
-    fn disk_of(&self, process: ProcessId, handle: u32) -> Option<usize> {
+    fn hold(&mut self, process: ProcessId, index: usize, read_only: bool) -> DiskHandle {
+        let handle = self.process(process).handle();
+        self.disks[index].holders.push(Holder {
+            process,
+            handle,
+            read_only,
+            closing: false,
+        });
+        DiskHandle(handle)
+    }
+
+    /// One more handle on a disk that the process holds.
+    pub fn hold_disk(&mut self, process: ProcessId, index: usize) -> DiskHandle {
+        let held = self.disks[index]
+            .holders
+            .iter()
+            .find(|h| h.process == process);
+        let read_only = held.is_none_or(|holder| holder.read_only);
+        self.hold(process, index, read_only)
+    }
+
+    pub fn disk_of(&self, process: ProcessId, handle: u32) -> Option<usize> {
         let holds = |h: &Holder| h.process == process && h.handle == handle;
         self.disks
             .iter()

@@ -11,11 +11,12 @@ use ashlar_proto::Address;
 use super::core::{ProcessId, State, os_error};
 use super::world::Core;
 use crate::DetachedSocket;
+use crate::disk::DetachedHandle;
 use crate::driver::{
     Completion, DiskHandle, Driver, ListenerHandle, Op, SocketHandle, Token, Wait,
 };
 use crate::remote::Unpark;
-use crate::{DiskError, DiskGeometry, DiskOptions, Instant, NetError};
+use crate::{DiskError, DiskGeometry, DiskOptions, Instant, NetError, OsError};
 
 /// Milliseconds since 1970 at the start of every world.
 const WALL_CLOCK_START_MS: u64 = 1_800_000_000_000;
@@ -102,6 +103,21 @@ impl Driver for SimDriver {
     fn open_disk(&self, options: &DiskOptions) -> Result<(DiskHandle, DiskGeometry), DiskError> {
         let mut state = self.world.state.borrow_mut();
         state.open_disk(self.process, options)
+    }
+
+    fn share_disk(&self, disk: DiskHandle) -> Result<DetachedHandle, OsError> {
+        let state = self.world.state.borrow();
+        let index = state.disk_of(self.process, disk.0);
+        let shared = index.map(DetachedHandle::Simulated);
+        shared.ok_or(OsError::from_errno(libc::EBADF))
+    }
+
+    fn adopt_disk(&self, disk: DetachedHandle, _geometry: DiskGeometry) -> DiskHandle {
+        let DetachedHandle::Simulated(index) = disk else {
+            panic!("a real disk has no place in a simulated world");
+        };
+        let mut state = self.world.state.borrow_mut();
+        state.hold_disk(self.process, index)
     }
 
     fn close_disk(&self, disk: DiskHandle) {

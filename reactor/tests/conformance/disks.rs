@@ -22,6 +22,7 @@ suite!(
     directory_is_no_disk,
     held_disk_is_in_use,
     closed_disk_opens_again,
+    shared_disk_is_held_until_the_last_handle_goes,
     cache_policy_is_believed,
     dropped_reads_and_writes_are_safe,
     dropped_write_runs_its_course,
@@ -201,6 +202,22 @@ async fn directory_is_no_disk(lab: Lab) {
         matches!(result, Err(DiskError::NotADisk { .. })),
         "{result:?}"
     );
+}
+
+async fn shared_disk_is_held_until_the_last_handle_goes(lab: Lab) {
+    let disk = open(&lab).await;
+    let shared = lab.reactor.adopt_disk(disk.share().expect("shares"));
+    assert_eq!(shared.geometry(), disk.geometry());
+    let data = pages(&lab.reactor, 1, 3).freeze();
+    disk.write(0, vec![data.clone()]).await.expect("writes");
+    assert_eq!(*read(&shared, &lab.reactor, 0, PAGE_BYTES).await, *data);
+    drop(disk);
+    let result = lab.reactor.open_disk(DiskOptions::new(&lab.disk)).await;
+    assert!(matches!(result, Err(DiskError::InUse { .. })), "{result:?}");
+    shared.write(PAGE, vec![data]).await.expect("writes");
+    shared.flush().await.expect("flushes");
+    drop(shared);
+    drop(open(&lab).await);
 }
 
 async fn held_disk_is_in_use(lab: Lab) {

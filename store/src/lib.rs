@@ -6,6 +6,7 @@ pub mod disk;
 mod gate;
 mod health;
 pub mod lane;
+mod place;
 mod replica;
 mod report;
 mod service;

@@ -24,15 +24,16 @@ use ashlar_proto::{
 use ashlar_reactor::channel::{Permit, Semaphore, remote};
 use ashlar_reactor::future::join_all;
 use ashlar_reactor::link::{self, Frame, Link, LinkListener};
-use ashlar_reactor::{DiskOptions, NetError, Reactor, Task};
+use ashlar_reactor::{DiskOptions, NetError, Reactor, Remote, Stopped, Task};
 
 use crate::control::{Applied, Command, ControlError, Refusal, Refused, StoreControl};
 use crate::disk::{DiskOpenError, UnrecoveredDisk, open_disk};
 use crate::health::DiskHealth;
 use crate::lane::LaneOptions;
+use crate::place::Place;
 use crate::report;
 use crate::session::Greeting;
-use crate::worker::Worker;
+use crate::worker::{Ended, LaneReport, LaneStart, Worker};
 
 /// How long a new connection may take to say hello.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -47,6 +48,9 @@ pub struct StoreOptions {
     pub disks: Vec<DiskOptions>,
     /// Where owners reach it.
     pub listen: Vec<Address>,
+    /// Reactors on other threads that serve lanes beside the one that starts the store. Owners
+    /// reach the lanes there through sockets only, not through [`Address::Local`].
+    pub workers: Vec<Remote>,
     /// How each lane uses its machine.
     pub lane: LaneOptions,
 }
@@ -76,6 +80,9 @@ pub enum StartStoreError {
     /// An address cannot be listened at.
     #[error(transparent)]
     Listen(#[from] NetError),
+    /// A reactor that was to serve lanes has stopped.
+    #[error("a reactor that was to serve lanes has stopped")]
+    Worker(#[from] Stopped),
 }
 
 /// A running store.
@@ -118,6 +125,8 @@ struct DiskEntry {
     path: String,
     lanes: u16,
     volatile_cache: bool,
+    /// Of each lane, which worker serves it.
+    places: RefCell<Vec<usize>>,
     /// `None` while it is being given to a cluster.
     disk: RefCell<Option<UnrecoveredDisk>>,
     superblocks_damaged: u64,
@@ -143,8 +152,12 @@ impl DiskEntry {
 pub struct StoreService {
     reactor: Reactor,
     disks: BTreeMap<DiskId, DiskEntry>,
-    worker: Rc<Worker>,
-    acceptors: RefCell<Vec<Task<()>>>,
+    places: Vec<Place>,
+    /// The places of connections that are being served.
+    connections: RefCell<BTreeMap<u64, Permit>>,
+    connections_made: Cell<u64>,
+    connection_ended: remote::Sender<u64>,
+    serving: RefCell<Vec<Task<()>>>,
     /// Changes of clusters and assignments, one at a time.
     changes: Semaphore,
     stopping: Cell<bool>,
@@ -161,25 +174,32 @@ impl StoreService {
         options: StoreOptions,
     ) -> Result<StoreHandle, StartStoreError> {
         let (disks, unreadable) = open_disks(reactor, &options.disks).await?;
+        let mut places = vec![Place::Here(Worker::new(reactor))];
+        for worker in &options.workers {
+            places.push(Place::there(worker)?);
+        }
+        let (connection_ended, ended) = remote::bounded(CONNECTIONS_MAX);
         let service = Rc::new(Self {
             reactor: reactor.clone(),
             disks,
-            worker: Worker::new(reactor),
-            acceptors: RefCell::default(),
+            places,
+            connections: RefCell::default(),
+            connections_made: Cell::new(0),
+            connection_ended,
+            serving: RefCell::default(),
             changes: Semaphore::new(1),
             stopping: Cell::new(false),
         });
         service.recover(&options.lane).await;
+        let noting = reactor.spawn(Rc::clone(&service).note_ended(ended));
+        service.serving.borrow_mut().push(noting);
         let mut addresses = Vec::new();
         let room = Semaphore::new(CONNECTIONS_MAX);
         for address in &options.listen {
             let listener = link::listen(reactor, address).await?;
             addresses.push(listener.local_address());
             let accepting = Rc::clone(&service).accept(listener, room.clone());
-            service
-                .acceptors
-                .borrow_mut()
-                .push(reactor.spawn(accepting));
+            service.serving.borrow_mut().push(reactor.spawn(accepting));
         }
         let (control, commands) = StoreControl::new();
         let running = reactor.spawn(service.run(commands));
@@ -192,22 +212,42 @@ impl StoreService {
     }
 
     async fn recover(&self, options: &LaneOptions) {
-        let all = self.disks.values().flat_map(|entry| {
-            (0..entry.lanes).map(|index| self.recover_lane(entry, LaneIndex::new(index), options))
-        });
-        join_all(all).await;
+        let mut lanes = Vec::new();
+        for entry in self.disks.values() {
+            for index in (0..entry.lanes).map(LaneIndex::new) {
+                let place = &self.places[lanes.len() % self.places.len()];
+                entry
+                    .places
+                    .borrow_mut()
+                    .push(lanes.len() % self.places.len());
+                lanes.push(self.recover_lane(entry, index, place, options));
+            }
+        }
+        join_all(lanes).await;
     }
 
-    async fn recover_lane(&self, entry: &DiskEntry, index: LaneIndex, options: &LaneOptions) {
+    async fn recover_lane(
+        &self,
+        entry: &DiskEntry,
+        index: LaneIndex,
+        place: &Place,
+        options: &LaneOptions,
+    ) {
         let lane = entry.disk.borrow().as_ref().map(|disk| disk.lane(index));
         let Some(lane) = lane else { return };
-        let health = Arc::clone(&entry.health);
-        let started = self
-            .worker
-            .start_lane(entry.id, lane, options.clone(), health);
-        if let Err(error) = started.await {
-            entry.health.fail(error.to_string());
+        let started = place.start_lane(LaneStart {
+            disk: entry.id,
+            lane,
+            options: options.clone(),
+            health: Arc::clone(&entry.health),
+        });
+        if let Err(why) = started.await {
+            entry.health.fail(why);
         }
+    }
+
+    fn place(&self, entry: &DiskEntry, lane: LaneIndex) -> &Place {
+        &self.places[entry.places.borrow()[usize::from(lane.get())]]
     }
 
     // Owners.
@@ -237,10 +277,15 @@ impl StoreService {
             return;
         };
         let request = frame.header;
-        match self.route(&frame) {
-            Ok((key, reply)) => {
+        match self.route(&frame, link.is_local()) {
+            Ok((entry, lane, reply)) => {
                 let greeting = Greeting { request, reply };
-                self.worker.serve(key, link, greeting, permit);
+                let place = self.place(entry, lane);
+                let ended = self.connection(permit);
+                let key = (entry.id, lane);
+                if let Err(error) = place.serve(key, link, greeting, ended).await {
+                    tracing::debug!(%error, "connection ended before it was served");
+                }
             }
             Err(status) => {
                 tracing::warn!(owner = link.peer(), ?status, "connection refused");
@@ -254,7 +299,11 @@ impl StoreService {
     }
 
     /// The lane that a hello names.
-    fn route(&self, frame: &Frame) -> Result<((DiskId, LaneIndex), HelloReply), Status> {
+    fn route(
+        &self,
+        frame: &Frame,
+        is_local: bool,
+    ) -> Result<(&DiskEntry, LaneIndex, HelloReply), Status> {
         if self.stopping.get() {
             return Err(Status::Unavailable);
         }
@@ -280,7 +329,28 @@ impl StoreService {
             version: PROTOCOL_VERSION,
             volatile_cache: entry.volatile_cache,
         };
-        Ok(((entry.id, hello.lane), reply))
+        if is_local && !self.place(entry, hello.lane).is_here() {
+            // Frames that pass by pointer stay on their thread.
+            return Err(Status::Unavailable);
+        }
+        Ok((entry, hello.lane, reply))
+    }
+
+    /// Keeps a connection's place until it has ended, on whatever thread.
+    fn connection(&self, permit: Permit) -> Ended {
+        let number = self.connections_made.get();
+        self.connections_made.set(number + 1);
+        self.connections.borrow_mut().insert(number, permit);
+        Ended {
+            number,
+            ended: self.connection_ended.clone(),
+        }
+    }
+
+    async fn note_ended(self: Rc<Self>, ended: remote::Receiver<u64>) {
+        while let Some(number) = ended.recv().await {
+            drop(self.connections.borrow_mut().remove(&number));
+        }
     }
 
     // Control.
@@ -295,7 +365,9 @@ impl StoreService {
                     return;
                 }
                 Command::Report(answer) => {
-                    let _ = answer.try_send(service.report());
+                    drop(self.reactor.spawn(async move {
+                        let _ = answer.try_send(service.report().await);
+                    }));
                 }
                 // These wait for disks; reports go on meanwhile.
                 Command::SetCluster(cluster, answer) => {
@@ -314,35 +386,14 @@ impl StoreService {
         std::future::pending::<()>().await;
     }
 
-    fn report(&self) -> Vec<DiskReport> {
-        self.disks
-            .values()
-            .map(|entry| self.report_of(entry))
-            .collect()
-    }
-
-    fn report_of(&self, entry: &DiskEntry) -> DiskReport {
-        let lanes = (0..entry.lanes).map(LaneIndex::new);
-        let lanes: Vec<_> = lanes
-            .filter_map(|index| self.worker.report((entry.id, index)))
-            .collect();
-        let sum = |bytes: fn(&crate::lane::LaneUsage) -> ByteCount| {
-            ByteCount::new(lanes.iter().map(|(usage, _)| bytes(usage).get()).sum())
+    async fn report(&self) -> Vec<DiskReport> {
+        let reports = join_all(self.places.iter().map(Place::report)).await;
+        let lanes: Vec<_> = reports.into_iter().flatten().collect();
+        let of_disk = |entry: &DiskEntry| {
+            let of_disk = lanes.iter().filter(|((disk, _), _)| *disk == entry.id);
+            report_of(entry, &of_disk.map(|&(_, lane)| lane).collect::<Vec<_>>())
         };
-        let mut damage = report::damage(lanes.iter().map(|(_, stats)| stats));
-        if entry.superblocks_damaged > 0 {
-            damage.insert("superblock".to_owned(), entry.superblocks_damaged);
-        }
-        DiskReport {
-            id: entry.id,
-            path: entry.path.clone(),
-            lanes: entry.lanes,
-            usable_bytes: sum(|usage| usage.usable),
-            used_bytes: sum(|usage| usage.used),
-            volatile_cache: entry.volatile_cache,
-            damage,
-            failed: entry.health.failure().map(str::to_owned),
-        }
+        self.disks.values().map(of_disk).collect()
     }
 
     async fn set_cluster(&self, cluster: ClusterId) -> Result<(), ControlError> {
@@ -390,7 +441,10 @@ impl StoreService {
             }
         }
         let changes = wanted.into_iter().map(|(lane, wanted)| async move {
-            let outcome = self.worker.apply(lane, wanted.clone()).await;
+            let outcome = match self.disks.get(&lane.0) {
+                Some(entry) => self.place(entry, lane.1).apply(lane, wanted.clone()).await,
+                None => Ok(()),
+            };
             outcome.map_err(|error| {
                 tracing::error!(disk = %lane.0, lane = %lane.1, %error,
                     "replicas could not be changed");
@@ -425,11 +479,34 @@ impl StoreService {
 
     async fn stop(&self) {
         self.stopping.set(true);
-        for acceptor in self.acceptors.take() {
-            acceptor.abort();
+        for task in self.serving.take() {
+            task.abort();
         }
         let _turn = self.changes.acquire(1).await;
-        self.worker.stop().await;
+        join_all(self.places.iter().map(Place::stop)).await;
+        for entry in self.disks.values() {
+            drop(entry.disk.take());
+        }
+    }
+}
+
+fn report_of(entry: &DiskEntry, lanes: &[LaneReport]) -> DiskReport {
+    let sum = |bytes: fn(&LaneReport) -> ByteCount| {
+        ByteCount::new(lanes.iter().map(|lane| bytes(lane).get()).sum())
+    };
+    let mut damage = report::damage(lanes.iter().map(|lane| &lane.stats));
+    if entry.superblocks_damaged > 0 {
+        damage.insert("superblock".to_owned(), entry.superblocks_damaged);
+    }
+    DiskReport {
+        id: entry.id,
+        path: entry.path.clone(),
+        lanes: entry.lanes,
+        usable_bytes: sum(|lane| lane.usage.usable),
+        used_bytes: sum(|lane| lane.usage.used),
+        volatile_cache: entry.volatile_cache,
+        damage,
+        failed: entry.health.failure().map(str::to_owned),
     }
 }
 
@@ -460,6 +537,7 @@ async fn open_disks(
             cluster: Cell::new(disk.cluster()),
             health: Arc::new(DiskHealth::new(path.clone())),
             path,
+            places: RefCell::default(),
             disk: RefCell::new(Some(disk)),
         };
         if let Some(other) = disks.get(&entry.id) {

@@ -1,16 +1,19 @@
 //! The part of a store on one reactor thread: its lanes, and the connections to them.
 //!
-//! Whatever concerns a lane happens on its worker; the service on the first reactor only routes.
+//! Whatever concerns a lane happens on its worker; the service on the first reactor only routes,
+//! see [`crate::place`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ashlar_proto::api::Assignment;
 use ashlar_proto::{BlockCount, DiskId, LaneIndex, ReplicaId};
 use ashlar_reactor::Reactor;
-use ashlar_reactor::channel::Semaphore;
+use ashlar_reactor::channel::{Semaphore, remote};
+use ashlar_reactor::future::join_all;
 use ashlar_reactor::link::Link;
 
 use crate::health::DiskHealth;
@@ -22,6 +25,41 @@ use crate::session::{self, Greeting};
 
 /// Names a lane among all of a store.
 pub(crate) type LaneKey = (DiskId, LaneIndex);
+
+/// How long requests that were begun may take to end when the store stops.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// How long replies may take to leave when the store stops.
+const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
+
+/// How a lane stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LaneReport {
+    pub(crate) usage: LaneUsage,
+    pub(crate) stats: LaneStats,
+}
+
+/// A lane that is to be served.
+pub(crate) struct LaneStart {
+    pub(crate) disk: DiskId,
+    pub(crate) lane: UnrecoveredLane,
+    pub(crate) options: LaneOptions,
+    pub(crate) health: Arc<DiskHealth>,
+}
+
+/// Tells the service that a connection has ended, by being dropped.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) number: u64,
+    /// Has room for every connection there may be.
+    pub(crate) ended: remote::Sender<u64>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // A service that has stopped counts no more.
+        let _ = self.ended.try_send(self.number);
+    }
+}
 
 /// See the module.
 pub(crate) struct Worker {
@@ -45,17 +83,13 @@ impl Worker {
     }
 
     /// Recovers a lane and serves it from then on.
-    pub(crate) async fn start_lane(
-        &self,
-        disk: DiskId,
-        lane: UnrecoveredLane,
-        options: LaneOptions,
-        health: Arc<DiskHealth>,
-    ) -> Result<(), RecoveryError> {
-        let index = lane.index();
-        let lane = lane.recover_with(options).await?;
-        let replicas = Replicas::new(lane, health);
-        self.lanes.borrow_mut().insert((disk, index), replicas);
+    pub(crate) async fn start_lane(&self, start: LaneStart) -> Result<(), RecoveryError> {
+        let index = start.lane.index();
+        let lane = start.lane.recover_with(start.options).await?;
+        let replicas = Replicas::new(lane, start.health);
+        self.lanes
+            .borrow_mut()
+            .insert((start.disk, index), replicas);
         Ok(())
     }
 
@@ -70,7 +104,7 @@ impl Worker {
         key: LaneKey,
         link: Link,
         greeting: Greeting,
-        ended: impl Sized + 'static,
+        ended: Ended,
     ) {
         let Some(replicas) = self.lane(key) else {
             link.close();
@@ -89,10 +123,15 @@ impl Worker {
         }));
     }
 
-    /// How a lane stands.
-    pub(crate) fn report(&self, key: LaneKey) -> Option<(LaneUsage, LaneStats)> {
-        let replicas = self.lane(key)?;
-        Some((replicas.lane().usage(), replicas.lane().stats()))
+    /// How its lanes stand.
+    pub(crate) fn report(&self) -> Vec<(LaneKey, LaneReport)> {
+        let lanes = self.lanes.borrow();
+        let report = |(&key, replicas): (&LaneKey, &Rc<Replicas>)| {
+            let lane = replicas.lane();
+            let (usage, stats) = (lane.usage(), lane.stats());
+            (key, LaneReport { usage, stats })
+        };
+        lanes.iter().map(report).collect()
     }
 
     /// Makes the replicas of a lane those that are wanted, durably.
@@ -117,17 +156,23 @@ impl Worker {
     /// Ends all connections once the requests that were begun have ended, and closes the lanes.
     pub(crate) async fn stop(&self) {
         let lanes = self.lanes.take();
-        for replicas in lanes.values() {
-            replicas.drain().await;
+        let draining = join_all(lanes.values().map(|replicas| replicas.drain()));
+        if self.reactor.timeout(DRAIN_WITHIN, draining).await.is_err() {
+            tracing::warn!("requests did not end within {DRAIN_WITHIN:?}: stopping without them");
         }
         let links = self.links.take();
+        let leaving = join_all(links.values().map(Link::drained));
+        // A peer that does not read its replies does not hold up the stop.
+        let _ = self.reactor.timeout(FAREWELL_WITHIN, leaving).await;
         for link in links.into_values() {
-            link.drained().await;
             link.close();
         }
-        for replicas in lanes.into_values() {
-            replicas.lane().clone().close().await;
-        }
+        join_all(
+            lanes
+                .into_values()
+                .map(|replicas| replicas.lane().clone().close()),
+        )
+        .await;
     }
 }
 

@@ -55,7 +55,7 @@ pub use inspect::{
 pub use layers::{Interval, LayerTable};
 pub use options::LaneOptions;
 pub use shards::{ShardKey, StateChange};
-pub use start::UnrecoveredLane;
+pub use start::{DetachedLane, UnrecoveredLane};
 pub use stats::{DamageCounts, LaneStats};
 
 pub(crate) use start::{format_lane, scan_device};

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::{BLOCK_BYTES, Incarnation, LaneIndex, Lsn};
-use ashlar_reactor::{Disk, DiskError, Reactor};
+use ashlar_reactor::{DetachedDisk, Disk, DiskError, Reactor};
 
 use crate::disk::layout::LaneLayout;
 use crate::lane::core::{Core, CoreRc, Events, FlushTurns};
@@ -62,11 +62,46 @@ pub struct UnrecoveredLane {
     pub(crate) device: Device,
 }
 
+/// A lane on its way to another thread.
+#[derive(Debug)]
+pub struct DetachedLane {
+    index: LaneIndex,
+    layout: LaneLayout,
+    disk: DetachedDisk,
+}
+
+impl DetachedLane {
+    /// The lane, to be recovered and served by `reactor`.
+    #[must_use]
+    pub fn adopt(self, reactor: &Reactor) -> UnrecoveredLane {
+        UnrecoveredLane {
+            index: self.index,
+            device: Device {
+                reactor: reactor.clone(),
+                disk: reactor.adopt_disk(self.disk),
+                layout: self.layout,
+            },
+        }
+    }
+}
+
 impl UnrecoveredLane {
     /// Its position on the disk.
     #[must_use]
     pub fn index(&self) -> LaneIndex {
         self.index
+    }
+
+    /// Makes it ready to be recovered and served by a reactor on another thread.
+    ///
+    /// # Errors
+    /// [`DiskError::Open`]: the process has too many open files.
+    pub fn detach(self) -> Result<DetachedLane, DiskError> {
+        Ok(DetachedLane {
+            index: self.index,
+            layout: self.device.layout,
+            disk: self.device.disk.share()?,
+        })
     }
 
     /// Recovers it as its defaults say.

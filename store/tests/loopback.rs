@@ -1,5 +1,7 @@
 //! A store on real disks and sockets: several lanes, several threads, both engines.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
 use ashlar_proto::api::Assignment;
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::frame::{PROTOCOL_VERSION, open_meta};

@@ -1,5 +1,7 @@
 //! The conformance suite of [`MetaStore`]: what any implementation must do, on each that there is.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use ashlar_conductor::meta::{
     Change, Events, Expect, Key, MetaError, Outcome, PAGE_ROWS_MAX, Transaction,
 };

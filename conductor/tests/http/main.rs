@@ -1,5 +1,7 @@
 //! A conductor driven over real HTTP: volumes, stores, watches, restarts and requests gone wrong.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod problems;
 mod restart;
 mod support;

@@ -98,14 +98,30 @@ pub struct ApiClient {
 impl ApiClient {
     /// A client of the API at `http://HOST:PORT`, or `HOST:PORT` alone.
     pub fn new(api: &str) -> Result<Self, ApiError> {
-        let wrong = || ApiError::Address { text: api.to_owned() };
-        let text = if api.contains("://") { api.to_owned() } else { format!("http://{api}") };
+        let wrong = || ApiError::Address {
+            text: api.to_owned(),
+        };
+        let text = if api.contains("://") {
+            api.to_owned()
+        } else {
+            format!("http://{api}")
+        };
         let base: Url = text.parse().map_err(|_| wrong())?;
-        if base.scheme() != "http" || base.cannot_be_a_base() || base.host_str().is_none() {
+        if api.starts_with("unix:")
+            || base.scheme() != "http"
+            || base.cannot_be_a_base()
+            || base.host_str().is_none()
+        {
             return Err(wrong());
         }
-        let http = Client::builder().connect_timeout(CONNECT_MAX).no_proxy().build();
-        Ok(Self { http: http.map_err(|_| wrong())?, base })
+        let http = Client::builder()
+            .connect_timeout(CONNECT_MAX)
+            .no_proxy()
+            .build();
+        Ok(Self {
+            http: http.map_err(|_| wrong())?,
+            base,
+        })
     }
 
     /// `GET /v1/status`.
@@ -136,12 +152,18 @@ impl ApiClient {
     /// `POST /v1/volumes`: returns when the stores have made it, or after 30 s as it then stands.
     pub async fn create_volume(&self, request: &CreateVolume) -> Result<Volume, ApiError> {
         let post = self.request(Method::POST, &["volumes"]);
-        json(send(post.json(request).timeout(STORES_MAX), &self.base).await?, &self.base).await
+        json(
+            send(post.json(request).timeout(STORES_MAX), &self.base).await?,
+            &self.base,
+        )
+        .await
     }
 
     /// `DELETE /v1/volumes/{name}`: returns when the stores have removed it, or after 30 s.
     pub async fn delete_volume(&self, name: &str, force: bool) -> Result<(), ApiError> {
-        let delete = self.request(Method::DELETE, &["volumes", name]).query(&[("force", force)]);
+        let delete = self
+            .request(Method::DELETE, &["volumes", name])
+            .query(&[("force", force)]);
         send(delete.timeout(STORES_MAX), &self.base).await.map(drop)
     }
 
@@ -175,7 +197,8 @@ impl ApiClient {
 
     /// `POST /v1/nodes/{id}/heartbeat`.
     pub async fn heartbeat(&self, node: NodeId, beat: &Heartbeat) -> Result<(), ApiError> {
-        self.tell(&["nodes", &node.to_string(), "heartbeat"], beat).await
+        self.tell(&["nodes", &node.to_string(), "heartbeat"], beat)
+            .await
     }
 
     /// `GET /v1/nodes/{id}/assignments`: waits up to `wait` for a list newer than `after`.
@@ -202,7 +225,11 @@ impl ApiClient {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ApiError> {
-        json(send(self.request(Method::GET, path), &self.base).await?, &self.base).await
+        json(
+            send(self.request(Method::GET, path), &self.base).await?,
+            &self.base,
+        )
+        .await
     }
 
     async fn post<T: DeserializeOwned>(
@@ -246,13 +273,19 @@ async fn json<T: DeserializeOwned>(response: Response, base: &Url) -> Result<T, 
         if error.is_decode() {
             strange(base, root_cause(&error))
         } else {
-            ApiError::NoAnswer { url: base.clone(), reason: root_cause(&error) }
+            ApiError::NoAnswer {
+                url: base.clone(),
+                reason: root_cause(&error),
+            }
         }
     })
 }
 
 fn strange(base: &Url, reason: String) -> ApiError {
-    ApiError::Strange { url: base.clone(), reason }
+    ApiError::Strange {
+        url: base.clone(),
+        reason,
+    }
 }
 
 #[cfg(test)]
@@ -261,10 +294,20 @@ mod tests {
 
     #[test]
     fn addresses_may_leave_out_the_scheme() {
-        for text in ["http://127.0.0.1:7100", "127.0.0.1:7100", "http://[::1]:7100/"] {
+        for text in [
+            "http://127.0.0.1:7100",
+            "127.0.0.1:7100",
+            "http://[::1]:7100/",
+        ] {
             let client = ApiClient::new(text).unwrap();
-            let request = client.request(Method::GET, &["volumes", "a b"]).build().unwrap();
-            assert!(request.url().as_str().ends_with(":7100/v1/volumes/a%20b"), "{text}");
+            let request = client
+                .request(Method::GET, &["volumes", "a b"])
+                .build()
+                .unwrap();
+            assert!(
+                request.url().as_str().ends_with(":7100/v1/volumes/a%20b"),
+                "{text}"
+            );
         }
         for text in ["", "https://host", "unix:/run/a", "http://"] {
             assert!(ApiClient::new(text).is_err(), "{text}");
@@ -276,8 +319,15 @@ mod tests {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
-        let error = ApiClient::new(&address.to_string()).unwrap().status().await.unwrap_err();
-        assert!(error.is_unreachable() && error.http_status().is_none(), "{error}");
+        let error = ApiClient::new(&address.to_string())
+            .unwrap()
+            .status()
+            .await
+            .unwrap_err();
+        assert!(
+            error.is_unreachable() && error.http_status().is_none(),
+            "{error}"
+        );
         assert!(error.to_string().contains("is it running?"), "{error}");
     }
 }

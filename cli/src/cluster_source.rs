@@ -49,8 +49,13 @@ impl HttpClusterSource {
 
     /// The volumes that can be attached, as exports.
     pub async fn exports(&self) -> Result<Vec<ExportInfo>, OpenError> {
-        let volumes = self.call(Call::List).await.map_err(|error| source_error(&error))?;
-        let ready = volumes.into_iter().filter(|volume| volume.state == VolumeState::Ready);
+        let volumes = self
+            .call(Call::List)
+            .await
+            .map_err(|error| source_error(&error))?;
+        let ready = volumes
+            .into_iter()
+            .filter(|volume| volume.state == VolumeState::Ready);
         let export = |volume: Volume| ExportInfo::new(volume.name, volume.size_bytes.get());
         Ok(ready.map(export).collect())
     }
@@ -59,7 +64,10 @@ impl HttpClusterSource {
         let (answer, answers) = remote::bounded(1);
         let sent = self.calls.send(call(answer)).await;
         sent.map_err(|_| SourceError::Unreachable)?;
-        answers.recv().await.unwrap_or(Err(SourceError::Unreachable))
+        answers
+            .recv()
+            .await
+            .unwrap_or(Err(SourceError::Unreachable))
     }
 }
 
@@ -70,12 +78,14 @@ impl ClusterSource for HttpClusterSource {
         request: &AttachRequest,
     ) -> Result<Attachment, SourceError> {
         let (volume, request) = (volume.to_owned(), request.clone());
-        self.call(|answer| Call::Attach(volume, request, answer)).await
+        self.call(|answer| Call::Attach(volume, request, answer))
+            .await
     }
 
     async fn detach(&self, volume: &str, request: &DetachRequest) -> Result<(), SourceError> {
         let (volume, request) = (volume.to_owned(), request.clone());
-        self.call(|answer| Call::Detach(volume, request, answer)).await
+        self.call(|answer| Call::Detach(volume, request, answer))
+            .await
     }
 
     async fn propose_in_sync(
@@ -84,7 +94,8 @@ impl ClusterSource for HttpClusterSource {
         proposal: &ProposeInSync,
     ) -> Result<InSyncCommitted, SourceError> {
         let (volume, proposal) = (volume.to_owned(), proposal.clone());
-        self.call(|answer| Call::Propose(volume, proposal, answer)).await
+        self.call(|answer| Call::Propose(volume, proposal, answer))
+            .await
     }
 }
 
@@ -117,7 +128,11 @@ async fn carry_out(client: ApiClient, call: Call) {
 
 /// Who has the volume, for the message.
 async fn attached(client: &ApiClient, name: &str) -> SourceError {
-    let owner = client.volume(name).await.ok().and_then(|volume| volume.attached_by);
+    let owner = client
+        .volume(name)
+        .await
+        .ok()
+        .and_then(|volume| volume.attached_by);
     let owner = owner.unwrap_or_else(|| "another owner".to_owned()).into();
     SourceError::Attached { owner }
 }
@@ -140,7 +155,9 @@ fn translate(volume: &str, error: &ApiError) -> SourceError {
         ApiError::Unreachable { .. } | ApiError::NoAnswer { .. } | ApiError::Strange { .. } => {
             SourceError::Unreachable
         }
-        ApiError::Address { .. } => SourceError::Refused { code: "address".into() },
+        ApiError::Address { .. } => SourceError::Refused {
+            code: "address".into(),
+        },
     }
 }
 
@@ -190,7 +207,9 @@ mod tests {
             (refused(500, "internal"), SourceError::Unreachable),
             (
                 refused(422, "invalid-request"),
-                SourceError::Refused { code: "invalid-request".into() },
+                SourceError::Refused {
+                    code: "invalid-request".into(),
+                },
             ),
         ];
         for (error, expected) in cases {

@@ -17,7 +17,7 @@ use ashlar_proto::api::{
     Assignment, Assignments, DiskReport, Heartbeat, RegisterNode, Registered, Revision,
 };
 use ashlar_proto::{Address, ClusterId};
-use ashlar_store::{ControlError, StoreControl};
+use ashlar_store::{Applied, ControlError, Refused, StoreControl};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -57,11 +57,11 @@ pub trait Store: Clone + Send + Sync + 'static {
         cluster: ClusterId,
     ) -> impl Future<Output = Result<(), ControlError>> + Send;
 
-    /// Makes the replicas those of the list, durably; gives those that are not here, in words.
+    /// Makes the replicas those of the list, durably; says of which it could not.
     fn apply(
         &self,
         replicas: Vec<Assignment>,
-    ) -> impl Future<Output = Result<Vec<String>, ControlError>> + Send;
+    ) -> impl Future<Output = Result<Applied, ControlError>> + Send;
 }
 
 impl Store for StoreControl {
@@ -73,13 +73,8 @@ impl Store for StoreControl {
         StoreControl::set_cluster(self, cluster).await
     }
 
-    async fn apply(&self, replicas: Vec<Assignment>) -> Result<Vec<String>, ControlError> {
-        let applied = StoreControl::apply(self, replicas).await?;
-        let words = applied.refused.iter().map(|refused| {
-            let Assignment { volume, shard, disk, .. } = &refused.assignment;
-            format!("volume {volume} shard {shard} on disk {disk}: {}", refused.refusal)
-        });
-        Ok(words.collect())
+    async fn apply(&self, replicas: Vec<Assignment>) -> Result<Applied, ControlError> {
+        StoreControl::apply(self, replicas).await
     }
 }
 
@@ -90,8 +85,13 @@ enum Broken {
     Api(#[from] ApiError),
     #[error(transparent)]
     Store(#[from] ControlError),
+    #[error("{replicas} replicas could not be made on disks that have not failed")]
+    NotCarriedOut { replicas: usize },
     #[error("the conductor is of cluster {found} now, this store of {expected}")]
-    OtherCluster { expected: ClusterId, found: ClusterId },
+    OtherCluster {
+        expected: ClusterId,
+        found: ClusterId,
+    },
 }
 
 /// The agent of one store, until it is stopped or dropped.
@@ -108,8 +108,14 @@ impl StoreAgent {
         options: AgentOptions,
         store: impl Store,
     ) -> Self {
-        let agent = Agent { client, options, store };
-        Self { task: runtime.spawn(agent.run()) }
+        let agent = Agent {
+            client,
+            options,
+            store,
+        };
+        Self {
+            task: runtime.spawn(agent.run()),
+        }
     }
 
     /// Ends it. Call it before the store is stopped.
@@ -208,7 +214,10 @@ impl<S: Store> Agent<S> {
         registered: &Registered,
         applied: Revision,
     ) -> Result<(), Broken> {
-        let heartbeat = Heartbeat { disks: self.store.report().await?, applied };
+        let heartbeat = Heartbeat {
+            disks: self.store.report().await?,
+            applied,
+        };
         Ok(self.client.heartbeat(registered.node, &heartbeat).await?)
     }
 
@@ -231,6 +240,33 @@ impl<S: Store> Agent<S> {
         }
     }
 
+    /// How many of the refused replicas should be on disks that have not failed. The conductor
+    /// knows of the others by the reports, and counts on nothing there.
+    async fn unexplained(&self, refused: &[Refused]) -> Result<usize, ControlError> {
+        if refused.is_empty() {
+            return Ok(0);
+        }
+        let reports = self.store.report().await?;
+        let serves = |disk| reports.iter().any(|r| r.id == disk && r.failed.is_none());
+        for Refused {
+            assignment,
+            refusal,
+        } in refused
+        {
+            let Assignment {
+                volume,
+                shard,
+                disk,
+                ..
+            } = assignment;
+            tracing::error!(%volume, %shard, %disk, "a replica is not here: {refusal}");
+        }
+        Ok(refused
+            .iter()
+            .filter(|refused| serves(refused.assignment.disk))
+            .count())
+    }
+
     async fn carry_out(
         &self,
         registered: &Registered,
@@ -241,10 +277,13 @@ impl<S: Store> Agent<S> {
         if found != expected {
             return Err(Broken::OtherCluster { expected, found });
         }
-        for missing in self.store.apply(list.replicas).await? {
-            tracing::error!("a replica that this node should hold is not here: {missing}");
+        let refused = self.store.apply(list.replicas).await?.refused;
+        let unexplained = self.unexplained(&refused).await?;
+        if unexplained > 0 {
+            return Err(Broken::NotCarriedOut {
+                replicas: unexplained,
+            });
         }
-        // The conductor knows of failed disks by their reports, and counts on nothing there.
         applied.send_replace(list.revision);
         Ok(())
     }

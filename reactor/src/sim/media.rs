@@ -1,7 +1,7 @@
 //! What lies on a simulated disk: pages of 4 KiB, packed, so that hours of overwrites fit memory.
 //!
 //! A page of zeroes costs nothing, a page that repeats 16 bytes costs them, any other page costs
-//! its bytes up to the last that is not zero. Tests that write much fill blocks with a 16-byte
+//! its bytes up to the last 16 that are not zero. Tests that write much fill blocks with a 16-byte
 //! pattern (see [`pattern`]).
 
 use std::rc::Rc;
@@ -23,7 +23,7 @@ pub(super) enum Page {
     Zero,
     /// Sixteen bytes, repeated.
     Pattern([u8; PATTERN_BYTES]),
-    /// The bytes up to the last that is not zero.
+    /// The bytes up to the last 16 that are not zero.
     Bytes(Rc<[u8]>),
 }
 
@@ -31,15 +31,20 @@ impl Page {
     /// Packs 4 KiB.
     pub fn pack(bytes: &[u8]) -> Self {
         assert_eq!(bytes.len(), PAGE_BYTES, "a page is whole");
-        let Some(last) = bytes.iter().rposition(|&byte| byte != 0) else {
-            return Self::Zero;
-        };
-        match bytes.first_chunk::<PATTERN_BYTES>() {
-            Some(head) if bytes[PATTERN_BYTES..] == bytes[..PAGE_BYTES - PATTERN_BYTES] => {
-                Self::Pattern(*head)
-            }
-            _ => Self::Bytes(bytes[..=last].into()),
+        let (head, rest) = bytes.split_at(PATTERN_BYTES);
+        if *rest == bytes[..rest.len()] {
+            let pattern: [u8; PATTERN_BYTES] = std::array::from_fn(|at| head[at]);
+            return if pattern == [0; PATTERN_BYTES] {
+                Self::Zero
+            } else {
+                Self::Pattern(pattern)
+            };
         }
+        let words = bytes.rchunks_exact(PATTERN_BYTES);
+        let blank = words
+            .take_while(|word| **word == [0; PATTERN_BYTES])
+            .count();
+        Self::Bytes(bytes[..PAGE_BYTES - blank * PATTERN_BYTES].into())
     }
 
     /// Writes the 4 KiB out.

@@ -3,6 +3,7 @@
 mod cluster;
 mod history;
 mod linear;
+mod soak;
 mod workload;
 
 use clap::{Parser, Subcommand};
@@ -38,6 +39,8 @@ enum Command {
         #[arg(long, default_value_t = 20)]
         seconds: u64,
     },
+    /// Overwrites a nearly full lane at random for hours of virtual time, then fills it.
+    Soak(soak::SoakOptions),
     /// Leaves rules of a store out, one after another: each must be noticed.
     Bugs {
         /// Seeds to try for each.
@@ -57,6 +60,13 @@ fn main() -> ExitCode {
             seconds,
         } => run(first, seeds, seconds),
         Command::Replay { seed, seconds } => replay(seed, seconds),
+        Command::Soak(options) => match soak::soak(options) {
+            Ok(()) => true,
+            Err(error) => {
+                println!("soak FAILED: {error:#}");
+                false
+            }
+        },
         Command::Bugs { seeds, seconds } => bugs(seeds, seconds),
     };
     if good {

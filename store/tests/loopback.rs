@@ -365,16 +365,15 @@ fn lanes_of_other_threads_are_not_reached_by_pointer() {
     worker.stop();
 }
 
-/// Not a test of anything: shows what a write costs. Run with `--ignored --nocapture`.
+/// Not a test of anything: shows what a request costs. Run with `--ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
-fn cost_of_a_write() {
-    const WRITES: u32 = 100_000;
-    for (engine, local) in [
-        (Engine::IoUring, true),
-        (Engine::IoUring, false),
-        (Engine::Aio, true),
-        (Engine::Aio, false),
+fn cost_of_a_request() {
+    for (engine, listen) in [
+        (Engine::IoUring, "local:store"),
+        (Engine::IoUring, "127.0.0.1:0"),
+        (Engine::Aio, "local:store"),
+        (Engine::Aio, "127.0.0.1:0"),
     ] {
         if !has_engine(engine) {
             continue;
@@ -383,37 +382,53 @@ fn cost_of_a_write() {
         let path = folder.path().join("disk");
         on_reactor(engine, |reactor| async move {
             format(&reactor, &path, 16).await;
-            let listen = if local { "local:store" } else { "127.0.0.1:0" };
             let store = start(&reactor, &path, listen.parse().unwrap(), vec![]).await;
             let address = store.addresses()[0].clone();
             let owner = Owner::attach(&reactor, &address, 16, 0).await;
-            for depth in [1u32, 32] {
-                let writes = if depth == 1 { WRITES / 10 } else { WRITES };
-                let (data, crcs) = owner.content(0, 1);
-                let (began, cpu) = (reactor.now(), cpu_us());
-                let (mut sent, mut answered) = (0, 0);
-                while answered < writes {
-                    while sent < writes && sent - answered < depth {
-                        sent += 1;
-                        let block = sent.wrapping_mul(40_503) % BLOCKS;
-                        let frame = owner.write(sent, block, data.clone(), &crcs);
-                        owner.link.send(frame).await.unwrap();
-                    }
-                    let reply = owner.link.recv().await.unwrap();
-                    assert_eq!(reply.header.status, Status::Ok);
-                    answered += 1;
-                }
-                let (wall, cpu) = (reactor.now() - began, cpu_us() - cpu);
-                println!(
-                    "{engine} {address} depth {depth}: {:.0}/s, {:.2} us wall, {:.2} us cpu",
-                    f64::from(writes) / wall.as_secs_f64(),
-                    wall.as_secs_f64() * 1e6 / f64::from(writes),
-                    cpu / f64::from(writes),
-                );
+            let (data, crcs) = owner.content(0, 1);
+            let write = |tag: u32| {
+                let block = tag.wrapping_mul(40_503) % 4096;
+                owner.write(tag, block, data.clone(), &crcs)
+            };
+            let ping = |tag: u32| Frame::new(owner.request(FrameKind::Ping, tag), vec![], vec![]);
+            for depth in [1, 32] {
+                let tags = depth * 200_000..;
+                let count = depth.min(10) * 10_000;
+                println!("{engine} {address}");
+                measure(
+                    &owner,
+                    "ping",
+                    depth,
+                    tags.clone().take(count as usize).map(ping),
+                )
+                .await;
+                measure(&owner, "write", depth, tags.take(count as usize).map(write)).await;
             }
             store.control().stop().await.unwrap();
         });
     }
+}
+
+/// Keeps `depth` requests in flight and prints what one costs.
+async fn measure(owner: &Owner, name: &str, depth: u32, requests: impl Iterator<Item = Frame>) {
+    let (began, cpu) = (owner.reactor.now(), cpu_us());
+    let (mut in_flight, mut count) = (0, 0);
+    for request in requests {
+        owner.link.send(request).await.unwrap();
+        in_flight += 1;
+        count += 1;
+        while in_flight == depth {
+            assert_eq!(owner.link.recv().await.unwrap().header.status, Status::Ok);
+            in_flight -= 1;
+        }
+    }
+    for _ in 0..in_flight {
+        assert_eq!(owner.link.recv().await.unwrap().header.status, Status::Ok);
+    }
+    let (wall, cpu) = (owner.reactor.now() - began, cpu_us() - cpu);
+    let wall_us = wall.as_secs_f64() * 1e6 / f64::from(count);
+    let cpu_us = cpu / f64::from(count);
+    println!("  {name} at depth {depth}: {wall_us:.2} us, {cpu_us:.2} us of processor");
 }
 
 /// Processor time of this process, user and system, in microseconds.

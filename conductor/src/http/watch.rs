@@ -195,7 +195,9 @@ impl<M: MetaStore> Feeder<M> {
         };
         let mut idle_until = tokio::time::Instant::now();
         loop {
-            let current = *revisions.borrow_and_update();
+            // The state is ahead of the wake-up for a moment: what a list said is not the future.
+            revisions.mark_unchanged();
+            let current = self.cluster.read(|view| view.state.revision());
             if at > current {
                 return self.send(&WatchEvent::<T>::Reset).await;
             }

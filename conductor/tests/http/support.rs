@@ -27,7 +27,7 @@ pub struct Bench {
 pub async fn start(directory: &Path) -> Bench {
     let timing = Timing {
         heartbeat: Duration::from_millis(50),
-        silence: Duration::from_millis(600),
+        silence: Duration::from_millis(1500),
         bookmark: Duration::from_millis(100),
     };
     let listen = "127.0.0.1:0".parse().unwrap();

@@ -1,0 +1,206 @@
+//! What the API asks of the cluster, one method a request, and the clock's look at silent nodes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ashlar_proto::NodeId;
+use ashlar_proto::api::{
+    Assignments, AttachRequest, Attachment, CreateVolume, DetachRequest, Heartbeat,
+    InSyncCommitted, ProposeInSync, RegisterNode, Registered, Revision, Volume, VolumeState,
+};
+
+use super::{Cluster, ClusterError, View};
+use crate::meta::MetaStore;
+use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
+
+/// How often to look whether the nodes of a volume were heard.
+const NODES_POLL: Duration = Duration::from_millis(20);
+
+impl<M: MetaStore> Cluster<M> {
+    /// Makes a volume and waits for its stores, up to `wait`; gives it as it then stands.
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        request: CreateVolume,
+        wait: Duration,
+    ) -> Result<Volume, ClusterError> {
+        let name = request.name.clone();
+        let plan = move |view: &View| view.state.plan_create(&view.live, &request);
+        let (id, _) = self.transact(plan).await?;
+        self.settle().await?;
+        let ready = |view: &View| {
+            let volume = view.state.volume(id)?;
+            (volume.state != VolumeState::Creating).then_some(())
+        };
+        self.wait_for(wait, ready).await;
+        let volume = self.read(|view| view.state.volume_with_shards(id));
+        volume.ok_or_else(|| Refusal::from(VolumeRefusal::NotFound { name }).into())
+    }
+
+    /// Deletes a volume and waits for its stores, up to `wait`; gives what is left of it.
+    pub(crate) async fn delete(
+        self: &Arc<Self>,
+        name: String,
+        force: bool,
+        wait: Duration,
+    ) -> Result<Option<Volume>, ClusterError> {
+        let (id, _) = self
+            .transact(move |view| view.state.plan_delete(&name, force))
+            .await?;
+        self.settle().await?;
+        let gone = |view: &View| view.state.volume(id).is_none().then_some(());
+        self.wait_for(wait, gone).await;
+        Ok(self.read(|view| view.state.volume(id)))
+    }
+
+    /// Grants the next generation.
+    pub(crate) async fn attach(
+        self: &Arc<Self>,
+        name: String,
+        request: AttachRequest,
+    ) -> Result<Attachment, ClusterError> {
+        self.await_nodes_of(&name).await;
+        let plan = move |view: &View| view.state.plan_attach(&name, &request);
+        let (attachment, revision) = self.transact(plan).await?;
+        Ok(Attachment {
+            revision,
+            ..attachment
+        })
+    }
+
+    /// Just after a start, the nodes of a volume may be elsewhere than when the conductor last
+    /// ran, and an owner sent to the old place would propose them away. They are heard soon, or
+    /// are down.
+    async fn await_nodes_of(&self, name: &str) {
+        let heard = |view: &View| {
+            let mut nodes = view.state.nodes_up_of(name);
+            nodes.all(|node| {
+                view.live
+                    .membership
+                    .heartbeat_age(node, self.now())
+                    .is_some()
+            })
+        };
+        while !self.read(heard) && self.started.elapsed() < self.timing.silence {
+            tokio::time::sleep(NODES_POLL).await;
+        }
+    }
+
+    /// Ends an attach.
+    pub(crate) async fn detach(
+        self: &Arc<Self>,
+        name: String,
+        request: DetachRequest,
+    ) -> Result<(), ClusterError> {
+        let plan = move |view: &View| view.state.plan_detach(&name, request.generation);
+        self.transact(plan).await.map(|_| ())
+    }
+
+    /// Commits an in-sync set.
+    pub(crate) async fn propose(
+        self: &Arc<Self>,
+        name: String,
+        request: ProposeInSync,
+    ) -> Result<InSyncCommitted, ClusterError> {
+        let plan = move |view: &View| view.state.plan_in_sync(&name, &request);
+        Ok(self.transact(plan).await?.0)
+    }
+
+    /// Takes a store in.
+    pub(crate) async fn register(
+        self: &Arc<Self>,
+        request: RegisterNode,
+    ) -> Result<Registered, ClusterError> {
+        let reports = request.disks.clone();
+        let plan = move |view: &View| view.state.plan_register(&request);
+        let (node, _) = self.transact(plan).await?;
+        let now = self.now();
+        let cluster = self.change_live(|view| {
+            view.live.membership.heard(node, now);
+            view.live.applied.remove(&node);
+            view.live
+                .reports
+                .extend(reports.into_iter().map(|report| (report.id, report)));
+            view.state.cluster()
+        });
+        let beat = u64::try_from(self.timing.heartbeat.as_millis()).unwrap_or(u64::MAX);
+        Ok(Registered {
+            node,
+            cluster,
+            heartbeat_ms: beat,
+        })
+    }
+
+    /// Hears a node.
+    pub(crate) async fn heartbeat(
+        self: &Arc<Self>,
+        node: NodeId,
+        heartbeat: Heartbeat,
+    ) -> Result<(), ClusterError> {
+        let (reports, applied) = (heartbeat.disks.clone(), heartbeat.applied);
+        let plan = move |view: &View| view.state.plan_heartbeat(node, &heartbeat.disks);
+        self.transact(plan).await?;
+        let now = self.now();
+        self.change_live(|view| {
+            view.live.membership.heard(node, now);
+            view.live.applied.insert(node, applied);
+            view.live
+                .reports
+                .extend(reports.into_iter().map(|report| (report.id, report)));
+        });
+        self.settle().await
+    }
+
+    /// A node's assignments, once they are newer than `after` or the wait is over.
+    pub(crate) async fn assignments(
+        &self,
+        node: NodeId,
+        after: Revision,
+        wait: Duration,
+    ) -> Result<Assignments, ClusterError> {
+        let current = |view: &View| {
+            view.state
+                .assigned(node)
+                .ok_or(Refusal::from(NodeRefusal::NotFound { node }))
+        };
+        let changed = |view: &View| match current(view) {
+            Ok(at) if at == after => None,
+            other => Some(other.map(|_| ())),
+        };
+        if let Some(refused) = self.wait_for(wait, changed).await {
+            refused?;
+        }
+        self.read(|view| {
+            let revision = current(view)?;
+            let (cluster, replicas) = (view.state.cluster(), view.state.assignments(node));
+            Ok(Assignments {
+                cluster,
+                revision,
+                replicas,
+            })
+        })
+    }
+
+    /// Moves volumes on whose stores have done their part.
+    async fn settle(self: &Arc<Self>) -> Result<(), ClusterError> {
+        if self.read(|view| view.state.has_unsettled()) {
+            self.transact(|view| Ok(view.state.plan_settle(&view.live)))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Looks for silent nodes; to be called a few times per silence.
+    pub(crate) async fn tick(self: &Arc<Self>) -> Result<(), ClusterError> {
+        let now = self.now();
+        let silent = self.change_live(|view| view.live.membership.silent(now));
+        if self.read(|view| !view.state.plan_silence(&silent).changes.is_empty()) {
+            let plan = move |view: &View| Ok(view.state.plan_silence(&silent));
+            let (names, _) = self.transact(plan).await?;
+            for name in names {
+                tracing::warn!(node = name, "node is down: it sends no heartbeats");
+            }
+            self.settle().await?;
+        }
+        Ok(())
+    }
+}

@@ -97,6 +97,14 @@ impl Core {
         }
     }
 
+    /// Collects one victim whether it is needed or not.
+    #[cfg(test)]
+    pub(crate) async fn collect_one(self: &CoreRc) {
+        if let Some(victim) = self.choose_victim(&[]) {
+            self.collect(victim).await;
+        }
+    }
+
     /// Whether fewer segments are free, or on the way to it, than the lane wants to have.
     fn is_short(&self) -> bool {
         let state = self.state.borrow();
@@ -156,10 +164,10 @@ impl Core {
 
     /// Collects one segment. Whether nothing in it lives any more.
     async fn collect(self: &CoreRc, segment: u32) -> bool {
-        let (nonce, order) = {
+        let (nonce, order, summarised) = {
             let state = self.state.borrow();
             let row = state.segments.row(segment);
-            (row.nonce, row.order)
+            (row.nonce, row.order, row.summarised)
         };
         let device = Device {
             reactor: self.reactor.clone(),
@@ -167,7 +175,7 @@ impl Core {
             layout: self.layout,
         };
         let found = device.segment(segment, nonce, false).await;
-        if found.bad_summary {
+        if summarised && !found.from_summary {
             let mut state = self.state.borrow_mut();
             state.damage.note(DamageKind::Summary, u64::from(segment));
         }

@@ -426,6 +426,11 @@ impl Lane {
         self.0.checkpoint(false).await
     }
 
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &CoreRc {
+        &self.0
+    }
+
     /// Takes a last checkpoint and stops. Requests that come later are refused.
     pub async fn close(self) {
         let core = self.0;

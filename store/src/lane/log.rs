@@ -180,6 +180,7 @@ impl Core {
         let row = state.segments.row_mut(open.index);
         assert_eq!(row.order, order, "a segment waits for its summary");
         row.writes -= 1;
+        row.summarised = result.is_ok();
         drop(state);
         if result.is_ok() {
             self.events.collect_wanted.raise();
@@ -245,6 +246,7 @@ impl Core {
             row.order = order;
             row.nonce = nonce;
             row.lsn_max = ashlar_proto::Lsn::new(0);
+            row.summarised = false;
             row.writes += 1;
             let keep = 2 * self.window_blocks();
             state.note_history(keep);

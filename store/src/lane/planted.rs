@@ -54,6 +54,12 @@ impl Planted {
     #[cfg(not(test))]
     pub(crate) const NONE: Self = Self();
 
+    /// With one rule left out.
+    #[cfg(test)]
+    pub(crate) const fn one(bug: Bug) -> Self {
+        Self(1 << bug as u32)
+    }
+
     /// Whether this rule is left out.
     #[cfg(test)]
     pub(crate) const fn has(self, bug: Bug) -> bool {

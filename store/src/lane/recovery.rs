@@ -138,6 +138,7 @@ impl<'a> Recovery<'a> {
                     row.nonce = header.nonce;
                     row.leaf_live = 0;
                     row.filled = true;
+                    row.summarised = false;
                 }
             }
         }
@@ -161,10 +162,10 @@ impl<'a> Recovery<'a> {
                 .iter()
                 .map(|&(segment, nonce)| self.device.segment(segment, nonce, stop));
             for (&(segment, _), found) in some.iter().zip(join_all(reads).await) {
-                if found.bad_summary {
+                let row = &mut rows[segment as usize];
+                if row.summarised && !found.from_summary {
                     self.damage.note(DamageKind::Summary, u64::from(segment));
                 }
-                let row = &mut rows[segment as usize];
                 row.lsn_max = row.lsn_max.max(found.lsn_max());
                 all.push(found);
             }

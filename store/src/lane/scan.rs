@@ -37,8 +37,6 @@ pub(crate) struct SegmentFound {
     pub(crate) batches: Vec<Batch>,
     /// Its entries come from the summary: headers and payload were not looked at.
     pub(crate) from_summary: bool,
-    /// There is a summary of this life, and it is bad.
-    pub(crate) bad_summary: bool,
 }
 
 impl SegmentFound {
@@ -98,38 +96,29 @@ impl Device {
         nonce: u64,
         stop_at_torn: bool,
     ) -> SegmentFound {
-        let (found, bad_summary) = self.summary(segment, nonce).await;
-        if let Some(batches) = found {
+        if let Some(batches) = self.summary(segment, nonce).await {
             return SegmentFound {
                 batches,
                 from_summary: true,
-                bad_summary: false,
             };
         }
         SegmentFound {
             batches: self.scan(segment, nonce, stop_at_torn).await,
             from_summary: false,
-            bad_summary,
         }
     }
 
-    async fn summary(&self, segment: u32, nonce: u64) -> (Option<Vec<Batch>>, bool) {
+    async fn summary(&self, segment: u32, nonce: u64) -> Option<Vec<Batch>> {
         let start = self.layout.segment_address(segment);
         let last = start + u64::from(self.layout.segment_blocks) - 1;
-        let Some(block) = self.read(last, 1).await else {
-            return (None, true);
-        };
-        let Some(head) = SummaryHead::decode(&block, nonce, start) else {
-            return (None, SummaryHead::claims(&block, nonce));
-        };
+        let block = self.read(last, 1).await?;
+        let head = SummaryHead::decode(&block, nonce, start)?;
         let blocks = head.body_blocks();
         if blocks + 2 > self.layout.segment_blocks as usize {
-            return (None, true);
+            return None;
         }
-        let body = self.read(last - blocks as u64, blocks).await;
-        let batches = body.and_then(|body| head.batches(nonce, &body));
-        let bad = batches.is_none();
-        (batches, bad)
+        let body = self.read(last - blocks as u64, blocks).await?;
+        head.batches(nonce, &body)
     }
 
     /// Goes through a segment block by block. A bad batch ends nothing.

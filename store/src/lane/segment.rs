@@ -93,6 +93,8 @@ pub(crate) struct Segment {
     pub(crate) discard_pending: bool,
     /// A file's segment has been filled with zeroes once.
     pub(crate) filled: bool,
+    /// Its summary has completed: a bad one is damage and not the trace of a crash.
+    pub(crate) summarised: bool,
 }
 
 impl Segment {
@@ -107,6 +109,7 @@ impl Segment {
         writes: 0,
         discard_pending: false,
         filled: false,
+        summarised: false,
     };
 
     /// Blocks that are thought to live in it.
@@ -122,7 +125,8 @@ impl Segment {
             SegmentState::Sealed => (2, self.lsn_max.get()),
             SegmentState::Collected => (0, slot),
         };
-        out.u8(code).u8(u8::from(self.filled)).u16(0);
+        let flags = u8::from(self.filled) | u8::from(self.summarised) << 1;
+        out.u8(code).u8(flags).u16(0);
         out.u32(self.leaf_live)
             .u64(self.order)
             .u64(self.nonce)
@@ -131,7 +135,7 @@ impl Segment {
 
     pub(crate) fn decode(input: &mut Decoder<'_>) -> Option<Self> {
         let code = input.u8()?;
-        let filled = input.u8()? == 1;
+        let flags = input.u8()?;
         input.u16()?;
         let leaf_live = input.u32()?;
         let (order, nonce, word) = (input.u64()?, input.u64()?, input.u64()?);
@@ -147,7 +151,8 @@ impl Segment {
             nonce,
             lsn_max: Lsn::new(lsn_max),
             leaf_live,
-            filled,
+            filled: flags & 1 != 0,
+            summarised: flags & 2 != 0,
             ..Self::NEVER_USED
         })
     }

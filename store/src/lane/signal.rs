@@ -64,6 +64,14 @@ impl Turnstile {
     }
 }
 
+impl Turnstile {
+    /// Whether somebody holds it.
+    #[cfg(test)]
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.get()
+    }
+}
+
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.0.held.set(false);

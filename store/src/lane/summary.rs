@@ -74,11 +74,6 @@ impl SummaryHead {
         (mine && sealed).then_some(head)
     }
 
-    /// Whether the block looks like a summary of this life, whole or damaged.
-    pub(crate) fn claims(block: &[u8], nonce: u64) -> bool {
-        block.starts_with(MAGIC) && block.get(8..16) == Some(nonce.to_le_bytes().as_slice())
-    }
-
     /// Blocks in front of the last one.
     pub(crate) fn body_blocks(&self) -> usize {
         self.length.div_ceil(BLOCK_BYTES)
@@ -148,7 +143,6 @@ mod tests {
         let head = SummaryHead::decode(last, 7, 100).unwrap();
         assert_eq!(head.batches(7, body), Some(batches));
         assert_eq!(SummaryHead::decode(last, 8, 100), None);
-        assert!(SummaryHead::claims(last, 7));
         let mut bad = body.to_vec();
         bad[4000] ^= 1;
         assert_eq!(head.batches(7, &bad), None);

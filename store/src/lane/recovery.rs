@@ -186,6 +186,9 @@ impl<'a> Recovery<'a> {
         }
         let durable = every().map(|batch| batch.durable.get()).max().unwrap_or(0);
         let durable = durable.max(slot.durable.get());
+        // Torn ones count: below a later `durable` their payload is not looked at again, so their
+        // LSNs must not be given twice (a crash in recovery, after its first batch was torn).
+        let seen = every().map(|batch| batch.lsn.get()).max().unwrap_or(0);
         let mut segments: Vec<(u64, u64)> = found
             .iter()
             .filter_map(|segment| {
@@ -218,8 +221,7 @@ impl<'a> Recovery<'a> {
                 }
             }
         }
-        let highest = batches.last_key_value().map_or(0, |(&lsn, _)| lsn);
-        let highest = highest.max(slot.next_lsn.get() - 1).max(durable);
+        let highest = seen.max(slot.next_lsn.get() - 1).max(durable);
         let missing = missing_between(
             slot.from.get(),
             highest,

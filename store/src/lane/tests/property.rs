@@ -285,9 +285,11 @@ impl Run {
         let block = BLOCKS[self.rng.index(BLOCKS.len())];
         let (lane, events) = (self.lane(), self.events.clone());
         let (sent_before, acked) = (self.model.sent.len(), self.acked());
+        let handle = move |lane: &Lane, key| lane.core().state.borrow().shards.handle_of(key);
+        let before = handle(&lane, volume.key());
         drop(self.bench.process.reactor().spawn(async move {
             let shown = show(&lane, &volume, view, block).await;
-            let gone = shown == Err(LaneError::NoSuchShard);
+            let gone = handle(&lane, volume.key()) != before;
             if !gone
                 && lane
                     .layers(volume.key())

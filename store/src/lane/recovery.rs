@@ -185,7 +185,9 @@ impl<'a> Recovery<'a> {
             });
         }
         let durable = every().map(|batch| batch.durable.get()).max().unwrap_or(0);
-        let durable = durable.max(slot.durable.get());
+        // What lies below `from` was settled and flushed before the slot was written, whatever
+        // the slot's own `durable`, which is from before that flush.
+        let durable = durable.max(slot.durable.get()).max(slot.from.get() - 1);
         // Torn ones count: below a later `durable` their payload is not looked at again, so their
         // LSNs must not be given twice (a crash in recovery, after its first batch was torn).
         let seen = every().map(|batch| batch.lsn.get()).max().unwrap_or(0);

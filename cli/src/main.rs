@@ -1,3 +1,74 @@
-//! The ashlar binary.
+//! The `ashlar` binary: every role of the cluster and the commands that administer it.
 
-fn main() {}
+mod admin;
+mod api_client;
+mod args;
+mod bench;
+mod catalog;
+mod cluster_source;
+mod conductor_role;
+mod disk;
+mod exit;
+mod host;
+mod nbd_role;
+mod output;
+mod runtime;
+mod signals;
+mod store_agent;
+mod store_role;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Cli, Command, DiskCommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging();
+    ashlar_proto::crc::self_test();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::report(&error),
+    }
+}
+
+/// Logs go to standard error; `ASHLAR_LOG` sets what is shown, as `info` or `ashlar_store=debug`.
+fn start_logging() {
+    let filter = EnvFilter::try_from_env("ASHLAR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let json = cli.json;
+    match cli.command {
+        Command::Up(args) => up::run(args),
+        Command::Conductor(args) => conductor_role::run(args),
+        Command::Store(args) => store_role::run(args),
+        Command::Nbd(args) => nbd_role::run(args),
+        Command::Volume { api, command } => admin::volume(&api.api, command, json),
+        Command::Node { api, command } => admin::node(&api.api, &command, json),
+        Command::Disk { api, command } => match command {
+            DiskCommand::List => admin::disk_list(&api.api, json),
+            DiskCommand::Format(args) => disk::format(&args, json),
+            DiskCommand::Inspect(args) => disk::inspect(&args, json),
+        },
+        Command::Status { api } => admin::status(&api.api, json),
+        Command::Bench(args) => bench::run(&args, json),
+        Command::Completions { shell } => {
+            let mut out = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "ashlar", &mut out);
+            output::print_text(String::from_utf8_lossy(&out).trim_end())
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Commands that ask the conductor: volumes, nodes, disks, status.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+
+use anyhow::Context;
+use ashlar_proto::ByteCount;
+use ashlar_proto::api::{ClusterStatus, CreateVolume, Disk, Health, Node, Volume};
+
+use crate::api_client::{ApiClient, ApiError};
+use crate::args::{NodeCommand, VolumeCommand};
+use crate::output::{bytes, percent, print_json, print_table, print_text};
+
+/// Runs one exchange with the conductor at `api`.
+fn ask<T, F>(api: &str, exchange: impl FnOnce(ApiClient) -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = Result<T, ApiError>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let client = ApiClient::new(api).with_context(|| format!("--api {api}"))?;
+    Ok(runtime.block_on(exchange(client))?)
+}
+
+/// `ashlar volume …`.
+pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<()> {
+    match command {
+        VolumeCommand::Create {
+            name,
+            size,
+            replicas,
+            ack,
+        } => {
+            let size_bytes = ByteCount::new(size);
+            let request = CreateVolume {
+                name,
+                size_bytes,
+                replicas,
+                ack: ack.into(),
+            };
+            let volume = ask(api, async |client| client.create_volume(&request).await)?;
+            if json {
+                return print_json(&volume);
+            }
+            print_text(&format!(
+                "created {} ({}, {} replicas); attach it with any NBD client, as nbd://HOST/{}",
+                volume.name,
+                bytes(volume.size_bytes.get()),
+                volume.replicas,
+                volume.name
+            ))
+        }
+        VolumeCommand::List => {
+            let volumes = ask(api, async |client| client.volumes().await)?.items;
+            if json {
+                return print_json(&volumes);
+            }
+            let header = [
+                "name",
+                "size",
+                "replicas",
+                "ack",
+                "state",
+                "health",
+                "attached by",
+            ];
+            print_table(&header, volumes.iter().map(volume_row).collect())
+        }
+        VolumeCommand::Show { name } => {
+            let volume = ask(api, async |client| client.volume(&name).await)?;
+            if json {
+                print_json(&volume)
+            } else {
+                show_volume(&volume)
+            }
+        }
+        VolumeCommand::Delete { name, force } => {
+            ask(api, async |client| client.delete_volume(&name, force).await)?;
+            let deleted = BTreeMap::from([("deleted", &name)]);
+            if json {
+                print_json(&deleted)
+            } else {
+                print_text(&format!("deleted {name}"))
+            }
+        }
+    }
+}
+
+fn volume_row(volume: &Volume) -> Vec<String> {
+    vec![
+        volume.name.clone(),
+        bytes(volume.size_bytes.get()),
+        volume.replicas.to_string(),
+        word(&volume.ack),
+        word(&volume.state),
+        word(&volume.health),
+        volume.attached_by.clone().unwrap_or_else(|| "-".to_owned()),
+    ]
+}
+
+fn show_volume(volume: &Volume) -> anyhow::Result<()> {
+    let facts = [
+        ("name", volume.name.clone()),
+        ("id", volume.id.to_string()),
+        ("size", bytes(volume.size_bytes.get())),
+        ("shard size", bytes(volume.shard_bytes.get())),
+        ("replicas", volume.replicas.to_string()),
+        ("ack", word(&volume.ack)),
+        ("state", word(&volume.state)),
+        ("health", word(&volume.health)),
+        ("generation", volume.generation.to_string()),
+        (
+            "attached by",
+            volume.attached_by.clone().unwrap_or_else(|| "-".to_owned()),
+        ),
+    ];
+    for (name, value) in facts {
+        print_text(&format!("{name:<12} {value}"))?;
+    }
+    print_text("")?;
+    let rows = volume.shards.iter().flat_map(|shard| {
+        shard.replicas.iter().map(|replica| {
+            vec![
+                shard.index.to_string(),
+                shard.epoch.to_string(),
+                replica.id.to_string(),
+                replica.node.to_string(),
+                replica.disk.to_string(),
+                if replica.in_sync { "in sync" } else { "behind" }.to_owned(),
+            ]
+        })
+    });
+    print_table(
+        &["shard", "epoch", "replica", "node", "disk", "state"],
+        rows.collect(),
+    )
+}
+
+/// `ashlar node …`.
+pub fn node(api: &str, command: &NodeCommand, json: bool) -> anyhow::Result<()> {
+    let NodeCommand::List = command;
+    let nodes = ask(api, async |client| client.nodes().await)?.items;
+    if json {
+        return print_json(&nodes);
+    }
+    let header = [
+        "id",
+        "name",
+        "state",
+        "address",
+        "disks",
+        "labels",
+        "heartbeat",
+    ];
+    print_table(&header, nodes.iter().map(node_row).collect())
+}
+
+fn node_row(node: &Node) -> Vec<String> {
+    let labels: Vec<String> = node
+        .labels
+        .iter()
+        .map(|(k, v)| format!("{k}={v}"))
+        .collect();
+    let age = node
+        .heartbeat_age_ms
+        .map(|ms| format!("{:.1} s ago", f64_of(ms) / 1000.0));
+    vec![
+        node.id.to_string(),
+        node.name.clone(),
+        word(&node.state),
+        node.address.to_string(),
+        node.disks.len().to_string(),
+        if labels.is_empty() {
+            "-".to_owned()
+        } else {
+            labels.join(",")
+        },
+        age.unwrap_or_else(|| "-".to_owned()),
+    ]
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "shown to people with one decimal"
+)]
+fn f64_of(count: u64) -> f64 {
+    count as f64
+}
+
+/// `ashlar disk list`.
+pub fn disk_list(api: &str, json: bool) -> anyhow::Result<()> {
+    let disks = ask(api, async |client| client.disks().await)?.items;
+    if json {
+        return print_json(&disks);
+    }
+    let header = [
+        "id", "node", "path", "state", "used", "usable", "full", "replicas", "damage",
+    ];
+    print_table(&header, disks.iter().map(disk_row).collect())
+}
+
+fn disk_row(disk: &Disk) -> Vec<String> {
+    let report = &disk.report;
+    let state = match (&report.failed, disk.state) {
+        (Some(why), _) => format!("failed: {why}"),
+        (None, state) => word(&state),
+    };
+    vec![
+        report.id.to_string(),
+        disk.node_name.clone(),
+        report.path.clone(),
+        state,
+        bytes(report.used_bytes.get()),
+        bytes(report.usable_bytes.get()),
+        percent(report.used_bytes.get(), report.usable_bytes.get()),
+        disk.replicas.to_string(),
+        damage(&report.damage),
+    ]
+}
+
+fn damage(counts: &BTreeMap<String, u64>) -> String {
+    let found: Vec<String> = counts
+        .iter()
+        .filter(|(_, n)| **n > 0)
+        .map(|(kind, n)| format!("{kind} {n}"))
+        .collect();
+    if found.is_empty() {
+        "none".to_owned()
+    } else {
+        found.join(", ")
+    }
+}
+
+/// `ashlar status`.
+pub fn status(api: &str, json: bool) -> anyhow::Result<()> {
+    let status = ask(api, async |client| client.status().await)?;
+    if json {
+        print_json(&status)
+    } else {
+        show_status(&status)
+    }
+}
+
+fn show_status(status: &ClusterStatus) -> anyhow::Result<()> {
+    let (used, usable) = (status.used_bytes.get(), status.usable_bytes.get());
+    let volumes = format!(
+        "{} ({} degraded, {} unavailable)",
+        status.volumes, status.volumes_degraded, status.volumes_unavailable
+    );
+    let facts = [
+        ("cluster", status.cluster.to_string()),
+        ("health", word(&status.health)),
+        (
+            "nodes",
+            format!("{} of {} up", status.nodes_up, status.nodes),
+        ),
+        (
+            "disks",
+            format!("{} ({} failed)", status.disks, status.disks_failed),
+        ),
+        (
+            "space",
+            format!(
+                "{} of {} used, {}",
+                bytes(used),
+                bytes(usable),
+                percent(used, usable)
+            ),
+        ),
+        ("volumes", volumes),
+        ("damage", damage(&status.damage)),
+    ];
+    for (name, value) in facts {
+        print_text(&format!("{name:<10} {value}"))?;
+    }
+    if status.health != Health::Healthy {
+        print_text("\nSee `ashlar volume list`, `ashlar node list` and `ashlar disk list`.")?;
+    }
+    Ok(())
+}
+
+/// The word that the API uses for a value.
+fn word<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        _ => "?".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ashlar_proto::api::NodeState;
+
+    #[test]
+    fn words_are_those_of_the_api() {
+        assert_eq!(word(&NodeState::Down), "down");
+        assert_eq!(word(&Health::Degraded), "degraded");
+    }
+
+    #[test]
+    fn damage_shows_only_what_was_found() {
+        let counts = BTreeMap::from([("leaf".to_owned(), 2), ("data".to_owned(), 0)]);
+        assert_eq!(damage(&counts), "leaf 2");
+        assert_eq!(damage(&BTreeMap::new()), "none");
+    }
+}

@@ -1,0 +1,476 @@
+//! The command line: every role and every administrative command of the one binary.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ashlar_proto::Address;
+use ashlar_proto::api::AckRule;
+use bytesize::ByteSize;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Replicated block storage: volumes over NBD, kept on as many machines as you like.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ashlar",
+    version,
+    propagate_version = true,
+    after_help = "\
+Examples:
+  ashlar up                                        a whole cluster in one process
+  ashlar volume create data --size 10GiB           a 3-replica volume on it
+  nbdcopy disk.img nbd://127.0.0.1/data            fill it with any NBD client
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused as things stand,
+            5 the conductor cannot be reached"
+)]
+pub struct Cli {
+    /// Print JSON for programs instead of text for people.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How a command finds the cluster.
+#[derive(Debug, Args)]
+pub struct ApiArgs {
+    /// Where the conductor's API is.
+    #[arg(
+        long,
+        global = true,
+        env = "ASHLAR_API",
+        default_value = "http://127.0.0.1:7100",
+        value_name = "URL"
+    )]
+    pub api: String,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole cluster in this process: conductor, stores and NBD server.
+    Up(UpArgs),
+    /// Run the conductor, which knows who is there and who holds what.
+    Conductor(ConductorArgs),
+    /// Run a store, which keeps replicas on its disks.
+    Store(StoreArgs),
+    /// Run the NBD server, which attaches volumes for NBD clients.
+    Nbd(NbdArgs),
+    /// Create, list, show and delete volumes.
+    Volume {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: VolumeCommand,
+    },
+    /// Look at the nodes of the cluster.
+    Node {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// Format and inspect disks, and list those of the cluster.
+    Disk {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: DiskCommand,
+    },
+    /// Show how the cluster is.
+    #[command(after_help = "Example:\n  ashlar status --json | jq .health")]
+    Status {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Load a volume through the client library, without NBD, and print what it reached.
+    Bench(BenchArgs),
+    /// Print the completions of a shell.
+    #[command(after_help = "Example:\n  ashlar completions bash > /etc/bash_completion.d/ashlar")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which kernel interface drives disks and sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineArg {
+    /// `io_uring`.
+    #[value(name = "io_uring", alias = "uring")]
+    IoUring,
+    /// Linux native AIO and epoll.
+    Aio,
+}
+
+/// How the reactor threads run.
+#[derive(Debug, Args)]
+pub struct ReactorArgs {
+    /// Force an IO engine; without it `io_uring`, or aio where `io_uring` is not permitted.
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    pub engine: Option<EngineArg>,
+
+    /// Longest time to poll after activity before sleeping, in microseconds; 0 never polls.
+    #[arg(long, default_value_t = 50, value_name = "US", value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    pub spin_us: u64,
+}
+
+/// `ashlar up`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  ashlar up --data ./ashlar-data --stores 3
+  ashlar volume create data --size 10GiB
+  nbdinfo nbd://127.0.0.1/data
+
+Stop it with Ctrl-C or SIGTERM. The same data directory gives the same volumes again.")]
+pub struct UpArgs {
+    /// Where metadata and disks are kept [default: ~/.local/share/ashlar].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
+    /// Stores to run; a data directory never gets fewer than it has.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub stores: u16,
+
+    /// Size of each store's disk file when it is made; its space is reserved at once.
+    #[arg(long, default_value = "8GiB", value_name = "SIZE", value_parser = parse_size)]
+    pub disk_size: u64,
+
+    /// Use these files or block devices, one for each store, instead of files in the data
+    /// directory; they must have been formatted with `ashlar disk format`.
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    pub disk: Vec<PathBuf>,
+
+    /// Where the API listens.
+    #[arg(long, default_value = "127.0.0.1:7100", value_name = "ADDR")]
+    pub api: std::net::SocketAddr,
+
+    /// Where the NBD server listens; may be given more than once (IP:PORT or unix:PATH).
+    #[arg(long, default_value = "127.0.0.1:10809", value_name = "ADDR")]
+    pub nbd: Vec<Address>,
+
+    /// How the NBD server uses TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
+    /// How the reactor thread runs.
+    #[command(flatten)]
+    pub reactor: ReactorArgs,
+}
+
+/// `ashlar conductor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  ashlar conductor --data /var/lib/ashlar/conductor --listen 127.0.0.1:7100")]
+pub struct ConductorArgs {
+    /// Where the metadata is kept.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+
+    /// Where the API listens.
+    #[arg(long, default_value = "127.0.0.1:7100", value_name = "ADDR")]
+    pub listen: std::net::SocketAddr,
+}
+
+/// `ashlar store`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  ashlar disk format /var/lib/ashlar/disk0 --size 100GiB
+  ashlar store --disk /var/lib/ashlar/disk0 --conductor http://10.0.0.1:7100 \\
+      --listen 10.0.0.2:7200 --label zone=a")]
+pub struct StoreArgs {
+    /// Disks to serve: block devices or files that `ashlar disk format` has prepared.
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub disk: Vec<PathBuf>,
+
+    /// The conductor to register with.
+    #[arg(long, value_name = "URL", env = "ASHLAR_API")]
+    pub conductor: String,
+
+    /// Where the data plane listens; what other machines reach.
+    #[arg(long, default_value = "127.0.0.1:7200", value_name = "ADDR")]
+    pub listen: Address,
+
+    /// The node's name; it returns as the same node by it [default: the host's name].
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// A label such as `zone=a`; replicas of a shard are kept in different zones where possible.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub label: Vec<(String, String)>,
+
+    /// How the reactor threads run.
+    #[command(flatten)]
+    pub reactor: ReactorArgs,
+}
+
+/// How the NBD server uses TLS.
+#[derive(Debug, Args)]
+pub struct TlsArgs {
+    /// Directory with server-cert.pem and server-key.pem: offers TLS.
+    #[arg(long, value_name = "DIR")]
+    pub tls_certificates: Option<PathBuf>,
+
+    /// Refuse clients that do not show a certificate signed by the directory's ca-cert.pem.
+    #[arg(long, requires = "tls_certificates")]
+    pub tls_verify_peer: bool,
+
+    /// Refuse clients that do not use TLS.
+    #[arg(long, requires = "tls_certificates")]
+    pub tls_require: bool,
+}
+
+/// `ashlar nbd`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  ashlar nbd --conductor http://127.0.0.1:7100 --listen unix:/run/ashlar-nbd.sock
+  qemu-img info 'nbd+unix:///data?socket=/run/ashlar-nbd.sock'")]
+pub struct NbdArgs {
+    /// The conductor that knows the volumes.
+    #[arg(long, value_name = "URL", env = "ASHLAR_API")]
+    pub conductor: String,
+
+    /// Where to listen; may be given more than once (IP:PORT or unix:PATH).
+    #[arg(long, default_value = "127.0.0.1:10809", value_name = "ADDR|unix:PATH")]
+    pub listen: Vec<Address>,
+
+    /// Take volumes over from owners that still hold them.
+    #[arg(long)]
+    pub force_attach: bool,
+
+    /// How the server uses TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
+    /// How the reactor thread runs.
+    #[command(flatten)]
+    pub reactor: ReactorArgs,
+}
+
+/// How many answers acknowledge a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AckArg {
+    /// More than half of the in-sync replicas.
+    Majority,
+    /// Every in-sync replica.
+    All,
+}
+
+impl From<AckArg> for AckRule {
+    fn from(ack: AckArg) -> Self {
+        match ack {
+            AckArg::Majority => Self::Majority,
+            AckArg::All => Self::All,
+        }
+    }
+}
+
+/// `ashlar volume`.
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Create a volume.
+    #[command(
+        after_help = "Example:\n  ashlar volume create data --size 10GiB --replicas 3 --ack majority"
+    )]
+    Create {
+        /// Its name: 1 to 63 of a-z 0-9 . _ -, beginning with a letter or digit.
+        name: String,
+        /// Its size, as 10GiB or 500MB; a multiple of 4 KiB.
+        #[arg(long, value_parser = parse_size)]
+        size: u64,
+        /// Copies of each block.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=3))]
+        replicas: u8,
+        /// How many copies must hold a write before it is acknowledged.
+        #[arg(long, value_enum, default_value = "majority")]
+        ack: AckArg,
+    },
+    /// List the volumes.
+    #[command(after_help = "Example:\n  ashlar volume list --json | jq '.[].name'")]
+    List,
+    /// Show one volume, its shards and replicas.
+    #[command(after_help = "Example:\n  ashlar volume show data")]
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Delete a volume and all its data.
+    #[command(after_help = "Example:\n  ashlar volume delete data")]
+    Delete {
+        /// Its name.
+        name: String,
+        /// Delete it even while it is attached.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `ashlar node`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List the nodes.
+    #[command(after_help = "Example:\n  ashlar node list")]
+    List,
+}
+
+/// `ashlar disk`.
+#[derive(Debug, Subcommand)]
+pub enum DiskCommand {
+    /// List the disks of the cluster.
+    #[command(after_help = "Example:\n  ashlar disk list")]
+    List,
+    /// Prepare a block device or a file for a store. Refuses what is formatted already.
+    #[command(after_help = "\
+Example:
+  ashlar disk format /var/lib/ashlar/disk0 --size 100GiB
+  ashlar disk format /dev/nvme1n1")]
+    Format(FormatArgs),
+    /// Look into a disk that no store has open: superblock, segments, maps; checks every CRC.
+    #[command(after_help = "\
+Example:
+  ashlar disk inspect /var/lib/ashlar/disk0
+  ashlar disk inspect /var/lib/ashlar/disk0 --volume 00000000000000a1 --json")]
+    Inspect(InspectArgs),
+}
+
+/// `ashlar disk format`.
+#[derive(Debug, Args)]
+pub struct FormatArgs {
+    /// A block device, or a file, which is made if it does not exist.
+    pub path: PathBuf,
+    /// Size of the file; a block device is used whole.
+    #[arg(long, value_parser = parse_size)]
+    pub size: Option<u64>,
+    /// Lanes: logs that different threads can serve.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub lanes: u16,
+    /// Format it even if it holds an Ashlar disk already: all on it is lost.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `ashlar disk inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The block device or file.
+    pub path: PathBuf,
+    /// Show the map of this volume: a line for each block.
+    #[arg(long, value_name = "ID")]
+    pub volume: Option<ashlar_proto::VolumeId>,
+    /// Do not read the payload of every live block.
+    #[arg(long)]
+    pub no_verify: bool,
+}
+
+/// What the load of `ashlar bench` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchPattern {
+    /// Random writes.
+    Randwrite,
+    /// Random reads.
+    Randread,
+    /// Writes one after another.
+    Write,
+    /// Reads one after another.
+    Read,
+}
+
+/// `ashlar bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  ashlar bench data --rw randwrite --depth 32 --time 10s
+
+Writes overwrite what the volume holds: use a volume of its own.")]
+pub struct BenchArgs {
+    /// How to find the cluster.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// The volume.
+    pub volume: String,
+    /// The load.
+    #[arg(long, value_enum, default_value = "randwrite")]
+    pub rw: BenchPattern,
+    /// Bytes of each request, a multiple of 4 KiB, at most 32 MiB.
+    #[arg(long, default_value = "4KiB", value_parser = parse_size)]
+    pub block_size: u64,
+    /// Requests in flight.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub depth: u32,
+    /// How long.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    pub time: Duration,
+    /// How the reactor thread runs.
+    #[command(flatten)]
+    pub reactor: ReactorArgs,
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    text.parse::<ByteSize>()
+        .map(|size| size.as_u64())
+        .map_err(|_| format!("`{text}` is no size: give a number with B, KiB, MiB, GiB or TiB"))
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| format!("`{text}` is no time: give a number with ms, s, m or h"))
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => Err(format!("`{text}` is no label: give KEY=VALUE, as zone=a")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            if command.get_subcommands().next().is_none() {
+                let help = command
+                    .get_after_help()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                assert!(help.contains("Example"), "`{path} --help` has no example");
+            }
+            for sub in command.get_subcommands() {
+                check(sub, &path);
+            }
+        }
+        check(&Cli::command(), "");
+    }
+
+    #[test]
+    fn sizes_are_binary_or_decimal_as_written() {
+        assert_eq!(parse_size("10GiB"), Ok(10 << 30));
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("500MB"), Ok(500_000_000));
+        assert!(parse_size("lots").is_err());
+    }
+}

@@ -1,0 +1,248 @@
+//! The exports of the NBD server: every volume of the cluster, attached while somebody uses it.
+//!
+//! Invariant: a volume is attached at most once by this process, however many connections use it;
+//! some moments after the last one closed it is detached, cleanly. An open that meets an attach or
+//! a detach in progress waits for it and looks again.
+//!
+//! ```text
+//!  (none) ── open ──▶ Changing ──▶ Open ── no lease for LINGER ──▶ Changing ──▶ (none)
+//!                        │ failed    ▲ │ opened again
+//!                        ▼           └─┘
+//!                      (none)
+//! ```
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use ashlar_client::{
+    BlockDevice, BlockError, Durability, Geometry, Volume, VolumeOptions, ZeroMode,
+};
+use ashlar_nbd_server::{ExportCatalog, ExportInfo, OpenError};
+use ashlar_proto::message::Extent;
+use ashlar_reactor::channel::Notify;
+use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
+
+use crate::cluster_source::HttpClusterSource;
+
+/// How long a volume stays attached after its last user left: most tools look first and open again
+/// at once to copy.
+const LINGER: Duration = Duration::from_millis(200);
+
+/// What is known of one export.
+enum Entry {
+    /// Being attached or detached: wait for the bell, then look again.
+    Changing(Rc<Notify>),
+    /// Attached; each user holds the lease.
+    Open { volume: Volume, lease: Weak<Lease> },
+}
+
+struct Inner {
+    reactor: Reactor,
+    source: HttpClusterSource,
+    options: VolumeOptions,
+    entries: RefCell<HashMap<String, Entry>>,
+}
+
+/// The volumes of a cluster as exports.
+#[derive(Clone)]
+pub struct VolumeCatalog(Rc<Inner>);
+
+/// Held by every user of one attached volume; the last drop starts the detach.
+struct Lease {
+    catalog: Weak<Inner>,
+    name: String,
+}
+
+/// A volume as a connection sees it; keeps it attached.
+#[derive(Clone)]
+pub struct ExportedVolume {
+    volume: Volume,
+    _lease: Rc<Lease>,
+}
+
+impl VolumeCatalog {
+    /// A catalog with nothing attached yet.
+    pub fn new(reactor: &Reactor, source: HttpClusterSource, options: VolumeOptions) -> Self {
+        let (reactor, entries) = (reactor.clone(), RefCell::default());
+        Self(Rc::new(Inner {
+            reactor,
+            source,
+            options,
+            entries,
+        }))
+    }
+
+    /// Detaches every volume, used or not; for the end of the process.
+    pub async fn detach_all(&self) {
+        loop {
+            let next = self.0.entries.borrow().keys().next().cloned();
+            let Some(name) = next else { return };
+            self.0.detach(&name).await;
+        }
+    }
+}
+
+impl Inner {
+    /// The bell of a change in progress, if there is one.
+    fn change_in_progress(&self, name: &str) -> Option<Rc<Notify>> {
+        match self.entries.borrow().get(name) {
+            Some(Entry::Changing(bell)) => Some(Rc::clone(bell)),
+            _ => None,
+        }
+    }
+
+    /// Marks the export as changing and gives what it was.
+    fn begin_change(&self, name: &str) -> (Rc<Notify>, Option<Entry>) {
+        let bell = Rc::new(Notify::new());
+        let entry = Entry::Changing(Rc::clone(&bell));
+        let before = self.entries.borrow_mut().insert(name.to_owned(), entry);
+        (bell, before)
+    }
+
+    async fn detach(&self, name: &str) {
+        while let Some(bell) = self.change_in_progress(name) {
+            bell.notified().await;
+        }
+        if !self.entries.borrow().contains_key(name) {
+            return;
+        }
+        let (bell, before) = self.begin_change(name);
+        if let Some(Entry::Open { volume, .. }) = before
+            && let Err(error) = volume.detach().await
+        {
+            tracing::warn!(volume = name, %error, "detach was not clean: the next attach settles it");
+        }
+        self.entries.borrow_mut().remove(name);
+        bell.notify_all();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(catalog) = self.catalog.upgrade() else {
+            return;
+        };
+        let name = self.name.clone();
+        let reactor = catalog.reactor.clone();
+        reactor.spawn(async move {
+            catalog.reactor.sleep(LINGER).await;
+            let unused = match catalog.entries.borrow().get(&name) {
+                Some(Entry::Open { lease, .. }) => lease.strong_count() == 0,
+                _ => false,
+            };
+            if unused {
+                catalog.detach(&name).await;
+            }
+        });
+    }
+}
+
+impl ExportCatalog for VolumeCatalog {
+    type Device = ExportedVolume;
+
+    async fn list(&self) -> Result<Vec<ExportInfo>, OpenError> {
+        self.0.source.exports().await
+    }
+
+    async fn open(&self, name: &str) -> Result<ExportedVolume, OpenError> {
+        let inner = &self.0;
+        loop {
+            if let Some(bell) = inner.change_in_progress(name) {
+                bell.notified().await;
+                continue;
+            }
+            if let Some(Entry::Open { volume, lease }) = inner.entries.borrow_mut().get_mut(name)
+                && !volume.health().fenced
+            {
+                let held = lease.upgrade().unwrap_or_else(|| new_lease(inner, name));
+                *lease = Rc::downgrade(&held);
+                return Ok(ExportedVolume {
+                    volume: volume.clone(),
+                    _lease: held,
+                });
+            }
+            break;
+        }
+        let (bell, _) = inner.begin_change(name);
+        let options = inner.options.clone();
+        let attached = Volume::attach(&inner.reactor, inner.source.clone(), name, options).await;
+        let opened = match attached {
+            Ok(volume) => {
+                let held = new_lease(inner, name);
+                let entry = Entry::Open {
+                    volume: volume.clone(),
+                    lease: Rc::downgrade(&held),
+                };
+                inner.entries.borrow_mut().insert(name.to_owned(), entry);
+                Ok(ExportedVolume {
+                    volume,
+                    _lease: held,
+                })
+            }
+            Err(error) => {
+                tracing::warn!(volume = name, %error, "cannot attach");
+                inner.entries.borrow_mut().remove(name);
+                Err(crate::cluster_source::open_error(&error))
+            }
+        };
+        bell.notify_all();
+        opened
+    }
+}
+
+fn new_lease(inner: &Rc<Inner>, name: &str) -> Rc<Lease> {
+    Rc::new(Lease {
+        catalog: Rc::downgrade(inner),
+        name: name.to_owned(),
+    })
+}
+
+impl BlockDevice for ExportedVolume {
+    fn geometry(&self) -> Geometry {
+        self.volume.geometry()
+    }
+
+    async fn read(&self, offset: u64, len: u32) -> Result<Vec<SharedBuffer>, BlockError> {
+        self.volume.read(offset, len).await
+    }
+
+    async fn write(
+        &self,
+        offset: u64,
+        data: Buffer,
+        durability: Durability,
+    ) -> Result<(), BlockError> {
+        self.volume.write(offset, data, durability).await
+    }
+
+    async fn write_zeroes(
+        &self,
+        offset: u64,
+        len: u64,
+        mode: ZeroMode,
+        durability: Durability,
+    ) -> Result<(), BlockError> {
+        self.volume
+            .write_zeroes(offset, len, mode, durability)
+            .await
+    }
+
+    async fn trim(&self, offset: u64, len: u64, durability: Durability) -> Result<(), BlockError> {
+        self.volume.trim(offset, len, durability).await
+    }
+
+    async fn flush(&self) -> Result<(), BlockError> {
+        self.volume.flush().await
+    }
+
+    async fn extents(
+        &self,
+        offset: u64,
+        len: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>, BlockError> {
+        self.volume.extents(offset, len, extents_max).await
+    }
+}

@@ -1,0 +1,28 @@
+//! `ashlar conductor`: the conductor as a process of its own.
+
+use anyhow::Context;
+use ashlar_conductor::{Conductor, ConductorOptions};
+
+use crate::args::ConductorArgs;
+use crate::signals;
+
+/// Runs until SIGINT or SIGTERM.
+pub fn run(args: ConductorArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let options = ConductorOptions {
+            data_dir: args.data,
+            listen: args.listen,
+        };
+        let conductor = Conductor::start(options)
+            .await
+            .context("cannot start the conductor")?;
+        tracing::info!(api = %format!("http://{}", conductor.address()), "conductor serves");
+        signals::stop_requested().await?;
+        tracing::info!("stopping");
+        conductor.shutdown().await;
+        Ok(())
+    })
+}

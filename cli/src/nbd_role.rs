@@ -1,0 +1,125 @@
+//! `ashlar nbd`: the NBD server as a process of its own; and the same inside `ashlar up`.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context;
+use ashlar_client::VolumeOptions;
+use ashlar_nbd_server::{NbdOptions, NbdServer, Tls, tls_config};
+use ashlar_proto::Address;
+use ashlar_reactor::Reactor;
+use ashlar_reactor::channel::remote;
+use tokio::runtime::Handle;
+
+use crate::api_client::ApiClient;
+use crate::args::{NbdArgs, TlsArgs};
+use crate::catalog::VolumeCatalog;
+use crate::cluster_source::HttpClusterSource;
+use crate::{host, runtime, signals};
+
+/// Runs until SIGINT or SIGTERM.
+pub fn run(args: NbdArgs) -> anyhow::Result<()> {
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("ashlar-control")
+        .enable_all()
+        .build()?;
+    let stop = signals::stop_channel(tokio.handle())?;
+    let api = ApiClient::new(&args.conductor).context("--conductor")?;
+    let control = tokio.handle().clone();
+    let served = runtime::run(&args.reactor, |reactor| {
+        serve(reactor, &args, api, control, stop)
+    });
+    tokio.shutdown_timeout(Duration::from_secs(1));
+    served
+}
+
+async fn serve(
+    reactor: Reactor,
+    args: &NbdArgs,
+    api: ApiClient,
+    control: Handle,
+    stop: remote::Receiver<()>,
+) -> anyhow::Result<()> {
+    let mut options = VolumeOptions::new(host::owner("nbd"));
+    options.force = args.force_attach;
+    let source = HttpClusterSource::new(api, &control);
+    let catalog = VolumeCatalog::new(&reactor, source, options);
+    let front = Front::start(&reactor, &catalog, &args.listen, &args.tls).await?;
+    for address in front.addresses() {
+        tracing::info!(%address, "NBD server serves");
+    }
+    stop.recv().await;
+    tracing::info!("stopping: draining requests, detaching volumes");
+    front.stop().await;
+    catalog.detach_all().await;
+    Ok(())
+}
+
+/// The NBD server at all its addresses.
+pub struct Front {
+    servers: Vec<NbdServer>,
+}
+
+impl Front {
+    /// Begins to serve the volumes of `catalog`.
+    ///
+    /// # Errors
+    /// An address that cannot be listened at; certificates that cannot be used.
+    pub async fn start(
+        reactor: &Reactor,
+        catalog: &VolumeCatalog,
+        addresses: &[Address],
+        tls: &TlsArgs,
+    ) -> anyhow::Result<Self> {
+        let options = NbdOptions {
+            tls: tls_mode(tls)?,
+            ..NbdOptions::default()
+        };
+        let catalog = Rc::new(catalog.clone());
+        let mut servers = Vec::new();
+        for address in addresses {
+            let server = NbdServer::serve(reactor, address, Rc::clone(&catalog), options.clone());
+            servers.push(
+                server
+                    .await
+                    .with_context(|| format!("cannot serve NBD at {address}"))?,
+            );
+        }
+        Ok(Self { servers })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.servers.iter().map(NbdServer::local_address).collect()
+    }
+
+    /// Ends all connections, after the requests in flight.
+    pub async fn stop(self) {
+        for server in self.servers {
+            server.stop().await;
+        }
+    }
+}
+
+fn tls_mode(args: &TlsArgs) -> anyhow::Result<Tls> {
+    let Some(dir) = &args.tls_certificates else {
+        return Ok(Tls::Off);
+    };
+    let read = |name: &str| {
+        let path = dir.join(name);
+        std::fs::read(&path).with_context(|| format!("--tls-certificates: {}", path.display()))
+    };
+    let authority = args
+        .tls_verify_peer
+        .then(|| read("ca-cert.pem"))
+        .transpose()?;
+    let (certificates, key) = (read("server-cert.pem")?, read("server-key.pem")?);
+    let config = tls_config(&certificates, &key, authority.as_deref());
+    let config = config.with_context(|| format!("--tls-certificates {}", dir.display()))?;
+    Ok(if args.tls_require {
+        Tls::Require(config)
+    } else {
+        Tls::Allow(config)
+    })
+}

@@ -1,0 +1,74 @@
+//! Starting reactors for roles and commands.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::Context;
+use ashlar_client::{Volume, VolumeOptions};
+use ashlar_reactor::{Engine, Reactor, RuntimeOptions, probe_engine};
+
+use crate::api_client::ApiClient;
+use crate::args::{EngineArg, ReactorArgs};
+use crate::cluster_source::HttpClusterSource;
+use crate::host;
+
+/// Reactor options from the command line; warns where the preferred engine is not to be had.
+pub fn options(args: &ReactorArgs) -> RuntimeOptions {
+    let requested = args.engine.map(|engine| match engine {
+        EngineArg::IoUring => Engine::IoUring,
+        EngineArg::Aio => Engine::Aio,
+    });
+    let (engine, warning) = probe_engine(requested);
+    if let Some(warning) = warning {
+        tracing::warn!("{warning}");
+    }
+    RuntimeOptions {
+        spin: Duration::from_micros(args.spin_us),
+        ..RuntimeOptions::new(engine)
+    }
+}
+
+/// Runs `main` on a reactor of this thread.
+///
+/// # Errors
+/// Those of `main`, and the engine's refusal.
+pub fn run<T, F: Future<Output = anyhow::Result<T>>>(
+    args: &ReactorArgs,
+    main: impl FnOnce(Reactor) -> F,
+) -> anyhow::Result<T> {
+    let options = options(args);
+    ashlar_reactor::run(options, main)
+        .with_context(|| format!("cannot start the {} engine", options.engine))?
+}
+
+/// Attaches a volume, works with it, and detaches it.
+///
+/// # Errors
+/// Those of `work`; attaching fails as the conductor or the replicas say.
+pub fn with_volume<T, F: Future<Output = anyhow::Result<T>>>(
+    api: &str,
+    name: &str,
+    args: &ReactorArgs,
+    work: impl FnOnce(Reactor, Volume) -> F,
+) -> anyhow::Result<T> {
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("ashlar-control")
+        .enable_all()
+        .build()?;
+    let client = ApiClient::new(api).with_context(|| format!("--api {api}"))?;
+    let source = HttpClusterSource::new(client, tokio.handle());
+    let result = run(args, async |reactor: Reactor| {
+        let options = VolumeOptions::new(host::owner("bench"));
+        let volume = Volume::attach(&reactor, source, name, options).await;
+        let volume = volume.with_context(|| format!("cannot attach {name}"))?;
+        let result = work(reactor, volume.clone()).await;
+        volume
+            .detach()
+            .await
+            .with_context(|| format!("cannot detach {name}"))?;
+        result
+    });
+    tokio.shutdown_timeout(Duration::from_secs(1));
+    result
+}

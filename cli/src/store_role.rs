@@ -1,0 +1,85 @@
+//! `ashlar store`: a store as a process of its own.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use ashlar_proto::Address;
+use ashlar_reactor::channel::remote;
+use ashlar_reactor::{DiskOptions, Reactor};
+use ashlar_store::{StoreOptions, StoreService};
+use tokio::runtime::Handle;
+
+use crate::api_client::ApiClient;
+use crate::args::StoreArgs;
+use crate::store_agent::{AgentOptions, StoreAgent};
+use crate::{host, runtime, signals};
+
+/// Runs until SIGINT or SIGTERM.
+pub fn run(args: StoreArgs) -> anyhow::Result<()> {
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("ashlar-control")
+        .enable_all()
+        .build()?;
+    let stop = signals::stop_channel(tokio.handle())?;
+    let api = ApiClient::new(&args.conductor).context("--conductor")?;
+    let control = tokio.handle().clone();
+    let served = runtime::run(&args.reactor, |reactor| {
+        serve(reactor, &args, api, control, stop)
+    });
+    tokio.shutdown_timeout(Duration::from_secs(1));
+    served
+}
+
+async fn serve(
+    reactor: Reactor,
+    args: &StoreArgs,
+    api: ApiClient,
+    control: Handle,
+    stop: remote::Receiver<()>,
+) -> anyhow::Result<()> {
+    let options = StoreOptions {
+        disks: args.disk.iter().map(DiskOptions::new).collect(),
+        listen: vec![args.listen.clone()],
+        ..StoreOptions::default()
+    };
+    let store = StoreService::start(&reactor, options)
+        .await
+        .context("cannot start the store")?;
+    for unreadable in store.unreadable() {
+        tracing::error!("not served: {unreadable}");
+    }
+    let address = store
+        .addresses()
+        .first()
+        .cloned()
+        .unwrap_or(args.listen.clone());
+    warn_if_unreachable(&address);
+    let agent = AgentOptions {
+        name: args.name.clone().unwrap_or_else(host::name),
+        address: address.clone(),
+        labels: args.label.iter().cloned().collect(),
+    };
+    tracing::info!(name = agent.name, %address, disks = args.disk.len(), "store serves");
+    let agent = StoreAgent::start(&control, api, agent, store.control());
+    stop.recv().await;
+    tracing::info!("stopping: draining requests, taking checkpoints");
+    control.spawn(agent.stop());
+    if store.control().stop().await.is_ok() {
+        store.stopped().await;
+    }
+    Ok(())
+}
+
+/// An address that means "every interface" is one that no owner can connect to.
+fn warn_if_unreachable(address: &Address) {
+    if let Address::Tcp(address) = address
+        && address.ip().is_unspecified()
+    {
+        tracing::warn!(
+            %address,
+            "owners are told to reach this store at an address that is none: give --listen the \
+             address of an interface"
+        );
+    }
+}

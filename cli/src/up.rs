@@ -1,0 +1,269 @@
+//! `ashlar up`: conductor, stores and NBD server in one process.
+//!
+//! ```text
+//! tokio threads     conductor ── HTTP ── store agents, cluster source
+//!                                              │ bounded channels
+//! this thread       NBD server ── owners ── local: links ── stores ── disks     (one reactor)
+//! ```
+//!
+//! Order of the end: the NBD server drains, volumes are detached, agents end, stores checkpoint.
+//! The conductor stops last, for detaching needs it.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use ashlar_client::VolumeOptions;
+use ashlar_conductor::{Conductor, ConductorOptions};
+use ashlar_proto::Address;
+use ashlar_reactor::channel::remote;
+use ashlar_reactor::{DiskOptions, Reactor};
+use ashlar_store::{StoreHandle, StoreOptions, StoreService};
+use tokio::runtime::Handle;
+
+use crate::api_client::ApiClient;
+use crate::args::UpArgs;
+use crate::catalog::VolumeCatalog;
+use crate::cluster_source::HttpClusterSource;
+use crate::nbd_role::Front;
+use crate::output::print_text;
+use crate::store_agent::{AgentOptions, StoreAgent};
+use crate::{disk, host, runtime, signals};
+
+/// The name of a store's disk in its directory.
+const DISK_FILE: &str = "disk";
+
+/// Runs until SIGINT or SIGTERM.
+pub fn run(args: UpArgs) -> anyhow::Result<()> {
+    let data = match &args.data {
+        Some(data) => data.clone(),
+        None => default_data_dir()?,
+    };
+    let _lock = lock_data_dir(&data)?;
+    let disks = disks(&args, &data)?;
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("ashlar-control")
+        .enable_all()
+        .build()?;
+    let options = ConductorOptions {
+        data_dir: data.join("conductor"),
+        listen: args.api,
+    };
+    let conductor = tokio.block_on(Conductor::start(options)).context("--api")?;
+    let stop = signals::stop_channel(tokio.handle())?;
+    let cluster = Cluster {
+        api: ApiClient::new(&format!("http://{}", conductor.address()))?,
+        api_url: format!("http://{}", conductor.address()),
+        control: tokio.handle().clone(),
+        disks,
+        args: &args,
+    };
+    let served = runtime::run(&args.reactor, |reactor| cluster.serve(reactor, stop));
+    tokio.block_on(conductor.shutdown());
+    served
+}
+
+/// Where everything is kept unless told otherwise.
+fn default_data_dir() -> anyhow::Result<PathBuf> {
+    let var = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
+    var("XDG_DATA_HOME")
+        .or_else(|| var("HOME").map(|home| home.join(".local/share")))
+        .map(|base| base.join("ashlar"))
+        .context("neither HOME nor XDG_DATA_HOME is set: give --data DIR")
+}
+
+/// Makes the directory and takes it for this process alone.
+fn lock_data_dir(dir: &Path) -> anyhow::Result<File> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let path = dir.join("lock");
+    let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => bail!(
+            "{} is in use by another `ashlar up`: stop it, or give another --data DIR",
+            dir.display()
+        ),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// A store to run.
+struct StorePlan {
+    name: String,
+    disk: PathBuf,
+    /// Whether the disk is a file that this command may make.
+    own: bool,
+}
+
+/// One store for each disk given, else one for each directory in `data` and as many as asked for.
+fn disks(args: &UpArgs, data: &Path) -> anyhow::Result<Vec<StorePlan>> {
+    if !args.disk.is_empty() {
+        let plan = |(index, disk): (usize, &PathBuf)| StorePlan {
+            name: format!("store-{}", index + 1),
+            disk: disk.clone(),
+            own: false,
+        };
+        return Ok(args.disk.iter().enumerate().map(plan).collect());
+    }
+    let name = |number: u16| format!("store-{number}");
+    let path = |number: u16| data.join(name(number)).join(DISK_FILE);
+    let present = (1..=u16::MAX)
+        .take_while(|&number| path(number).exists())
+        .count();
+    let count = args.stores.max(u16::try_from(present)?);
+    Ok((1..=count)
+        .map(|n| StorePlan {
+            name: name(n),
+            disk: path(n),
+            own: true,
+        })
+        .collect())
+}
+
+/// Everything but the conductor, about to run on one reactor.
+struct Cluster<'a> {
+    api: ApiClient,
+    api_url: String,
+    control: Handle,
+    disks: Vec<StorePlan>,
+    args: &'a UpArgs,
+}
+
+impl Cluster<'_> {
+    async fn serve(&self, reactor: Reactor, stop: remote::Receiver<()>) -> anyhow::Result<()> {
+        let mut stores = Vec::new();
+        for plan in &self.disks {
+            stores.push(self.start_store(&reactor, plan).await?);
+        }
+        let agents: Vec<StoreAgent> = self
+            .disks
+            .iter()
+            .zip(&stores)
+            .map(|(plan, store)| self.start_agent(plan, &store.handle))
+            .collect();
+        let mut options = VolumeOptions::new(host::owner("up"));
+        // What this directory's last run had attached is this run's to take: the lock on the
+        // directory shows that it has ended.
+        options.force = true;
+        options.local = stores
+            .iter()
+            .map(|s| (s.address.clone(), s.local.clone()))
+            .collect();
+        let source = HttpClusterSource::new(self.api.clone(), &self.control);
+        let catalog = VolumeCatalog::new(&reactor, source, options);
+        let front = Front::start(&reactor, &catalog, &self.args.nbd, &self.args.tls).await?;
+        self.announce(&reactor, &front, &stop).await?;
+        stop.recv().await;
+        tracing::info!("stopping: draining requests, detaching volumes, checkpointing stores");
+        front.stop().await;
+        catalog.detach_all().await;
+        for agent in agents {
+            self.control.spawn(agent.stop());
+        }
+        for store in stores {
+            if store.handle.control().stop().await.is_ok() {
+                store.handle.stopped().await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn start_store(&self, reactor: &Reactor, plan: &StorePlan) -> anyhow::Result<Running> {
+        if plan.own && !plan.disk.exists() {
+            disk::make(reactor, &plan.disk, self.args.disk_size).await?;
+        }
+        let local = Address::Local(plan.name.clone());
+        let loopback: Address = "127.0.0.1:0".parse()?;
+        let options = StoreOptions {
+            disks: vec![DiskOptions::new(&plan.disk)],
+            listen: vec![local.clone(), loopback],
+            ..StoreOptions::default()
+        };
+        let started = StoreService::start(reactor, options).await;
+        let handle = started.with_context(|| format!("cannot start {}", plan.name))?;
+        let address = handle
+            .addresses()
+            .iter()
+            .find(|a| matches!(a, Address::Tcp(_)))
+            .cloned();
+        let address = address.context("the store listens at no TCP port")?;
+        Ok(Running {
+            handle,
+            address,
+            local,
+        })
+    }
+
+    fn start_agent(&self, plan: &StorePlan, store: &StoreHandle) -> StoreAgent {
+        let address = store
+            .addresses()
+            .iter()
+            .find(|a| matches!(a, Address::Tcp(_)));
+        let options = AgentOptions {
+            name: plan.name.clone(),
+            address: address
+                .cloned()
+                .unwrap_or(Address::Local(plan.name.clone())),
+            labels: std::collections::BTreeMap::new(),
+        };
+        StoreAgent::start(&self.control, self.api.clone(), options, store.control())
+    }
+
+    /// Waits until the stores have registered, then says where everything is.
+    async fn announce(
+        &self,
+        reactor: &Reactor,
+        front: &Front,
+        stop: &remote::Receiver<()>,
+    ) -> anyhow::Result<()> {
+        let deadline = reactor.now() + Duration::from_secs(30);
+        while self.stores_up().await? < self.disks.len() {
+            if stop.is_closed() {
+                return Ok(());
+            }
+            ensure!(
+                reactor.now() < deadline,
+                "the stores do not register: see the log above"
+            );
+            reactor.sleep(Duration::from_millis(20)).await;
+        }
+        let nbd: Vec<String> = front.addresses().iter().map(ToString::to_string).collect();
+        print_text(&format!(
+            "ashlar is up: API {}, NBD {}, {} stores. Ctrl-C stops it.",
+            self.api_url,
+            nbd.join(", "),
+            self.disks.len()
+        ))
+    }
+
+    async fn stores_up(&self) -> anyhow::Result<usize> {
+        let (answer, answers) = remote::bounded(1);
+        let api = self.api.clone();
+        self.control.spawn(async move {
+            let status = api.status().await;
+            let _ = answer.try_send(status);
+        });
+        let status = answers
+            .recv()
+            .await
+            .context("the control threads have ended")??;
+        Ok(usize::try_from(status.nodes_up)?)
+    }
+}
+
+/// A store that runs.
+struct Running {
+    handle: StoreHandle,
+    /// Where other processes reach it.
+    address: Address,
+    /// Where owners on this reactor reach it.
+    local: Address,
+}

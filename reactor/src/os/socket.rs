@@ -3,12 +3,13 @@
 use crate::os::check;
 use crate::{NetError, OsError};
 use ashlar_proto::Address;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use std::fs;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -23,11 +24,21 @@ pub(crate) fn for_address(address: &Address) -> Result<(Socket, SockAddr), OsErr
     let socket = Socket::new(domain, Type::STREAM, None)?;
     if domain != Domain::UNIX {
         socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&keepalive())?;
     }
     Ok((socket, sockaddr))
 }
 
-/// Listens; answers with the address that was bound. Accepted sockets inherit TCP_NODELAY.
+/// A peer whose host has gone without a word is given up after a minute of silence.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3)
+}
+
+/// Listens; answers with the address that was bound. Accepted sockets inherit TCP_NODELAY and
+/// the keep-alive.
 pub(crate) fn listen(address: &Address) -> Result<(OwnedFd, Address), NetError> {
     try_listen(address).map_err(|error| NetError::Listen {
         address: address.clone(),

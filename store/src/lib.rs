@@ -3,6 +3,7 @@
 mod codec;
 mod control;
 pub mod disk;
+mod disks;
 mod gate;
 mod health;
 pub mod lane;

@@ -19,7 +19,7 @@ use ashlar_proto::api::{Assignment, DiskReport};
 use ashlar_proto::frame::{PROTOCOL_VERSION, open_meta};
 use ashlar_proto::message::{Hello, HelloReply};
 use ashlar_proto::{
-    Address, ByteCount, ClusterId, DiskId, FrameKind, Incarnation, LaneIndex, Status, lane_of,
+    Address, ClusterId, DiskId, FrameKind, Incarnation, LaneIndex, Status, lane_of,
 };
 use ashlar_reactor::channel::{Permit, Semaphore, remote};
 use ashlar_reactor::future::join_all;
@@ -27,13 +27,12 @@ use ashlar_reactor::link::{self, Frame, Link, LinkListener};
 use ashlar_reactor::{DiskOptions, NetError, Reactor, Remote, Stopped, Task};
 
 use crate::control::{Applied, Command, ControlError, Refusal, Refused, StoreControl};
-use crate::disk::{DiskOpenError, UnrecoveredDisk, open_disk};
-use crate::health::DiskHealth;
+use crate::disk::DiskOpenError;
+use crate::disks::{DiskEntry, open_disks};
 use crate::lane::LaneOptions;
 use crate::place::Place;
-use crate::report;
 use crate::session::Greeting;
-use crate::worker::{Ended, LaneReport, LaneStart, Worker};
+use crate::worker::{Ended, LaneStart, Worker};
 
 /// How long a new connection may take to say hello.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -116,35 +115,6 @@ impl StoreHandle {
     /// Waits until it has been stopped.
     pub async fn stopped(self) {
         self.running.await;
-    }
-}
-
-/// A disk of the store.
-struct DiskEntry {
-    id: DiskId,
-    path: String,
-    lanes: u16,
-    volatile_cache: bool,
-    /// Of each lane, which worker serves it.
-    places: RefCell<Vec<usize>>,
-    /// `None` while it is being given to a cluster.
-    disk: RefCell<Option<UnrecoveredDisk>>,
-    superblocks_damaged: u64,
-    cluster: Cell<Option<ClusterId>>,
-    health: Arc<DiskHealth>,
-}
-
-impl DiskEntry {
-    /// Gives it to a cluster, durably.
-    async fn join(&self, cluster: ClusterId) {
-        let Some(mut disk) = self.disk.take() else {
-            return;
-        };
-        match disk.set_cluster(cluster).await {
-            Ok(()) => self.cluster.set(Some(cluster)),
-            Err(error) => self.health.fail(error.to_string()),
-        }
-        self.disk.replace(Some(disk));
     }
 }
 
@@ -391,7 +361,7 @@ impl StoreService {
         let lanes: Vec<_> = reports.into_iter().flatten().collect();
         let of_disk = |entry: &DiskEntry| {
             let of_disk = lanes.iter().filter(|((disk, _), _)| *disk == entry.id);
-            report_of(entry, &of_disk.map(|&(_, lane)| lane).collect::<Vec<_>>())
+            entry.report(&of_disk.map(|&(_, lane)| lane).collect::<Vec<_>>())
         };
         self.disks.values().map(of_disk).collect()
     }
@@ -487,72 +457,6 @@ impl StoreService {
         for entry in self.disks.values() {
             drop(entry.disk.take());
         }
-    }
-}
-
-fn report_of(entry: &DiskEntry, lanes: &[LaneReport]) -> DiskReport {
-    let sum = |bytes: fn(&LaneReport) -> ByteCount| {
-        ByteCount::new(lanes.iter().map(|lane| bytes(lane).get()).sum())
-    };
-    let mut damage = report::damage(lanes.iter().map(|lane| &lane.stats));
-    if entry.superblocks_damaged > 0 {
-        damage.insert("superblock".to_owned(), entry.superblocks_damaged);
-    }
-    DiskReport {
-        id: entry.id,
-        path: entry.path.clone(),
-        lanes: entry.lanes,
-        usable_bytes: sum(|lane| lane.usage.usable),
-        used_bytes: sum(|lane| lane.usage.used),
-        volatile_cache: entry.volatile_cache,
-        damage,
-        failed: entry.health.failure().map(str::to_owned),
-    }
-}
-
-/// Opens every disk that can be identified; the others are told as sentences.
-async fn open_disks(
-    reactor: &Reactor,
-    options: &[DiskOptions],
-) -> Result<(BTreeMap<DiskId, DiskEntry>, Vec<String>), StartStoreError> {
-    let mut disks: BTreeMap<DiskId, DiskEntry> = BTreeMap::new();
-    let (mut unreadable, mut first) = (Vec::new(), None);
-    let opening = options.iter().map(|disk| open_disk(reactor, disk.clone()));
-    for (options, opened) in options.iter().zip(join_all(opening).await) {
-        let path = options.path.display().to_string();
-        let disk = match opened {
-            Ok(disk) => disk,
-            Err(error) => {
-                tracing::error!(disk = %path, %error, "disk cannot be used");
-                unreadable.push(format!("{path}: {error}"));
-                first.get_or_insert(error);
-                continue;
-            }
-        };
-        let entry = DiskEntry {
-            id: disk.disk(),
-            lanes: disk.lanes(),
-            volatile_cache: disk.has_volatile_cache(),
-            superblocks_damaged: disk.damaged_superblocks(),
-            cluster: Cell::new(disk.cluster()),
-            health: Arc::new(DiskHealth::new(path.clone())),
-            path,
-            places: RefCell::default(),
-            disk: RefCell::new(Some(disk)),
-        };
-        if let Some(other) = disks.get(&entry.id) {
-            return Err(StartStoreError::SameDisk {
-                disk: entry.id,
-                path: entry.path,
-                other: other.path.clone(),
-            });
-        }
-        disks.insert(entry.id, entry);
-    }
-    match (disks.is_empty(), first) {
-        (false, _) => Ok((disks, unreadable)),
-        (true, Some(first)) => Err(StartStoreError::NoDisk { first }),
-        (true, None) => Err(StartStoreError::NoDisks),
     }
 }
 

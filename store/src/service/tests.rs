@@ -9,8 +9,8 @@ use ashlar_proto::message::{
     encode_checksums,
 };
 use ashlar_proto::{
-    BLOCK_BYTES, BlockCount, BlockIndex, Epoch, FrameHeader, Generation, Layer, ReplicaId,
-    RoomHint, Seq, ShardIndex, VolumeId, Window,
+    BLOCK_BYTES, BlockCount, BlockIndex, ByteCount, Epoch, FrameHeader, Generation, Layer,
+    ReplicaId, RoomHint, Seq, ShardIndex, VolumeId, Window,
 };
 use ashlar_reactor::SharedBuffer;
 use ashlar_reactor::sim::{DiskSpec, Process, World};

@@ -209,3 +209,44 @@ fn no_write_of_an_old_owner_appears_after_the_new_one_has_looked() {
         });
     }
 }
+
+#[test]
+fn a_peer_that_does_not_read_its_replies_holds_up_nobody() {
+    let site = Site::new(5, 1, DiskSpec::new);
+    let greedy = site
+        .world
+        .process("greedy", IpAddr::V4(Ipv4Addr::new(10, 0, 0, 3)));
+    let here = greedy.reactor().clone();
+    let asking = greedy.reactor().spawn(async move {
+        let owner = Owner::attach(&here, 0).await;
+        for n in 0..16 {
+            let number = u64::from(n) + 1;
+            assert_eq!(owner.write(n * 256, 256, seq(number), 1).await, Status::Ok);
+        }
+        for n in 0..500 {
+            let header = FrameHeader {
+                block: BlockIndex::new(n % 16 * 256),
+                count: BlockCount::new(256),
+                ..owner.request(FrameKind::Read)
+            };
+            let frame = Frame::new(header, vec![], vec![]);
+            owner.link.send(frame).await.unwrap();
+        }
+        owner
+    });
+    let owner = site.run(asking);
+    site.world.run_for(Duration::from_secs(1));
+    site.owner(|reactor| async move {
+        let owner = Owner::connect(&reactor, 0).await;
+        let ping = owner.request(FrameKind::Ping);
+        assert_eq!(
+            owner.call(ping, vec![], vec![]).await.header.status,
+            Status::Ok
+        );
+        assert_eq!(owner.contents(0, 2).await.len(), 2);
+    });
+    let (control, began) = (site.control(), site.world.now());
+    site.run(async move { control.stop().await.unwrap() });
+    assert!(site.world.now() - began < Duration::from_secs(5));
+    drop(owner);
+}

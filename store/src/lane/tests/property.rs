@@ -329,7 +329,7 @@ impl Run {
     fn spawn_checkpoint(&mut self) {
         let lane = self.lane();
         drop(self.bench.process.reactor().spawn(async move {
-            drop(lane.checkpoint().await);
+            let _ = lane.checkpoint().await;
         }));
     }
 

@@ -206,6 +206,43 @@ fn bytes_that_are_no_frame_end_the_link() {
     assert_eq!(oversize, LinkError::Frame(expected));
 }
 
+/// Frames of which a few bytes were changed, cut out or repeated: the link ends with a reason or
+/// gives sound frames, whatever they are.
+#[test]
+fn mangled_bytes_never_harm_the_receiver() {
+    let mut rng = crate::sim::Rng::new(5);
+    for round in 0..300 {
+        let mut changes: Vec<(u64, u64)> = Vec::new();
+        for _ in 0..=rng.below(4) {
+            changes.push((rng.next_u64(), rng.next_u64()));
+        }
+        let mangled = move |reactor: &Reactor| {
+            let shapes = [(0, 0), (8, 1), (100, 0), (8, 3), (0, 0)];
+            let mut bytes: Vec<u8> = (0..)
+                .zip(shapes)
+                .flat_map(|(tag, (meta, blocks))| {
+                    encoded(&frame(reactor, tag, &vec![1; meta], blocks))
+                })
+                .collect();
+            for &(kind, place) in &changes {
+                let at = usize::try_from(place >> 8).unwrap() % bytes.len();
+                match kind % 4 {
+                    0 => bytes.truncate(at.max(1)),
+                    1 => drop(bytes.drain(at..bytes.len().min(at + 7))),
+                    2 => bytes.insert(at, place.to_le_bytes()[0]),
+                    _ => bytes[at] ^= place.to_le_bytes()[0],
+                }
+                if bytes.is_empty() {
+                    bytes.push(0);
+                }
+            }
+            bytes
+        };
+        let error = verdict(mangled, true);
+        assert_ne!(error, LinkError::Shutdown, "round {round}");
+    }
+}
+
 #[test]
 fn cut_frames_and_stalled_peers_end_the_link() {
     for keep in [1, FRAME_HEADER_BYTES, FRAME_HEADER_BYTES + 3, 3000] {

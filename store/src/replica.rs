@@ -13,7 +13,7 @@ use ashlar_proto::message::{
     EXTENTS_MAX, Open, SetState, ShardState, TAIL_ENTRIES_MAX, decode_checksums, encode_extents,
     encode_read, encode_tail,
 };
-use ashlar_proto::{BLOCK_BYTES, FrameHeader, FrameKind, Incarnation, Status};
+use ashlar_proto::{BLOCK_BYTES, BlockCount, FrameHeader, FrameKind, Incarnation, Status};
 use ashlar_reactor::SharedBuffer;
 use ashlar_reactor::channel::Notify;
 use ashlar_reactor::link::Frame;
@@ -22,6 +22,10 @@ use crate::gate::{Admitted, Gate, Opening, check_stable};
 use crate::health::DiskHealth;
 use crate::lane::{Lane, LaneError, ShardKey, StateChange};
 use crate::worker::Plan;
+
+/// Blocks that one extents request looks at: it must not hold up the lane's thread for long. The
+/// owner asks on from where the answer ends.
+const EXTENT_BLOCKS_AT_ONCE: BlockCount = BlockCount::new(1 << 16);
 
 /// The replicas of one lane.
 #[derive(Debug)]
@@ -266,9 +270,8 @@ impl Replicas {
             Work::Extents(admitted) => {
                 let key = admitted.gate().key();
                 let (layer, block) = (header.layer, header.block);
-                let extents = self
-                    .lane
-                    .extents(key, layer, block, header.count, EXTENTS_MAX);
+                let count = header.count.min(EXTENT_BLOCKS_AT_ONCE);
+                let extents = self.lane.extents(key, layer, block, count, EXTENTS_MAX);
                 let extents = extents.await.map_err(LaneError::status)?;
                 Ok(Answer::meta(encode_extents(&extents)))
             }

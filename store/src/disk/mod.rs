@@ -7,3 +7,4 @@ mod superblock;
 
 pub use format::{FormatError, FormatOptions, format_disk};
 pub use open::{DiskOpenError, UnrecoveredDisk, open_disk};
+pub(crate) use superblock::Superblock;

@@ -17,6 +17,8 @@ mod collector;
 mod core;
 mod error;
 mod fold;
+#[doc(hidden)]
+pub mod fuzz;
 mod handle;
 mod inspect;
 mod layers;

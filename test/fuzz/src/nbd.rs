@@ -1,0 +1,208 @@
+//! The NBD server in a simulated world, with a client that sends what the input says.
+//!
+//! The input is what the client sends; it is cut into pieces and spaced out by the round's seed.
+//! Beside never panicking, the server must send nothing but whole messages of the protocol, must
+//! not outlive its client, and must serve another client as if nothing had been.
+
+use ashlar_client::MemoryDevice;
+use ashlar_nbd_server::{ExportCatalog, ExportInfo, Limits, NbdOptions, NbdServer, OpenError};
+use ashlar_proto::Address;
+use ashlar_reactor::sim::{Rng, World};
+use ashlar_reactor::{Reactor, Stream};
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
+use std::time::Duration;
+
+const EXPORT_BYTES: u64 = 1 << 20;
+/// How long the client waits for more replies before it goes, in virtual time.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// The longest that the server may keep a connection whose client has gone.
+const END_WITHIN: Duration = Duration::from_secs(15);
+/// Most bytes of replies that the client takes.
+const REPLY_BYTES_MAX: usize = 4 << 20;
+
+struct Catalog(MemoryDevice);
+
+impl ExportCatalog for Catalog {
+    type Device = MemoryDevice;
+
+    async fn list(&self) -> Result<Vec<ExportInfo>, OpenError> {
+        Ok(vec![ExportInfo::new("disk", EXPORT_BYTES)])
+    }
+
+    async fn open(&self, name: &str) -> Result<MemoryDevice, OpenError> {
+        if name == "disk" {
+            Ok(self.0.clone())
+        } else {
+            Err(OpenError::Unknown)
+        }
+    }
+}
+
+/// Runs one session.
+pub(crate) fn run(input: &[u8], seed: u64) -> u64 {
+    let world = World::new(seed);
+    let process = |name, host: [u8; 4]| world.process(name, host.into()).reactor().clone();
+    let reactor = process("server", [10, 0, 0, 1]);
+    let client = process("client", [10, 0, 0, 2]);
+    let address: Address = "10.0.0.1:10809".parse().expect("an address");
+    let starting = reactor.spawn(start(reactor.clone(), address.clone()));
+    let within = Duration::from_secs(1);
+    let server = world.run(within, starting).expect("the server starts");
+    let script = Script {
+        bytes: input.to_vec(),
+        rng: Rng::new(seed),
+    };
+    let talking = client.spawn(script.play(client.clone(), address.clone()));
+    let replies = world.run(Duration::from_secs(600), talking);
+    let replies = replies.expect("the client ends");
+    world.run_for(END_WITHIN);
+    assert_eq!(server.connections(), 0, "a connection outlived its client");
+    let behaviour = check(&replies);
+    let greeting = client.spawn(greet(client.clone(), address));
+    let greeted = world.run(Duration::from_secs(5), greeting);
+    assert_eq!(greeted, Ok(true), "the server serves the next client");
+    behaviour
+}
+
+async fn start(reactor: Reactor, address: Address) -> NbdServer {
+    let catalog = Rc::new(Catalog(MemoryDevice::new(&reactor, EXPORT_BYTES)));
+    let limits = Limits {
+        requests_in_flight_max: 8,
+        bytes_in_flight_max: 2 << 20,
+        ..Limits::default()
+    };
+    let options = NbdOptions {
+        limits,
+        ..NbdOptions::default()
+    };
+    let served = NbdServer::serve(&reactor, &address, catalog, options).await;
+    served.expect("the address is free")
+}
+
+/// What a client sends, and how it cuts it up.
+struct Script {
+    bytes: Vec<u8>,
+    rng: Rng,
+}
+
+impl Script {
+    /// Sends all, and gives what came back.
+    async fn play(mut self, reactor: Reactor, address: Address) -> Vec<u8> {
+        let stream = reactor.connect(&address).await.expect("the server accepts");
+        let receiving = reactor.spawn(receive(reactor.clone(), stream.clone()));
+        let mut rest = &self.bytes[..];
+        let whole = self.rng.index(4) > 0;
+        while !rest.is_empty() {
+            let most = if whole {
+                rest.len()
+            } else {
+                64.min(rest.len())
+            };
+            let (piece, left) = rest.split_at(1 + self.rng.index(most));
+            rest = left;
+            let mut buffer = reactor.buffer(piece.len());
+            buffer.copy_from_slice(piece);
+            if stream.send(vec![buffer.freeze()]).await.is_err() {
+                break;
+            }
+            if self.rng.index(8) == 0 {
+                reactor
+                    .sleep(Duration::from_micros(self.rng.below(300)))
+                    .await;
+            }
+        }
+        reactor.sleep(PATIENCE).await;
+        stream.shutdown();
+        receiving.await
+    }
+}
+
+async fn receive(reactor: Reactor, stream: Stream) -> Vec<u8> {
+    let mut all = Vec::new();
+    while all.len() < REPLY_BYTES_MAX {
+        let (buffer, received) = stream.recv(reactor.buffer(64 << 10)).await;
+        match received {
+            Ok(0) | Err(_) => break,
+            Ok(len) => all.extend_from_slice(&buffer[..len]),
+        }
+    }
+    stream.shutdown();
+    all
+}
+
+/// Whether a new client gets its greeting.
+async fn greet(reactor: Reactor, address: Address) -> bool {
+    let Ok(stream) = reactor.connect(&address).await else {
+        return false;
+    };
+    let mut buffer = reactor.buffer(18);
+    let mut done = 0;
+    while done < buffer.len() {
+        let (back, received) = stream.recv_at(buffer, done).await;
+        buffer = back;
+        match received {
+            Ok(0) | Err(_) => return false,
+            Ok(received) => done += received,
+        }
+    }
+    buffer.starts_with(b"NBDMAGICIHAVEOPT")
+}
+
+/// Checks that the replies are messages of the protocol, and sums up which.
+///
+/// Data of simple replies cannot be told from messages without the requests: from the first one
+/// on, only what it says is looked at.
+fn check(replies: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let mut rest = replies;
+    if rest.len() < 18 {
+        return 0;
+    }
+    assert!(rest.starts_with(b"NBDMAGICIHAVEOPT\0\x03"), "the greeting");
+    rest = &rest[18..];
+    let mut messages = 0;
+    while rest.len() >= 20 && messages < 24 {
+        let word = |at: usize| {
+            let bytes = rest[at..at + 4].try_into().expect("four bytes");
+            u32::from_be_bytes(bytes)
+        };
+        let (kind, len) = match word(0) {
+            0x0003_e889 => {
+                assert_eq!(word(4), 0x0455_65a9, "magic of an option's reply");
+                (word(8) ^ word(12), 20 + word(16) as usize)
+            }
+            0x668e_33ef => (word(4), 20 + word(16) as usize),
+            0x6e8a_278c if rest.len() >= 32 => {
+                assert_eq!(word(24), 0, "replies are short");
+                (word(4), 32 + word(28) as usize)
+            }
+            0x6e8a_278c => break,
+            0x6744_6698 => {
+                word(4).hash(&mut hasher);
+                break;
+            }
+            // The reply to NBD_OPT_EXPORT_NAME: size, flags, maybe zeroes.
+            0 => {
+                assert_eq!(u64::from(word(4)), EXPORT_BYTES, "the size of the export");
+                (
+                    1,
+                    if rest[10..].starts_with(&[0; 124]) {
+                        134
+                    } else {
+                        10
+                    },
+                )
+            }
+            other => panic!("no message of the protocol begins with {other:#010x}"),
+        };
+        kind.hash(&mut hasher);
+        messages += 1;
+        if len > rest.len() {
+            break;
+        }
+        rest = &rest[len..];
+    }
+    hasher.finish()
+}

@@ -16,7 +16,7 @@ use crate::quorum::{Mask, Slot};
 use crate::shard::Shard;
 use crate::source::SourceError;
 use crate::volume::Core;
-use crate::wire;
+use crate::wire::{self, Stamp};
 
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -119,10 +119,12 @@ async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), 
         stable: Seq::NONE,
         settle: false,
     };
-    let recorded = replica
-        .peer
-        .call(shard.stamp(core).set_state(state))
-        .await?;
+    // A stable in a window that the replica has not recorded yet would be refused.
+    let stamp = Stamp {
+        stable: Seq::NONE,
+        ..shard.stamp(core)
+    };
+    let recorded = replica.peer.call(stamp.set_state(state)).await?;
     let has_window = core.seqs.borrow().window() == window;
     if recorded.header.status != Status::Ok || !has_window || replica.peer.incarnation() != run {
         return Err(PeerLost);

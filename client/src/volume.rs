@@ -8,7 +8,6 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
 
-use ashlar_proto::limits::SEQ_AHEAD_MAX;
 use ashlar_proto::message::Extent;
 use ashlar_proto::{Generation, Layer, VolumeId};
 use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
@@ -29,9 +28,6 @@ use crate::source::{AnySource, ClusterSource};
 use crate::window::Seqs;
 use crate::write_log::AckOrder;
 use crate::{flush, read, write, zero};
-
-/// How far the owner runs ahead of a shard's stable: half of what replicas allow.
-const AHEAD_MAX: u64 = SEQ_AHEAD_MAX / 2;
 
 /// How often a writer that waits for room looks whether a replica lags.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
@@ -185,36 +181,44 @@ impl Core {
         waited.map_err(|_| BlockError::Unavailable)
     }
 
-    /// Waits until writes may be given seqs: memory, window and reach permitting.
-    pub(crate) async fn admit_writes(self: &Rc<Self>, shard: &Shard) -> Result<(), BlockError> {
+    /// Waits until writes may be given seqs: memory and window permitting.
+    pub(crate) async fn admit_writes(self: &Rc<Self>) -> Result<(), BlockError> {
         self.check()?;
+        self.ask_for_window();
+        if self.may_write() {
+            return Ok(());
+        }
+        self.bounded(self.make_way()).await?
+    }
+
+    fn may_write(&self) -> bool {
+        self.seqs.borrow().is_available() && !self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        self.retained.get() >= self.options.retained_bytes_max
+    }
+
+    fn ask_for_window(self: &Rc<Self>) {
         if let Some(window) = self.seqs.borrow_mut().ask() {
             let core = Rc::clone(self);
             drop(self.reactor.spawn(membership::record_window(core, window)));
         }
-        if self.may_write(shard) {
-            return Ok(());
-        }
-        self.bounded(self.make_way(shard)).await?
     }
 
-    fn may_write(&self, shard: &Shard) -> bool {
-        let seqs = self.seqs.borrow();
-        let ahead = seqs.last().get() - shard.log.borrow().stable(seqs.last()).get();
-        seqs.is_available()
-            && ahead < AHEAD_MAX
-            && self.retained.get() < self.options.retained_bytes_max
-    }
-
-    /// Too much is kept: flush what waits for a flush, and give up on who lags.
-    async fn make_way(self: &Rc<Self>, shard: &Shard) -> Result<(), BlockError> {
+    /// Waits for the next window. Where too much is kept: flushes what waits for a flush, and
+    /// gives up on who lags.
+    async fn make_way(self: &Rc<Self>) -> Result<(), BlockError> {
         loop {
             self.check()?;
             let moment = self.progress.moment();
-            if self.may_write(shard) {
+            if self.may_write() {
                 return Ok(());
             }
-            self.relieve();
+            self.ask_for_window();
+            if self.is_full() {
+                self.relieve();
+            }
             let raised = self.progress.raised_since(moment);
             // What is looked at also depends on the clock: look again before long.
             let _elapsed = self.reactor.timeout(LOOK_AGAIN, raised).await;

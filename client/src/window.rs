@@ -1,11 +1,19 @@
 //! The seqs that an owner gives: from its window, and from the next one once that is recorded.
 //!
-//! Pure.
+//! Pure. A window is left after half of its numbers: replicas take what is less than
+//! [`SEQ_AHEAD_MAX`] above its start, so that a stable that stands still (one replica dead, the
+//! conductor too) never stops the writes.
 
+use ashlar_proto::limits::SEQ_AHEAD_MAX;
 use ashlar_proto::{Seq, Window};
 
 /// Numbers given of a window at which the next one is asked for.
-const ASK_AT: u32 = 1 << 23;
+const ASK_AT: u32 = 1 << 22;
+
+/// The last number that is given of a window.
+const LAST: u32 = (1 << 23) - 1;
+
+const _: () = assert!((LAST as u64) < SEQ_AHEAD_MAX && ASK_AT < LAST);
 
 /// See the module.
 #[derive(Debug)]
@@ -28,8 +36,8 @@ impl Seqs {
     /// Goes on to the last `left` numbers of the window.
     #[cfg(test)]
     pub(crate) fn skip_to_last(&mut self, left: u64) {
-        let end = self.last.window().burial().get();
-        self.last = Seq::from_raw(end - 1 - left).unwrap_or(self.last);
+        let end = self.last.window().start().get() + u64::from(LAST);
+        self.last = Seq::from_raw(end - left).unwrap_or(self.last);
     }
 
     /// The last seq given.
@@ -44,17 +52,22 @@ impl Seqs {
 
     /// Whether one can be given now.
     pub(crate) fn is_available(&self) -> bool {
-        self.last.next_in_window().is_some() || self.reserve.is_some()
+        self.next_here().is_some() || self.reserve.is_some()
     }
 
     /// The next one.
     pub(crate) fn give(&mut self) -> Option<Seq> {
-        let next = match self.last.next_in_window() {
+        let next = match self.next_here() {
             Some(next) => next,
             None => self.reserve.take()?.start().next_in_window()?,
         };
         self.last = next;
         Some(next)
+    }
+
+    fn next_here(&self) -> Option<Seq> {
+        let next = self.last.next_in_window();
+        next.filter(|next| next.number() <= LAST)
     }
 
     /// The window to record now, if it is time; asks once.

@@ -132,7 +132,7 @@ pub(crate) async fn send(
         if takes_room && shard.room() != RoomHint::Ample {
             refuse_growth(core, shard, piece).await?;
         }
-        core.admit_writes(shard).await?;
+        core.admit_writes().await?;
     }
     let group = WriteGroup::new(pieces.len(), guard, permit);
     for piece in pieces {

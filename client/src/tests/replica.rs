@@ -224,6 +224,9 @@ impl FakeStore {
         if header.epoch < state.epoch {
             return done(Status::StaleEpoch, Vec::new());
         }
+        if !is_open && header.stable.window() > state.window {
+            return done(Status::SeqOutOfWindow, Vec::new());
+        }
         state.epoch = header.epoch;
         state.stable = state.stable.max(header.stable);
         let meta = open_meta(&frame.meta).unwrap();
@@ -290,7 +293,9 @@ impl FakeStore {
         if let Some(status) = self.faults.writes.get() {
             return status;
         }
-        if header.seq.window() > state.window || !header.seq.within_reach_of(state.stable) {
+        let base = state.stable.max(header.seq.window().start());
+        let is_new = header.seq.window() == state.window;
+        if header.seq.window() > state.window || is_new && !header.seq.within_reach_of(base) {
             return Status::SeqOutOfWindow;
         }
         let bytes: Vec<u8> = frame.data.iter().flat_map(|piece| piece.to_vec()).collect();

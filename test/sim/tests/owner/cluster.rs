@@ -1,0 +1,301 @@
+//! Three real stores on simulated disks, and a conductor's map in memory.
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ashlar_client::{AttachError, ClusterSource, SourceError, Volume, VolumeOptions};
+use ashlar_proto::api::{
+    AckRule, Assignment, AttachRequest, Attachment, DetachRequest, DiskLocation, Health,
+    InSyncCommitted, ProposeInSync, Replica, Revision, Shard, Volume as VolumeMap, VolumeState,
+};
+use ashlar_proto::{
+    Address, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex,
+    VolumeId,
+};
+use ashlar_reactor::sim::{DiskSpec, Process, SimDisk, World};
+use ashlar_reactor::{DiskOptions, Reactor};
+use ashlar_store::disk::{FormatOptions, format_disk};
+use ashlar_store::{StoreHandle, StoreOptions, StoreService};
+
+const LIMIT: Duration = Duration::from_secs(3600);
+const CLUSTER: ClusterId = ClusterId::new(0xc1);
+const VOLUME: VolumeId = VolumeId::new(0x77);
+const LANES: u16 = 2;
+const SHARD_BYTES: u64 = 8 << 20;
+
+/// Bytes of the volume: three shards, the last one short.
+pub const VOLUME_BYTES: u64 = 20 << 20;
+
+/// The conductor's part.
+pub struct Conductor {
+    map: RefCell<VolumeMap>,
+    disks: Vec<DiskLocation>,
+}
+
+impl Conductor {
+    /// The in-sync replicas of a shard, by number of store.
+    pub fn in_sync(&self, shard: usize) -> Vec<u64> {
+        let map = self.map.borrow();
+        let replicas = map.shards[shard].replicas.iter();
+        let in_sync = replicas.filter(|replica| replica.in_sync);
+        in_sync.map(|replica| replica.node.get()).collect()
+    }
+}
+
+impl ClusterSource for Conductor {
+    async fn attach(&self, _: &str, _: &AttachRequest) -> Result<Attachment, SourceError> {
+        let mut map = self.map.borrow_mut();
+        map.generation = map.generation.next();
+        Ok(Attachment {
+            cluster: CLUSTER,
+            volume: map.clone(),
+            disks: self.disks.clone(),
+            revision: Revision(1),
+        })
+    }
+
+    async fn detach(&self, _: &str, request: &DetachRequest) -> Result<(), SourceError> {
+        let current = self.map.borrow().generation;
+        let is_current = request.generation == current;
+        is_current.then_some(()).ok_or(SourceError::Superseded)
+    }
+
+    async fn propose_in_sync(
+        &self,
+        _: &str,
+        proposal: &ProposeInSync,
+    ) -> Result<InSyncCommitted, SourceError> {
+        let mut map = self.map.borrow_mut();
+        let generation = map.generation;
+        let shard = &mut map.shards[proposal.shard.get() as usize];
+        if proposal.generation != generation || proposal.epoch != shard.epoch {
+            return Err(SourceError::Superseded);
+        }
+        for replica in &mut shard.replicas {
+            replica.in_sync = proposal.in_sync.contains(&replica.id);
+        }
+        shard.epoch = shard.epoch.next();
+        let shard = shard.clone();
+        Ok(InSyncCommitted { shard })
+    }
+}
+
+/// One store's host.
+pub struct Site {
+    number: u8,
+    /// Its disk.
+    pub disk: SimDisk,
+    process: RefCell<Option<(Process, StoreHandle)>>,
+}
+
+impl Site {
+    /// Its host.
+    pub fn host(&self) -> IpAddr {
+        IpAddr::from([10, 0, 1, self.number])
+    }
+
+    fn address(&self) -> Address {
+        Address::Tcp((self.host(), 7000).into())
+    }
+
+    /// Kills its process.
+    pub fn kill(&self) {
+        if let Some((process, _)) = self.process.take() {
+            process.crash();
+        }
+    }
+
+    /// Where on the media a block with these bytes lies, wherever it does.
+    pub fn find(&self, bytes: &[u8]) -> Vec<u64> {
+        let mut page = vec![0; 4096];
+        let pages = (0..self.disk.spec().bytes).step_by(4096);
+        let same = |offset: &u64| {
+            self.disk.peek(*offset, &mut page);
+            page == bytes
+        };
+        pages.filter(same).collect()
+    }
+}
+
+/// See the module.
+pub struct Cluster {
+    /// The world of the seed.
+    pub world: World,
+    /// The stores.
+    pub sites: Vec<Site>,
+    /// The map.
+    pub conductor: Rc<Conductor>,
+    owners: Cell<u8>,
+}
+
+fn disk_id(number: u8) -> DiskId {
+    DiskId::new(u128::from(number) + 0xd0)
+}
+
+impl Cluster {
+    /// `replicas` stores with a replica of every shard each.
+    pub fn new(seed: u64, replicas: u8, ack: AckRule, spec: fn(u64) -> DiskSpec) -> Self {
+        let world = World::new(seed);
+        let mut sites = Vec::new();
+        for number in 0..replicas {
+            let host = IpAddr::from([10, 0, 1, number]);
+            let size = u64::from(LANES) * (96 << 20) + (2 << 20);
+            let disk = world.add_disk(host, "/disk", spec(size));
+            let process = world.process("format", host);
+            let here = process.reactor().clone();
+            let formatted = process.reactor().spawn(async move {
+                let options = FormatOptions {
+                    lanes: LANES,
+                    segment: Some(ByteCount::new(256 << 10)),
+                    ..FormatOptions::new(disk_id(number))
+                };
+                format_disk(&here, DiskOptions::new("/disk"), options).await
+            });
+            world.run(LIMIT, formatted).unwrap().unwrap();
+            process.crash();
+            sites.push(Site {
+                number,
+                disk,
+                process: RefCell::new(None),
+            });
+        }
+        let conductor = Rc::new(map_of(&sites, ack));
+        let cluster = Self {
+            world,
+            sites,
+            conductor,
+            owners: Cell::new(0),
+        };
+        for number in 0..cluster.sites.len() {
+            cluster.start(number);
+            cluster.assign(number);
+        }
+        cluster
+    }
+
+    /// Starts a store's process.
+    pub fn start(&self, number: usize) {
+        let site = &self.sites[number];
+        let process = self.world.process("store", site.host());
+        let here = process.reactor().clone();
+        let options = StoreOptions {
+            disks: vec![DiskOptions::new("/disk")],
+            listen: vec![site.address()],
+            ..StoreOptions::default()
+        };
+        let started = process
+            .reactor()
+            .spawn(async move { StoreService::start(&here, options).await });
+        let handle = self.world.run(LIMIT, started).unwrap().unwrap();
+        *site.process.borrow_mut() = Some((process, handle));
+    }
+
+    /// Power fails at a store's host: what only a volatile cache held is lost.
+    pub fn lose_power(&self, number: usize) {
+        let site = &self.sites[number];
+        drop(site.process.take());
+        self.world.power_loss(site.host());
+    }
+
+    fn assign(&self, number: usize) {
+        let map = self.conductor.map.borrow().clone();
+        let replicas = map.shards.iter().flat_map(|shard| {
+            let replica = &shard.replicas[number];
+            let start = u64::from(shard.index.get()) * SHARD_BYTES;
+            let bytes = (VOLUME_BYTES - start).min(SHARD_BYTES);
+            Some(Assignment {
+                volume: VOLUME,
+                shard: shard.index,
+                replica: replica.id,
+                disk: replica.disk,
+                blocks: u32::try_from(bytes / 4096).unwrap(),
+            })
+        });
+        let replicas: Vec<_> = replicas.collect();
+        let control = {
+            let process = self.sites[number].process.borrow();
+            process.as_ref().unwrap().1.control()
+        };
+        self.run(async {
+            control.set_cluster(CLUSTER).await.unwrap();
+            let applied = control.apply(replicas).await.unwrap();
+            assert!(applied.refused.is_empty());
+        });
+    }
+
+    /// The damage that a store's disk reports.
+    pub async fn damage(&self, number: usize) -> u64 {
+        let control = {
+            let process = self.sites[number].process.borrow();
+            process.as_ref().unwrap().1.control()
+        };
+        let reports = control.report().await.unwrap();
+        reports.iter().flat_map(|r| r.damage.values()).sum()
+    }
+
+    /// A process for an owner, on a host of its own.
+    pub fn owner(&self) -> Process {
+        self.owners.set(self.owners.get() + 1);
+        let host = IpAddr::from([10, 0, 2, self.owners.get()]);
+        self.world.process("owner", host)
+    }
+
+    /// Attaches with short bounds.
+    pub async fn attach(&self, reactor: &Reactor) -> Result<Volume, AttachError> {
+        let options = VolumeOptions {
+            attach_patience: Duration::from_secs(2),
+            attach_timeout: Duration::from_secs(60),
+            io_timeout: Duration::from_secs(20),
+            request_timeout: Duration::from_secs(5),
+            replica_grace: Duration::from_secs(1),
+            ..VolumeOptions::new("test")
+        };
+        Volume::attach(reactor, Rc::clone(&self.conductor), "v", options).await
+    }
+
+    /// Runs a test's future.
+    pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        self.world.run(LIMIT, future).expect("the test ends")
+    }
+}
+
+fn map_of(sites: &[Site], ack: AckRule) -> Conductor {
+    let shards = u32::try_from(VOLUME_BYTES.div_ceil(SHARD_BYTES)).unwrap();
+    let replica = |shard: u32, site: &Site| Replica {
+        id: ReplicaId::new(u64::from(shard) * 10 + u64::from(site.number) + 1),
+        node: NodeId::new(u64::from(site.number)),
+        disk: disk_id(site.number),
+        in_sync: true,
+    };
+    let shards = (0..shards).map(|shard| Shard {
+        index: ShardIndex::new(shard),
+        epoch: Epoch::new(1),
+        replicas: sites.iter().map(|site| replica(shard, site)).collect(),
+    });
+    let map = VolumeMap {
+        id: VOLUME,
+        name: "v".into(),
+        size_bytes: ByteCount::new(VOLUME_BYTES),
+        shard_bytes: ByteCount::new(SHARD_BYTES),
+        replicas: u8::try_from(sites.len()).unwrap(),
+        ack,
+        state: VolumeState::Ready,
+        health: Health::Healthy,
+        generation: Generation::new(0),
+        head_layer: Layer::new(1),
+        attached_by: None,
+        shards: shards.collect(),
+    };
+    let disks = sites.iter().map(|site| DiskLocation {
+        disk: disk_id(site.number),
+        node: NodeId::new(u64::from(site.number)),
+        lanes: LANES,
+        address: site.address(),
+    });
+    Conductor {
+        map: RefCell::new(map),
+        disks: disks.collect(),
+    }
+}

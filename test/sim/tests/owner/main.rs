@@ -1,0 +1,249 @@
+//! The owner over real stores, in one simulated world: what a user is promised, by stories.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cluster;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ashlar_client::conformance::{self, Dice, buffer_of, bytes_of, pattern};
+use ashlar_client::{BlockDevice, BlockError, Durability, Volume, ZeroMode};
+use ashlar_proto::api::AckRule;
+use ashlar_reactor::Reactor;
+use ashlar_reactor::sim::DiskSpec;
+use cluster::{Cluster, VOLUME_BYTES};
+
+async fn write(reactor: &Reactor, volume: &Volume, block: u64, seed: u64) {
+    let buffer = buffer_of(reactor, &pattern(seed, 4096));
+    let written = volume.write(block * 4096, buffer, Durability::Accepted);
+    written.await.unwrap();
+}
+
+async fn holds(volume: &Volume, block: u64, seed: u64) -> bool {
+    let pieces = volume.read(block * 4096, 4096).await.unwrap();
+    bytes_of(&pieces) == pattern(seed, 4096)
+}
+
+#[test]
+fn volume_conforms_over_real_stores() {
+    for (replicas, spec) in [
+        (1, DiskSpec::new as fn(u64) -> DiskSpec),
+        (3, DiskSpec::new),
+        (2, DiskSpec::write_through),
+    ] {
+        let cluster = Cluster::new(u64::from(replicas), replicas, AckRule::Majority, spec);
+        let owner = cluster.owner();
+        let reactor = owner.reactor().clone();
+        cluster.run(async {
+            let volume = cluster.attach(&reactor).await.unwrap();
+            conformance::run(&reactor, &volume).await;
+            let health = volume.health();
+            assert_eq!((health.shards_degraded, health.damage_seen), (0, 0));
+            volume.detach().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_store_dies_and_the_next_owner_finds_everything() {
+    let cluster = Cluster::new(2, 3, AckRule::Majority, DiskSpec::new);
+    let first = cluster.owner();
+    let reactor = first.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        for block in 0..200 {
+            write(&reactor, &volume, block * 23, block).await;
+        }
+        cluster.sites[1].kill();
+        for block in 100..250 {
+            write(&reactor, &volume, block * 19, block + 1000).await;
+        }
+        for block in 100..250 {
+            assert!(holds(&volume, block * 19, block + 1000).await);
+        }
+        volume.flush().await.unwrap();
+        reactor.sleep(Duration::from_secs(3)).await;
+        for shard in 0..3 {
+            assert_eq!(cluster.conductor.in_sync(shard), [0, 2]);
+        }
+    });
+    first.crash();
+    cluster.lose_power(0);
+    cluster.lose_power(2);
+    for number in 0..3 {
+        cluster.start(number);
+    }
+    let second = cluster.owner();
+    let reactor = second.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        for block in 100..250 {
+            assert!(holds(&volume, block * 19, block + 1000).await, "{block}");
+        }
+        assert_eq!(cluster.conductor.in_sync(0), [0, 2]);
+        volume.detach().await.unwrap();
+    });
+}
+
+#[test]
+fn a_power_loss_everywhere_loses_nothing_flushed() {
+    for seed in 0..6 {
+        let cluster = Cluster::new(100 + seed, 3, AckRule::Majority, DiskSpec::new);
+        let first = cluster.owner();
+        let reactor = first.reactor().clone();
+        let mut dice = Dice::new(seed);
+        cluster.run(async {
+            let volume = cluster.attach(&reactor).await.unwrap();
+            for round in 0..300 {
+                write(&reactor, &volume, round * 17 % 5000, round).await;
+            }
+            volume.flush().await.unwrap();
+            for round in 0..dice.below(100) {
+                write(&reactor, &volume, 5001 + round % 7, round).await;
+            }
+        });
+        for number in 0..3 {
+            cluster.lose_power(number);
+        }
+        first.crash();
+        for number in 0..3 {
+            cluster.start(number);
+        }
+        let second = cluster.owner();
+        let reactor = second.reactor().clone();
+        cluster.run(async {
+            let volume = cluster.attach(&reactor).await.unwrap();
+            for round in 0..300 {
+                assert!(
+                    holds(&volume, round * 17 % 5000, round).await,
+                    "seed {seed}"
+                );
+            }
+            volume.detach().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn divergent_tails_are_made_equal() {
+    let cluster = Cluster::new(3, 3, AckRule::Majority, DiskSpec::write_through);
+    let first = cluster.owner();
+    let reactor = first.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        for block in 0..50 {
+            write(&reactor, &volume, block, block).await;
+        }
+        let host = IpAddr::from([10, 0, 2, 1]);
+        cluster.world.partition(host, cluster.sites[2].host());
+        for block in 30..80 {
+            write(&reactor, &volume, block, block + 500).await;
+        }
+        let zeroed = volume.write_zeroes(0, 5 * 4096, ZeroMode::Unmap, Durability::Accepted);
+        zeroed.await.unwrap();
+    });
+    first.crash();
+    cluster.world.heal();
+    let second = cluster.owner();
+    let reactor = second.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        // Whoever answers, the answer is the same: leave each alone in turn.
+        for away in 0..2 {
+            for block in 30..80 {
+                assert!(holds(&volume, block, block + 500).await, "{block}");
+            }
+            for block in 5..30 {
+                assert!(holds(&volume, block, block).await, "{block}");
+            }
+            let zeroed = bytes_of(&volume.read(0, 5 * 4096).await.unwrap());
+            assert!(zeroed.iter().all(|&byte| byte == 0));
+            cluster.sites[away].kill();
+            reactor.sleep(Duration::from_secs(4)).await;
+        }
+        assert_eq!(cluster.conductor.in_sync(0), [2]);
+        for block in 30..80 {
+            assert!(holds(&volume, block, block + 500).await, "{block}");
+        }
+    });
+}
+
+#[test]
+fn a_fenced_owner_is_refused_by_real_stores() {
+    let cluster = Cluster::new(4, 3, AckRule::Majority, DiskSpec::new);
+    let (first, second) = (cluster.owner(), cluster.owner());
+    cluster.run(async {
+        let old = cluster.attach(first.reactor()).await.unwrap();
+        write(first.reactor(), &old, 1, 1).await;
+        let new = cluster.attach(second.reactor()).await.unwrap();
+        let fenced = Err(BlockError::Fenced);
+        let buffer = buffer_of(first.reactor(), &pattern(2, 4096));
+        let written = old.write(4096, buffer, Durability::Accepted).await;
+        assert_eq!(written, fenced);
+        assert_eq!(old.read(4096, 4096).await.map(|_| ()), fenced);
+        assert!(holds(&new, 1, 1).await);
+        new.detach().await.unwrap();
+    });
+}
+
+#[test]
+fn bit_rot_on_one_replica_is_answered_around_and_repaired() {
+    for replicas in [2, 3] {
+        let cluster = Cluster::new(5, replicas, AckRule::Majority, DiskSpec::new);
+        let owner = cluster.owner();
+        let reactor = owner.reactor().clone();
+        cluster.run(async {
+            let volume = cluster.attach(&reactor).await.unwrap();
+            for block in 0..64 {
+                write(&reactor, &volume, block, block + 7000).await;
+            }
+            volume.flush().await.unwrap();
+            reactor.sleep(Duration::from_secs(1)).await;
+            let rotten = cluster.sites[0].find(&pattern(7010, 4096));
+            assert!(!rotten.is_empty(), "the block is on the media");
+            for offset in rotten {
+                cluster.sites[0].disk.flip(offset + 99, 3);
+            }
+            for _ in 0..200 {
+                for block in [9, 10, 11] {
+                    assert!(holds(&volume, block, block + 7000).await);
+                }
+            }
+            reactor.sleep(Duration::from_secs(1)).await;
+            let health = volume.health();
+            assert_eq!(health.blocks_repaired, 1, "R={replicas} {health:?}");
+            assert!(health.damage_seen >= 1 && health.shards_degraded == 0);
+            assert!(cluster.damage(0).await >= 1, "the store counts it too");
+            volume.flush().await.unwrap();
+            let again = cluster.sites[0].find(&pattern(7010, 4096));
+            assert!(!again.is_empty(), "a good copy is on the media again");
+        });
+    }
+}
+
+#[test]
+fn the_whole_volume_is_written_read_and_settled() {
+    let cluster = Cluster::new(6, 3, AckRule::All, DiskSpec::new);
+    let first = cluster.owner();
+    let reactor = first.reactor().clone();
+    let bytes = pattern(6, usize::try_from(VOLUME_BYTES).unwrap());
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        let buffer = buffer_of(&reactor, &bytes);
+        volume.write(0, buffer, Durability::Durable).await.unwrap();
+        volume.detach().await.unwrap();
+    });
+    first.crash();
+    for number in 0..3 {
+        cluster.lose_power(number);
+        cluster.start(number);
+    }
+    let second = cluster.owner();
+    let reactor = second.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        let len = u32::try_from(VOLUME_BYTES).unwrap();
+        assert!(bytes_of(&volume.read(0, len).await.unwrap()) == bytes);
+    });
+}

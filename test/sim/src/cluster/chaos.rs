@@ -124,7 +124,7 @@ impl Cluster {
     fn restart_what_died(&mut self) {
         for number in 0..self.stores.len() {
             if self.rng.chance(600_000) {
-                self.stores[number].restart_if_dead(&self.world);
+                self.stores[number].restart_if_dead(&self.world, &self.record);
             }
         }
         if self.owners.is_empty() && self.rng.chance(700_000) {

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use ashlar_proto::api::AckRule;
 use ashlar_proto::{BlockCount, DiskId};
-use ashlar_reactor::sim::{Rng, World, fault::Plan};
+use ashlar_reactor::sim::{Process, Rng, World, fault::Plan};
 
 use crate::linear;
 use crate::workload::{Record, Shape};
@@ -130,7 +130,7 @@ impl Cluster {
             },
         };
         let stores: Vec<Store> = (0..replicas)
-            .map(|number| Store::new(number, &plan, bug, &mut rng))
+            .map(|number| Store::new(world, number, &plan, bug, &mut rng))
             .collect();
         let disks = stores.iter().map(Store::location).collect();
         let metadata = Metadata::new(volume, disks, rng.fork());
@@ -157,8 +157,9 @@ impl Cluster {
     async fn drive(&mut self, faults: Duration, verbose: bool) -> Result<(), String> {
         for number in 0..self.stores.len() {
             let shards = self.metadata.borrow().shards().to_vec();
-            self.stores[number]
-                .prepare(&self.world, &shards, SHARD_BLOCKS)
+            let store = &mut self.stores[number];
+            store
+                .prepare(&self.world, &shards, SHARD_BLOCKS, &self.record)
                 .await?;
         }
         self.start_owner();
@@ -184,7 +185,7 @@ impl Cluster {
         });
         self.metadata.borrow_mut().lost_per_million = 0;
         for store in &mut self.stores {
-            store.restart_if_dead(&self.world);
+            store.restart_if_dead(&self.world, &self.record);
         }
         self.world.sleep(Duration::from_secs(5)).await;
     }
@@ -215,6 +216,24 @@ impl Cluster {
         }
         owner.detach(&self.world).await
     }
+}
+
+/// Runs something in a process to its end.
+async fn finish<T: 'static>(
+    world: &World,
+    process: &Process,
+    limit: Duration,
+    work: impl Future<Output = T> + 'static,
+) -> Result<T, String> {
+    let task = process.reactor().spawn(work);
+    let end = world.now() + limit;
+    while !task.is_finished() {
+        if world.now() >= end || !process.is_alive() {
+            return Err(format!("a task of {} never ends", process.name()));
+        }
+        world.sleep(Duration::from_millis(1)).await;
+    }
+    Ok(task.await)
 }
 
 /// The address of a host by its number.

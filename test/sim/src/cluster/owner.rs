@@ -10,8 +10,8 @@ use ashlar_client::{Volume, VolumeOptions};
 use ashlar_reactor::Task;
 use ashlar_reactor::sim::{Process, World};
 
-use super::Cluster;
 use super::metadata::{MemorySource, VOLUME_NAME};
+use super::{Cluster, finish};
 use crate::history::Life;
 use crate::workload::{Worker, read_into};
 
@@ -141,33 +141,17 @@ impl Owner {
         let (volume, life) = attached.ok_or("the owner serves")?;
         let (record, range) = (record.clone(), sectors.clone());
         let read = async move { read_into(&volume, life, range, &record).await };
-        let result = self.run(world, read).await?;
+        let result = finish(world, &self.process, PATIENCE, read).await?;
         result.map_err(|error| format!("sectors {sectors:?} cannot be read: {error}"))
     }
 
     pub(super) async fn detach(&self, world: &World) -> Result<(), String> {
         let attached = self.progress.volume.borrow_mut().take();
         let (volume, _) = attached.ok_or("the owner serves")?;
-        let detached = self
-            .run(world, async move { volume.detach().await })
-            .await?;
+        let detached = finish(world, &self.process, PATIENCE, async move {
+            volume.detach().await
+        })
+        .await?;
         detached.map_err(|error| format!("cannot detach: {error}"))
-    }
-
-    /// Runs something in the owner's process.
-    async fn run<T: 'static>(
-        &self,
-        world: &World,
-        work: impl Future<Output = T> + 'static,
-    ) -> Result<T, String> {
-        let task = self.process.reactor().spawn(work);
-        let limit = world.now() + PATIENCE;
-        while !task.is_finished() {
-            if world.now() >= limit || !self.process.is_alive() {
-                return Err("a request of the final check never ends".to_owned());
-            }
-            world.sleep(Duration::from_millis(1)).await;
-        }
-        Ok(task.await)
     }
 }

@@ -23,7 +23,7 @@ impl Cluster {
                 if !shard.replicas.iter().any(|r| r.in_sync && r.disk == disk) {
                     continue;
                 }
-                let entries = self.stores[number].entries(shard.index).await;
+                let entries = self.stores[number].entries(&self.world, shard.index).await;
                 let entries = entries.map_err(|error| format!("store {number}: {error}"))?;
                 let Some((other, expected)) = &first else {
                     first = Some((number, entries));

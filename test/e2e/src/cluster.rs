@@ -179,7 +179,17 @@ impl Cluster {
                 ]);
             }
             "conductor" => push(&["conductor", "--data", &data, "--listen", &api]),
-            "nbd" => push(&["nbd", "--conductor", &conductor, "--listen", &nbd]),
+            // Killed and started again, it takes back what its last run had attached.
+            "nbd" => {
+                push(&[
+                    "nbd",
+                    "--conductor",
+                    &conductor,
+                    "--listen",
+                    &nbd,
+                    "--force-attach",
+                ]);
+            }
             _ => {
                 let store: usize = name
                     .strip_prefix("store-")
@@ -357,8 +367,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // Data that a failed test left is worth a look; keep it if told so.
-        if std::thread::panicking() && std::env::var_os("ASHLAR_E2E_KEEP").is_some() {
+        // What a failed test left is worth a look.
+        if std::env::var_os("ASHLAR_E2E_KEEP").is_some() {
             self.directory.disable_cleanup(true);
             eprintln!("--- kept {}", self.directory.path().display());
         }

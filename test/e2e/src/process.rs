@@ -164,21 +164,19 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        let was_running = self.is_running();
+        let state = if self.is_running() {
+            "was running"
+        } else {
+            "had ended"
+        };
         self.kill();
-        if std::thread::panicking() {
-            let state = if was_running {
-                "was running"
-            } else {
-                "had ended"
-            };
-            eprintln!(
-                "--- {} {state} ({:?}); its log:\n{}",
-                self.name,
-                self.ended,
-                self.log_tail()
-            );
-        }
+        // Shown only if the test fails.
+        eprintln!(
+            "--- {} {state} ({:?}); its log:\n{}",
+            self.name,
+            self.ended,
+            self.log_tail()
+        );
     }
 }
 

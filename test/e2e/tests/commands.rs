@@ -199,7 +199,7 @@ fn a_formatted_disk_is_not_formatted_again() -> Result<()> {
     let again = format().args(["--size", "2GiB"]).run()?;
     ensure!(!again.status.success(), "it was formatted again");
     ensure!(
-        again.stderr.contains("--force"),
+        again.stderr.contains("force"),
         "no way out is named: {}",
         again.stderr
     );

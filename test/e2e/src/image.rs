@@ -22,10 +22,10 @@ pub fn ext4_of_real_files() -> Result<PathBuf> {
         return Ok(path);
     }
     let mut sources = vec![Path::new("/usr/share")];
-    let mut used = used_mib(sources[0])?;
+    let mut used = measure(sources[0], "-m")?;
     if used < 300 {
         sources.push(Path::new("/usr/lib"));
-        used += used_mib(sources[1])?;
+        used += measure(sources[1], "-m")?;
     }
     ensure!(used >= 300, "{sources:?} hold only {used} MiB of files");
     let work = tempfile::Builder::new()
@@ -53,10 +53,11 @@ pub fn ext4_of_real_files() -> Result<PathBuf> {
         }
     }
     let image = work.path().join("image");
-    // A quarter more for inodes and tables.
+    // A quarter more than the files take, for inodes and tables.
     let size = (used + used / 4 + 64).next_multiple_of(64);
+    let files = measure(&tree, "--inodes")? + 1000;
     Tool::new("mke2fs")
-        .args(["-q", "-F", "-t", "ext4", "-d"])
+        .args(["-q", "-F", "-t", "ext4", "-N", &files.to_string(), "-d"])
         .arg(&tree)
         .arg(&image)
         .arg(format!("{size}M"))
@@ -67,11 +68,9 @@ pub fn ext4_of_real_files() -> Result<PathBuf> {
     Ok(path)
 }
 
-fn used_mib(path: &Path) -> Result<u64> {
-    let text = Tool::new("du")
-        .args(["-sxm", "--apparent-size"])
-        .arg(path)
-        .check()?;
+/// What `du` counts in a tree: MiB with `-m`, files with `--inodes`.
+fn measure(path: &Path, unit: &str) -> Result<u64> {
+    let text = Tool::new("du").args(["-sx", unit]).arg(path).check()?;
     let number = text
         .split_whitespace()
         .next()

@@ -94,16 +94,9 @@ pub(crate) async fn attach<C: ClusterSource>(
         deadline,
         peers: peers.into_values().collect(),
     };
-    let taken = take_over(&takeover, candidates, deadline).await;
-    let (candidates, window, may_have_lost) = match taken {
-        Ok(taken) => taken,
-        Err(error) => {
-            for peer in &takeover.peers {
-                peer.close();
-            }
-            return Err(error);
-        }
-    };
+    let mut unserved = Unserved(takeover.peers.clone());
+    let (candidates, window, may_have_lost) = take_over(&takeover, candidates, deadline).await?;
+    unserved.0.clear();
     Ok(serve(
         takeover,
         &grant,
@@ -113,6 +106,17 @@ pub(crate) async fn attach<C: ClusterSource>(
         window,
         may_have_lost,
     ))
+}
+
+/// Sessions that are closed when an attach fails, or is dropped before it ends.
+struct Unserved(Vec<Rc<Peer>>);
+
+impl Drop for Unserved {
+    fn drop(&mut self) {
+        for peer in &self.0 {
+            peer.close();
+        }
+    }
 }
 
 async fn granted<C: ClusterSource>(
@@ -371,7 +375,7 @@ async fn close(core: &Rc<Core>, shard: &Rc<Shard>) {
     let state = SetState {
         window: core.seqs.borrow().window(),
         stable: stamp.stable,
-        settle: false,
+        settle: shard.log.borrow().is_empty(),
     };
     let live = shard.log.borrow().live();
     let closed = live.slots().map(|slot| {

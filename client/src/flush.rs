@@ -166,7 +166,7 @@ pub(crate) async fn settle_all(core: &Rc<Core>) {
 }
 
 /// Records on every live replica how far the shard is settled, so that the next owner finds a
-/// short tail.
+/// short tail, and that no restart has cost it anything: it holds all there is.
 async fn tell_stable(core: &Rc<Core>, shard: &Shard) {
     let stamp = shard.stamp(core);
     if stamp.stable <= shard.told.get() {
@@ -175,7 +175,7 @@ async fn tell_stable(core: &Rc<Core>, shard: &Shard) {
     let state = SetState {
         window: core.seqs.borrow().window(),
         stable: stamp.stable,
-        settle: false,
+        settle: true,
     };
     let live = shard.log.borrow().live();
     let told = live.slots().map(|slot: Slot| {

@@ -140,6 +140,9 @@ async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), 
     shard.behind.set(behind);
     shard.log.borrow_mut().set_live(slot);
     shard.send_missing(core, slot);
+    // Once all of it is durable there, the mark of what the restart may have cost goes.
+    shard.told.set(Seq::NONE);
+    core.list(shard);
     tracing::info!(volume = %core.name, shard = %shard.index, replica = %replica.id,
         "replica is back");
     core.progress.raise();

@@ -83,9 +83,12 @@ struct Session {
 pub(crate) struct PeerTimes {
     /// To connect and be greeted.
     pub(crate) connect: Duration,
-    /// To answer a request.
+    /// To answer anything at all, while requests wait.
     pub(crate) request: Duration,
 }
+
+/// How many times longer one request may wait while others are answered.
+const STARVED: u32 = 4;
 
 /// See the module.
 pub(crate) struct Peer {
@@ -100,6 +103,7 @@ pub(crate) struct Peer {
     incarnation: Cell<Option<Incarnation>>,
     volatile_cache: Cell<bool>,
     requests: RefCell<Slab<Request>>,
+    last_reply: Cell<Instant>,
     outbox: RefCell<VecDeque<Frame>>,
     outbox_filled: Signal,
     users: RefCell<Vec<(Weak<dyn LaneUser>, Slot)>>,
@@ -131,6 +135,7 @@ impl Peer {
             incarnation: Cell::new(None),
             volatile_cache: Cell::new(true),
             requests: RefCell::new(Slab::new()),
+            last_reply: Cell::new(Instant::EPOCH),
             outbox: RefCell::default(),
             outbox_filled: Signal::default(),
             users: RefCell::default(),
@@ -361,6 +366,7 @@ impl Peer {
             return false;
         };
         self.room.set(header.room);
+        self.last_reply.set(self.reactor.now());
         match request.waiting {
             // Another run of the lane answers: what the session counted on is gone.
             Waiting::Call(promise) if !same_run => {
@@ -429,7 +435,8 @@ async fn run_sender(peer: Weak<Peer>, link: Link, number: u64) {
     }
 }
 
-/// Ends a session whose oldest request has waited too long.
+/// Ends a session that answers nothing while requests wait, or leaves one of them out for long. A
+/// slow disk with a long queue is neither.
 async fn run_watchdog(peer: Weak<Peer>, number: u64) {
     loop {
         let Some(strong) = peer.upgrade() else { return };
@@ -437,12 +444,16 @@ async fn run_watchdog(peer: Weak<Peer>, number: u64) {
             return;
         }
         let bound = strong.times.request;
+        let now = strong.reactor.now();
         match strong.oldest_request() {
             None => {
                 let moment = strong.outbox_filled.moment();
                 strong.outbox_filled.raised_since(moment).await;
             }
-            Some(sent_at) if strong.reactor.now() - sent_at >= bound => {
+            Some(sent_at)
+                if now - sent_at.max(strong.last_reply.get()) >= bound
+                    || now - sent_at >= bound * STARVED =>
+            {
                 tracing::warn!(store = %strong.key.address, disk = %strong.key.disk,
                     "store did not answer within {bound:?}: its session is ended");
                 strong.end(number);

@@ -138,16 +138,21 @@ impl Core {
     pub(crate) fn note_retained(&self, shard: &Shard, bytes: u64) {
         let retained = self.retained.get() + bytes;
         self.retained.set(retained);
-        let newly_listed = !shard.listed.replace(true);
-        if newly_listed {
+        self.list(shard);
+        let crosses =
+            retained >= self.options.flush_bytes && retained - bytes < self.options.flush_bytes;
+        if crosses {
+            self.work.raise();
+        }
+    }
+
+    /// Puts a shard on the list of those that are to be settled and told.
+    pub(crate) fn list(&self, shard: &Shard) {
+        if !shard.listed.replace(true) {
             let index = usize::try_from(shard.index.get()).unwrap_or(usize::MAX);
             self.listed
                 .borrow_mut()
                 .push(Rc::clone(&self.shards()[index]));
-        }
-        let crosses =
-            retained >= self.options.flush_bytes && retained - bytes < self.options.flush_bytes;
-        if newly_listed || crosses {
             self.work.raise();
         }
     }

@@ -56,6 +56,8 @@ pub(super) struct Faults {
     pub(super) corrupt: RefCell<BTreeSet<(ShardIndex, BlockIndex)>>,
     /// Requests are taken and never answered.
     pub(super) hangs: Cell<bool>,
+    /// Requests are taken one by one, each after this long.
+    pub(super) slow: Cell<Duration>,
     /// What replies say of room.
     pub(super) room: Cell<RoomHint>,
 }
@@ -66,6 +68,8 @@ pub(super) struct FakeStore {
     pub(super) host: IpAddr,
     pub(super) faults: Faults,
     pub(super) writes_seen: Cell<u64>,
+    /// Connections that were greeted and are open.
+    pub(super) sessions: Cell<u64>,
     volatile_cache: bool,
     media: RefCell<Media>,
     process: RefCell<Option<Process>>,
@@ -79,6 +83,7 @@ impl FakeStore {
             host: IpAddr::from([10, 0, 1, number]),
             faults: Faults::default(),
             writes_seen: Cell::new(0),
+            sessions: Cell::new(0),
             volatile_cache,
             media: RefCell::default(),
             process: RefCell::new(None),
@@ -163,7 +168,9 @@ impl FakeStore {
         if link.send(reply).await.is_err() {
             return;
         }
+        self.sessions.set(self.sessions.get() + 1);
         while let Ok(frame) = link.recv().await {
+            reactor.sleep(self.faults.slow.get()).await;
             let (store, link, handle) = (Rc::clone(&self), link.clone(), reactor.clone());
             drop(reactor.spawn(async move {
                 let nanos = handle.random_u64() % 100_000;
@@ -175,6 +182,7 @@ impl FakeStore {
                 let _ = link.send(reply).await;
             }));
         }
+        self.sessions.set(self.sessions.get() - 1);
     }
 
     fn reply(

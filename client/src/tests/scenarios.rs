@@ -175,6 +175,8 @@ fn a_replica_that_returns_in_time_is_brought_up_from_the_log() {
             assert_eq!(cluster.conductor.in_sync(0), [0, 1, 2]);
             assert_eq!(volume.health().shards_degraded, 0);
             volume.flush().await.unwrap();
+            reactor.sleep(Duration::from_secs(12)).await;
+            assert!(!cluster.stores[1].state(0).may_have_lost, "made whole");
             volume.detach().await.unwrap();
         });
         let contents: Vec<_> = cluster.stores.iter().map(|s| s.contents()).collect();
@@ -701,5 +703,46 @@ fn a_replica_that_keeps_failing_is_not_given_its_grace_for_ever() {
         }
         assert_eq!(cluster.conductor.in_sync(0), [0, 2]);
         assert_eq!(cluster.conductor.in_sync(1), [0, 1, 2]);
+    });
+}
+
+/// Waiting in a long queue is not hanging.
+#[test]
+fn a_slow_store_that_answers_is_kept() {
+    let cluster = Cluster::new(28, 2, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        let slow = Duration::from_millis(300);
+        cluster.stores[1].faults.slow.set(slow);
+        let started = reactor.now();
+        let mut writing = Vec::new();
+        for block in 0..16 {
+            let (handle, other) = (reactor.clone(), volume.clone());
+            let write = async move { write(&handle, &other, block, block).await };
+            writing.push(reactor.spawn(write));
+        }
+        for write in writing {
+            write.await.unwrap();
+        }
+        assert!(reactor.now() - started > options().request_timeout);
+        assert_eq!(cluster.conductor.in_sync(0), [0, 1]);
+        assert_eq!(volume.health().shards_degraded, 0);
+    });
+}
+
+#[test]
+fn an_attach_that_is_dropped_leaves_no_session() {
+    let cluster = Cluster::new(29, 3, AckRule::Majority, false);
+    cluster.stores[2].kill();
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let nap = Duration::from_millis(500);
+        let attached = reactor.timeout(nap, cluster.attach(&reactor)).await;
+        assert!(attached.is_err(), "dropped while it waits for the third");
+        reactor.sleep(Duration::from_secs(1)).await;
+        assert_eq!(cluster.stores[0].sessions.get(), 0);
     });
 }

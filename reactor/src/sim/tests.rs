@@ -247,3 +247,22 @@ fn a_partition_holds_and_a_dark_host_is_silent() {
     let silent = world.run(LIMIT, receive(Duration::from_secs(60))).unwrap();
     assert!(silent.is_err(), "{silent:?}");
 }
+
+#[test]
+fn a_world_ends_with_its_last_handle() {
+    let alive = Rc::new(Cell::new(()));
+    let world = World::new(6);
+    let process = world.process("sleeper", HOST);
+    let (reactor, held) = (process.reactor().clone(), Rc::clone(&alive));
+    drop(process.reactor().spawn(async move {
+        loop {
+            reactor.sleep(Duration::from_secs(1)).await;
+            held.set(());
+        }
+    }));
+    world.run_for(Duration::from_secs(3));
+    assert_eq!(Rc::strong_count(&alive), 2);
+    drop(process);
+    drop(world);
+    assert_eq!(Rc::strong_count(&alive), 1);
+}

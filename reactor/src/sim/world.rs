@@ -41,10 +41,32 @@ pub(super) struct Core {
     ticked: Cell<bool>,
 }
 
-/// A simulated world. Cheap to clone.
+/// A simulated world. Cheap to clone; its processes end with the last handle.
 #[derive(Clone)]
 pub struct World {
     core: Rc<Core>,
+    _end: Rc<End>,
+}
+
+/// Ends the processes: each holds the world, which holds them.
+struct End(Rc<Core>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return; // the state may be borrowed further up
+        }
+        let ids: Vec<ProcessId> = self
+            .0
+            .reactors
+            .borrow()
+            .iter()
+            .map(|entry| entry.0)
+            .collect();
+        for id in ids {
+            self.0.kill(id, false);
+        }
+    }
 }
 
 /// A simulated process: one life, from its start to its crash.
@@ -86,8 +108,10 @@ impl World {
             reactors: RefCell::default(),
             ticked: Cell::new(false),
         };
+        let core = Rc::new(core);
         Self {
-            core: Rc::new(core),
+            _end: Rc::new(End(Rc::clone(&core))),
+            core,
         }
     }
 

@@ -86,7 +86,8 @@ pub trait ExportCatalog: 'static {
             .ok_or(OpenError::Unknown)
     }
 
-    /// A handle on the device of the export `name`. It may take its time: the client waits.
+    /// A handle on the device of the export `name`. It may take its time: the client waits. Once
+    /// begun it runs to its end, even if the client leaves or the server is stopped meanwhile.
     ///
     /// # Errors
     /// [`OpenError`].

@@ -25,6 +25,7 @@ use crate::wire::{
 use ashlar_client::BlockDevice;
 use ashlar_reactor::{Instant, Reactor, Stream};
 use std::future::Future;
+use std::rc::Rc;
 
 /// Longest data of an option: many times what names and queries of clients take.
 const OPTION_BYTES_MAX: u32 = 64 << 10;
@@ -105,7 +106,7 @@ enum Next<D> {
 /// One handshake.
 pub(crate) struct Handshake<'a, C> {
     reactor: &'a Reactor,
-    catalog: &'a C,
+    catalog: &'a Rc<C>,
     options: &'a NbdOptions,
     stream: Stream,
     input: Input,
@@ -118,7 +119,7 @@ pub(crate) struct Handshake<'a, C> {
 impl<'a, C: ExportCatalog> Handshake<'a, C> {
     pub(crate) fn new(
         reactor: &'a Reactor,
-        catalog: &'a C,
+        catalog: &'a Rc<C>,
         options: &'a NbdOptions,
         stream: Stream,
     ) -> Self {
@@ -371,8 +372,10 @@ impl<'a, C: ExportCatalog> Handshake<'a, C> {
 
     async fn open(&mut self, name: &str) -> Result<(C::Device, ExportInfo), OpenError> {
         let mut export = self.find(name).await?;
-        let catalog = self.catalog;
-        let device = self.catalog(catalog.open(&export.name)).await?;
+        // A task of its own: what was begun ends even if this connection does first.
+        let (catalog, name) = (Rc::clone(self.catalog), export.name.clone());
+        let opening = self.reactor.spawn(async move { catalog.open(&name).await });
+        let device = self.catalog(opening).await?;
         export.geometry = device.geometry();
         Ok((device, export))
     }

@@ -36,6 +36,9 @@ pub struct Limits {
     pub requests_in_flight_max: usize,
     /// Bytes that these read or write. One longer request is admitted when no other is in flight.
     pub bytes_in_flight_max: u64,
+    /// The same for all connections of a server: each has an equal share, so that none can take
+    /// what another needs.
+    pub bytes_in_flight_all: u64,
     /// How long requests in flight may take to end after the server was told to stop.
     pub drain: Duration,
 }
@@ -43,10 +46,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections_max: 4096,
+            connections_max: 1024,
             handshake: Duration::from_secs(10),
             requests_in_flight_max: 256,
             bytes_in_flight_max: 64 << 20,
+            bytes_in_flight_all: 1 << 30,
             drain: Duration::from_secs(10),
         }
     }

@@ -162,8 +162,7 @@ impl<C: ExportCatalog> Server<C> {
     async fn connection(&self, stream: Stream) {
         let peer = stream.peer();
         let stop = &self.lifetime.stop;
-        let handshake =
-            Handshake::new(&self.reactor, &*self.catalog, &self.options, stream.clone());
+        let handshake = Handshake::new(&self.reactor, &self.catalog, &self.options, stream.clone());
         let negotiated = match stop.or(handshake.run()).await {
             Some(Ok(Some(negotiated))) => negotiated,
             Some(Ok(None)) | None => return stream.shutdown(),
@@ -186,6 +185,7 @@ impl<C: ExportCatalog> Server<C> {
             &negotiated.device,
             negotiated.rules,
             self.options.limits,
+            &self.lifetime.running,
             stop,
         );
         match served.await {

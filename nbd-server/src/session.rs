@@ -66,19 +66,28 @@ pub(crate) enum End {
 }
 
 /// What reader, requests and writer share.
-struct Shared {
+struct Shared<'a> {
     outbox: RefCell<Outbox>,
     started: RefCell<VecDeque<Job>>,
     requests: Cell<usize>,
     bytes: Cell<u64>,
     limits: Limits,
+    /// How many connections share the server's bytes.
+    connections: &'a Cell<usize>,
     /// Counts changes that somebody may wait for.
     changes: Cell<u64>,
 }
 
-impl Shared {
+impl Shared<'_> {
     fn changed(&self) {
         self.changes.set(self.changes.get().wrapping_add(1));
+    }
+
+    /// Bytes that this connection may have in flight now.
+    fn bytes_max(&self) -> u64 {
+        let connections = u64::try_from(self.connections.get()).unwrap_or(u64::MAX);
+        let share = self.limits.bytes_in_flight_all / connections.max(1);
+        share.min(self.limits.bytes_in_flight_max)
     }
 
     /// Waits until a request that takes `cost` bytes may be in flight.
@@ -87,8 +96,7 @@ impl Shared {
             // The task polls this again after every change: no waker is needed.
             let requests = self.requests.get();
             let bytes = self.bytes.get();
-            let fits =
-                requests == 0 || bytes.saturating_add(cost) <= self.limits.bytes_in_flight_max;
+            let fits = requests == 0 || bytes.saturating_add(cost) <= self.bytes_max();
             if requests < self.limits.requests_in_flight_max.max(1) && fits {
                 self.requests.set(requests + 1);
                 self.bytes.set(bytes + cost);
@@ -107,6 +115,7 @@ pub(crate) async fn serve<D: BlockDevice>(
     device: &D,
     rules: Rules,
     limits: Limits,
+    connections: &Cell<usize>,
     stop: &Stop,
 ) -> Result<End, SessionError> {
     let transport = input.transport().clone();
@@ -116,6 +125,7 @@ pub(crate) async fn serve<D: BlockDevice>(
         requests: Cell::new(0),
         bytes: Cell::new(0),
         limits,
+        connections,
         changes: Cell::new(0),
     };
     let replies = Replies {
@@ -182,7 +192,7 @@ async fn unless_stopped<T>(stop: &Stop, future: impl Future<Output = T>) -> Opti
 }
 
 /// Sends replies as they come, as many as there are at a time.
-async fn write_replies(transport: &Transport, shared: &Shared) -> Result<(), TransportError> {
+async fn write_replies(transport: &Transport, shared: &Shared<'_>) -> Result<(), TransportError> {
     loop {
         poll_fn(|_| {
             if shared.outbox.borrow().is_empty() {
@@ -203,7 +213,7 @@ async fn write_replies(transport: &Transport, shared: &Shared) -> Result<(), Tra
 /// Reads requests and starts them until the client ends it, or the server is stopped.
 async fn read_requests(
     input: &mut Input,
-    shared: &Shared,
+    shared: &Shared<'_>,
     rules: Rules,
     stop: &Stop,
 ) -> Result<End, SessionError> {
@@ -238,7 +248,7 @@ async fn read_requests(
 /// Checks a request, admits it and reads its payload.
 async fn read_request(
     input: &mut Input,
-    shared: &Shared,
+    shared: &Shared<'_>,
     rules: Rules,
     stop: &Stop,
     header: RequestHeader,

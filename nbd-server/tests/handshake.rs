@@ -238,3 +238,26 @@ fn connections_beyond_the_limit_are_closed() {
         assert_eq!(again.read(0, 512).await.unwrap(), [1; 512]);
     });
 }
+
+/// An attach that takes longer than a handshake may: the client waits for it and is served. One
+/// whose client has gone, or whose server is stopped, runs to its end all the same.
+#[test]
+fn slow_opens_run_to_their_end() {
+    let bench = bench(10);
+    bench.opening.set(Duration::from_secs(15));
+    let (server, other) = (bench.server.clone(), bench.reactor.clone());
+    bench.run(120, async move |reactor, address| {
+        let peer = Peer::ready(&reactor, &address, "disk", 0).await;
+        assert_eq!(peer.write(0, &[1; 512]).await, 0);
+        for _ in 0..2 {
+            let gone = Peer::connect(&reactor, &address).await;
+            gone.greet(3).await;
+            gone.send_option(7, &info("disk", &[])).await;
+            reactor.sleep(Duration::from_secs(1)).await;
+            gone.stream.shutdown();
+        }
+        other.spawn(async move { server.stop().await }).await;
+        reactor.sleep(Duration::from_secs(20)).await;
+    });
+    assert_eq!(bench.opened.get(), 3);
+}

@@ -135,6 +135,11 @@ impl BlockDevice for SlowDevice {
 /// Exports by name.
 pub struct Catalog {
     pub exports: Vec<(ExportInfo, SlowDevice)>,
+    pub reactor: Reactor,
+    /// How long an open takes.
+    pub opening: Rc<Cell<Duration>>,
+    /// Opens that have run to their end.
+    pub opened: Rc<Cell<usize>>,
 }
 
 impl ExportCatalog for Catalog {
@@ -145,6 +150,10 @@ impl ExportCatalog for Catalog {
     }
 
     async fn open(&self, name: &str) -> Result<SlowDevice, OpenError> {
+        if !self.opening.get().is_zero() {
+            self.reactor.sleep(self.opening.get()).await;
+        }
+        self.opened.set(self.opened.get() + 1);
         let mut exports = self.exports.iter();
         let found = exports.find(|(info, _)| info.name == name);
         Ok(found.ok_or(OpenError::Unknown)?.1.clone())
@@ -159,6 +168,9 @@ pub struct Bench {
     pub server: Rc<NbdServer>,
     pub device: SlowDevice,
     pub address: Address,
+    /// How long opens take, and how many have run to their end.
+    pub opening: Rc<Cell<Duration>>,
+    pub opened: Rc<Cell<usize>>,
 }
 
 impl Bench {
@@ -173,8 +185,13 @@ impl Bench {
         locked.description = Some("may not be written".into());
         let device = SlowDevice::new(&reactor, disk.geometry, delay);
         let other = SlowDevice::new(&reactor, locked.geometry, delay);
+        let opening = Rc::new(Cell::new(Duration::ZERO));
+        let opened = Rc::new(Cell::new(0));
         let catalog = Rc::new(Catalog {
             exports: vec![(disk, device.clone()), (locked, other)],
+            reactor: reactor.clone(),
+            opening: opening.clone(),
+            opened: opened.clone(),
         });
         let address: Address = "10.0.0.1:10809".parse().unwrap();
         let started = {
@@ -190,6 +207,8 @@ impl Bench {
             server: Rc::new(server),
             device,
             address,
+            opening,
+            opened,
         }
     }
 

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::time::Duration;
 
 use anyhow::Context;
 use ashlar_proto::ByteCount;
-use ashlar_proto::api::{ClusterStatus, CreateVolume, Disk, Health, Node, Volume};
+use ashlar_proto::api::{ClusterStatus, CreateVolume, Disk, Health, Node, Volume, VolumeState};
 
 use crate::api_client::{ApiClient, ApiError};
 use crate::args::{NodeCommand, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
+
+/// How long a front end may hold a volume that nobody uses any more.
+const LET_GO: Duration = Duration::from_millis(600);
 
 /// Runs one exchange with the conductor at `api`.
 fn ask<T, F>(api: &str, exchange: impl FnOnce(ApiClient) -> F) -> anyhow::Result<T>
@@ -42,6 +46,13 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
             let volume = ask(api, async |client| client.create_volume(&request).await)?;
             if json {
                 return print_json(&volume);
+            }
+            if volume.state != VolumeState::Ready {
+                return print_text(&format!(
+                    "{} is being made: its stores have not all answered yet; see `ashlar volume \
+                     show {}`",
+                    volume.name, volume.name
+                ));
             }
             print_text(&format!(
                 "created {} ({}, {} replicas); attach it with any NBD client, as nbd://HOST/{}",
@@ -76,7 +87,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
             }
         }
         VolumeCommand::Delete { name, force } => {
-            ask(api, async |client| client.delete_volume(&name, force).await)?;
+            ask(api, async |client| delete(&client, &name, force).await)?;
             let deleted = BTreeMap::from([("deleted", &name)]);
             if json {
                 print_json(&deleted)
@@ -84,6 +95,23 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
                 print_text(&format!("deleted {name}"))
             }
         }
+    }
+}
+
+/// Deletes a volume. A front end lets go of it some moments after its last client has left: that
+/// long, "attached" is no answer yet.
+async fn delete(client: &ApiClient, name: &str, force: bool) -> Result<(), ApiError> {
+    let start = tokio::time::Instant::now();
+    loop {
+        let deleted = client.delete_volume(name, force).await;
+        let attached = match &deleted {
+            Err(error) => error.problem().is_some_and(|p| p.code == "volume-attached"),
+            Ok(()) => false,
+        };
+        if !attached || start.elapsed() > LET_GO {
+            return deleted;
+        }
+        tokio::time::sleep(LET_GO / 10).await;
     }
 }
 

@@ -103,6 +103,12 @@ fn run(first: u64, seeds: u64, seconds: u64) -> bool {
 }
 
 fn replay(seed: u64, seconds: u64) -> bool {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .without_time();
+    log.with_ansi(false).init();
     let outcome = cluster::run(seed, seconds, None, true);
     println!("{outcome:#?}");
     outcome.failure.is_none()

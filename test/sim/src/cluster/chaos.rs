@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Cluster, owner::OWNER_HOST};
+use ashlar_reactor::sim::{SimDisk, fault::FaultAccess};
+
+use super::owner::{OWNER_HOST, Owner};
+use super::{Cluster, Together};
 
 /// Owners that may live at once: the present one and some that were replaced.
 const OWNERS_MAX: usize = 3;
@@ -19,6 +22,7 @@ enum Trouble {
     Partition(usize),
     CutOneWay(usize),
     Heal,
+    Media(usize),
 }
 
 impl Cluster {
@@ -46,6 +50,9 @@ impl Cluster {
     fn draw(&mut self) -> Option<Trouble> {
         let store = self.rng.index(self.stores.len());
         let plan = self.plan;
+        if let Some(victim) = self.victim.filter(|_| self.rng.chance(400_000)) {
+            return Some(Trouble::Media(victim));
+        }
         let drawn = self.rng.below(100);
         let trouble = match drawn {
             0..20 => (plan.process_crashes, Trouble::CrashOwner),
@@ -80,7 +87,9 @@ impl Cluster {
                     if owner.serves() && owner.stop_workers(&self.world).await.is_ok() {
                         let _ = owner.detach(&self.world).await;
                     }
-                    owner.crash();
+                    if matches!(self.together, Together::Apart) || self.rng.chance(500_000) {
+                        owner.crash();
+                    }
                 }
             }
             Trouble::CrashStore(number) => self.stores[number].crash(),
@@ -106,17 +115,63 @@ impl Cluster {
                 }
             }
             Trouble::Heal => self.world.heal(),
+            Trouble::Media(number) => {
+                if let Some(disk) = self.stores[number].disk(&self.world) {
+                    self.damage(&disk);
+                }
+            }
         }
     }
 
+    /// Damages a disk: what lies there, or what it does next.
+    fn damage(&mut self, disk: &SimDisk) {
+        let pages = disk.spec().bytes / 4096;
+        match self.rng.below(6) {
+            0 => disk.faults(|faults| faults.lose_writes(1)),
+            1 => {
+                let place = self.rng.below(pages) * 4096;
+                disk.faults(|faults| faults.misdirect_next(place));
+            }
+            2 => {
+                let start = self.rng.below(pages) * 4096;
+                let range = start..start + (self.rng.between(1, 256) * 4096);
+                disk.faults(|faults| faults.fail(FaultAccess::Read, range));
+            }
+            _ => {
+                let flips = self.rng.between(1, 16);
+                for _ in 0..flips {
+                    if let Some(offset) = self.written_page(disk, pages) {
+                        disk.flip(offset, self.rng.index(4096 * 8));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A page that holds something, found by looking about.
+    fn written_page(&mut self, disk: &SimDisk, pages: u64) -> Option<u64> {
+        let mut page = [0; 4096];
+        (0..256).find_map(|_| {
+            let offset = self.rng.below(pages) * 4096;
+            disk.peek(offset, &mut page);
+            page.iter().any(|&byte| byte != 0).then_some(offset)
+        })
+    }
+
+    /// Power fails at a store's host, which all share when they live together.
     fn power_loss(&mut self, number: usize) {
-        self.stores[number].power_loss(&self.world);
-        if self.plan.volatile_cache {
-            let disk = self.stores[number].location().disk;
-            let shards = self.metadata.borrow().shards().len();
-            self.lost
-                .borrow_mut()
-                .extend((0..shards).map(|shard| (disk, shard)));
+        let hit = match self.together {
+            Together::Apart => number..number + 1,
+            Together::One(_) => 0..self.stores.len(),
+        };
+        for number in hit {
+            self.stores[number].power_loss(&self.world);
+            if self.plan.volatile_cache {
+                let disk = self.stores[number].location().disk;
+                let shards = self.metadata.borrow().shards().len();
+                let lost = (0..shards).map(|shard| (disk, shard));
+                self.lost.borrow_mut().extend(lost);
+            }
         }
     }
 
@@ -124,9 +179,10 @@ impl Cluster {
     fn restart_what_died(&mut self) {
         for number in 0..self.stores.len() {
             if self.rng.chance(600_000) {
-                self.stores[number].restart_if_dead(&self.world, &self.record);
+                self.restart_store(number);
             }
         }
+        self.owners.retain(Owner::is_alive);
         if self.owners.is_empty() && self.rng.chance(700_000) {
             self.start_owner();
         }

@@ -27,14 +27,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use ashlar_proto::api::AckRule;
+use ashlar_proto::api::{AckRule, Replica};
 use ashlar_proto::{BlockCount, DiskId};
-use ashlar_reactor::sim::{Process, Rng, World, fault::Plan};
+use ashlar_reactor::sim::{
+    Process, Rng, World,
+    fault::{DiskFaults, Plan},
+};
 
 use crate::linear;
 use crate::workload::{Record, Shape};
 use metadata::{Metadata, VolumeShape};
-use owner::Owner;
+use owner::{OWNER_HOST, Owner};
 use stores::Store;
 
 /// How long the last attach may take once all is well again.
@@ -72,6 +75,16 @@ struct Cluster {
     lost: Rc<RefCell<BTreeSet<(DiskId, usize)>>>,
     owners: Vec<Owner>,
     owners_started: u32,
+    together: Together,
+    /// The one store whose disk has faults of its own.
+    victim: Option<usize>,
+}
+
+/// Whether stores and owner live in processes of their own, or in one.
+enum Together {
+    Apart,
+    /// As in `ashlar up`: no sockets between them; the process while it lives.
+    One(Option<Process>),
 }
 
 /// Runs one seed for `seconds` of virtual time under faults.
@@ -86,6 +99,8 @@ pub fn run(seed: u64, seconds: u64, bug: Option<StoreBug>, verbose: bool) -> Out
     let (record, metadata) = (cluster.record.clone(), Rc::clone(&cluster.metadata));
     if verbose {
         println!("{:#?}\n{:#?}", cluster.plan, cluster.shape);
+        let together = matches!(cluster.together, Together::One(_));
+        println!("together: {together}, victim: {:?}", cluster.victim);
     }
     let driven = world.run(
         RUN_LIMIT,
@@ -129,9 +144,19 @@ impl Cluster {
                 AckRule::All
             },
         };
+        let together = if rng.chance(200_000) && bug.is_none() {
+            Together::One(None)
+        } else {
+            Together::Apart
+        };
+        let apart = matches!(together, Together::Apart);
         let stores: Vec<Store> = (0..replicas)
-            .map(|number| Store::new(world, number, &plan, bug, &mut rng))
+            .map(|number| Store::new(world, number, apart, &plan, bug, &mut rng))
             .collect();
+        let faulty = replicas == 3 && apart && bug.is_none() && rng.chance(400_000);
+        let victim = faulty
+            .then(|| rng.index(replicas))
+            .filter(|&v| stores[v].disk(world).is_some());
         let disks = stores.iter().map(Store::location).collect();
         let metadata = Metadata::new(volume, disks, rng.fork());
         if rng.chance(300_000) {
@@ -150,7 +175,43 @@ impl Cluster {
             lost: Rc::default(),
             owners: Vec::new(),
             owners_started: 0,
+            together,
+            victim,
         }
+    }
+
+    /// The process that all live in, started if it has died; none when they live apart.
+    fn common_process(&mut self) -> Option<Process> {
+        let Together::One(process) = &mut self.together else {
+            return None;
+        };
+        let alive = process.take().filter(Process::is_alive);
+        let world = &self.world;
+        let process_now = alive.unwrap_or_else(|| world.process("up", OWNER_HOST));
+        Some(process.insert(process_now).clone())
+    }
+
+    fn restart_store(&mut self, number: usize) {
+        let common = self.common_process();
+        let (world, record) = (self.world.clone(), self.record.clone());
+        let fallible = self.victim == Some(number);
+        self.stores[number].restart_if_dead(&world, &record, common, fallible);
+    }
+
+    /// Whether some shard is left with no replica but the one whose disk has faults.
+    fn rests_on_victim(&self) -> bool {
+        let Some(victim) = self
+            .victim
+            .map(|number| self.stores[number].location().disk)
+        else {
+            return false;
+        };
+        let metadata = self.metadata.borrow();
+        let healthy = |r: &Replica| r.in_sync && r.disk != victim;
+        metadata
+            .shards()
+            .iter()
+            .any(|shard| !shard.replicas.iter().any(healthy))
     }
 
     /// The run: faults for a while, then peace, then the checks.
@@ -158,21 +219,36 @@ impl Cluster {
         for number in 0..self.stores.len() {
             let shards = self.metadata.borrow().shards().to_vec();
             let store = &mut self.stores[number];
-            store
-                .prepare(&self.world, &shards, SHARD_BLOCKS, &self.record)
-                .await?;
+            store.prepare(&self.world, &shards, SHARD_BLOCKS).await?;
+            self.restart_store(number);
+        }
+        if let Some(victim) = self.victim {
+            let disk = self.stores[victim].location().disk;
+            let shards = self.metadata.borrow().shards().len();
+            self.lost
+                .borrow_mut()
+                .extend((0..shards).map(|shard| (disk, shard)));
         }
         self.start_owner();
         self.trouble(faults, verbose).await;
         self.peace().await;
-        self.final_check().await?;
-        self.compare_replicas().await?;
+        if !self.rests_on_victim() {
+            let checked = self.final_check().await;
+            // Its disk may have lost the last good copy only now.
+            if !self.rests_on_victim() {
+                checked?;
+                self.compare_replicas().await?;
+            }
+        }
         let history = self.record.history.borrow();
         linear::check(&history, self.shape.sectors).map_err(|violation| violation.to_string())
     }
 
     /// All is well again: hosts have power, stores run, cuts heal, nothing is lost any more.
     async fn peace(&mut self) {
+        for owner in self.owners.drain(..) {
+            owner.crash();
+        }
         self.world.heal();
         self.world.net_faults(|faults| {
             *faults = Plan {
@@ -184,17 +260,17 @@ impl Cluster {
             .net();
         });
         self.metadata.borrow_mut().lost_per_million = 0;
-        for store in &mut self.stores {
-            store.restart_if_dead(&self.world, &self.record);
+        for number in 0..self.stores.len() {
+            if let Some(disk) = self.stores[number].disk(&self.world) {
+                disk.faults(DiskFaults::heal);
+            }
+            self.restart_store(number);
         }
         self.world.sleep(Duration::from_secs(5)).await;
     }
 
     /// A last owner attaches, reads everything, and detaches cleanly.
     async fn final_check(&mut self) -> Result<(), String> {
-        for owner in self.owners.drain(..) {
-            owner.crash();
-        }
         self.start_owner();
         let owner = self.owners.last().ok_or("there is an owner")?;
         let limit = self.world.now() + ATTACH_LIMIT;

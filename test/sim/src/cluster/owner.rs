@@ -11,6 +11,7 @@ use ashlar_reactor::Task;
 use ashlar_reactor::sim::{Process, World};
 
 use super::metadata::{MemorySource, VOLUME_NAME};
+use super::stores::Store;
 use super::{Cluster, finish};
 use crate::history::Life;
 use crate::workload::{Worker, read_into};
@@ -42,7 +43,12 @@ impl Cluster {
     pub(super) fn start_owner(&mut self) {
         self.owners_started += 1;
         let name = format!("owner-{}", self.owners_started);
-        let process = self.world.process(&name, OWNER_HOST);
+        let common = self.common_process();
+        let local = match &common {
+            Some(_) => self.stores.iter().map(Store::local_address).collect(),
+            None => Vec::new(),
+        };
+        let process = common.unwrap_or_else(|| self.world.process(&name, OWNER_HOST));
         let progress = Rc::new(Progress::default());
         let reactor = process.reactor().clone();
         let source = Rc::new(MemorySource {
@@ -52,11 +58,15 @@ impl Cluster {
         let (shape, record) = (self.shape, self.record.clone());
         let (metadata, lost) = (Rc::clone(&self.metadata), Rc::clone(&self.lost));
         let (mut rng, shared) = (self.rng.fork(), Rc::clone(&progress));
+        let victim = self
+            .victim
+            .map(|number| self.stores[number].location().disk);
         let quick = self.rng.chance(500_000);
         drop(process.reactor().spawn(async move {
             let volume = loop {
                 let mut options = VolumeOptions::new(name.clone());
                 options.force = true;
+                options.local.clone_from(&local);
                 if quick {
                     options.attach_patience = Duration::from_millis(500);
                     options.flush_interval = Duration::from_millis(200);
@@ -76,7 +86,7 @@ impl Cluster {
                 let mut lost = lost.borrow_mut();
                 let intact = now.iter().filter(|disk| !lost.contains(&(**disk, shard)));
                 lossy |= intact.count() < needed;
-                for disk in now {
+                for disk in now.iter().filter(|disk| Some(**disk) != victim) {
                     lost.remove(&(*disk, shard));
                 }
             }
@@ -109,6 +119,10 @@ impl Owner {
 
     pub(super) fn trouble(&self) -> String {
         self.progress.trouble.borrow().clone()
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.process.is_alive()
     }
 
     pub(super) fn crash(&self) {

@@ -6,7 +6,7 @@
 //! here ([`StoreBug`]) to prove that the checkers would see it. What it "has on disk" belongs to
 //! the run, not to its process, so that it survives crashes.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -201,24 +201,26 @@ impl Replica {
 struct Server {
     reactor: Reactor,
     image: Rc<RefCell<Image>>,
-    hello: Cell<u32>,
 }
 
-/// Serves the image at an address until the process ends.
-pub async fn serve(reactor: Reactor, image: Rc<RefCell<Image>>, address: Address) {
+/// Serves the image at some addresses until the process ends.
+pub async fn serve(reactor: Reactor, image: Rc<RefCell<Image>>, addresses: [Address; 2]) {
     image.borrow_mut().recover();
-    let listener = match link::listen(&reactor, &address).await {
-        Ok(listener) => listener,
-        Err(error) => panic!("the simulated store cannot listen: {error}"),
-    };
     let server = Rc::new(Server {
         reactor: reactor.clone(),
         image,
-        hello: Cell::new(0),
     });
-    while let Ok(link) = listener.accept().await {
-        server.hello.set(server.hello.get() + 1);
-        drop(reactor.spawn(Rc::clone(&server).session(link)));
+    for address in addresses {
+        let listener = match link::listen(&reactor, &address).await {
+            Ok(listener) => listener,
+            Err(error) => panic!("the simulated store cannot listen: {error}"),
+        };
+        let server = Rc::clone(&server);
+        drop(reactor.spawn(async move {
+            while let Ok(link) = listener.accept().await {
+                drop(server.reactor.spawn(Rc::clone(&server).session(link)));
+            }
+        }));
     }
 }
 

@@ -20,6 +20,9 @@ impl Cluster {
             let mut first: Option<(usize, Vec<ReadEntry>)> = None;
             for number in 0..self.stores.len() {
                 let disk = self.stores[number].location().disk;
+                if self.victim == Some(number) {
+                    continue;
+                }
                 if !shard.replicas.iter().any(|r| r.in_sync && r.disk == disk) {
                     continue;
                 }

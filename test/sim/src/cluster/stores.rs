@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,13 +12,14 @@ use ashlar_proto::message::ReadEntry;
 use ashlar_proto::{
     Address, BlockCount, BlockIndex, ByteCount, DiskId, Layer, NodeId, ShardIndex, lane_of,
 };
-use ashlar_reactor::sim::{DiskSpec, Process, Rng, World, fault::Plan};
+use ashlar_reactor::sim::{DiskSpec, Process, Rng, SimDisk, World, fault::Plan};
 use ashlar_reactor::{DiskOptions, Reactor};
 use ashlar_store::disk::{FormatOptions, format_disk, open_disk};
 use ashlar_store::lane::{LaneOptions, ShardKey};
 use ashlar_store::{StoreHandle, StoreOptions, StoreService};
 
 use super::metadata::{CLUSTER, VOLUME};
+use super::owner::OWNER_HOST;
 use super::reference::{self, Image, StoreBug};
 use super::{finish, host};
 use crate::workload::Record;
@@ -29,8 +31,6 @@ const PORT: u16 = 7100;
 
 /// Bytes of each disk.
 const DISK_BYTES: u64 = 160 << 20;
-/// Where each store's disk is.
-const DISK_PATH: &str = "/disk";
 /// Blocks that one read of an inspection covers.
 const READ_BLOCKS: u32 = 64;
 /// How long the preparation or inspection of a disk may take.
@@ -46,6 +46,7 @@ enum Kind {
 pub(super) struct Store {
     number: usize,
     host: IpAddr,
+    path: PathBuf,
     kind: Kind,
     process: Option<Process>,
 }
@@ -55,11 +56,17 @@ impl Store {
     pub(super) fn new(
         world: &World,
         number: usize,
+        apart: bool,
         plan: &Plan,
         bug: Option<StoreBug>,
         rng: &mut Rng,
     ) -> Self {
-        let host = host(u8::try_from(number + 1).unwrap_or(u8::MAX));
+        let host = if apart {
+            host(u8::try_from(number + 1).unwrap_or(u8::MAX))
+        } else {
+            OWNER_HOST
+        };
+        let path = PathBuf::from(format!("/disk-{number}"));
         let kind = if bug.is_some() || rng.chance(100_000) {
             let image = Image::new(disk_id(number), plan.volatile_cache, bug, rng.fork());
             Kind::Reference(Rc::new(RefCell::new(image)))
@@ -68,9 +75,12 @@ impl Store {
                 volatile_cache: plan.volatile_cache,
                 ..DiskSpec::new(DISK_BYTES)
             };
-            let disk = world.add_disk(host, DISK_PATH, spec);
+            let disk = world.add_disk(host, &path, spec);
             disk.faults(|faults| faults.hide_per_million = plan.hide_per_million);
             let options = LaneOptions {
+                batches_in_flight: 1 + rng.index(12),
+                overlay_bytes: (64 << 10) << rng.below(8),
+                leaves_cached: 1 << rng.below(10),
                 checkpoint_bytes: Some(rng.between(1, 16) << 20),
                 checkpoint_interval: Duration::from_millis(rng.between(200, 20_000)),
                 ..LaneOptions::default()
@@ -80,9 +90,15 @@ impl Store {
         Self {
             number,
             host,
+            path,
             kind,
             process: None,
         }
+    }
+
+    /// Its disk, when it is a real store.
+    pub(super) fn disk(&self, world: &World) -> Option<SimDisk> {
+        world.find_disk(self.host, &self.path)
     }
 
     pub(super) fn host(&self) -> IpAddr {
@@ -90,7 +106,16 @@ impl Store {
     }
 
     fn address(&self) -> Address {
-        Address::Tcp(SocketAddr::new(self.host, PORT))
+        let number = u16::try_from(self.number).unwrap_or(0);
+        Address::Tcp(SocketAddr::new(self.host, PORT + number))
+    }
+
+    /// How an owner in the same process reaches it.
+    pub(super) fn local_address(&self) -> (Address, Address) {
+        (
+            self.address(),
+            Address::Local(format!("store-{}", self.number)),
+        )
     }
 
     pub(super) fn location(&self) -> DiskLocation {
@@ -108,7 +133,6 @@ impl Store {
         world: &World,
         shards: &[Shard],
         blocks: BlockCount,
-        record: &Record,
     ) -> Result<(), String> {
         let disk = disk_id(self.number);
         let mut assignments = Vec::new();
@@ -133,32 +157,52 @@ impl Store {
             Kind::Real(options, segment) => {
                 let process = world.process("format", self.host);
                 let (reactor, options) = (process.reactor().clone(), options.clone());
-                let made = make(reactor, options, disk, *segment, assignments);
+                let path = DiskOptions::new(&self.path);
+                let made = make(reactor, options, path, disk, *segment, assignments);
                 let made = finish(world, &process, LIMIT, made).await?;
                 made.map_err(|error| format!("store {}: {error:#}", self.number))?;
                 process.crash();
             }
         }
-        self.restart_if_dead(world, record);
         Ok(())
     }
 
-    pub(super) fn restart_if_dead(&mut self, world: &World, record: &Record) {
-        if self.process.is_some() {
+    /// Starts it unless it runs, in the given process or in one of its own. Where a fallible one
+    /// cannot serve, that is no failure of the run.
+    pub(super) fn restart_if_dead(
+        &mut self,
+        world: &World,
+        record: &Record,
+        common: Option<Process>,
+        fallible: bool,
+    ) {
+        if self.process.as_ref().is_some_and(Process::is_alive) {
             return;
         }
-        let process = world.process(&format!("store-{}", self.number), self.host);
+        let name = format!("store-{}", self.number);
+        let process = common.unwrap_or_else(|| world.process(&name, self.host));
         let reactor = process.reactor().clone();
         match &self.kind {
             Kind::Reference(image) => {
-                let serving = reference::serve(reactor, Rc::clone(image), self.address());
+                let (address, local) = self.local_address();
+                let serving = reference::serve(reactor, Rc::clone(image), [address, local]);
                 drop(process.reactor().spawn(serving));
             }
             Kind::Real(options, _) => {
                 let (number, record) = (self.number, record.clone());
-                let serving = serve(reactor, options.clone(), self.address());
+                let (address, local) = self.local_address();
+                let disk = DiskOptions::new(&self.path);
+                let serving = serve(
+                    reactor,
+                    options.clone(),
+                    disk,
+                    vec![address, local],
+                    fallible,
+                );
                 drop(process.reactor().spawn(async move {
-                    if let Err(error) = serving.await {
+                    if let Err(error) = serving.await
+                        && !fallible
+                    {
                         record.fail(format!("store {number} cannot serve: {error:#}"));
                     }
                 }));
@@ -195,7 +239,11 @@ impl Store {
             }
             Kind::Real(..) => {
                 let process = world.process("inspector", self.host);
-                let reading = read_shard(process.reactor().clone(), shard);
+                let reading = read_shard(
+                    process.reactor().clone(),
+                    DiskOptions::new(&self.path),
+                    shard,
+                );
                 let entries = finish(world, &process, LIMIT, reading).await?;
                 process.crash();
                 entries.map_err(|error| format!("{error:#}"))
@@ -208,6 +256,7 @@ impl Store {
 async fn make(
     reactor: Reactor,
     options: LaneOptions,
+    path: DiskOptions,
     disk: DiskId,
     segment: ByteCount,
     assignments: Vec<Assignment>,
@@ -217,31 +266,34 @@ async fn make(
         segment: Some(segment),
         ..FormatOptions::new(disk)
     };
-    format_disk(&reactor, DiskOptions::new(DISK_PATH), format).await?;
-    let handle = start(&reactor, options, Vec::new()).await?;
+    format_disk(&reactor, path.clone(), format).await?;
+    let handle = start(&reactor, options, path, Vec::new(), false).await?;
     handle.control().set_cluster(CLUSTER).await?;
     let applied = handle.control().apply(assignments).await?;
     ensure!(applied.refused.is_empty(), "refused: {:?}", applied.refused);
     Ok(())
 }
 
-async fn start(reactor: &Reactor, lane: LaneOptions, listen: Vec<Address>) -> Result<StoreHandle> {
+async fn start(
+    reactor: &Reactor,
+    lane: LaneOptions,
+    disk: DiskOptions,
+    listen: Vec<Address>,
+    fallible: bool,
+) -> Result<StoreHandle> {
     let options = StoreOptions {
-        disks: vec![DiskOptions::new(DISK_PATH)],
+        disks: vec![disk],
         listen,
         workers: Vec::new(),
         lane,
     };
     let handle = StoreService::start(reactor, options).await?;
     for disk in handle.control().report().await? {
+        let good = disk.failed.is_none() && disk.damage.is_empty();
         ensure!(
-            disk.failed.is_none(),
-            "its disk has failed: {:?}",
-            disk.failed
-        );
-        ensure!(
-            disk.damage.is_empty(),
-            "its disk is damaged: {:?}",
+            good || fallible,
+            "its disk: {:?}, damage {:?}",
+            disk.failed,
             disk.damage
         );
     }
@@ -249,14 +301,24 @@ async fn start(reactor: &Reactor, lane: LaneOptions, listen: Vec<Address>) -> Re
 }
 
 /// Serves until the process dies.
-async fn serve(reactor: Reactor, options: LaneOptions, address: Address) -> Result<()> {
-    let handle = start(&reactor, options, vec![address]).await?;
+async fn serve(
+    reactor: Reactor,
+    options: LaneOptions,
+    disk: DiskOptions,
+    listen: Vec<Address>,
+    fallible: bool,
+) -> Result<()> {
+    let handle = start(&reactor, options, disk, listen, fallible).await?;
     handle.stopped().await;
     Ok(())
 }
 
-async fn read_shard(reactor: Reactor, shard: ShardIndex) -> Result<Vec<ReadEntry>> {
-    let disk = open_disk(&reactor, DiskOptions::new(DISK_PATH)).await?;
+async fn read_shard(
+    reactor: Reactor,
+    disk: DiskOptions,
+    shard: ShardIndex,
+) -> Result<Vec<ReadEntry>> {
+    let disk = open_disk(&reactor, disk).await?;
     let lane = disk.lane(lane_of(VOLUME, shard, LANES)).recover().await?;
     let key = ShardKey {
         volume: VOLUME,

@@ -169,13 +169,16 @@ impl Core {
             let row = state.segments.row(segment);
             (row.nonce, row.order, row.summarised)
         };
+        // Held like any that is read: what is found bad in it is logged as lost.
+        let _held = self.pin(self.layout.segment_address(segment));
         let device = Device {
             reactor: self.reactor.clone(),
             disk: self.disk.clone(),
             layout: self.layout,
         };
         let found = device.segment(segment, nonce, false).await;
-        if summarised && !found.from_summary {
+        let bad_summary = summarised && !found.from_summary;
+        if bad_summary && self.is_sealed(segment, order) {
             let mut state = self.state.borrow_mut();
             state.damage.note(DamageKind::Summary, u64::from(segment));
         }
@@ -188,9 +191,8 @@ impl Core {
             return false;
         }
         let left = self.live_in(&found.batches).await;
+        let same = self.is_sealed(segment, order);
         let mut state = self.state.borrow_mut();
-        let same = state.segments.row(segment).order == order
-            && state.segments.row(segment).state == SegmentState::Sealed;
         if !same || (!left.is_empty() && !self.has_bug(Bug::FreeBeforeMovesDone)) {
             return false;
         }
@@ -199,6 +201,13 @@ impl Core {
         state.stats.segments_collected += 1;
         state.dirty = true;
         true
+    }
+
+    /// Whether a segment is still in the life that a victim was chosen in.
+    fn is_sealed(&self, segment: u32, order: u64) -> bool {
+        let state = self.state.borrow();
+        let row = state.segments.row(segment);
+        row.order == order && row.state == SegmentState::Sealed
     }
 
     /// A header that cannot be read hides its entries: while the counts say that more lives in

@@ -141,11 +141,15 @@ impl Core {
         self.flushes.running.set(true);
         self.flushes.started.set(self.flushes.started.get() + 1);
         let through = self.state.borrow().lsns.done_through();
+        #[cfg(test)]
+        let above = self.state.borrow().lsns.done_above();
         let core = self.clone();
         drop(self.reactor.spawn(async move {
             let result = core.disk.flush().await;
             {
                 let mut state = core.state.borrow_mut();
+                #[cfg(test)]
+                state.lsns.flushed.extend(above);
                 match result {
                     Ok(()) if !state.flush_failed => state.lsns.flushed_through(through),
                     Ok(()) => {}

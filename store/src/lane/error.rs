@@ -11,8 +11,8 @@ pub enum LaneError {
     /// The range does not lie within the shard, or the checksums do not fit the data.
     #[error("the request does not fit the shard")]
     OutOfRange,
-    /// The layer was dropped: nothing is written to it any more.
-    #[error("layer {0} was dropped")]
+    /// The layer was dropped or joined to the one above: it is neither written nor read any more.
+    #[error("layer {0} is not served any more")]
     LayerDropped(Layer),
     /// The lane is full: nothing of the request was kept.
     #[error("the lane is full")]

@@ -99,7 +99,7 @@ impl State {
             };
             let root = shard.leaf_entry(label, leaf);
             let page = match root.kind() {
-                Kind::Data => held.get(&root.address())?.clone(),
+                Kind::Data => held.get(&(root.address(), root.crc()))?.clone(),
                 _ => None,
             };
             let deltas = self.overlay.get(&key);
@@ -172,7 +172,7 @@ impl State {
             self.segments.leaf_loses(old.address());
             self.leaves.remove(old.address());
             self.bad_leaves.remove(&old.address());
-            if let Some(Some(page)) = held.get(&old.address()) {
+            if let Some(Some(page)) = held.get(&(old.address(), old.crc())) {
                 for block in page.iter().filter(|entry| entry.is_data()) {
                     self.segments.leaf_loses(block.address());
                 }

@@ -213,6 +213,9 @@ impl LaneReport {
             return;
         };
         let (leaves, blocks) = (shard.leaves(), shard.record.blocks.get());
+        if !shard.layers.is_readable(layer) {
+            return;
+        }
         let intervals = shard.layers.seen_from(layer);
         for leaf in 0..leaves {
             let entries = self.leaf(handle, leaf, &intervals).await;
@@ -246,7 +249,7 @@ impl LaneReport {
                 Lookup::Needs(pages) => {
                     for root in pages {
                         let page = self.page(root).await;
-                        held.insert(root.address(), page.map(std::rc::Rc::new));
+                        held.insert((root.address(), root.crc()), page.map(std::rc::Rc::new));
                     }
                 }
             }

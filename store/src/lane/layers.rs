@@ -115,6 +115,15 @@ impl Layers {
         found.filter(|i| i.live).map(|i| (i.low, i.high))
     }
 
+    /// Whether a read at this layer is served: at the top of a live interval, or above the table.
+    /// Below the top of an interval that was joined, versions may have been collected.
+    pub(crate) fn is_readable(&self, layer: Layer) -> bool {
+        layer > self.table.top()
+            || self
+                .interval_of(layer)
+                .is_some_and(|(_, high)| high == layer)
+    }
+
     /// The intervals that a read at `layer` looks through, from the top, each cut at `layer`.
     pub(crate) fn seen_from(&self, layer: Layer) -> Vec<(Layer, Layer)> {
         let above = self.above.range(..=layer).rev().map(|&l| (l, l));

@@ -16,8 +16,8 @@ const RETRY_PAUSES_MS: [u64; 2] = [1, 10];
 /// Leaves that are loaded at once.
 const LOADS_MAX: usize = 64;
 
-/// Leaves that were loaded for one piece of work, by address; `None` for a damaged one.
-pub(crate) type Held = HashMap<u64, Option<Rc<Page>>>;
+/// Leaves that were loaded for one piece of work, by address and CRC; `None` for a damaged one.
+pub(crate) type Held = HashMap<(u64, u32), Option<Rc<Page>>>;
 
 /// Keeps a segment from being opened again while something in it is read.
 #[derive(Debug)]
@@ -47,11 +47,18 @@ impl Core {
 
     /// Loads leaves that a lookup asked for, all at once.
     pub(crate) async fn load_leaves(self: &CoreRc, wanted: Vec<PageEntry>, held: &mut Held) {
+        // Held from the turn that looked them up, those too that are loaded later.
+        let pins: Vec<Pin> = wanted
+            .iter()
+            .map(|entry| self.pin(entry.address()))
+            .collect();
         for some in wanted.chunks(LOADS_MAX) {
             let loads = some.iter().map(|&entry| self.load_leaf(entry));
             let pages = join_all(loads).await;
-            held.extend(some.iter().map(|entry| entry.address()).zip(pages));
+            let keys = some.iter().map(|entry| (entry.address(), entry.crc()));
+            held.extend(keys.zip(pages));
         }
+        drop(pins);
     }
 
     /// Loads the leaf that an entry of a root page names; `None` when it is damaged.

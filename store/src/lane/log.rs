@@ -129,6 +129,9 @@ impl Core {
             self.ask_checkpoint();
         }
         self.events.completed.raise();
+        if self.is_sweep_due() {
+            self.events.sweep_wanted.raise();
+        }
         self.pump(built.stream);
     }
 

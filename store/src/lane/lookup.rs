@@ -175,7 +175,7 @@ impl State {
 
     /// A leaf in memory: `Some(None)` for one that was found damaged.
     fn held(&self, root: PageEntry, held: &Held) -> Option<Option<std::rc::Rc<Page>>> {
-        if let Some(found) = held.get(&root.address()) {
+        if let Some(found) = held.get(&(root.address(), root.crc())) {
             return Some(found.clone());
         }
         self.leaves.get(root.address(), root.crc()).map(Some)

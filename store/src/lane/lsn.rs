@@ -32,6 +32,9 @@ pub(crate) struct LsnTracker {
     gaps: Vec<Gap>,
     /// Found by recovery, and not in any durable slot yet.
     unrecorded: Vec<Gap>,
+    /// Flushed although a lower one was not.
+    #[cfg(test)]
+    pub(crate) flushed: BTreeSet<u64>,
 }
 
 impl LsnTracker {
@@ -102,6 +105,12 @@ impl LsnTracker {
                 return;
             }
         }
+    }
+
+    /// Completed above [`Self::done_through`]: a flush makes them durable as well.
+    #[cfg(test)]
+    pub(crate) fn done_above(&self) -> BTreeSet<u64> {
+        self.done.clone()
     }
 
     /// Every LSN up to it has completed: durable once a flush that starts now has ended.

@@ -19,6 +19,13 @@ pub struct LaneOptions {
     pub idle_after: Duration,
     #[cfg(test)]
     pub(crate) planted: crate::lane::planted::Planted,
+    /// Of reads, the longest pause between looking up and reading.
+    #[cfg(test)]
+    pub(crate) read_pause: Duration,
+    /// Recovery does not see some batches above this LSN and not among these, which were flushed:
+    /// the device hides them once.
+    #[cfg(test)]
+    pub(crate) hide_above: Option<(ashlar_proto::Lsn, std::collections::BTreeSet<u64>)>,
 }
 
 impl Default for LaneOptions {
@@ -32,6 +39,10 @@ impl Default for LaneOptions {
             idle_after: Duration::from_millis(100),
             #[cfg(test)]
             planted: crate::lane::planted::Planted::NONE,
+            #[cfg(test)]
+            read_pause: Duration::ZERO,
+            #[cfg(test)]
+            hide_above: None,
         }
     }
 }

@@ -116,9 +116,20 @@ impl Core {
                 entries.push(read_entry(entry, block_of(&range, at))?);
             }
         }
+        #[cfg(test)]
+        self.pause_read().await;
         let pieces = join_all(runs.into_iter().map(|run| self.read_run(run))).await;
         let data = pieces.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok((entries, data))
+    }
+
+    #[cfg(test)]
+    async fn pause_read(&self) {
+        let most = u64::try_from(self.options.read_pause.as_nanos()).unwrap_or(0);
+        if most > 0 {
+            let pause = std::time::Duration::from_nanos(self.reactor.random_u64() % most);
+            self.reactor.sleep(pause).await;
+        }
     }
 
     pub(crate) fn intervals(
@@ -128,6 +139,9 @@ impl Core {
     ) -> Result<Vec<(Layer, Layer)>, LaneError> {
         let state = self.state.borrow();
         let shard = state.shards.get(handle).ok_or(LaneError::NoSuchShard)?;
+        if !shard.layers.is_readable(layer) {
+            return Err(LaneError::LayerDropped(layer));
+        }
         Ok(shard.layers.seen_from(layer))
     }
 

@@ -173,8 +173,24 @@ impl<'a> Recovery<'a> {
         all
     }
 
+    /// A device that hides some of what was not durable yet, this once.
+    #[cfg(test)]
+    fn hide_some(&self, mut found: Vec<SegmentFound>) -> Vec<SegmentFound> {
+        if let Some((above, flushed)) = &self.options.hide_above {
+            let random = || self.device.reactor.random_u64();
+            for segment in &mut found {
+                let kept = |lsn: Lsn| lsn <= *above || flushed.contains(&lsn.get());
+                let seen = |batch: &Batch| kept(batch.lsn) || random() % 100 >= 15;
+                segment.batches.retain(seen);
+            }
+        }
+        found
+    }
+
     /// Applies the table: which batches count, what is damage, what is a gap.
     async fn judge(&mut self, slot: &Slot, found: Vec<SegmentFound>) -> Result<Log, RecoveryError> {
+        #[cfg(test)]
+        let found = self.hide_some(found);
         let every = || found.iter().flat_map(|segment| &segment.batches);
         let named = every().map(|batch| batch.slot).max().unwrap_or(0);
         if named > slot.number + 1 {

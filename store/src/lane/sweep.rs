@@ -38,6 +38,14 @@ impl Core {
         aged.max(Lsn::new(self.fold_through.get()))
     }
 
+    /// Whether something has been in the overlay for long enough, or too much is in it.
+    pub(crate) fn is_sweep_due(&self) -> bool {
+        let state = self.state.borrow();
+        let crowded = state.overlay.bytes() > self.options.overlay_bytes / 2;
+        let aged = state.lsn_before(self.window_blocks());
+        crowded || state.overlay.oldest().is_some_and(|oldest| oldest < aged)
+    }
+
     /// Folds the oldest leaves that are due. `None` when none is.
     async fn sweep_some(self: &CoreRc) -> Option<usize> {
         let target = self.fold_target();

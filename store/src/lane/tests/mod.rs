@@ -2,5 +2,7 @@
 
 mod basics;
 mod bench;
+mod damage;
 mod model;
 mod property;
+mod scale;

@@ -67,6 +67,7 @@ impl Run {
             checkpoint_bytes: Some(1 << (16 + rng.below(4))),
             leaves_cached: rng.index(3),
             planted,
+            read_pause: Duration::from_millis(rng.below(2) * 20),
             ..LaneOptions::default()
         };
         let lane = bench.start();
@@ -289,7 +290,8 @@ impl Run {
         let before = handle(&lane, volume.key());
         drop(self.bench.process.reactor().spawn(async move {
             let shown = show(&lane, &volume, view, block).await;
-            let gone = handle(&lane, volume.key()) != before;
+            let dropped = matches!(shown, Err(LaneError::LayerDropped(_)));
+            let gone = dropped || handle(&lane, volume.key()) != before;
             if !gone
                 && lane
                     .layers(volume.key())
@@ -406,7 +408,7 @@ impl Run {
             for view in volume.views().collect::<Vec<_>>() {
                 for block in BLOCKS {
                     let shown = self.bench.run(show(&lane, &volume, view, block));
-                    let shown = shown.map_err(|e| format!("block {block} at {view}: {e}"))?;
+                    let shown = shown.map_err(|e| format!("LIVE block {block} at {view}: {e}"))?;
                     found.push((volume.clone(), view, block, shown));
                 }
             }
@@ -448,6 +450,12 @@ impl Run {
         self.drain()?;
         let core = self.lane().core().clone();
         let checkpoint_runs = core.checkpoints.is_held();
+        let durable = {
+            let state = core.state.borrow();
+            (state.lsns.durable(), state.lsns.flushed.clone())
+        };
+        let may_hide = self.volatile && power && self.rng.below(2) == 0;
+        self.bench.options.hide_above = may_hide.then_some(durable);
         drop(core);
         self.slots_torn = checkpoint_runs;
         if self.rng.below(100) < 5 && !checkpoint_runs && !self.has_bug(Bug::NoFlushAfterSlot) {
@@ -459,6 +467,7 @@ impl Run {
         let mut power = power;
         while self.rng.below(100) < 15 {
             // Again, somewhere inside recovery.
+            self.bench.options.hide_above = None;
             let options = self.bench.options.clone();
             let reactor = self.bench.process.reactor().clone();
             drop(
@@ -578,26 +587,27 @@ fn a_lane_agrees_with_the_model_on_random_runs() {
     assert_eq!(failure, None);
 }
 
-/// Every broken rule, and how many seeds it may take to find it.
-const BUGS: [(Bug, u64); 18] = [
-    (Bug::StopAtTorn, 100),
-    (Bug::ReuseEarly, 100),
-    (Bug::NoFlushBeforeSlot, 100),
-    (Bug::NoFlushAfterSlot, 100),
-    (Bug::ForgetZero, 100),
-    (Bug::HorizonAtSlot, 100),
-    (Bug::OneSlotReuse, 100),
-    (Bug::NoRecoveryFlush, 100),
-    (Bug::NoPin, 100),
-    (Bug::LsnReuse, 100),
-    (Bug::CollectInWindow, 100),
-    (Bug::FoldUndurable, 100),
-    (Bug::NoNonce, 100),
-    (Bug::SlotMissesInflight, 100),
-    (Bug::NoGaps, 100),
-    (Bug::TieEarly, 100),
-    (Bug::FreeBeforeMovesDone, 100),
-    (Bug::HeaderInFlight, 100),
+/// Every broken rule, and how many seeds it may take to find it. `FoldUndurable` is not among
+/// them: the flush before a slot covers for it, in `store_model` as well; the rule stays because
+/// it costs nothing and the cover is easily lost.
+const BUGS: [(Bug, u64); 17] = [
+    (Bug::StopAtTorn, 200),
+    (Bug::ReuseEarly, 200),
+    (Bug::NoFlushBeforeSlot, 200),
+    (Bug::NoFlushAfterSlot, 200),
+    (Bug::ForgetZero, 200),
+    (Bug::HorizonAtSlot, 200),
+    (Bug::OneSlotReuse, 200),
+    (Bug::NoRecoveryFlush, 200),
+    (Bug::NoPin, 200),
+    (Bug::LsnReuse, 200),
+    (Bug::CollectInWindow, 200),
+    (Bug::NoNonce, 200),
+    (Bug::SlotMissesInflight, 200),
+    (Bug::NoGaps, 200),
+    (Bug::TieEarly, 200),
+    (Bug::FreeBeforeMovesDone, 200),
+    (Bug::HeaderInFlight, 200),
 ];
 
 #[test]

@@ -149,6 +149,8 @@ impl Core {
 
     /// Writes the summary of a sealed segment when its batches have completed.
     pub(crate) fn finish_segment(self: &CoreRc, open: OpenSegment) {
+        // A segment further on, something may have aged out of the sweep's window.
+        self.events.sweep_wanted.raise();
         if !open.wants_summary() {
             return;
         }

@@ -177,6 +177,7 @@ impl Cluster {
                 push(&[
                     "up", "--data", &data, "--stores", &stores, "--api", &api, "--nbd", &nbd,
                 ]);
+                push(&["--disk-size", &self.options.disk_size]);
             }
             "conductor" => push(&["conductor", "--data", &data, "--listen", &api]),
             // Killed and started again, it takes back what its last run had attached.

@@ -29,6 +29,8 @@ pub(crate) struct Events {
     pub(crate) sweep_wanted: Event,
     /// Deltas were folded.
     pub(crate) sweep_ended: Event,
+    /// The lane is above its soft mark, by its count.
+    pub(crate) relief_wanted: Event,
     /// Segments are short.
     pub(crate) collect_wanted: Event,
     /// A shard or a label died.

@@ -526,6 +526,7 @@ impl Core {
         self.events.checkpoint_ended.raise();
         self.events.sweep_wanted.raise();
         self.events.sweep_ended.raise();
+        self.events.relief_wanted.raise();
         self.events.collect_wanted.raise();
         self.events.purge_wanted.raise();
         self.events.completed.raise();

@@ -3,8 +3,8 @@
 
 use std::rc::Rc;
 
-use ashlar_proto::BLOCK_BYTES;
 use ashlar_proto::limits::BLOCK_BYTES_U64;
+use ashlar_proto::{BLOCK_BYTES, RoomHint};
 
 use crate::lane::batch::Batch;
 use crate::lane::core::{Core, CoreRc};
@@ -117,6 +117,9 @@ impl Core {
                         state.lsns.flushed_through(through);
                     }
                     state.apply(&built.batch, built.moved, false, self.planted);
+                    if state.room() != RoomHint::Ample {
+                        self.events.relief_wanted.raise();
+                    }
                 }
                 Err(_) => state.lsns.fail(built.batch.lsn),
             }

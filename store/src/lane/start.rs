@@ -168,6 +168,7 @@ fn spawn_parts(core: &CoreRc) {
     drop(reactor.spawn(core.clone().run_opener()));
     drop(reactor.spawn(core.clone().run_checkpoints()));
     drop(reactor.spawn(core.clone().run_sweep()));
+    drop(reactor.spawn(core.clone().run_relief()));
     drop(reactor.spawn(core.clone().run_collector()));
     drop(reactor.spawn(core.clone().run_purge()));
     drop(reactor.spawn(core.clone().run_idle_marks()));

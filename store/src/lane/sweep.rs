@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use ashlar_proto::{Handle, Layer, Lsn};
+use ashlar_proto::{Handle, Layer, Lsn, RoomHint};
 
 use crate::lane::core::{Core, CoreRc};
 
@@ -14,6 +14,8 @@ use crate::lane::core::{Core, CoreRc};
 const FOLDS_TOGETHER: usize = 128;
 /// Pause when nothing could be folded although something should be.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two folds of everything near the soft mark.
+const RELIEF_PAUSE: Duration = Duration::from_millis(250);
 
 impl Core {
     /// Folds as needed for as long as the lane runs.
@@ -27,6 +29,30 @@ impl Core {
                 None => self.events.sweep_wanted.after(mark).await,
                 Some(0) => self.reactor.sleep(PAUSE).await,
                 Some(_) => {}
+            }
+        }
+    }
+
+    /// Above the soft mark folds what the overlay holds, for as long as the lane runs.
+    ///
+    /// Until it is folded an overwrite may count as a new block, and what a trim gave back still
+    /// counts. The owner goes by the count: it would refuse what fits, and as it then sends no
+    /// writes, nothing else would ever put the count right.
+    pub(crate) async fn run_relief(self: Rc<Self>) {
+        loop {
+            let mark = self.events.relief_wanted.mark();
+            if self.is_closing() {
+                return;
+            }
+            let wanted = {
+                let state = self.state.borrow();
+                state.room() != RoomHint::Ample && !state.overlay.is_empty()
+            };
+            if wanted {
+                self.fold_all().await;
+                self.reactor.sleep(RELIEF_PAUSE).await;
+            } else {
+                self.events.relief_wanted.after(mark).await;
             }
         }
     }

@@ -13,8 +13,9 @@ const MIB: u64 = 1 << 20;
 
 /// `ashlar up` with little space: these tests run beside others.
 fn small(arguments: &[&str]) -> Result<Cluster> {
-    let arguments = ["--disk-size", "1GiB"].iter().chain(arguments);
+    let arguments = arguments.iter();
     Cluster::start(ClusterOptions {
+        disk_size: "1GiB".to_owned(),
         up_arguments: arguments.map(|&argument| argument.to_owned()).collect(),
         ..ClusterOptions::default()
     })

@@ -28,7 +28,7 @@ fn is_closed(mut stream: TcpStream) -> bool {
 #[test]
 fn idle_and_nonsensical_connections_harm_nobody() -> Result<()> {
     let cluster = Cluster::start(ClusterOptions {
-        up_arguments: vec!["--disk-size".to_owned(), "1GiB".to_owned()],
+        disk_size: "1GiB".to_owned(),
         ..ClusterOptions::default()
     })?;
     cluster.create_volume("data", "64MiB", 3)?;

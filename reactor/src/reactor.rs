@@ -29,6 +29,11 @@ use std::time::Duration;
 const OPEN_RETRY: Duration = Duration::from_secs(3);
 const OPEN_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long an attempt to listen where somebody else listens is repeated: a killed process's
+/// socket stays open until the kernel has taken its io_uring apart, after the process is gone.
+const LISTEN_RETRY: Duration = Duration::from_secs(3);
+const LISTEN_RETRY_PAUSE: Duration = Duration::from_millis(20);
+
 /// A handle on a reactor. Cheap to clone; stays on its thread.
 #[derive(Clone)]
 pub struct Reactor {
@@ -176,16 +181,25 @@ impl Reactor {
         Disk::new(&self.core, handle, geometry, options)
     }
 
-    /// Listens at `address`. TCP port 0 takes a free one: see [`Listener::local_address`].
+    /// Listens at `address`. TCP port 0 takes a free one: see [`Listener::local_address`]. An
+    /// address that is in use is tried again for a few seconds.
     ///
     /// # Errors
     /// [`NetError::Listen`].
-    #[expect(
-        clippy::unused_async,
-        reason = "an engine may have to wait for it one day"
-    )]
     pub async fn listen(&self, address: &Address) -> Result<Listener, NetError> {
-        Listener::bind(&self.core, address)
+        let deadline = self.now() + LISTEN_RETRY;
+        loop {
+            match Listener::bind(&self.core, address) {
+                Err(NetError::Listen { error, .. })
+                    if error.errno() == libc::EADDRINUSE
+                        && !matches!(address, Address::Local(_))
+                        && self.now() < deadline =>
+                {
+                    self.sleep(LISTEN_RETRY_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Connects to `address`; [`Address::Local`] reaches listeners on this reactor only.

@@ -26,6 +26,7 @@ suite!(
     connect_to_a_missing_unix_path_fails,
     taken_address_cannot_be_listened_at,
     closed_listener_frees_its_address,
+    listening_waits_for_the_one_before_to_let_go,
     accepts_in_turn,
     dropped_accept_loses_nothing_later,
     dropped_receive_is_safe,
@@ -314,6 +315,21 @@ async fn closed_listener_frees_its_address(lab: Lab) {
             .spawn(async move { reactor.connect(&bound).await });
         again.accept().await.expect("accepts");
         connecting.await.expect("connects");
+    }
+}
+
+async fn listening_waits_for_the_one_before_to_let_go(lab: Lab) {
+    for address in [lab.tcp.clone(), lab.unix.clone()] {
+        let before = lab.reactor.listen(&address).await.expect("listens");
+        let bound = before.local_address();
+        let reactor = lab.reactor.clone();
+        let next = lab
+            .reactor
+            .spawn(async move { reactor.listen(&bound).await });
+        lab.reactor.sleep(Duration::from_millis(100)).await;
+        drop(before);
+        let next = next.await;
+        assert!(next.is_ok(), "{address}: {next:?}");
     }
 }
 

@@ -5,12 +5,12 @@
 use crate::binary;
 use crate::process::{Service, kill_group, wait_for};
 use crate::tool::Tool;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use std::collections::HashSet;
+use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -140,7 +140,12 @@ impl Cluster {
                 status["nodes_up"].as_u64() == u64::try_from(stores).ok(),
                 "{status}"
             );
-            TcpStream::connect(("127.0.0.1", self.nbd))?;
+            // A process that was killed may still be accepting, but it greets nobody.
+            let mut magic = [0; 8];
+            let mut stream = TcpStream::connect(("127.0.0.1", self.nbd))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            stream.read_exact(&mut magic)?;
+            ensure!(&magic == b"NBDMAGIC", "no NBD server: {magic:?}");
             Ok(())
         })
     }
@@ -373,25 +378,32 @@ impl Drop for Cluster {
             self.directory.disable_cleanup(true);
             eprintln!("--- kept {}", self.directory.path().display());
         }
+        // Each shows its log, which goes with the directory.
+        self.services.clear();
     }
 }
 
 /// A TCP port that nobody listens on, given once in this process.
 ///
+/// It lies below what Linux gives to outgoing connections (32768 and up): a server that is killed
+/// finds its port again when it starts anew.
+///
 /// # Errors
 ///
-/// If the system gives none.
-///
-/// # Panics
-///
-/// If another caller panicked.
+/// If none is free.
 pub fn free_port() -> Result<u16> {
-    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
-    loop {
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let mut given = GIVEN.lock().expect("no holder panics");
-        if given.get_or_insert_default().insert(port) {
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 18_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test binaries that run at the same time start far from each other.
+    let start = std::process::id().wrapping_mul(641);
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + start.wrapping_add(step) % COUNT;
+        let port = u16::try_from(port).expect("below 30000");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return Ok(port);
         }
     }
+    bail!("every port from {FIRST} on is taken");
 }

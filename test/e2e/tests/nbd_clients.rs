@@ -248,6 +248,7 @@ fn fio_verifies_what_many_connections_wrote() -> Result<()> {
             "--verify=crc32c",
             "--verify_fatal=1",
             "--verify_backlog=256",
+            "--verify_state_save=0",
         ])
         .limit(Duration::from_secs(240))
         .check()?;

@@ -3,7 +3,7 @@
 use crate::aio::AioDriver;
 use crate::driver::{Driver, Wait};
 use crate::uring::{self, UringDriver};
-use crate::{BufferPool, Reactor, StartError};
+use crate::{BufferPool, Instant, Reactor, StartError};
 use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -68,7 +68,7 @@ impl RuntimeOptions {
     pub fn new(engine: Engine) -> Self {
         Self {
             engine,
-            spin: Duration::from_micros(30),
+            spin: Duration::from_micros(50),
         }
     }
 }
@@ -162,47 +162,100 @@ impl<'a> Loop<'a> {
 
     /// Nothing to do: passes queued operations on and waits for something to happen.
     fn wait(&mut self) {
-        let timer = self.reactor.next_timer();
-        let spin = self.spin.current;
+        if self.spin.max.is_zero() {
+            self.sleep();
+            return;
+        }
+        // What this passes on is work: only what follows is idle time.
+        if self.has_events() {
+            return;
+        }
         let start = self.reactor.now();
+        let timer = self.reactor.next_timer();
+        let spin = self.spin.limit();
         if !spin.is_zero() {
             let end = timer.map_or(start + spin, |timer| timer.min(start + spin));
             loop {
-                if self.reactor.poll_driver(Wait::No) > 0 || self.reactor.shared().is_pending() {
-                    return; // it paid: keep it as it is
+                std::hint::spin_loop();
+                let has_events = self.has_events();
+                let now = self.reactor.now();
+                if has_events {
+                    self.spin.paid(now - start, now);
+                    return;
                 }
-                if self.reactor.now() >= end {
+                if now >= end {
                     break;
                 }
-                std::hint::spin_loop();
             }
         }
+        self.sleep();
+        let now = self.reactor.now();
+        self.spin.slept(now - start, now);
+    }
+
+    fn has_events(&self) -> bool {
+        self.reactor.poll_driver(Wait::No) > 0 || self.reactor.shared().is_pending()
+    }
+
+    fn sleep(&self) {
         if self.reactor.shared().fall_asleep() {
+            let timer = self.reactor.next_timer();
             self.reactor
                 .poll_driver(timer.map_or(Wait::Forever, Wait::Until));
             self.reactor.shared().wake_up();
         }
-        self.spin.slept(self.reactor.now() - start);
     }
 }
 
 /// How long to poll before sleeping: grows while events come just too late for it, shrinks to
 /// nothing while they are far between, so that an idle reactor only sleeps.
+///
+/// A reactor with little idle time does not poll either: it would take events one by one as they
+/// come. Sleeping, it finds several when it wakes, and passes on what they lead to together.
 struct Spin {
     current: Duration,
     max: Duration,
+    /// Idle time in this window and the one before, decayed.
+    idle: Duration,
+    /// All time likewise.
+    total: Duration,
+    /// The end of the last wait.
+    seen: Option<Instant>,
 }
+
+/// Idle time below this share of all time is too little for polling: 1 in this many.
+const IDLE_SHARE: u32 = 4;
+/// How far back the share of idle time reaches.
+const IDLE_WINDOW: Duration = Duration::from_millis(2);
 
 impl Spin {
     fn new(max: Duration) -> Self {
         Self {
             current: Duration::ZERO,
             max,
+            idle: Duration::ZERO,
+            total: Duration::ZERO,
+            seen: None,
         }
     }
 
+    /// How long to poll now.
+    fn limit(&self) -> Duration {
+        if self.idle * IDLE_SHARE < self.total {
+            Duration::ZERO
+        } else {
+            self.current
+        }
+    }
+
+    /// An event came after `idle` of polling.
+    fn paid(&mut self, idle: Duration, now: Instant) {
+        self.account(idle, now);
+    }
+
     /// The reactor had to sleep, `idle` after it had nothing to do any more.
-    fn slept(&mut self, idle: Duration) {
+    fn slept(&mut self, idle: Duration, now: Instant) {
+        self.account(idle, now);
         if idle <= self.max {
             self.current = (self.current * 2).max(SPIN_STEP).min(self.max);
         } else {
@@ -212,31 +265,71 @@ impl Spin {
             }
         }
     }
+
+    fn account(&mut self, idle: Duration, now: Instant) {
+        let passed = self.seen.map_or(idle, |seen| now - seen);
+        self.seen = Some(now);
+        self.idle += idle;
+        self.total += passed;
+        while self.total > IDLE_WINDOW {
+            self.idle /= 2;
+            self.total /= 2;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A reactor that works and idles in turn, as long as told; how long it would poll then.
+    fn spin_after(rounds: u32, work_us: u64, idle_us: u64) -> Duration {
+        let mut spin = Spin::new(Duration::from_micros(50));
+        let mut now = Instant::EPOCH;
+        for _ in 0..rounds {
+            let idle = Duration::from_micros(idle_us);
+            now = now + Duration::from_micros(work_us) + idle;
+            if idle <= spin.limit() {
+                spin.paid(idle, now);
+            } else {
+                spin.slept(idle, now);
+            }
+        }
+        spin.limit()
+    }
+
     #[test]
     fn spin_grows_with_short_waits_and_vanishes_with_long_ones() {
+        assert_eq!(Spin::new(Duration::from_micros(50)).limit(), Duration::ZERO);
+        assert!(spin_after(20, 10, 30) >= Duration::from_micros(30));
+        assert_eq!(spin_after(20, 10, 60), Duration::ZERO);
+        assert_eq!(spin_after(20, 10, 5_000_000), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_busy_reactor_does_not_spin() {
+        assert_eq!(spin_after(1000, 100, 10), Duration::ZERO);
+    }
+
+    #[test]
+    fn spin_comes_back_when_the_load_is_gone() {
         let mut spin = Spin::new(Duration::from_micros(50));
-        assert!(spin.current.is_zero());
-        for _ in 0..10 {
-            spin.slept(Duration::from_micros(30));
+        let mut now = Instant::EPOCH;
+        for (rounds, work, idle) in [(1000, 100, 10), (200, 10, 30)] {
+            for _ in 0..rounds {
+                let idle = Duration::from_micros(idle);
+                now = now + Duration::from_micros(work) + idle;
+                spin.slept(idle, now);
+            }
         }
-        assert_eq!(spin.current, Duration::from_micros(50));
-        for _ in 0..5 {
-            spin.slept(Duration::from_millis(1));
-        }
-        assert!(spin.current.is_zero());
+        assert_eq!(spin.limit(), Duration::from_micros(50));
     }
 
     #[test]
     fn spin_can_be_forbidden() {
         let mut spin = Spin::new(Duration::ZERO);
-        spin.slept(Duration::ZERO);
-        assert!(spin.current.is_zero());
+        spin.slept(Duration::ZERO, Instant::EPOCH);
+        assert!(spin.limit().is_zero());
     }
 
     #[test]

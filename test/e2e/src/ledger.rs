@@ -1,14 +1,15 @@
-//! A writer that knows what each block may hold: the judge of "no flushed write lost".
+//! A writer that knows what each block may hold: the judge of "no acknowledged write lost".
 //!
 //! Every block that it writes names itself and its version. Per block the ledger keeps
 //!
 //! ```text
-//! settled   what the last flush (or a read after a restart) made durable
-//! since     what was sent after that, oldest first, and how much of it was answered
+//! settled   what the last answered write (or a read after a restart) left there
+//! since     what was sent after that, oldest first, and not answered
 //! ```
 //!
-//! After a crash a block holds `settled` or anything in `since`, whole; from then on, only what was
-//! read. While nothing crashes and nothing is in flight it holds the last that was sent.
+//! Processes die here, machines do not: what was answered is on the disks, flushed or not. After a
+//! crash a block holds `settled` or anything in `since`, whole; from then on, only what was read.
+//! While nothing crashes and nothing is in flight it holds the last that was sent.
 
 use crate::nbd::{Command, NbdClient};
 use anyhow::{Result, bail, ensure};
@@ -32,68 +33,39 @@ pub enum Content {
 #[derive(Clone, Debug)]
 struct History {
     settled: Content,
-    /// (content, answered)
-    since: Vec<(Content, bool)>,
-    /// How many were sent before those of `since`.
-    before: usize,
+    since: Vec<Content>,
     in_flight: bool,
 }
 
 impl History {
     fn last(&self) -> Content {
-        self.since
-            .last()
-            .map_or(self.settled, |&(content, _)| content)
+        self.since.last().copied().unwrap_or(self.settled)
     }
 
     fn holds(content: Content) -> Self {
         Self {
             settled: content,
             since: Vec::new(),
-            before: 0,
             in_flight: false,
         }
     }
 
-    /// The first `count` of all that were sent are durable.
-    fn settle(&mut self, count: usize) {
-        let count = count.saturating_sub(self.before);
-        if let Some(last) = self.since.drain(..count).next_back() {
-            self.settled = last.0;
-        }
-        self.before += count;
-    }
-
-    /// How many of all that were sent have been answered, without a gap.
-    fn answered(&self) -> usize {
-        self.before
-            + self
-                .since
-                .iter()
-                .take_while(|(_, answered)| *answered)
-                .count()
+    /// The last that was sent was answered.
+    fn settle(&mut self) {
+        self.settled = self.last();
+        self.since.clear();
     }
 
     fn may_hold(&self, content: Content) -> bool {
-        self.settled == content || self.since.iter().any(|&(c, _)| c == content)
+        self.settled == content || self.since.contains(&content)
     }
 }
 
 #[derive(Debug)]
 enum Request {
-    Write {
-        first: u64,
-        blocks: u64,
-        durable: bool,
-    },
-    Read {
-        first: u64,
-        blocks: u64,
-    },
-    /// For each block that has something unsettled, how many writes were answered before.
-    Flush {
-        answered: Vec<(u64, usize)>,
-    },
+    Write { first: u64, blocks: u64 },
+    Read { first: u64, blocks: u64 },
+    Flush,
 }
 
 /// How many of each were answered.
@@ -149,7 +121,7 @@ impl Ledger {
                     Request::Write { first, blocks, .. } | Request::Read { first, blocks } => {
                         (first, blocks)
                     }
-                    Request::Flush { .. } => (0, 0),
+                    Request::Flush => (0, 0),
                 };
                 let offset = first * BLOCK as u64;
                 let length = u32::try_from(blocks * BLOCK as u64)?;
@@ -195,12 +167,7 @@ impl Ledger {
 
     fn next_request(&mut self) -> (Request, Command, Vec<u8>) {
         if self.random.below(48) == 0 {
-            let indexed = (0u64..).zip(&self.histories);
-            let answered = indexed
-                .filter(|(_, history)| !history.since.is_empty())
-                .map(|(index, history)| (index, history.answered()))
-                .collect();
-            return (Request::Flush { answered }, Command::Flush, Vec::new());
+            return (Request::Flush, Command::Flush, Vec::new());
         }
         let (first, blocks) = loop {
             let count = self.histories.len() as u64;
@@ -224,12 +191,8 @@ impl Ledger {
                 let history = self.range(first, blocks);
                 history
                     .iter_mut()
-                    .for_each(|history| history.since.push((Content::Zero, false)));
-                let request = Request::Write {
-                    first,
-                    blocks,
-                    durable: false,
-                };
+                    .for_each(|history| history.since.push(Content::Zero));
+                let request = Request::Write { first, blocks };
                 (request, Command::WriteZeroes, Vec::new())
             }
             kind => {
@@ -242,22 +205,13 @@ impl Ledger {
                 let histories = self.range(first, blocks);
                 histories
                     .iter_mut()
-                    .for_each(|history| history.since.push((content, false)));
-                let durable = kind == 2;
-                let command = if durable {
+                    .for_each(|history| history.since.push(content));
+                let command = if kind == 2 {
                     Command::WriteFua
                 } else {
                     Command::Write
                 };
-                (
-                    Request::Write {
-                        first,
-                        blocks,
-                        durable,
-                    },
-                    command,
-                    data,
-                )
+                (Request::Write { first, blocks }, command, data)
             }
         }
     }
@@ -270,20 +224,11 @@ impl Ledger {
 
     fn answered(&mut self, request: Request, data: &[u8]) -> Result<()> {
         match request {
-            Request::Write {
-                first,
-                blocks,
-                durable,
-            } => {
+            Request::Write { first, blocks } => {
                 self.tally.writes += 1;
                 for history in self.range(first, blocks) {
                     history.in_flight = false;
-                    if let Some(last) = history.since.last_mut() {
-                        last.1 = true;
-                    }
-                    if durable {
-                        history.settle(history.answered());
-                    }
+                    history.settle();
                 }
             }
             Request::Read { first, blocks } => {
@@ -299,12 +244,7 @@ impl Ledger {
                     );
                 }
             }
-            Request::Flush { answered } => {
-                self.tally.flushes += 1;
-                for (index, count) in answered {
-                    self.histories[usize::try_from(index)?].settle(count);
-                }
-            }
+            Request::Flush => self.tally.flushes += 1,
         }
         Ok(())
     }
@@ -314,7 +254,7 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// If a flushed write is lost, a block is torn or foreign, or two reads differ.
+    /// If an acknowledged write is lost, a block is torn or foreign, or two reads differ.
     pub fn verify(&mut self, client: &mut NbdClient) -> Result<usize> {
         let mut older = 0;
         let end = self.first + self.histories.len() as u64;
@@ -330,7 +270,7 @@ impl Ledger {
                 let history = &mut self.range(block, 1)[0];
                 ensure!(
                     history.may_hold(found),
-                    "block {block} holds {found:?}; flushed: {:?}, sent later: {:?}",
+                    "block {block} holds {found:?}; answered: {:?}, sent later: {:?}",
                     history.settled,
                     history.since
                 );
@@ -421,32 +361,20 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_settles_what_was_answered_before_it_was_sent() {
+    fn an_answer_settles_what_was_sent() {
         let mut ledger = Ledger::new(0, 1, 1);
-        ledger.histories[0].since = vec![(Content::Version(1), true), (Content::Version(2), false)];
-        ledger
-            .answered(
-                Request::Flush {
-                    answered: vec![(0, 1)],
-                },
-                &[],
-            )
-            .unwrap();
-        assert_eq!(ledger.histories[0].settled, Content::Version(1));
+        ledger.histories[0].since = vec![Content::Version(1), Content::Version(2)];
+        for content in [Content::Zero, Content::Version(1), Content::Version(2)] {
+            assert!(ledger.histories[0].may_hold(content));
+        }
+        let request = Request::Write {
+            first: 0,
+            blocks: 1,
+        };
+        ledger.answered(request, &[]).unwrap();
+        ledger.histories[0].since.push(Content::Version(3));
         assert!(ledger.histories[0].may_hold(Content::Version(2)));
-        assert!(!ledger.histories[0].may_hold(Content::Zero));
-        // A durable write overtakes the flush that is still to be answered.
-        ledger.histories[0].since = vec![(Content::Version(2), true)];
-        ledger.histories[0].settle(2);
-        ledger.histories[0].since = vec![(Content::Version(3), true)];
-        ledger
-            .answered(
-                Request::Flush {
-                    answered: vec![(0, 2)],
-                },
-                &[],
-            )
-            .unwrap();
-        assert_eq!(ledger.histories[0].settled, Content::Version(2));
+        assert!(ledger.histories[0].may_hold(Content::Version(3)));
+        assert!(!ledger.histories[0].may_hold(Content::Version(1)));
     }
 }

@@ -1,4 +1,4 @@
-//! SIGKILL of every process: what was flushed is there afterwards, and the replicas agree.
+//! SIGKILL of every process: what was acknowledged is there afterwards, and the replicas agree.
 
 use anyhow::{Context, Result, ensure};
 use ashlar_e2e::inspect::Replicas;
@@ -60,7 +60,7 @@ fn real_files_survive_sigkill_with_aio() -> Result<()> {
 /// Rounds of random writes, SIGKILL at a random moment, restart and check; 5 here, as many as
 /// `ASHLAR_CRASH_ROUNDS` says in a long run.
 #[test]
-fn flushed_writes_survive_sigkill_at_random_moments() -> Result<()> {
+fn acknowledged_writes_survive_sigkill_at_random_moments() -> Result<()> {
     let rounds: u64 = match std::env::var("ASHLAR_CRASH_ROUNDS") {
         Ok(text) => text.parse().context("ASHLAR_CRASH_ROUNDS")?,
         Err(_) => 5,

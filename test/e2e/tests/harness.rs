@@ -74,7 +74,7 @@ fn the_ledger_tells_lost_and_torn_writes_from_a_crash() -> Result<()> {
     );
     drop(service);
 
-    // Everything since the copy is lost, flushed or not.
+    // Everything since the copy is lost, though it was answered.
     fs::copy(&older, &file)?;
     let (service, mut client) = serve(&file, port)?;
     ensure!(

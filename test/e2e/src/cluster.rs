@@ -10,7 +10,8 @@ use serde_json::Value;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -55,6 +56,8 @@ pub struct Cluster {
     nbd: u16,
     store_ports: Vec<u16>,
     services: Vec<(String, Service)>,
+    /// A killer has been at work: what it killed may take a moment to end.
+    killed: Arc<AtomicBool>,
 }
 
 impl Cluster {
@@ -83,6 +86,7 @@ impl Cluster {
             nbd: free_port()?,
             store_ports: (0..stores).map(|_| free_port()).collect::<Result<_>>()?,
             services: Vec::new(),
+            killed: Arc::default(),
             options,
         };
         if cluster.options.separate {
@@ -107,6 +111,9 @@ impl Cluster {
     ///
     /// If they do not get ready.
     pub fn restart(&mut self) -> Result<()> {
+        if self.killed.swap(false, Ordering::SeqCst) {
+            self.kill();
+        }
         if self.options.separate {
             self.start_service("conductor")?;
             for store in 0..self.options.stores {
@@ -367,7 +374,11 @@ impl Cluster {
             .iter()
             .map(|(_, service)| service.pid())
             .collect();
-        move || pids.into_iter().for_each(kill_group)
+        let killed = Arc::clone(&self.killed);
+        move || {
+            killed.store(true, Ordering::SeqCst);
+            pids.into_iter().for_each(kill_group);
+        }
     }
 }
 

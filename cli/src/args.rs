@@ -8,6 +8,8 @@ use ashlar_proto::api::AckRule;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::io_threads::THREADS_MAX;
+
 /// Replicated block storage: volumes over NBD, kept on as many machines as you like.
 #[derive(Debug, Parser)]
 #[command(
@@ -189,7 +191,10 @@ pub struct ConductorArgs {
 Example:
   ashlar disk format /var/lib/ashlar/disk0 --size 100GiB
   ashlar store --disk /var/lib/ashlar/disk0 --conductor http://10.0.0.1:7100 \\
-      --listen 10.0.0.2:7200 --label zone=a")]
+      --listen 10.0.0.2:7200 --label zone=a
+
+Each lane of a disk is served by one thread: for --threads 4, use four disks or more, or format
+fewer ones with --lanes 2 or 4.")]
 pub struct StoreArgs {
     /// Disks to serve: block devices or files that `ashlar disk format` has prepared.
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
@@ -210,6 +215,10 @@ pub struct StoreArgs {
     /// A label such as `zone=a`; replicas of a shard are kept in different zones where possible.
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     pub label: Vec<(String, String)>,
+
+    /// Threads that serve; the lanes of all disks are spread over them.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(THREADS_MAX)))]
+    pub threads: u16,
 
     /// How the reactor threads run.
     #[command(flatten)]

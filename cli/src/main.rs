@@ -10,6 +10,7 @@ mod conductor_role;
 mod disk;
 mod exit;
 mod host;
+mod io_threads;
 mod nbd_role;
 mod output;
 mod runtime;

@@ -36,7 +36,17 @@ pub fn run<T, F: Future<Output = anyhow::Result<T>>>(
     args: &ReactorArgs,
     main: impl FnOnce(Reactor) -> F,
 ) -> anyhow::Result<T> {
-    let options = options(args);
+    run_with(options(args), main)
+}
+
+/// The same with options that [`options`] has given, for a role of several threads.
+///
+/// # Errors
+/// Those of `main`, and the engine's refusal.
+pub fn run_with<T, F: Future<Output = anyhow::Result<T>>>(
+    options: RuntimeOptions,
+    main: impl FnOnce(Reactor) -> F,
+) -> anyhow::Result<T> {
     ashlar_reactor::run(options, main)
         .with_context(|| format!("cannot start the {} engine", options.engine))?
 }

@@ -1,16 +1,27 @@
 //! `ashlar store`: a store as a process of its own.
+//!
+//! ```text
+//! tokio thread             store agent ── HTTP ── conductor
+//!                              │ bounded channels
+//! first thread             accepts, routes, serves its lanes
+//!                              │ bounded channels
+//! ashlar-io-1, -2, …       serve theirs
+//! ```
 
 use std::time::Duration;
 
 use anyhow::Context;
 use ashlar_proto::Address;
+use ashlar_proto::api::DiskReport;
 use ashlar_reactor::channel::remote;
+use ashlar_reactor::future::{Either, race};
 use ashlar_reactor::{DiskOptions, Reactor};
 use ashlar_store::{StoreOptions, StoreService};
 use tokio::runtime::Handle;
 
 use crate::api_client::ApiClient;
 use crate::args::StoreArgs;
+use crate::io_threads::IoThreads;
 use crate::store_agent::{AgentOptions, StoreAgent};
 use crate::{host, runtime, signals};
 
@@ -24,16 +35,21 @@ pub fn run(args: StoreArgs) -> anyhow::Result<()> {
     let stop = signals::stop_channel(tokio.handle())?;
     let api = ApiClient::new(&args.conductor).context("--conductor")?;
     let control = tokio.handle().clone();
-    let served = runtime::run(&args.reactor, |reactor| {
-        serve(reactor, &args, api, control, stop)
+    let options = runtime::options(&args.reactor);
+    let threads = IoThreads::start(options, args.threads - 1)?;
+    let served = runtime::run_with(options, |reactor| {
+        serve(reactor, &args, &threads, api, control, stop)
     });
     tokio.shutdown_timeout(Duration::from_secs(1));
-    served
+    // The lanes on them are closed.
+    let stopped = threads.stop();
+    served.and(stopped)
 }
 
 async fn serve(
     reactor: Reactor,
     args: &StoreArgs,
+    threads: &IoThreads,
     api: ApiClient,
     control: Handle,
     stop: remote::Receiver<()>,
@@ -41,6 +57,7 @@ async fn serve(
     let options = StoreOptions {
         disks: args.disk.iter().map(DiskOptions::new).collect(),
         listen: vec![args.listen.clone()],
+        workers: threads.remotes(),
         ..StoreOptions::default()
     };
     let store = StoreService::start(&reactor, options)
@@ -55,6 +72,7 @@ async fn serve(
         .cloned()
         .unwrap_or(args.listen.clone());
     warn_if_unreachable(&address);
+    warn_if_idle(args.threads, &store.control().report().await?);
     let agent = AgentOptions {
         name: args.name.clone().unwrap_or_else(host::name),
         address: address.clone(),
@@ -62,8 +80,10 @@ async fn serve(
     };
     tracing::info!(name = agent.name, %address, disks = args.disk.len(), "store serves");
     let agent = StoreAgent::start(&control, api, agent, store.control());
-    stop.recv().await;
-    tracing::info!("stopping: draining requests, taking checkpoints");
+    match race(stop.recv(), threads.lost_one()).await {
+        Either::First(_) => tracing::info!("stopping: draining requests, taking checkpoints"),
+        Either::Second(()) => tracing::error!("a thread has ended: stopping the others"),
+    }
     control.spawn(agent.stop());
     if store.control().stop().await.is_ok() {
         store.stopped().await;
@@ -80,6 +100,19 @@ fn warn_if_unreachable(address: &Address) {
             %address,
             "owners are told to reach this store at an address that is none: give --listen the \
              address of an interface"
+        );
+    }
+}
+
+/// A lane is served by one thread: there must be as many.
+fn warn_if_idle(threads: u16, disks: &[DiskReport]) {
+    let lanes: usize = disks.iter().map(|disk| usize::from(disk.lanes)).sum();
+    if lanes < usize::from(threads) {
+        tracing::warn!(
+            lanes,
+            threads,
+            "some threads have nothing to do: their number is that of the lanes at most, see \
+             `ashlar disk format --lanes`"
         );
     }
 }

@@ -23,14 +23,20 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// What a cluster is made of.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
-    /// Store nodes, one disk each.
+    /// Store nodes.
     pub stores: usize,
+    /// Disks of each store; more than one only where it is a process of its own.
+    pub disks: usize,
     /// `--engine`, if any.
     pub engine: Option<String>,
     /// A process for each role instead of `ashlar up`.
     pub separate: bool,
     /// Size of each disk.
     pub disk_size: String,
+    /// `--lanes` of each disk of a store that is a process of its own.
+    pub disk_lanes: u16,
+    /// More arguments for each `ashlar store`.
+    pub store_arguments: Vec<String>,
     /// More arguments for `ashlar up`.
     pub up_arguments: Vec<String>,
 }
@@ -39,9 +45,12 @@ impl Default for ClusterOptions {
     fn default() -> Self {
         Self {
             stores: 3,
+            disks: 1,
             engine: None,
             separate: false,
             disk_size: "4GiB".to_owned(),
+            disk_lanes: 1,
+            store_arguments: Vec::new(),
             up_arguments: Vec::new(),
         }
     }
@@ -90,14 +99,14 @@ impl Cluster {
             options,
         };
         if cluster.options.separate {
-            for store in 0..stores {
-                let path = cluster.separate_disk(store);
+            for path in (0..stores).flat_map(|store| cluster.separate_disks(store)) {
                 std::fs::create_dir_all(path.parent().context("a disk lies in a directory")?)?;
                 let size = cluster.options.disk_size.clone();
+                let lanes = cluster.options.disk_lanes.to_string();
                 cluster
                     .ashlar(["disk", "format"])
                     .arg(&path)
-                    .args(["--size", &size])
+                    .args(["--size", &size, "--lanes", &lanes])
                     .check()?;
             }
         }
@@ -208,18 +217,13 @@ impl Cluster {
                     .strip_prefix("store-")
                     .context("no such role")?
                     .parse()?;
-                let disk = self.separate_disk(store).display().to_string();
                 let listen = format!("127.0.0.1:{}", self.store_ports[store]);
-                push(&[
-                    "store",
-                    "--disk",
-                    &disk,
-                    "--conductor",
-                    &conductor,
-                    "--listen",
-                    &listen,
-                ]);
+                push(&["store", "--conductor", &conductor, "--listen", &listen]);
                 push(&["--name", name, "--label", &format!("zone={store}")]);
+                push(&["--disk"]);
+                for disk in self.separate_disks(store) {
+                    push(&[&disk.display().to_string()]);
+                }
             }
         }
         if let Some(engine) = &self.options.engine
@@ -227,9 +231,12 @@ impl Cluster {
         {
             arguments.extend(["--engine".to_owned(), engine.clone()]);
         }
-        if name == "up" {
-            arguments.extend(self.options.up_arguments.iter().cloned());
-        }
+        let more = match name {
+            "up" => self.options.up_arguments.as_slice(),
+            "conductor" | "nbd" => &[],
+            _ => &self.options.store_arguments,
+        };
+        arguments.extend(more.iter().cloned());
         Ok(arguments)
     }
 
@@ -343,8 +350,10 @@ impl Cluster {
         self.path().join("data")
     }
 
-    fn separate_disk(&self, store: usize) -> PathBuf {
-        self.path().join(format!("store-{store}/disk"))
+    fn separate_disks(&self, store: usize) -> Vec<PathBuf> {
+        (0..self.options.disks)
+            .map(|disk| self.path().join(format!("store-{store}/disk-{disk}")))
+            .collect()
     }
 
     /// Every disk's path, in the order of their nodes' names. The cluster must run.
@@ -363,7 +372,8 @@ impl Cluster {
             })
             .collect::<Result<_>>()?;
         named.sort();
-        ensure!(named.len() == self.options.stores, "disks: {named:?}");
+        let disks = self.options.stores * self.options.disks;
+        ensure!(named.len() == disks, "disks: {named:?}");
         Ok(named.into_iter().map(|(_, path)| path).collect())
     }
 

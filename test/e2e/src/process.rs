@@ -146,6 +146,27 @@ impl Service {
         Ok(Duration::from_millis(ticks * 10))
     }
 
+    /// Its threads' names, and how often each has waited for something to do.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn threads(&self) -> Result<Vec<(String, u64)>> {
+        let mut threads = Vec::new();
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let status = std::fs::read_to_string(task?.path().join("status"))?;
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name));
+                line.map(str::trim)
+                    .with_context(|| format!("no {name} in {status}"))
+            };
+            let waits = field("voluntary_ctxt_switches:")?.parse()?;
+            threads.push((field("Name:")?.to_owned(), waits));
+        }
+        threads.sort();
+        Ok(threads)
+    }
+
     /// All of its output so far.
     #[must_use]
     pub fn log(&self) -> String {

@@ -37,6 +37,8 @@ pub struct ClusterOptions {
     pub disk_lanes: u16,
     /// More arguments for each `ashlar store`.
     pub store_arguments: Vec<String>,
+    /// More arguments for `ashlar nbd`.
+    pub nbd_arguments: Vec<String>,
     /// More arguments for `ashlar up`.
     pub up_arguments: Vec<String>,
 }
@@ -51,6 +53,7 @@ impl Default for ClusterOptions {
             disk_size: "4GiB".to_owned(),
             disk_lanes: 1,
             store_arguments: Vec::new(),
+            nbd_arguments: Vec::new(),
             up_arguments: Vec::new(),
         }
     }
@@ -233,7 +236,8 @@ impl Cluster {
         }
         let more = match name {
             "up" => self.options.up_arguments.as_slice(),
-            "conductor" | "nbd" => &[],
+            "conductor" => &[],
+            "nbd" => &self.options.nbd_arguments,
             _ => &self.options.store_arguments,
         };
         arguments.extend(more.iter().cloned());

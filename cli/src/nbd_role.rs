@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ashlar_client::VolumeOptions;
-use ashlar_nbd_server::{NbdOptions, NbdServer, Tls, tls_config};
+use ashlar_nbd_server::{Limits, NbdOptions, NbdServer, Tls, tls_config};
 use ashlar_proto::Address;
 use ashlar_reactor::Reactor;
 use ashlar_reactor::channel::remote;
@@ -72,9 +72,12 @@ impl Front {
         addresses: &[Address],
         tls: &TlsArgs,
     ) -> anyhow::Result<Self> {
+        let mut limits = Limits::default();
+        // Of the process, however many addresses it listens at.
+        limits.bytes_in_flight_all /= u64::try_from(addresses.len().max(1))?;
         let options = NbdOptions {
             tls: tls_mode(tls)?,
-            ..NbdOptions::default()
+            limits,
         };
         let catalog = Rc::new(catalog.clone());
         let mut servers = Vec::new();

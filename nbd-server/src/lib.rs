@@ -5,11 +5,12 @@
 //! ```text
 //! server ──▶ handshake ──▶ session ──▶ execute ──▶ BlockDevice
 //!               │ haggling    │ request     reply
-//!               └──── input, transport, tls ────┘ outbox
+//!               └──── input, transport, tls ────┘ outbox, budget
 //! ```
 //!
 //! `haggling`, `request` and `reply` are pure; what comes from a client is checked there.
 
+mod budget;
 mod catalog;
 mod execute;
 mod haggling;

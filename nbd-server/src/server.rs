@@ -1,5 +1,6 @@
 //! Listens, and serves each connection in a task of its own.
 
+use crate::budget::Budget;
 use crate::catalog::ExportCatalog;
 use crate::handshake::{Handshake, HandshakeError};
 use crate::options::NbdOptions;
@@ -30,6 +31,7 @@ struct Lifetime {
     /// Connections, and the listener as one more.
     running: Cell<usize>,
     ended: Notify,
+    budget: Budget,
 }
 
 impl std::fmt::Debug for Lifetime {
@@ -80,6 +82,7 @@ impl NbdServer {
             stop: Stop::default(),
             running: Cell::new(0),
             ended: Notify::new(),
+            budget: Budget::new(&options.limits),
         });
         let server = Rc::new(Server {
             reactor: reactor.clone(),
@@ -185,7 +188,7 @@ impl<C: ExportCatalog> Server<C> {
             &negotiated.device,
             negotiated.rules,
             self.options.limits,
-            &self.lifetime.running,
+            &self.lifetime.budget,
             stop,
         );
         match served.await {

@@ -10,9 +10,11 @@
 //! ```
 //!
 //! Invariants: a request is admitted before memory for it is taken, and its share is given back
-//! when its reply is sent; so a client that sends without reading stops being read. After the
-//! server was told to stop, requests in flight end, others get `NBD_ESHUTDOWN`.
+//! when its reply is sent; so a client that sends without reading stops being read. One that keeps
+//! memory which another waits for, and moves nothing, is dropped. After the server was told to
+//! stop, requests in flight end, others get `NBD_ESHUTDOWN`.
 
+use crate::budget::{Budget, Ration};
 use crate::execute::{Job, execute};
 use crate::in_flight::InFlight;
 use crate::input::Input;
@@ -24,7 +26,7 @@ use crate::stop::Stop;
 use crate::transport::{Transport, TransportError};
 use crate::wire::{Errno, command};
 use ashlar_client::BlockDevice;
-use ashlar_reactor::Reactor;
+use ashlar_reactor::{PAGE_BYTES, Reactor};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -49,6 +51,9 @@ pub(crate) enum SessionError {
     /// A payload was longer than can be tolerated.
     #[error("request announced a payload of {0} bytes")]
     PayloadTooLong(u64),
+    /// It kept memory that others waited for.
+    #[error("client neither sent nor read while others waited for the memory of its requests")]
+    Stalled,
     /// Requests in flight did not end in time after the server was told to stop.
     #[error("requests in flight did not end before the server stopped")]
     NotDrained,
@@ -70,10 +75,12 @@ struct Shared<'a> {
     outbox: RefCell<Outbox>,
     started: RefCell<VecDeque<Job>>,
     requests: Cell<usize>,
-    bytes: Cell<u64>,
+    ration: Ration<'a>,
     limits: Limits,
-    /// How many connections share the server's bytes.
-    connections: &'a Cell<usize>,
+    /// Transfers that only the client can end: a payload that comes, replies that go.
+    transfers: Cell<usize>,
+    /// Counts their beginnings and ends.
+    transferred: Cell<u64>,
     /// Counts changes that somebody may wait for.
     changes: Cell<u64>,
 }
@@ -83,28 +90,40 @@ impl Shared<'_> {
         self.changes.set(self.changes.get().wrapping_add(1));
     }
 
-    /// Bytes that this connection may have in flight now.
-    fn bytes_max(&self) -> u64 {
-        let connections = u64::try_from(self.connections.get()).unwrap_or(u64::MAX);
-        let share = self.limits.bytes_in_flight_all / connections.max(1);
-        share.min(self.limits.bytes_in_flight_max)
-    }
-
     /// Waits until a request that takes `cost` bytes may be in flight.
     async fn admit(&self, cost: u64) {
-        poll_fn(|_| {
+        let has_taken = poll_fn(|_| {
             // The task polls this again after every change: no waker is needed.
-            let requests = self.requests.get();
-            let bytes = self.bytes.get();
-            let fits = requests == 0 || bytes.saturating_add(cost) <= self.bytes_max();
-            if requests < self.limits.requests_in_flight_max.max(1) && fits {
-                self.requests.set(requests + 1);
-                self.bytes.set(bytes + cost);
-                return Poll::Ready(());
+            let held = self.ration.held();
+            let fits = held == 0 || held.saturating_add(cost) <= self.limits.bytes_in_flight_max;
+            if self.requests.get() >= self.limits.requests_in_flight_max.max(1) || !fits {
+                return Poll::Pending;
             }
-            Poll::Pending
+            match self.ration.try_take(cost) {
+                true => Poll::Ready(true),
+                // Others have it all. While it holds nothing, none of them waits for this one.
+                false if held == 0 => Poll::Ready(false),
+                false => Poll::Pending,
+            }
         })
         .await;
+        if !has_taken {
+            self.ration.take_in_turn(cost).await;
+        }
+        self.requests.set(self.requests.get() + 1);
+    }
+
+    /// A transfer that only the client can end.
+    async fn transfer<T>(&self, transfer: impl Future<Output = T>) -> T {
+        let count = || {
+            self.transferred.set(self.transferred.get().wrapping_add(1));
+        };
+        self.transfers.set(self.transfers.get() + 1);
+        count();
+        let output = transfer.await;
+        self.transfers.set(self.transfers.get() - 1);
+        count();
+        output
     }
 }
 
@@ -115,7 +134,7 @@ pub(crate) async fn serve<D: BlockDevice>(
     device: &D,
     rules: Rules,
     limits: Limits,
-    connections: &Cell<usize>,
+    budget: &Budget,
     stop: &Stop,
 ) -> Result<End, SessionError> {
     let transport = input.transport().clone();
@@ -123,9 +142,10 @@ pub(crate) async fn serve<D: BlockDevice>(
         outbox: RefCell::new(Outbox::new(reactor)),
         started: RefCell::default(),
         requests: Cell::new(0),
-        bytes: Cell::new(0),
+        ration: Ration::new(budget),
         limits,
-        connections,
+        transfers: Cell::new(0),
+        transferred: Cell::new(0),
         changes: Cell::new(0),
     };
     let replies = Replies {
@@ -135,10 +155,14 @@ pub(crate) async fn serve<D: BlockDevice>(
     let mut reader = pin!(read_requests(input, &shared, rules, stop));
     let mut writer = pin!(write_replies(&transport, &shared));
     let mut drain = pin!(drain_deadline(reactor, stop, limits));
+    let mut stall = pin!(stall_deadline(reactor, budget, &shared));
     let mut end = None;
     poll_fn(|context| {
         if drain.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(SessionError::NotDrained));
+        }
+        if stall.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(SessionError::Stalled));
         }
         for _ in 0..ROUNDS_MAX {
             let before = shared.changes.get();
@@ -179,6 +203,20 @@ async fn drain_deadline(reactor: &Reactor, stop: &Stop, limits: Limits) {
     reactor.sleep(limits.drain).await;
 }
 
+/// Ends when the client has had a transfer under way for a while, none other began or ended, and
+/// another waits for the memory that it keeps.
+async fn stall_deadline(reactor: &Reactor, budget: &Budget, shared: &Shared<'_>) {
+    loop {
+        budget.contended().await;
+        let before = shared.transferred.get();
+        reactor.sleep(shared.limits.stall).await;
+        let stalled = shared.transfers.get() > 0 && shared.transferred.get() == before;
+        if stalled && shared.ration.borrows() && budget.is_contended() {
+            return;
+        }
+    }
+}
+
 /// The output of `future`, unless the server is told to stop first. The task waits for that word
 /// in [`drain_deadline`] and then polls this again: no waker is needed.
 async fn unless_stopped<T>(stop: &Stop, future: impl Future<Output = T>) -> Option<T> {
@@ -203,9 +241,9 @@ async fn write_replies(transport: &Transport, shared: &Shared<'_>) -> Result<(),
         })
         .await;
         let (pieces, done) = shared.outbox.borrow_mut().take();
-        transport.send(pieces).await?;
+        shared.transfer(transport.send(pieces)).await?;
         shared.requests.set(shared.requests.get() - done.requests);
-        shared.bytes.set(shared.bytes.get() - done.bytes);
+        shared.ration.give_back(done.bytes);
         shared.changed();
     }
 }
@@ -262,7 +300,9 @@ async fn read_request(
         });
     }
     let cost = match command {
-        Ok(Command::Read { len, .. } | Command::Write { len, .. }) => u64::from(len),
+        Ok(Command::Read { len, .. } | Command::Write { len, .. }) => {
+            u64::from(len).next_multiple_of(PAGE_BYTES as u64)
+        }
         _ => 0,
     };
     shared.admit(cost).await;
@@ -270,7 +310,7 @@ async fn read_request(
     match command {
         Ok(Command::Write { len, .. }) => {
             let len = usize::try_from(len).expect("checked against the maximum");
-            payload = Some(input.payload(len).await?);
+            payload = Some(shared.transfer(input.payload(len)).await?);
         }
         Ok(Command::BlockStatusPayload { payload_bytes, one }) => {
             let len = usize::try_from(payload_bytes).expect("it is short");

@@ -272,6 +272,86 @@ fn a_client_that_does_not_read_is_not_read() {
     assert!(most_bytes.get() <= 8 << 20, "{}", most_bytes.get());
 }
 
+/// The story: each connection had one request of any length let through, so a thousand of them that
+/// announced the longest write and sent nothing more held 32 GiB.
+///
+/// Now they hold what there is for all; small requests of others go on, and a long one gets its
+/// turn when those that keep the memory have been dropped for it.
+#[test]
+fn many_announced_writes_hold_bounded_memory_and_harm_nobody() {
+    const CONNECTIONS: usize = 200;
+    const LEN: u32 = 8 << 20;
+    let limits = Limits {
+        bytes_in_flight_all: 64 * MIB,
+        ..Limits::default()
+    };
+    let options = NbdOptions {
+        limits,
+        ..NbdOptions::default()
+    };
+    let bench = Bench::new(31, MILLI, options);
+    let pool = bench.reactor.buffer_pool().clone();
+    bench.run(2000, async move |reactor, address| {
+        let before = pool.mapped_bytes();
+        let mut hostile = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let peer = Peer::ready(&reactor, &address, "disk", 0).await;
+            peer.request(0, 1, 1, 0, LEN).await;
+            peer.send(&[7; 100]).await;
+            hostile.push(peer);
+        }
+        reactor.sleep(Duration::from_secs(5)).await;
+        let held = (pool.mapped_bytes() - before) as u64;
+        assert!(held > 16 * MIB, "some were admitted: {held}");
+        // What each receives into comes beside it.
+        let receiving = CONNECTIONS as u64 * (16 << 10);
+        assert!(held < 64 * MIB + receiving, "{held} bytes are mapped");
+        let good = Peer::ready(&reactor, &address, "disk", 0).await;
+        let start = reactor.now();
+        for _ in 0..50 {
+            assert_eq!(good.write(0, &[3; 4096]).await, 0);
+        }
+        assert!(reactor.now() - start < Duration::from_secs(1));
+        // Long requests come after all the hostile ones, three of which are let through at a time
+        // and dropped within twice the limit. Waiting is no reason to be dropped.
+        let long = vec![9; LEN as usize];
+        assert_eq!(good.write(0, &long).await, 0);
+        assert!(good.read(0, LEN).await == Ok(long));
+        let rounds = u32::try_from(CONNECTIONS).unwrap() / 3 + 1;
+        assert!(reactor.now() - start < 2 * limits.stall * rounds);
+        // The last few keep what nobody needs any more.
+        for peer in &hostile[..CONNECTIONS - 4] {
+            assert!(peer.is_closed().await, "it kept what others needed");
+        }
+    });
+}
+
+/// A client that stops reading keeps its memory as long as nobody else needs it.
+#[test]
+fn a_pause_of_a_client_alone_is_none_of_the_servers_business() {
+    let limits = Limits {
+        bytes_in_flight_all: 16 * MIB,
+        ..Limits::default()
+    };
+    let options = NbdOptions {
+        limits,
+        ..NbdOptions::default()
+    };
+    Bench::new(32, MILLI, options).run(1000, async |reactor, address| {
+        let paused = Peer::ready(&reactor, &address, "disk", 0).await;
+        let half = vec![5; 1 << 20];
+        paused.request(0, 1, 7, 0, 2 << 20).await;
+        paused.send(&half).await;
+        let busy = Peer::ready(&reactor, &address, "disk", 0).await;
+        for _ in 0..20 {
+            assert_eq!(busy.write(8 * MIB, &half).await, 0);
+            reactor.sleep(Duration::from_secs(30)).await;
+        }
+        paused.send(&half).await;
+        assert_eq!(paused.simple().await, (7, 0));
+    });
+}
+
 #[test]
 fn flush_on_one_connection_covers_writes_of_another() {
     let bench = bench(40, MILLI);

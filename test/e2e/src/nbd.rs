@@ -149,6 +149,11 @@ impl NbdClient {
         self.flags
     }
 
+    /// The connection itself, for what no sane client sends.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
     /// Sends a request and does not wait. `data` is a write's payload, else empty; `length` the
     /// bytes concerned.
     ///

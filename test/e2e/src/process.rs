@@ -146,6 +146,18 @@ impl Service {
         Ok(Duration::from_millis(ticks * 10))
     }
 
+    /// Memory that it has in use.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(kib.context("no VmRSS")?.parse::<u64>()? << 10)
+    }
+
     /// Its threads' names, and how often each has waited for something to do.
     ///
     /// # Errors

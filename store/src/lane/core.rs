@@ -174,6 +174,16 @@ impl Core {
         self.events.checkpoint_wanted.raise();
     }
 
+    /// Takes some time, as a slow device or a busy thread would.
+    #[cfg(test)]
+    pub(crate) async fn pause(&self, most: std::time::Duration) {
+        let most = u64::try_from(most.as_nanos()).unwrap_or(0);
+        if most > 0 {
+            let pause = std::time::Duration::from_nanos(self.reactor.random_u64() % most);
+            self.reactor.sleep(pause).await;
+        }
+    }
+
     pub(crate) fn is_closing(&self) -> bool {
         self.state.borrow().closing
     }

@@ -74,6 +74,8 @@ impl Core {
             }
         }
         let pin = self.pin(address);
+        #[cfg(test)]
+        self.pause(self.options.leaf_pause).await;
         let block = self.read_checked(address, crc).await;
         drop(pin);
         let mut state = self.state.borrow_mut();

@@ -274,11 +274,15 @@ impl Core {
         if self.has_bug(Bug::HeaderInFlight) {
             let core = self.clone();
             drop(self.reactor.spawn(async move {
+                #[cfg(test)]
+                core.pause(core.options.header_pause).await;
                 let _unordered = core.write_blocks(start, data).await;
             }));
             self.segment_opened(segment, Ok(()));
             return;
         }
+        #[cfg(test)]
+        self.pause(self.options.header_pause).await;
         let result = self.write_blocks(start, data).await;
         self.segment_opened(segment, result);
     }

@@ -22,6 +22,12 @@ pub struct LaneOptions {
     /// Of reads, the longest pause between looking up and reading.
     #[cfg(test)]
     pub(crate) read_pause: Duration,
+    /// The longest pause before a leaf is read.
+    #[cfg(test)]
+    pub(crate) leaf_pause: Duration,
+    /// The longest pause before the header of a segment is written.
+    #[cfg(test)]
+    pub(crate) header_pause: Duration,
     /// Recovery does not see some batches above this LSN and not among these, which were flushed:
     /// the device hides them once.
     #[cfg(test)]
@@ -41,6 +47,10 @@ impl Default for LaneOptions {
             planted: crate::lane::planted::Planted::NONE,
             #[cfg(test)]
             read_pause: Duration::ZERO,
+            #[cfg(test)]
+            leaf_pause: Duration::ZERO,
+            #[cfg(test)]
+            header_pause: Duration::ZERO,
             #[cfg(test)]
             hide_above: None,
         }

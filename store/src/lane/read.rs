@@ -117,19 +117,10 @@ impl Core {
             }
         }
         #[cfg(test)]
-        self.pause_read().await;
+        self.pause(self.options.read_pause).await;
         let pieces = join_all(runs.into_iter().map(|run| self.read_run(run))).await;
         let data = pieces.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok((entries, data))
-    }
-
-    #[cfg(test)]
-    async fn pause_read(&self) {
-        let most = u64::try_from(self.options.read_pause.as_nanos()).unwrap_or(0);
-        if most > 0 {
-            let pause = std::time::Duration::from_nanos(self.reactor.random_u64() % most);
-            self.reactor.sleep(pause).await;
-        }
     }
 
     pub(crate) fn intervals(

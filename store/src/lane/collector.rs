@@ -14,7 +14,7 @@ use ashlar_reactor::future::join_all;
 
 use crate::lane::batch::{Batch, Body, Entry};
 use crate::lane::core::{Core, CoreRc};
-use crate::lane::lookup::{LeafRange, Trust};
+use crate::lane::lookup::{LeafRange, Trust, View};
 use crate::lane::overlay::LeafKey;
 use crate::lane::page::PageEntry;
 use crate::lane::planted::Bug;
@@ -276,9 +276,11 @@ impl Core {
                 at += range.count as u64;
                 continue;
             }
-            let found = self
-                .resolve(range, &[interval], Trust::All, |found| found)
-                .await;
+            let view = View::Interval(entry.label);
+            let found = self.resolve(range, view, Trust::All, |found| found);
+            let Ok(found) = found.await else {
+                return;
+            };
             let first = first_block(&range);
             for (block, winner) in (first..).zip(found) {
                 if winner.is_data() && winner.address() == at {

@@ -3,6 +3,7 @@
 
 use ashlar_proto::{Handle, Layer, Lsn, Seq};
 
+use crate::lane::error::LaneError;
 use crate::lane::leaf::Held;
 use crate::lane::overlay::{LeafDeltas, LeafKey};
 use crate::lane::page::{Kind, Page, PageEntry};
@@ -17,6 +18,15 @@ pub(crate) struct LeafRange {
     /// First block within the leaf, and how many.
     pub(crate) first: usize,
     pub(crate) count: usize,
+}
+
+/// What a lookup looks through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    /// Everything that is seen at a layer.
+    Layer(Layer),
+    /// The interval of a label.
+    Interval(Layer),
 }
 
 /// Which entries a lookup shows.
@@ -101,6 +111,29 @@ impl LabelView<'_> {
 }
 
 impl State {
+    /// The intervals of a view, as they are in this turn. A lookup that waited for a leaf must ask
+    /// again: with a shard that left, or a label that was dropped, go the deltas that hid what
+    /// leaves name in vain, and the blocks there may be others by now.
+    pub(crate) fn intervals(
+        &self,
+        handle: Handle,
+        view: View,
+    ) -> Result<Vec<(Layer, Layer)>, LaneError> {
+        let shard = self.shards.get(handle).ok_or(LaneError::NoSuchShard)?;
+        if shard.record.removed {
+            return Err(LaneError::NoSuchShard);
+        }
+        match view {
+            View::Layer(layer) if shard.layers.is_readable(layer) => {
+                Ok(shard.layers.seen_from(layer))
+            }
+            View::Interval(label) if shard.interval_of(label).is_some() => {
+                Ok(shard.interval_of(label).into_iter().collect())
+            }
+            View::Layer(layer) | View::Interval(layer) => Err(LaneError::LayerDropped(layer)),
+        }
+    }
+
     /// Looks blocks of one leaf up, through these intervals from the top.
     pub(crate) fn lookup(
         &self,

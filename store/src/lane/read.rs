@@ -9,7 +9,7 @@ use ashlar_reactor::future::join_all;
 use crate::lane::core::{Core, CoreRc};
 use crate::lane::error::LaneError;
 use crate::lane::leaf::{Held, Pin};
-use crate::lane::lookup::{LeafRange, Lookup, Trust};
+use crate::lane::lookup::{LeafRange, Lookup, Trust, View};
 use crate::lane::overlay::LeafKey;
 use crate::lane::page::{Kind, PAGE_ENTRIES, PAGE_ENTRIES_U32, PageEntry};
 use crate::lane::planted::Bug;
@@ -68,18 +68,19 @@ impl Core {
     pub(crate) async fn resolve<T>(
         self: &CoreRc,
         range: LeafRange,
-        intervals: &[(Layer, Layer)],
+        view: View,
         trust: Trust,
         take: impl FnOnce(Vec<PageEntry>) -> T,
-    ) -> T {
+    ) -> Result<T, LaneError> {
         let mut held = Held::new();
         loop {
             let lookup = {
                 let state = self.state.borrow();
-                state.lookup(range, intervals, &held, trust, self.planted)
+                let intervals = state.intervals(range.handle, view)?;
+                state.lookup(range, &intervals, &held, trust, self.planted)
             };
             match lookup {
-                Lookup::Found(entries) => return take(entries),
+                Lookup::Found(entries) => return Ok(take(entries)),
                 Lookup::Needs(leaves) => self.load_leaves(leaves, &mut held).await,
             }
             self.heal(range, &held);
@@ -104,15 +105,15 @@ impl Core {
         first: u32,
         count: u32,
     ) -> Result<(Vec<ReadEntry>, Vec<SharedBuffer>), LaneError> {
-        let intervals = self.intervals(handle, layer)?;
+        let view = View::Layer(layer);
         let mut entries = Vec::with_capacity(count as usize);
         let mut runs: Vec<Run> = Vec::new();
         for range in leaf_ranges(handle, first, count) {
-            let found = self.resolve(range, &intervals, Trust::Served, |found| {
+            let found = self.resolve(range, view, Trust::Served, |found| {
                 self.pin_runs(&range, &found, &mut runs);
                 found
             });
-            for (at, entry) in found.await.into_iter().enumerate() {
+            for (at, entry) in found.await?.into_iter().enumerate() {
                 entries.push(read_entry(entry, block_of(&range, at))?);
             }
         }
@@ -121,19 +122,6 @@ impl Core {
         let pieces = join_all(runs.into_iter().map(|run| self.read_run(run))).await;
         let data = pieces.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok((entries, data))
-    }
-
-    pub(crate) fn intervals(
-        &self,
-        handle: Handle,
-        layer: Layer,
-    ) -> Result<Vec<(Layer, Layer)>, LaneError> {
-        let state = self.state.borrow();
-        let shard = state.shards.get(handle).ok_or(LaneError::NoSuchShard)?;
-        if !shard.layers.is_readable(layer) {
-            return Err(LaneError::LayerDropped(layer));
-        }
-        Ok(shard.layers.seen_from(layer))
     }
 
     fn pin_runs(self: &CoreRc, range: &LeafRange, found: &[PageEntry], runs: &mut Vec<Run>) {
@@ -201,12 +189,12 @@ impl Core {
         count: u32,
         most: usize,
     ) -> Result<Vec<Extent>, LaneError> {
-        let intervals = self.intervals(handle, layer)?;
+        let view = View::Layer(layer);
         let mut extents: Vec<(BlockKind, u32)> = Vec::new();
         for range in leaf_ranges(handle, first, count) {
             let found = self
-                .resolve(range, &intervals, Trust::Served, |found| found)
-                .await;
+                .resolve(range, view, Trust::Served, |found| found)
+                .await?;
             for entry in found {
                 let kind = extent_kind(entry);
                 if let Some((last, count)) = extents.last_mut()
@@ -231,10 +219,10 @@ impl Core {
         from: (u32, Layer),
         most: usize,
     ) -> Result<Vec<TailEntry>, LaneError> {
-        let (intervals, leaves) = {
+        let leaves = {
             let state = self.state.borrow();
             let shard = state.shards.get(handle).ok_or(LaneError::NoSuchShard)?;
-            (shard.layers.all(), shard.leaves())
+            shard.leaves()
         };
         let mut tail: Vec<TailEntry> = Vec::new();
         for leaf in from.0 / PAGE_ENTRIES_U32..leaves {
@@ -245,13 +233,24 @@ impl Core {
                 count: PAGE_ENTRIES,
             };
             let mut of_leaf = Vec::new();
-            for &(low, high) in &intervals {
+            let intervals = self.all_intervals(handle)?;
+            for (low, high) in intervals {
                 if !self.may_be_above(&range, (low, high), above) {
                     continue;
                 }
-                let found = self
-                    .resolve(range, &[(low, high)], Trust::Served, |found| found)
-                    .await;
+                let view = View::Interval(high);
+                let found = self.resolve(range, view, Trust::Served, |found| found);
+                let found = match found.await {
+                    Err(LaneError::LayerDropped(_)) => continue,
+                    found => found?,
+                };
+                if self
+                    .interval_of(handle, high)
+                    .is_none_or(|now| now.1 != high)
+                {
+                    // Joined meanwhile to the next one, which shows all of both.
+                    continue;
+                }
                 let entries = found.iter().enumerate();
                 of_leaf.extend(entries.filter(|(_, e)| e.seq() > above).map(|(at, entry)| {
                     TailEntry {
@@ -273,6 +272,18 @@ impl Core {
         tail.retain(|entry| entry.block.get() < blocks);
         tail.truncate(most);
         Ok(tail)
+    }
+
+    fn all_intervals(&self, handle: Handle) -> Result<Vec<(Layer, Layer)>, LaneError> {
+        let state = self.state.borrow();
+        let shard = state.shards.get(handle).ok_or(LaneError::NoSuchShard)?;
+        Ok(shard.layers.all())
+    }
+
+    /// The live interval of a label, as it is in this turn.
+    pub(crate) fn interval_of(&self, handle: Handle, label: Layer) -> Option<(Layer, Layer)> {
+        let state = self.state.borrow();
+        state.shards.get(handle)?.interval_of(label)
     }
 
     fn shard_blocks(&self, handle: Handle) -> u32 {

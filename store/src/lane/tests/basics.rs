@@ -171,3 +171,31 @@ fn a_full_lane_refuses_writes_and_takes_them_again_after_a_trim() {
     bench.run(bench.world.sleep(Duration::from_secs(1)));
     bench.run(Bench::read(&lane, shard, 0, block)).unwrap();
 }
+
+/// The collector moved a block: its delta hides what the leaf says, and the old place is another's.
+/// A read waits for the leaf; meanwhile the shard leaves, and with it the delta.
+#[test]
+fn a_read_that_waited_for_a_leaf_sees_that_its_shard_has_left() {
+    let mut bench = Bench::new(7, DiskSpec::write_through(128 * MIB), None);
+    bench.options.leaves_cached = 0;
+    bench.options.leaf_pause = Duration::from_millis(50);
+    let lane = bench.start();
+    let shard = bench.create(&lane, 1, 1 << 20);
+    for (block, count, raw) in [(0, 1, 1), (512, 256, 2), (1, 1, 3), (512, 256, 4)] {
+        let write = bench.write(&lane, shard, block, count, raw);
+        bench.run(write).unwrap();
+    }
+    let core = lane.core().clone();
+    bench.run(core.fold_all());
+    bench.run(lane.checkpoint()).unwrap();
+    let old = bench.data_offset(&lane, 1, 0);
+    bench.run(core.collect_one());
+    assert_ne!(bench.data_offset(&lane, 1, 0), old, "moved");
+    bench.disk.poke(old, &[0xee; 4096]);
+    let reader = lane.clone();
+    let read = async move { Bench::read(&reader, shard, 0, 1).await };
+    let read = bench.process.reactor().spawn(read);
+    bench.run(lane.remove_shards(&[shard])).unwrap();
+    assert_eq!(bench.run(read), Err(LaneError::NoSuchShard));
+    assert_eq!(lane.stats().damage.total(), 0);
+}

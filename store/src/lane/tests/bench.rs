@@ -14,6 +14,8 @@ use ashlar_reactor::DiskOptions;
 use ashlar_reactor::sim::{DiskSpec, Process, SimDisk, World, pattern, pattern_of};
 
 use crate::disk::{FormatOptions, format_disk, open_disk};
+use crate::lane::lookup::{Trust, View};
+use crate::lane::read::leaf_ranges;
 use crate::lane::{Lane, LaneError, LaneOptions, ShardKey};
 
 pub(super) const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
@@ -111,6 +113,18 @@ impl Bench {
         count: u32,
         raw: u64,
     ) -> impl Future<Output = Result<(), LaneError>> + use<> {
+        self.write_at(lane, key, 1, (block, count), raw)
+    }
+
+    /// The same at a label.
+    pub(super) fn write_at(
+        &self,
+        lane: &Lane,
+        key: ShardKey,
+        label: u32,
+        (block, count): (u32, u32),
+        raw: u64,
+    ) -> impl Future<Output = Result<(), LaneError>> + use<> {
         let mut buffer = self.process.reactor().buffer(count as usize * BLOCK_BYTES);
         let mut crcs = Vec::new();
         for (at, piece) in (block..).zip(buffer.chunks_exact_mut(BLOCK_BYTES)) {
@@ -121,9 +135,19 @@ impl Bench {
         let data = vec![buffer.freeze()];
         async move {
             let block = BlockIndex::new(block);
-            lane.write(key, layer(1), block, seq(raw), data, &crcs)
+            lane.write(key, layer(label), block, seq(raw), data, &crcs)
                 .await
         }
+    }
+
+    /// Where the payload of a block lies, as it is seen at a label.
+    pub(super) fn data_offset(&self, lane: &Lane, label: u32, block: u32) -> u64 {
+        let core = lane.core().clone();
+        let handle = core.state.borrow().shards.handle_of(key(1)).unwrap();
+        let range = leaf_ranges(handle, block, 1).next().unwrap();
+        let view = View::Layer(layer(label));
+        let found = core.resolve(range, view, Trust::Served, |found| found);
+        self.run(found).unwrap()[0].address() * BLOCK_BYTES as u64
     }
 
     /// What each block of a range shows: none, or its seq and whether it is zeroes. Checks that

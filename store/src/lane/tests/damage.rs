@@ -37,23 +37,6 @@ fn leaf_offset(lane: &Lane, leaf: u32) -> u64 {
     entry.address() * BLOCK_BYTES as u64
 }
 
-/// Where the payload of a block lies.
-fn data_offset(bench: &Bench, lane: &Lane, block: u32) -> u64 {
-    let core = lane.core().clone();
-    let handle = core.state.borrow().shards.handle_of(key(1)).unwrap();
-    let range = super::super::read::leaf_ranges(handle, block, 1)
-        .next()
-        .unwrap();
-    let intervals = core.intervals(handle, layer(1)).unwrap();
-    let found = core.resolve(
-        range,
-        &intervals,
-        super::super::lookup::Trust::Served,
-        |e| e,
-    );
-    bench.run(found)[0].address() * BLOCK_BYTES as u64
-}
-
 fn damage(lane: &Lane) -> DamageCounts {
     lane.stats().damage
 }
@@ -61,7 +44,7 @@ fn damage(lane: &Lane) -> DamageCounts {
 #[test]
 fn a_flipped_bit_of_data_is_refused_counted_and_repaired() {
     let (mut bench, lane) = folded(1);
-    let offset = data_offset(&bench, &lane, 7);
+    let offset = bench.data_offset(&lane, 1, 7);
     bench.disk.flip(offset, 12345);
     let read = bench.run(Bench::read(&lane, key(1), 0, 20));
     assert_eq!(read, Err(LaneError::Damaged(BlockIndex::new(7))));
@@ -82,7 +65,7 @@ fn a_block_that_is_hidden_once_is_read_again() {
     // Only what a volatile cache holds can be hidden.
     let (bench, lane) = folded_on(2, DiskSpec::new(128 * MIB));
     bench.run(bench.write(&lane, key(1), 7, 1, 6)).unwrap();
-    let offset = data_offset(&bench, &lane, 7);
+    let offset = bench.data_offset(&lane, 1, 7);
     assert!(bench.disk.hide_once(offset));
     let faults = bench.disk.counters().faults;
     let shown = bench.run(Bench::read(&lane, key(1), 7, 1)).unwrap();
@@ -183,7 +166,7 @@ fn a_lost_batch_header_makes_old_blocks_suspect_and_new_ones_not() {
     let lane = bench.start();
     bench.create(&lane, 1, 1 << 20);
     bench.run(bench.write(&lane, key(1), 0, 4, 5)).unwrap();
-    let header = data_offset(&bench, &lane, 0) - BLOCK_BYTES as u64;
+    let header = bench.data_offset(&lane, 1, 0) - BLOCK_BYTES as u64;
     bench.run(bench.write(&lane, key(1), 300, 4, 6)).unwrap();
     bench.run(bench.world.sleep(Duration::from_secs(1)));
     drop(lane);
@@ -224,7 +207,7 @@ fn a_damaged_header_behind_a_summary_costs_nothing() {
             .unwrap();
     }
     bench.run(bench.world.sleep(Duration::from_secs(1)));
-    let header = data_offset(&bench, &lane, 0) - BLOCK_BYTES as u64;
+    let header = bench.data_offset(&lane, 1, 0) - BLOCK_BYTES as u64;
     bench.disk.flip(header, 300);
     drop(lane);
     let lane = bench.restart(true);
@@ -243,7 +226,7 @@ fn the_inspector_sees_damage_and_changes_nothing() {
         seq(6),
     );
     bench.run(zero).unwrap();
-    let offset = data_offset(&bench, &lane, 7);
+    let offset = bench.data_offset(&lane, 1, 7);
     drop(lane);
     bench.stop(true);
     bench.disk.flip(offset, 5);

@@ -125,8 +125,10 @@ impl State {
                 };
                 let single = next.next_if(|d| usize::from(d.offset) == offset);
                 let winner = winner(old, whole, single.copied(), core);
+                // Of equals the one at the higher label, as in a lookup: the other one is dead and
+                // its segment may be another's by now.
                 if let Some(winner) = winner
-                    && best.is_none_or(|best| best.rank < winner.rank)
+                    && best.is_none_or(|best| best.rank <= winner.rank)
                 {
                     *best = Some(winner);
                 }

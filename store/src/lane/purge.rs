@@ -1,15 +1,23 @@
-//! Purging: takes the maps of shards that left, and of labels that were dropped, apart.
+//! Purging: takes the maps of shards that left, and of labels that were dropped, apart; merges the
+//! leaves of intervals that were joined.
 //!
-//! Their blocks are dead from the moment on which the record or the table is logged. Purging only
-//! brings the counts of live blocks down, so that the collector sees which segments are worth it.
-//! A crash in the middle goes on from what the last slot holds.
+//! What they alone name is dead from the moment on which the record or the table is logged.
+//! Purging only brings the counts of live blocks down, so that the collector sees which segments
+//! are worth it, and the space can be given out again. A crash in the middle goes on from what the
+//! last slot holds.
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use ashlar_proto::Handle;
+use ashlar_proto::{Handle, Layer};
 
 use crate::lane::core::{Core, CoreRc};
 use crate::lane::page::PageEntry;
+
+/// Leaves that are merged together.
+const MERGES_TOGETHER: usize = 128;
+/// Pause when none of them could be merged.
+const PAUSE: Duration = Duration::from_millis(20);
 
 impl Core {
     /// Purges for as long as the lane runs.
@@ -21,13 +29,43 @@ impl Core {
             }
             let mut worked = false;
             let handles = self.state.borrow().shards.handles();
-            for handle in handles {
+            for &handle in &handles {
                 worked |= self.purge_shard(handle).await;
+            }
+            for handle in handles {
+                worked |= self.merge_shard(handle).await;
             }
             if worked {
                 self.events.collect_wanted.raise();
             }
             self.events.purge_wanted.after(mark).await;
+        }
+    }
+
+    /// Folds every leaf that more than one label of an interval has. Whether there was any.
+    async fn merge_shard(self: &CoreRc, handle: Handle) -> bool {
+        let mut worked = false;
+        let mut after = None;
+        loop {
+            let split = {
+                let state = self.state.borrow();
+                let shard = state.shards.get(handle).filter(|s| !s.record.removed);
+                let split = shard.map(|shard| shard.split_leaves(after, MERGES_TOGETHER));
+                split.unwrap_or_default()
+            };
+            if self.is_closing() || split.is_empty() && after.is_none() {
+                return worked;
+            }
+            worked = true;
+            // From the first one again at the end: other folds may have had some in hand.
+            after = split.last().copied();
+            let leaves: Vec<(Handle, Layer, u32)> = split
+                .into_iter()
+                .map(|(label, leaf)| (handle, label, leaf))
+                .collect();
+            if self.fold_many(&leaves).await == 0 {
+                self.reactor.sleep(PAUSE).await;
+            }
         }
     }
 

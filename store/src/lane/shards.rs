@@ -287,6 +287,46 @@ impl Shard {
         }
         None
     }
+
+    /// Leaves that more than one label of a live interval has, each with the interval's top label:
+    /// in order, those behind `after`, `most` of them at most.
+    pub(crate) fn split_leaves(
+        &self,
+        after: Option<(Layer, u32)>,
+        most: usize,
+    ) -> Vec<(Layer, u32)> {
+        let mut split = Vec::new();
+        for (low, high) in self.layers.all().into_iter().rev() {
+            let start = match after {
+                Some((label, _)) if high < label => continue,
+                Some((label, leaf)) if high == label => leaf + 1,
+                _ => 0,
+            };
+            let labels = self.labels.range(low..=high).map(|(_, label)| label);
+            let labels: Vec<&LabelRoots> = labels.filter(|label| !label.0.is_empty()).collect();
+            let leaves = split_leaves_of(&labels, start).take(most - split.len());
+            split.extend(leaves.map(|leaf| (high, leaf)));
+        }
+        split
+    }
+}
+
+/// Leaves from `start` on that more than one of these labels has.
+fn split_leaves_of(labels: &[&LabelRoots], start: u32) -> impl Iterator<Item = u32> {
+    let mut pages: BTreeMap<u32, Vec<&Page>> = BTreeMap::new();
+    for label in labels.iter().filter(|_| labels.len() > 1) {
+        for (&index, root) in label.0.range(start / LEAVES..) {
+            pages.entry(index).or_default().push(&root.page);
+        }
+    }
+    pages.into_iter().flat_map(move |(index, pages)| {
+        let has = |page: &&&Page, at| !page.get(at as usize).is_absent();
+        let several = move |&at: &u32| pages.iter().filter(|page| has(page, at)).count() > 1;
+        let leaves = (0..LEAVES)
+            .filter(several)
+            .map(move |at| index * LEAVES + at);
+        leaves.filter(move |&leaf| leaf >= start)
+    })
 }
 
 /// All shards of a lane.
@@ -371,6 +411,7 @@ impl Shards {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lane::layers::{Interval, LayerTable};
 
     fn record(volume: u64) -> ShardRecord {
         let key = ShardKey {
@@ -429,5 +470,33 @@ mod tests {
         assert_eq!(shard.leaf_entry(label, 300).seq(), seq);
         assert_eq!(shard.set_leaf_entry(label, 301, PageEntry::ABSENT), 0);
         assert_eq!(shard.set_leaf_entry(label, 300, PageEntry::ABSENT), -1);
+    }
+
+    #[test]
+    fn leaves_of_joined_labels_are_split_until_they_are_merged() {
+        let mut shard = Shard::new(record(1));
+        let zero = PageEntry::zero(Seq::from_raw(4).unwrap(), 0);
+        let leaves = [(1, 0), (1, 300), (2, 300), (2, 301), (3, 301), (4, 9)];
+        for (label, leaf) in leaves {
+            shard.layers.note(Layer::new(label));
+            shard.set_leaf_entry(Layer::new(label), leaf, zero);
+        }
+        assert_eq!(shard.split_leaves(None, 9), [], "each label is an interval");
+        let interval = |low, high| Interval {
+            low: Layer::new(low),
+            high: Layer::new(high),
+            live: true,
+        };
+        let table = LayerTable {
+            version: 1,
+            intervals: vec![interval(1, 3), interval(4, 4)],
+        };
+        shard.layers.adopt(table);
+        let top = Layer::new(3);
+        assert_eq!(shard.split_leaves(None, 9), [(top, 300), (top, 301)]);
+        assert_eq!(shard.split_leaves(None, 1), [(top, 300)]);
+        assert_eq!(shard.split_leaves(Some((top, 300)), 9), [(top, 301)]);
+        shard.set_leaf_entry(Layer::new(1), 300, PageEntry::ABSENT);
+        assert_eq!(shard.split_leaves(None, 9), [(top, 301)]);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ashlar_proto::{BlockCount, BlockIndex, RoomHint};
 use ashlar_reactor::sim::DiskSpec;
 
-use super::bench::{Bench, key, layer, seq};
+use super::bench::{Bench, joined, key, layer, seq};
 use crate::lane::{LaneError, StateChange};
 
 const MIB: u64 = 1 << 20;
@@ -170,6 +170,31 @@ fn a_full_lane_refuses_writes_and_takes_them_again_after_a_trim() {
     bench.run(bench.write(&lane, shard, 5, 32, raw)).unwrap();
     bench.run(bench.world.sleep(Duration::from_secs(1)));
     bench.run(Bench::read(&lane, shard, 0, block)).unwrap();
+}
+
+/// A replica whose table was the older one took a version again at the next label, as catch-up
+/// sent it: both labels have it in a leaf. Their intervals are joined. A lookup shows the block of
+/// the higher label, so that the other one's segment may be collected and opened again; a merge
+/// that kept the other one would name what is not there any more.
+#[test]
+fn of_equal_versions_a_merge_keeps_the_one_that_a_lookup_shows() {
+    let mut bench = Bench::new(6, DiskSpec::write_through(128 * MIB), None);
+    bench.options.leaf_pause = Duration::from_millis(5);
+    bench.options.leaves_cached = 0;
+    let lane = bench.start();
+    let shard = bench.create(&lane, 1, 1 << 20);
+    let mut offsets = Vec::new();
+    for label in 1..=2 {
+        let write = bench.write_at(&lane, shard, label, (0, 3), 7);
+        bench.run(write).unwrap();
+        let core = lane.core().clone();
+        bench.run(core.fold_all());
+        offsets.push(bench.data_offset(&lane, label, 0));
+    }
+    assert_ne!(offsets[0], offsets[1]);
+    bench.run(lane.set_layers(shard, joined(1, 2))).unwrap();
+    bench.run(bench.world.sleep(Duration::from_secs(1)));
+    assert_eq!(bench.data_offset(&lane, 2, 0), offsets[1]);
 }
 
 /// The collector moved a block: its delta hides what the leaf says, and the old place is another's.

@@ -16,7 +16,7 @@ use ashlar_reactor::sim::{DiskSpec, Process, SimDisk, World, pattern, pattern_of
 use crate::disk::{FormatOptions, format_disk, open_disk};
 use crate::lane::lookup::{Trust, View};
 use crate::lane::read::leaf_ranges;
-use crate::lane::{Lane, LaneError, LaneOptions, ShardKey};
+use crate::lane::{Interval, Lane, LaneError, LaneOptions, LayerTable, ShardKey};
 
 pub(super) const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 pub(super) const PATH: &str = "/dev/disk";
@@ -43,6 +43,19 @@ pub(super) fn seq(raw: u64) -> Seq {
 
 pub(super) fn layer(raw: u32) -> Layer {
     Layer::new(raw)
+}
+
+/// A table of one live interval.
+pub(super) fn joined(low: u32, high: u32) -> LayerTable {
+    let interval = Interval {
+        low: layer(low),
+        high: layer(high),
+        live: true,
+    };
+    LayerTable {
+        version: 1,
+        intervals: vec![interval],
+    }
 }
 
 impl Bench {

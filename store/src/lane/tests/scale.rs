@@ -5,7 +5,7 @@ use std::time::Duration;
 use ashlar_proto::{BlockCount, BlockIndex};
 use ashlar_reactor::sim::DiskSpec;
 
-use super::bench::{Bench, key, layer, seq};
+use super::bench::{Bench, joined, key, layer, seq};
 
 const GIB: u64 = 1 << 30;
 
@@ -95,4 +95,32 @@ fn the_space_of_a_volume_that_left_comes_back() {
         bench.run(bench.world.sleep(Duration::from_secs(1)));
         assert!(lane.usage().used.get() < 1 << 20, "{:?}", lane.usage());
     }
+}
+
+/// A deleted snapshot's interval joins the one above it. What was written at both is in leaves of
+/// both labels, and counted twice, until they are merged.
+#[test]
+fn the_space_of_a_deleted_snapshot_comes_back() {
+    let mut bench = Bench::new(5, DiskSpec::write_through(128 << 20), None);
+    bench.options.leaves_cached = 16;
+    let lane = bench.start();
+    let shard = bench.create(&lane, 1, 1 << 20);
+    let blocks = u32::try_from(lane.usage().usable.get() / 4096 * 3 / 10).unwrap();
+    for label in 1..=2 {
+        for block in (0..blocks - 256).step_by(256) {
+            let write = bench.write_at(&lane, shard, label, (block, 256), u64::from(label));
+            bench.run(write).unwrap();
+        }
+        let core = lane.core().clone();
+        bench.run(core.fold_all());
+    }
+    let both = lane.usage().used.get();
+    bench.run(lane.set_layers(shard, joined(1, 2))).unwrap();
+    bench.run(bench.world.sleep(Duration::from_secs(1)));
+    let one = lane.usage().used.get();
+    assert!(one < both * 51 / 100, "{one} of {both}");
+    let shown = bench
+        .run(Bench::read(&lane, shard, 0, blocks - 512))
+        .unwrap();
+    assert!(shown.iter().all(|shown| *shown == Some((2, false))));
 }

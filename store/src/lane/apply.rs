@@ -209,6 +209,7 @@ impl State {
             .get(handle)
             .is_some_and(|shard| shard.record.removed);
         if removed {
+            self.purges.0 += 1;
             self.drop_dead_deltas(handle);
         }
     }
@@ -219,6 +220,7 @@ impl State {
             return;
         };
         if shard.layers.adopt(table) {
+            self.purges.0 += 1;
             self.drop_dead_deltas(handle);
         }
     }

@@ -52,6 +52,7 @@ struct Copied {
 impl State {
     /// Step 1, in one turn.
     fn copy_for_slot(&mut self, core: &Core, clean: bool) -> Copied {
+        self.forget_stale();
         self.slot_number += 1;
         let number = self.slot_number;
         let from = self.slot_from_now(core);

@@ -2,7 +2,9 @@
 //!
 //! Victims are sealed and lie wholly below the durable slot's `from`, so that recovery never needs
 //! their batches. Counts of live blocks choose them; the map decides what lives. A segment is
-//! collected when a second look, after its moves have completed, finds nothing.
+//! collected when a second look, after its moves have completed, finds nothing. Leaves may name
+//! its blocks for some time yet, until what moved or superseded them is folded: the deltas hide
+//! that, and the segment's row counts it apart.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -196,8 +198,10 @@ impl Core {
         if !same || (!left.is_empty() && !self.has_bug(Bug::FreeBeforeMovesDone)) {
             return false;
         }
-        state.segments.row_mut(segment).state = SegmentState::Collected;
-        state.segments.clear_live(segment);
+        let next_lsn = state.lsns.next();
+        let row = state.segments.row_mut(segment);
+        row.state = SegmentState::Collected;
+        row.end_life(next_lsn);
         state.stats.segments_collected += 1;
         state.dirty = true;
         true

@@ -249,7 +249,9 @@ impl Core {
             } else {
                 self.reactor.random_u64() | 1
             };
+            let next_lsn = state.lsns.next();
             let row = state.segments.row_mut(segment);
+            row.end_life(next_lsn);
             row.state = SegmentState::Open;
             row.order = order;
             row.nonce = nonce;

@@ -28,12 +28,18 @@ impl Core {
                 return;
             }
             let mut worked = false;
-            let handles = self.state.borrow().shards.handles();
+            let (handles, asked) = {
+                let state = self.state.borrow();
+                (state.shards.handles(), state.purges.0)
+            };
             for &handle in &handles {
                 worked |= self.purge_shard(handle).await;
             }
             for handle in handles {
                 worked |= self.merge_shard(handle).await;
+            }
+            if !self.is_closing() {
+                self.state.borrow_mut().purges.1 = asked;
             }
             if worked {
                 self.events.collect_wanted.raise();

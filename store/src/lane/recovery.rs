@@ -136,7 +136,6 @@ impl<'a> Recovery<'a> {
                     row.state = SegmentState::Open;
                     row.order = header.order;
                     row.nonce = header.nonce;
-                    row.leaf_live = 0;
                     row.filled = true;
                     row.summarised = false;
                 }
@@ -269,7 +268,7 @@ impl<'a> Recovery<'a> {
         })
     }
 
-    async fn build(mut self, slot: Slot, rows: Vec<Segment>, log: Log) -> State {
+    async fn build(mut self, slot: Slot, mut rows: Vec<Segment>, log: Log) -> State {
         let leap = if self.planted().has(Bug::LsnReuse) {
             0
         } else {
@@ -302,6 +301,9 @@ impl<'a> Recovery<'a> {
         let orders = rows.iter().map(|row| row.order).max().unwrap_or(0);
         let next_order = slot.next_order.max(orders + 1);
         let layout = self.device.layout;
+        for row in &mut rows {
+            row.stale_until = next;
+        }
         let mut segments = SegmentTable::start(
             layout,
             rows.clone(),
@@ -336,6 +338,8 @@ impl<'a> Recovery<'a> {
             log_blocks,
             checkpoint_at: log_blocks,
             history,
+            // A crash may have cut purging short.
+            purges: (1, 0),
             dirty: true,
             closing: false,
             flush_failed: false,

@@ -83,9 +83,14 @@ pub(crate) struct Segment {
     pub(crate) lsn_max: Lsn,
     /// Blocks in it that leaves of the map name: a hint for the collector.
     pub(crate) leaf_live: u32,
+    /// Blocks of its earlier lives that leaves still name, because what superseded or moved them
+    /// has not been folded yet.
+    pub(crate) stale: u32,
+    /// When everything below this LSN has been folded, nothing stale is named any more.
+    pub(crate) stale_until: Lsn,
     /// Blocks in it that the overlay names: a hint, not kept on disk.
     pub(crate) overlay_live: u32,
-    /// Pages of the map that lie in it and are in use: a hint, kept within `leaf_live` on disk.
+    /// Reads that hold it.
     pub(crate) reads: u32,
     /// Batches and summaries in flight to it.
     pub(crate) writes: u32,
@@ -104,6 +109,8 @@ impl Segment {
         nonce: 0,
         lsn_max: Lsn::new(0),
         leaf_live: 0,
+        stale: 0,
+        stale_until: Lsn::new(0),
         overlay_live: 0,
         reads: 0,
         writes: 0,
@@ -117,6 +124,19 @@ impl Segment {
         self.leaf_live.saturating_add(self.overlay_live)
     }
 
+    /// Blocks that leaves name, of this life or an earlier one.
+    pub(crate) fn named_by_leaves(&self) -> u32 {
+        self.leaf_live.saturating_add(self.stale)
+    }
+
+    /// Its life ends, or begins: what leaves name until now, they name in vain.
+    pub(crate) fn end_life(&mut self, next_lsn: Lsn) {
+        self.stale = self.named_by_leaves();
+        self.stale_until = next_lsn;
+        self.leaf_live = 0;
+        self.overlay_live = 0;
+    }
+
     /// The row as a slot keeps it (32 bytes). A collected segment is free in that slot.
     pub(crate) fn encode(&self, slot: u64, out: &mut Encoder) {
         let (code, word) = match self.state {
@@ -127,7 +147,7 @@ impl Segment {
         };
         let flags = u8::from(self.filled) | u8::from(self.summarised) << 1;
         out.u8(code).u8(flags).u16(0);
-        out.u32(self.leaf_live)
+        out.u32(self.named_by_leaves())
             .u64(self.order)
             .u64(self.nonce)
             .u64(word);
@@ -137,7 +157,7 @@ impl Segment {
         let code = input.u8()?;
         let flags = input.u8()?;
         input.u16()?;
-        let leaf_live = input.u32()?;
+        let named = input.u32()?;
         let (order, nonce, word) = (input.u64()?, input.u64()?, input.u64()?);
         let (state, lsn_max) = match code {
             0 => (SegmentState::Free(word), 0),
@@ -145,12 +165,14 @@ impl Segment {
             2 => (SegmentState::Sealed, word),
             _ => return None,
         };
+        let is_free = matches!(state, SegmentState::Free(_));
         Some(Self {
             state,
             order,
             nonce,
             lsn_max: Lsn::new(lsn_max),
-            leaf_live,
+            leaf_live: if is_free { 0 } else { named },
+            stale: if is_free { named } else { 0 },
             filled: flags & 1 != 0,
             summarised: flags & 2 != 0,
             ..Self::NEVER_USED

@@ -91,6 +91,8 @@ pub(crate) struct State {
     pub(crate) checkpoint_at: u64,
     /// Next LSN when so many blocks were logged: to tell the age of deltas.
     pub(crate) history: VecDeque<(Lsn, u64)>,
+    /// Shards that left and tables that changed, ever; and how many of them purging has seen to.
+    pub(crate) purges: (u64, u64),
     /// Something changed that no checkpoint holds.
     pub(crate) dirty: bool,
     pub(crate) closing: bool,
@@ -140,6 +142,15 @@ impl State {
         let overlay = self.overlay.oldest().unwrap_or(self.lsns.next());
         let in_flight = self.lsns.oldest_in_flight().unwrap_or(self.lsns.next());
         overlay.min(in_flight)
+    }
+
+    /// Takes dead names off the counts that can only be those of leaves lost to damage.
+    pub(crate) fn forget_stale(&mut self) {
+        let (asked, done) = self.purges;
+        if asked == done {
+            let folded = self.replay_from();
+            self.segments.forget_stale(folded);
+        }
     }
 
     /// The LSN that was next when `blocks` fewer had been logged.

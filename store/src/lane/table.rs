@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use ashlar_proto::Lsn;
+
 use crate::disk::layout::LaneLayout;
 use crate::lane::planted::{Bug, Planted};
 use crate::lane::segment::{Segment, SegmentState};
@@ -22,7 +24,7 @@ pub(crate) struct SegmentTable {
     pub(crate) next_order: u64,
     /// The newest durable slot.
     pub(crate) slot_durable: u64,
-    /// Sum of all rows' `leaf_live`.
+    /// Blocks that leaves name: the sum over all rows.
     mapped: u64,
 }
 
@@ -34,7 +36,10 @@ impl SegmentTable {
         slot_durable: u64,
         planted: Planted,
     ) -> Self {
-        let mapped = rows.iter().map(|row| u64::from(row.leaf_live)).sum();
+        let mapped = rows
+            .iter()
+            .map(|row| u64::from(row.named_by_leaves()))
+            .sum();
         Self {
             rows,
             layout,
@@ -85,19 +90,27 @@ impl SegmentTable {
 
     pub(crate) fn leaf_loses(&mut self, address: u64) {
         let row = self.row_at(address);
-        // A damaged page leaves counts behind that only the end of its segments clears.
-        if let Some(less) = row.leaf_live.checked_sub(1) {
-            row.leaf_live = less;
+        // What is named of an earlier life is older than what is named of this one: it goes first.
+        let count = if row.stale > 0 {
+            &mut row.stale
+        } else {
+            &mut row.leaf_live
+        };
+        if let Some(less) = count.checked_sub(1) {
+            *count = less;
             self.mapped -= 1;
         }
     }
 
-    /// A scan found nothing live in a segment: whatever was counted is gone.
-    pub(crate) fn clear_live(&mut self, segment: u32) {
-        let row = &mut self.rows[segment as usize];
-        self.mapped -= u64::from(row.leaf_live);
-        row.leaf_live = 0;
-        row.overlay_live = 0;
+    /// Everything below this LSN has been folded. What is still counted as stale was named by
+    /// leaves that were lost to damage.
+    pub(crate) fn forget_stale(&mut self, folded: Lsn) {
+        for row in &mut self.rows {
+            if row.stale > 0 && row.stale_until <= folded {
+                self.mapped -= u64::from(row.stale);
+                row.stale = 0;
+            }
+        }
     }
 
     fn is_free(&self, row: &Segment) -> bool {
@@ -197,6 +210,7 @@ impl SegmentTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::{Decoder, Encoder};
     use crate::disk::layout::Layout;
 
     fn table() -> SegmentTable {
@@ -232,5 +246,30 @@ mod tests {
         assert!(table.is_reusable(3));
         table.row_mut(3).reads = 1;
         assert!(!table.is_reusable(3));
+    }
+
+    /// Moved blocks are named at their old place until their leaves are folded. Once the segment
+    /// was collected, that must not be taken from the count of whoever uses it next.
+    #[test]
+    fn what_leaves_name_of_an_earlier_life_is_counted_apart() {
+        let mut table = table();
+        let address = table.layout().segment_address(3);
+        for at in 0..5 {
+            table.leaf_gains(address + at);
+        }
+        table.row_mut(3).end_life(Lsn::new(50));
+        assert_eq!((table.row(3).leaf_live, table.mapped()), (0, 5));
+        table.leaf_gains(address);
+        table.leaf_loses(address + 1);
+        assert_eq!((table.row(3).leaf_live, table.mapped()), (1, 5));
+        let mut out = Encoder::new();
+        table.row(3).encode(9, &mut out);
+        let recorded = Segment::decode(&mut Decoder::new(&out.finish())).unwrap();
+        assert_eq!(recorded.named_by_leaves(), 5);
+        // The others were in a leaf that was lost.
+        table.forget_stale(Lsn::new(49));
+        assert_eq!(table.mapped(), 5);
+        table.forget_stale(Lsn::new(50));
+        assert_eq!((table.row(3).leaf_live, table.mapped()), (1, 1));
     }
 }

@@ -16,6 +16,7 @@ use ashlar_reactor::sim::{DiskSpec, Rng, pattern};
 use super::bench::{Bench, content, layer, seq};
 use super::model::{BLOCKS, Model, Sent, Shown, Volume};
 use crate::lane::planted::{Bug, Planted};
+use crate::lane::segment::Segment;
 use crate::lane::{Lane, LaneError, LaneOptions};
 
 const SEGMENT_BYTES: u64 = 64 << 10;
@@ -462,6 +463,48 @@ impl Run {
         Ok(())
     }
 
+    /// The counts of live blocks are exactly what the leaves name.
+    fn audit(&self) -> Outcome {
+        self.bench.world.run_for(Duration::from_secs(1));
+        let lane = self.lane();
+        let state = lane.core().state.borrow();
+        let mut counts = vec![0; state.segments.len() as usize];
+        let mut roots = 0;
+        let mut count = |address| {
+            counts[state.segments.layout().segment_of(address).unwrap() as usize] += 1;
+        };
+        for handle in state.shards.handles() {
+            let shard = state.shards.get(handle).unwrap();
+            for root in shard.labels.values().flat_map(|roots| roots.0.values()) {
+                roots += 1;
+                for leaf in root.page.iter().filter(|leaf| leaf.is_data()) {
+                    count(leaf.address());
+                    let mut block = vec![0; BLOCK_BYTES];
+                    let offset = leaf.address() * BLOCK_BYTES as u64;
+                    self.bench.disk.peek(offset, &mut block);
+                    assert_eq!(crc32c(&block), leaf.crc(), "a leaf as its root names it");
+                    let page = crate::lane::page::Page::decode(&block);
+                    let data = page.iter().filter(|entry| entry.is_data());
+                    data.for_each(|entry| count(entry.address()));
+                }
+            }
+        }
+        let rows = state.segments.rows().iter();
+        let kept: Vec<u32> = rows.map(Segment::named_by_leaves).collect();
+        let mapped: u32 = counts.iter().sum();
+        if kept != counts
+            || u64::from(mapped) != state.segments.mapped()
+            || roots != state.root_pages
+        {
+            return Err(format!(
+                "COUNTS kept {kept:?} ({}), counted {counts:?}, roots {} and {roots}",
+                state.segments.mapped(),
+                state.root_pages
+            ));
+        }
+        Ok(())
+    }
+
     fn rot_newest_slot(&mut self) {
         let lane = self.lane();
         let core = lane.core();
@@ -585,7 +628,9 @@ fn run(seed: u64, planted: Planted, steps: u32) -> Outcome {
         run.step()
             .map_err(|error| format!("step {step}: {error}"))?;
     }
-    run.crash(true)
+    run.audit()?;
+    run.crash(true)?;
+    run.audit()
 }
 
 /// What goes wrong with a seed, if anything does.

@@ -28,7 +28,7 @@ use crate::lane::shards::Place;
 use crate::lane::signal::Reply;
 use crate::lane::slot::{RootRef, Slot};
 use crate::lane::state::State;
-use crate::lane::stream::{Item, Stream};
+use crate::lane::stream::Item;
 
 /// Pause after a checkpoint that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -262,7 +262,7 @@ impl Core {
             })
             .collect();
         drop(reply);
-        self.enqueue(Stream::Map, items);
+        self.enqueue_roots(items);
         waiter.wait().await
     }
 

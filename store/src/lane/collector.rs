@@ -6,13 +6,14 @@
 //! its blocks for some time yet, until what moved or superseded them is folded: the deltas hide
 //! that, and the segment's row counts it apart.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::{BLOCK_BYTES, Handle, Layer};
 use ashlar_reactor::SharedBuffer;
-use ashlar_reactor::future::join_all;
+use ashlar_reactor::future::{join_all, race};
 
 use crate::lane::batch::{Batch, Body, Entry};
 use crate::lane::core::{Core, CoreRc};
@@ -27,6 +28,7 @@ use crate::lane::signal::{Reply, Waiter};
 use crate::lane::state::RESERVE_SEGMENTS;
 use crate::lane::stats::DamageKind;
 use crate::lane::stream::{Item, Stream};
+use crate::lane::sweep::Swept;
 
 /// Victims between two checkpoints: their space comes back two slots later.
 const VICTIMS_TOGETHER: usize = 10;
@@ -36,6 +38,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const READ_BLOCKS_MAX: usize = 256;
 /// Runs that are read beside each other.
 const READS_TOGETHER: usize = 64;
+/// Entries that are looked up beside each other: their leaves are loaded at once.
+const LOOKUPS_TOGETHER: usize = 64;
 
 /// A block that lives in a victim.
 #[derive(Clone, Copy, Debug)]
@@ -84,25 +88,32 @@ impl Core {
             let logged = self.state.borrow().log_blocks;
             if logged == tried_at {
                 let wanted = self.events.collect_wanted.after(mark);
-                ashlar_reactor::future::race(wanted, self.reactor.sleep(PAUSE)).await;
+                race(wanted, self.reactor.sleep(PAUSE)).await;
                 self.reactor.sleep(PAUSE / 10).await;
                 continue;
             }
-            self.fold_all().await;
-            for _ in 0..2 {
-                if self.checkpoint(false).await.is_err() {
-                    self.reactor.sleep(PAUSE).await;
-                }
-            }
+            let target = self.state.borrow().lsns.next();
+            // The sweep may itself wait for segments: not for longer than it gets on.
+            while self.fold_some_below(target).await == Swept::Some {}
+            self.take_two_slots().await;
             tried_at = self.state.borrow().log_blocks;
             self.reactor.yield_now().await;
+        }
+    }
+
+    /// What was collected is free in the first one and can be opened with the second one.
+    async fn take_two_slots(self: &CoreRc) {
+        for _ in 0..2 {
+            if self.checkpoint(false).await.is_err() {
+                self.reactor.sleep(PAUSE).await;
+            }
         }
     }
 
     /// Collects one victim whether it is needed or not.
     #[cfg(test)]
     pub(crate) async fn collect_one(self: &CoreRc) {
-        if let Some(victim) = self.choose_victim(&[]) {
+        if let Some(victim) = self.choose_victim(&HashSet::new()) {
             self.collect(victim).await;
         }
     }
@@ -117,34 +128,34 @@ impl Core {
 
     /// Collects some victims, and has two slots taken when it brought anything.
     async fn collect_some(self: &CoreRc) -> usize {
-        let mut tried = Vec::new();
+        if self.state.borrow().is_short_for_moves() {
+            self.take_two_slots().await;
+        }
+        let mut tried = HashSet::new();
         let mut collected = 0;
-        while tried.len() < VICTIMS_TOGETHER {
+        // Those that cannot be collected now do not keep it from the others.
+        while collected < VICTIMS_TOGETHER {
             let Some(victim) = self.choose_victim(&tried) else {
                 break;
             };
-            tried.push(victim);
-            if self.collect(victim).await {
-                collected += 1;
-            }
+            tried.insert(victim);
+            collected += usize::from(self.collect(victim).await);
         }
         let waiting = {
             let state = self.state.borrow();
             state.segments.free_soon_count() > state.segments.free_count()
         };
         if !tried.is_empty() || waiting {
-            for _ in 0..2 {
-                if self.checkpoint(false).await.is_err() {
-                    self.reactor.sleep(PAUSE).await;
-                }
-            }
+            self.take_two_slots().await;
         }
         collected
     }
 
-    /// Cost-benefit: what would be gained, times age, for what must be read and written.
-    fn choose_victim(&self, tried: &[u32]) -> Option<u32> {
+    /// Cost-benefit: what would be gained, times age, for what must be read and written. When
+    /// what can be opened may not do for the moves, only what has none.
+    fn choose_victim(&self, tried: &HashSet<u32>) -> Option<u32> {
         let state = self.state.borrow();
+        let short = state.is_short_for_moves();
         let payload = self.layout.payload_blocks();
         let in_window = self.has_bug(Bug::CollectInWindow);
         let mut best: Option<(u64, u32)> = None;
@@ -157,7 +168,8 @@ impl Core {
             let age = state.segments.next_order - row.order;
             let score = (payload - live) * 1024 / (payload + live) * age;
             // Moving a full segment gains nothing.
-            if (payload - live) * 50 > payload && best.is_none_or(|(most, _)| score > most) {
+            let gains = (payload - live) * 50 > payload && (live == 0 || !short);
+            if gains && best.is_none_or(|(most, _)| score > most) {
                 best = Some((score, segment));
             }
         }
@@ -236,73 +248,93 @@ impl Core {
     /// What of these batches lives: the map decides.
     async fn live_in(self: &CoreRc, batches: &[Batch]) -> Live {
         let mut live = Live::default();
+        let mut ranges: Vec<(Layer, LeafRange, u64)> = Vec::new();
         for batch in batches {
             for (entry, address) in batch.placed() {
                 match entry.body {
-                    Body::Data(_) => self.live_data(entry, address, &mut live).await,
-                    Body::Leaf(_) => {
-                        let state = self.state.borrow();
-                        let shard = state.shards.get(entry.handle);
-                        let named = shard.map(|s| s.leaf_entry(entry.label, entry.first));
-                        if named.is_some_and(|e| e.is_data() && e.address() == address) {
-                            live.leaves.push((entry.handle, entry.label, entry.first));
+                    Body::Data(_) => {
+                        let mut at = address;
+                        for range in leaf_ranges(entry.handle, entry.first, entry.count) {
+                            ranges.push((entry.label, range, at));
+                            at += range.count as u64;
                         }
                     }
-                    Body::Root(_) => {
-                        let state = self.state.borrow();
-                        let shard = state.shards.get(entry.handle);
-                        let roots = shard.and_then(|s| s.labels.get(&entry.label));
-                        let root = roots.and_then(|r| r.0.get(&entry.first));
-                        let place = root.and_then(|root| root.place);
-                        if place.is_some_and(|place| place.address == address) {
-                            live.roots.push((entry.handle, entry.label, entry.first));
-                        }
+                    Body::Leaf(_) if self.is_leaf_at(entry, address) => {
+                        live.leaves.push((entry.handle, entry.label, entry.first));
                     }
-                    Body::Zero | Body::Damaged | Body::Shard(_) | Body::Layers(_) => {}
+                    Body::Root(_) if self.is_root_at(entry, address) => {
+                        live.roots.push((entry.handle, entry.label, entry.first));
+                    }
+                    _ => {}
                 }
             }
+        }
+        for some in ranges.chunks(LOOKUPS_TOGETHER) {
+            let lookups = some
+                .iter()
+                .map(|&(label, range, at)| self.live_data(label, range, at));
+            live.blocks
+                .extend(join_all(lookups).await.into_iter().flatten());
         }
         live
     }
 
-    async fn live_data(self: &CoreRc, entry: &Entry, address: u64, live: &mut Live) {
-        let interval = {
-            let state = self.state.borrow();
-            let shard = state.shards.get(entry.handle);
-            shard.and_then(|shard| shard.interval_of(entry.label))
-        };
-        let Some(interval) = interval else {
-            return;
-        };
-        let mut at = address;
-        for range in leaf_ranges(entry.handle, entry.first, entry.count) {
-            if self.is_unmapped(&range, interval) {
-                at += range.count as u64;
-                continue;
-            }
-            let view = View::Interval(entry.label);
-            let found = self.resolve(range, view, Trust::All, |found| found);
-            let Ok(found) = found.await else {
-                return;
-            };
-            let first = first_block(&range);
-            for (block, winner) in (first..).zip(found) {
-                if winner.is_data() && winner.address() == at {
-                    live.blocks.push(LiveBlock {
-                        handle: entry.handle,
-                        label: interval.1,
-                        block,
-                        entry: winner,
-                    });
-                }
-                at += 1;
-            }
+    /// Whether the map has a leaf at this address.
+    fn is_leaf_at(&self, entry: &Entry, address: u64) -> bool {
+        let state = self.state.borrow();
+        let shard = state.shards.get(entry.handle);
+        let named = shard.map(|shard| shard.leaf_entry(entry.label, entry.first));
+        named.is_some_and(|leaf| leaf.is_data() && leaf.address() == address)
+    }
+
+    /// Whether a root page was last written at this address.
+    fn is_root_at(&self, entry: &Entry, address: u64) -> bool {
+        let state = self.state.borrow();
+        let shard = state.shards.get(entry.handle);
+        let roots = shard.and_then(|shard| shard.labels.get(&entry.label));
+        let root = roots.and_then(|roots| roots.0.get(&entry.first));
+        let place = root.and_then(|root| root.place);
+        place.is_some_and(|place| place.address == address)
+    }
+
+    /// What lives of a run of blocks, the first of which lies at `address`.
+    async fn live_data(
+        self: &CoreRc,
+        label: Layer,
+        range: LeafRange,
+        address: u64,
+    ) -> Vec<LiveBlock> {
+        if self.is_unmapped(label, &range) {
+            return Vec::new();
         }
+        let view = View::Interval(label);
+        let found = self.resolve(range, view, Trust::All, |found| {
+            let top = self.interval_of(range.handle, label)?.1;
+            Some((top, found))
+        });
+        let Ok(Some((top, found))) = found.await else {
+            // The shard has left, or the label was dropped.
+            return Vec::new();
+        };
+        let lives =
+            |(at, (_, entry)): &(u64, (u32, PageEntry))| entry.is_data() && entry.address() == *at;
+        (address..)
+            .zip((first_block(&range)..).zip(found))
+            .filter(lives)
+            .map(|(_, (block, entry))| LiveBlock {
+                handle: range.handle,
+                label: top,
+                block,
+                entry,
+            })
+            .collect()
     }
 
     /// Whether no leaf and no delta names anything there, so that nothing of it can live.
-    fn is_unmapped(&self, range: &LeafRange, interval: (Layer, Layer)) -> bool {
-        let (low, high) = interval;
+    fn is_unmapped(&self, label: Layer, range: &LeafRange) -> bool {
+        let Some((low, high)) = self.interval_of(range.handle, label) else {
+            return true;
+        };
         let state = self.state.borrow();
         let key = LeafKey {
             handle: range.handle,
@@ -333,7 +365,7 @@ impl Core {
         }
         let moved = waiter.wait().await.is_ok();
         for leaves in live.leaves.chunks(READ_BLOCKS_MAX) {
-            self.fold_many(leaves).await;
+            self.fold_urgently(leaves).await;
         }
         let mut state = self.state.borrow_mut();
         for (handle, label, index) in &live.roots {

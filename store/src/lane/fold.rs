@@ -4,6 +4,7 @@
 //! durable deltas are folded: a leaf must not name what power loss can take away.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ashlar_proto::crc::crc32c;
@@ -18,7 +19,7 @@ use crate::lane::page::{Kind, PAGE_ENTRIES, Page, PageEntry};
 use crate::lane::planted::Bug;
 use crate::lane::signal::Reply;
 use crate::lane::state::State;
-use crate::lane::stream::{Item, Stream};
+use crate::lane::stream::{Item, STREAMS, Stream};
 
 /// Deltas of one label that a fold takes in.
 #[derive(Debug)]
@@ -39,6 +40,9 @@ struct Capture {
     taken: Vec<Taken>,
     page: Page,
 }
+
+/// Which queues of the streams something joins.
+type Queues = fn(&mut State) -> &mut [VecDeque<Item>; STREAMS];
 
 /// Keeps other folds away from a leaf.
 struct Folding {
@@ -256,6 +260,15 @@ impl Core {
 
     /// Folds leaves, each in the interval of its label. Returns how many were folded.
     pub(crate) async fn fold_many(self: &CoreRc, leaves: &[(Handle, Layer, u32)]) -> usize {
+        self.fold_into(leaves, |state| &mut state.queues).await
+    }
+
+    /// The same for leaves that lie in a victim: they go first, and further into the reserve.
+    pub(crate) async fn fold_urgently(self: &CoreRc, leaves: &[(Handle, Layer, u32)]) -> usize {
+        self.fold_into(leaves, |state| &mut state.urgent).await
+    }
+
+    async fn fold_into(self: &CoreRc, leaves: &[(Handle, Layer, u32)], queues: Queues) -> usize {
         let mut guards = Vec::new();
         let mut mine = Vec::new();
         let mut needs: Vec<PageEntry> = Vec::new();
@@ -280,14 +293,21 @@ impl Core {
         self.load_leaves(needs, &mut held).await;
         let folds = mine
             .iter()
-            .map(|&(handle, label, leaf)| self.fold_one(handle, label, leaf, &held));
+            .map(|&(handle, label, leaf)| self.fold_one(handle, label, leaf, &held, queues));
         let folded = join_all(folds).await;
         drop(guards);
         self.events.sweep_ended.raise();
         folded.into_iter().filter(|&done| done).count()
     }
 
-    async fn fold_one(self: &CoreRc, handle: Handle, label: Layer, leaf: u32, held: &Held) -> bool {
+    async fn fold_one(
+        self: &CoreRc,
+        handle: Handle,
+        label: Layer,
+        leaf: u32,
+        held: &Held,
+        queues: Queues,
+    ) -> bool {
         let (capture, reply, waiter, place, page_crc) = {
             let mut state = self.state.borrow_mut();
             let Some(capture) = state.capture(handle, leaf, label, held, self) else {
@@ -321,7 +341,7 @@ impl Core {
             };
             let mut item = Item::new(entry, vec![block.freeze()], reply.part());
             item.place = Some(place.clone());
-            self.state.borrow_mut().queues[Stream::Map.index()].push_back(item);
+            queues(&mut self.state.borrow_mut())[Stream::Map.index()].push_back(item);
             (capture, reply, waiter, place, crc)
         };
         drop(reply);

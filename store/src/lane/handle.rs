@@ -441,8 +441,7 @@ impl Lane {
             let mark = core.events.completed.mark();
             let idle = {
                 let state = core.state.borrow();
-                let queued = state.queues.iter().map(std::collections::VecDeque::len);
-                state.lsns.in_flight() == 0 && state.urgent.is_empty() && queued.sum::<usize>() == 0
+                state.lsns.in_flight() == 0 && state.is_drained()
             };
             if idle {
                 break;

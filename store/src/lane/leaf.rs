@@ -9,6 +9,7 @@ use ashlar_reactor::future::join_all;
 
 use crate::lane::core::{Core, CoreRc};
 use crate::lane::page::{Page, PageEntry};
+use crate::lane::segment::SegmentState;
 use crate::lane::stats::DamageKind;
 
 /// Pauses before each further attempt: a device may hide a block once.
@@ -29,7 +30,11 @@ pub(crate) struct Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         let mut state = self.core.state.borrow_mut();
-        state.segments.row_mut(self.segment).reads -= 1;
+        let row = state.segments.row_mut(self.segment);
+        row.reads -= 1;
+        if row.reads == 0 && matches!(row.state, SegmentState::Free(_)) {
+            self.core.events.segment_wanted.raise();
+        }
     }
 }
 

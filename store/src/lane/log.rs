@@ -29,8 +29,19 @@ impl Core {
 
     /// Queues something that goes before data: a trim, a record, a table.
     pub(crate) fn enqueue_urgent(self: &CoreRc, item: Item) {
-        self.state.borrow_mut().urgent.push_back(item);
+        self.state.borrow_mut().urgent[Stream::Fresh.index()].push_back(item);
         self.pump(Stream::Fresh);
+    }
+
+    /// Queues the root pages of a checkpoint in front of all leaves.
+    pub(crate) fn enqueue_roots(self: &CoreRc, items: Vec<Item>) {
+        let mut state = self.state.borrow_mut();
+        let urgent = &mut state.urgent[Stream::Map.index()];
+        for item in items.into_iter().rev() {
+            urgent.push_front(item);
+        }
+        drop(state);
+        self.pump(Stream::Map);
     }
 
     /// Logs one item and waits until it has completed.
@@ -47,19 +58,26 @@ impl Core {
     pub(crate) fn pump(self: &CoreRc, stream: Stream) {
         loop {
             let mut sealed = Vec::new();
-            let building = {
+            let (building, opened) = {
                 let mut state = self.state.borrow_mut();
                 if state.in_flight[stream.index()] >= self.options.batches_in_flight {
                     return;
                 }
-                state.build(stream, &mut sealed)
+                let ready = state.segments.ready.len();
+                let building = state.build(stream, &mut sealed);
+                (building, state.segments.ready.len() < ready)
             };
+            if opened {
+                // The next one is prepared before it is needed.
+                self.events.segment_wanted.raise();
+            }
             for segment in sealed {
                 self.finish_segment(segment);
             }
             match building {
                 Building::Built(built) => self.submit(built),
                 Building::NoSegment => {
+                    self.ask_for_names();
                     self.events.segment_wanted.raise();
                     self.events.collect_wanted.raise();
                     return;
@@ -209,8 +227,8 @@ impl Core {
                     None
                 } else {
                     let taken = state.segments.take_named();
-                    if taken.is_none() && state.segments.free_soon_count() > 0 {
-                        drop(state);
+                    drop(state);
+                    if taken.is_none() {
                         self.ask_for_names();
                     }
                     taken
@@ -226,11 +244,15 @@ impl Core {
         }
     }
 
-    /// All that the durable slot names are open: the next one names more, if any are free.
+    /// Most that the durable slot names are open: the next one names more, if any are free.
     fn ask_for_names(&self) {
+        // A checkpoint that runs looks again when it ends.
+        if self.checkpoints.is_held() {
+            return;
+        }
         let starved = {
             let state = self.state.borrow();
-            state.segments.ready.is_empty()
+            state.is_short_of_names() && state.segments.slots_bring_more()
         };
         if starved {
             self.ask_checkpoint();

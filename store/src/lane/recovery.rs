@@ -326,7 +326,7 @@ impl<'a> Recovery<'a> {
             segments,
             streams: [const { None }; STREAMS],
             queues: [const { VecDeque::new() }; STREAMS],
-            urgent: VecDeque::new(),
+            urgent: [const { VecDeque::new() }; STREAMS],
             in_flight: [0; STREAMS],
             shards,
             overlay: Overlay::default(),

@@ -66,7 +66,6 @@ impl Turnstile {
 
 impl Turnstile {
     /// Whether somebody holds it.
-    #[cfg(test)]
     pub(crate) fn is_held(&self) -> bool {
         self.held.get()
     }

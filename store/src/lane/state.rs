@@ -15,8 +15,11 @@ use crate::lane::stream::{Item, OpenSegment, STREAMS};
 use crate::lane::table::SegmentTable;
 
 /// Segments that fresh writes leave: 9 for what ten victims at 90 % hold, 9 for its leaves, open
-/// streams, spare. Trims leave half of it, the collector none.
+/// streams, spare. Trims and the sweep leave half of it, the collector none.
 pub(crate) const RESERVE_SEGMENTS: usize = 24;
+/// Segments for the root pages of one checkpoint, at most: of those that a slot names the rest
+/// goes to others.
+const CHECKPOINT_SEGMENTS_MAX: u64 = 64;
 
 /// Leaves in memory, by address, oldest out first.
 #[derive(Debug, Default)]
@@ -74,8 +77,9 @@ pub(crate) struct State {
     pub(crate) segments: SegmentTable,
     pub(crate) streams: [Option<OpenSegment>; STREAMS],
     pub(crate) queues: [VecDeque<Item>; STREAMS],
-    /// Trims, records and tables: they go first, and further into the reserve.
-    pub(crate) urgent: VecDeque<Item>,
+    /// What goes first in its stream, and further into the reserve: trims, records and tables;
+    /// root pages, and leaves out of a victim.
+    pub(crate) urgent: [VecDeque<Item>; STREAMS],
     pub(crate) in_flight: [usize; STREAMS],
     pub(crate) shards: Shards,
     pub(crate) overlay: Overlay,
@@ -142,6 +146,13 @@ impl State {
         let overlay = self.overlay.oldest().unwrap_or(self.lsns.next());
         let in_flight = self.lsns.oldest_in_flight().unwrap_or(self.lsns.next());
         overlay.min(in_flight)
+    }
+
+    /// Segments that the root pages of the next checkpoint may take.
+    pub(crate) fn checkpoint_segments(&self) -> usize {
+        let each = self.segments.layout().payload_blocks() / 2;
+        let needed = 1 + self.root_pages.div_ceil(each);
+        crate::codec::to_usize(needed.min(CHECKPOINT_SEGMENTS_MAX))
     }
 
     /// Takes dead names off the counts that can only be those of leaves lost to damage.

@@ -4,6 +4,7 @@
 //! as fit. A large write is cut where its segment ends, so that nothing of a segment is wasted.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ashlar_proto::limits::BLOCK_BYTES;
@@ -17,6 +18,8 @@ use crate::lane::summary;
 
 /// Streams of a lane.
 pub(crate) const STREAMS: usize = 3;
+/// Segments that a victim's moves and leaves may take: none of them finds the open one empty.
+const VICTIM_SEGMENTS: usize = 4;
 /// Of a segment, the part that a summary may take before the segment does without one.
 const SUMMARY_PART: usize = 16;
 
@@ -184,13 +187,25 @@ pub(crate) enum Building {
 
 impl State {
     /// Takes a prepared segment for a stream if the reserve allows it.
-    fn open_stream(&mut self, stream: Stream, urgent: bool) -> bool {
+    ///
+    /// Whoever gives space back goes further than who takes it: the sweep, so that `from` moves
+    /// on, further than fresh writes; the collector further than the sweep, so that it can always
+    /// end what it began; and the root pages of a checkpoint furthest, for without checkpoints no
+    /// segment would ever be named again.
+    fn open_stream(&mut self, stream: Stream) -> bool {
+        let urgent = !self.urgent[stream.index()].is_empty();
         let leave = match stream {
             Stream::Fresh if !urgent => RESERVE_SEGMENTS,
             Stream::Fresh => RESERVE_SEGMENTS / 2,
+            Stream::Map if !urgent => RESERVE_SEGMENTS / 2,
             Stream::Moves | Stream::Map => 0,
         };
         if self.segments.free_count() <= leave {
+            return false;
+        }
+        let head = self.next_item(stream);
+        let is_root = head.is_some_and(|item| matches!(item.entry.body, Body::Root(_)));
+        if !is_root && self.is_short_of_names() {
             return false;
         }
         let Some(segment) = self.segments.ready.pop_front() else {
@@ -200,6 +215,17 @@ impl State {
         true
     }
 
+    /// Whether what the durable slot names is only just enough for the pages of the next one.
+    pub(crate) fn is_short_of_names(&self) -> bool {
+        self.segments.openable_count() <= self.checkpoint_segments()
+    }
+
+    /// Whether what can be opened may not do for the moves out of one more victim, its leaves and
+    /// the next checkpoint.
+    pub(crate) fn is_short_for_moves(&self) -> bool {
+        self.segments.openable_count() <= self.checkpoint_segments() + VICTIM_SEGMENTS
+    }
+
     /// Gives up the segment of a stream. Its summary is written when its batches have completed.
     pub(crate) fn seal_stream(&mut self, stream: Stream) -> Option<OpenSegment> {
         let sealed = self.streams[stream.index()].take()?;
@@ -207,33 +233,29 @@ impl State {
         Some(sealed)
     }
 
-    fn next_item(&mut self, stream: Stream, urgent_only: bool) -> Option<&mut Item> {
-        let urgent = stream == Stream::Fresh && !self.urgent.is_empty();
-        if urgent {
-            self.urgent.front_mut()
-        } else if urgent_only {
-            None
-        } else {
-            self.queues[stream.index()].front_mut()
-        }
+    fn next_item(&mut self, stream: Stream) -> Option<&mut Item> {
+        let urgent = self.urgent[stream.index()].front_mut();
+        urgent.or_else(|| self.queues[stream.index()].front_mut())
     }
 
     fn pop_item(&mut self, stream: Stream) -> Option<Item> {
-        if stream == Stream::Fresh && !self.urgent.is_empty() {
-            self.urgent.pop_front()
-        } else {
-            self.queues[stream.index()].pop_front()
-        }
+        let urgent = self.urgent[stream.index()].pop_front();
+        urgent.or_else(|| self.queues[stream.index()].pop_front())
+    }
+
+    /// Whether nothing waits to be logged.
+    pub(crate) fn is_drained(&self) -> bool {
+        let mut queues = self.urgent.iter().chain(&self.queues);
+        queues.all(VecDeque::is_empty)
     }
 
     /// Builds the next batch of a stream. Segments that it had to seal are handed out.
     pub(crate) fn build(&mut self, stream: Stream, sealed: &mut Vec<OpenSegment>) -> Building {
         loop {
-            let urgent = stream == Stream::Fresh && !self.urgent.is_empty();
-            if self.next_item(stream, false).is_none() {
+            if self.next_item(stream).is_none() {
                 return Building::Empty;
             }
-            if self.streams[stream.index()].is_none() && !self.open_stream(stream, urgent) {
+            if self.streams[stream.index()].is_none() && !self.open_stream(stream) {
                 return Building::NoSegment;
             }
             let items = self.gather(stream);
@@ -253,7 +275,7 @@ impl State {
             .expect("the stream has a segment");
         let (mut payload, mut bytes) = (0usize, 0usize);
         let mut items = Vec::new();
-        while let Some(item) = self.next_item(stream, false) {
+        while let Some(item) = self.next_item(stream) {
             let more = item.entry.payload_blocks() as usize;
             let entry_bytes = item.entry.encoded_bytes();
             if open.fits(blocks, payload + more, bytes + entry_bytes) {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ashlar_proto::{Handle, Layer, Lsn, RoomHint};
+use ashlar_reactor::future::{Either, race};
 
 use crate::lane::core::{Core, CoreRc};
 
@@ -16,6 +17,17 @@ const FOLDS_TOGETHER: usize = 128;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Pause between two folds of everything near the soft mark.
 const RELIEF_PAUSE: Duration = Duration::from_millis(250);
+
+/// What came of waiting for the sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Swept {
+    /// Everything that was wanted has been folded.
+    All,
+    /// Some of it may have been.
+    Some,
+    /// The sweep ended no step for a while.
+    None,
+}
 
 impl Core {
     /// Folds as needed for as long as the lane runs.
@@ -107,18 +119,23 @@ impl Core {
     /// space, and to move `from` on when segments are short.
     pub(crate) async fn fold_all(self: &CoreRc) {
         let target = self.state.borrow().lsns.next();
+        while self.fold_some_below(target).await != Swept::All {}
+    }
+
+    /// Has everything folded below an LSN, and waits for the next step of the sweep.
+    pub(crate) async fn fold_some_below(self: &CoreRc, target: Lsn) -> Swept {
+        let mark = self.events.sweep_ended.mark();
         self.fold_through
             .set(self.fold_through.get().max(target.get()));
-        loop {
-            let mark = self.events.sweep_ended.mark();
-            let oldest = self.state.borrow().overlay.oldest();
-            if oldest.is_none_or(|oldest| oldest >= target) || self.is_closing() {
-                return;
-            }
-            self.events.sweep_wanted.raise();
-            let ended = self.events.sweep_ended.after(mark);
-            let pause = self.reactor.sleep(PAUSE);
-            ashlar_reactor::future::race(ended, pause).await;
+        let oldest = self.state.borrow().overlay.oldest();
+        if oldest.is_none_or(|oldest| oldest >= target) || self.is_closing() {
+            return Swept::All;
+        }
+        self.events.sweep_wanted.raise();
+        let ended = self.events.sweep_ended.after(mark);
+        match race(ended, self.reactor.sleep(PAUSE)).await {
+            Either::First(()) => Swept::Some,
+            Either::Second(()) => Swept::None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The segment table of a lane: which segments may be opened, and what lives where.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use ashlar_proto::Lsn;
 
@@ -142,6 +142,28 @@ impl SegmentTable {
         let soon =
             |row: &&Segment| matches!(row.state, SegmentState::Free(_) | SegmentState::Collected);
         self.rows.iter().filter(soon).count() + self.ready.len()
+    }
+
+    /// Segments that can be opened before another slot is durable.
+    pub(crate) fn openable_count(&self) -> usize {
+        let named = self.named.iter().filter(|&&s| self.is_reusable(s));
+        named.count() + self.ready.len()
+    }
+
+    /// Whether the next slots can bring more segments to open: some are not named yet, or wait for
+    /// their discard.
+    pub(crate) fn slots_bring_more(&self) -> bool {
+        let named: HashSet<u32> = self.named.iter().chain(&self.ready).copied().collect();
+        (0..self.layout.segments).any(|segment| {
+            let row = self.row(segment);
+            match row.state {
+                SegmentState::Free(_) if named.contains(&segment) => {
+                    row.discard_pending && row.reads == 0
+                }
+                SegmentState::Free(_) | SegmentState::Collected => true,
+                SegmentState::Open | SegmentState::Sealed => false,
+            }
+        })
     }
 
     /// Takes the next segment to open, of those that the durable slot names.

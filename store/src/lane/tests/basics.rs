@@ -5,7 +5,7 @@ use std::time::Duration;
 use ashlar_proto::{BlockCount, BlockIndex, RoomHint};
 use ashlar_reactor::sim::DiskSpec;
 
-use super::bench::{Bench, joined, key, layer, seq};
+use super::bench::{Bench, describe, joined, key, layer, seq};
 use crate::lane::{LaneError, StateChange};
 
 const MIB: u64 = 1 << 20;
@@ -125,7 +125,9 @@ fn random_overwrites_at_80_percent_go_on_for_ever() {
             raw += 1;
             writes.push(bench.write(&lane, shard, block, 1, raw));
         }
-        let done = bench.run(ashlar_reactor::future::join_all(writes));
+        let all = ashlar_reactor::future::join_all(writes);
+        let done = bench.world.run(Duration::from_secs(100), all);
+        let done = done.unwrap_or_else(|error| panic!("{error}: {}", describe(&lane)));
         assert!(done.iter().all(Result::is_ok), "{done:?}");
     }
     assert_eq!(lane.room(), RoomHint::Ample);

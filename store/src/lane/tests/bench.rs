@@ -203,3 +203,37 @@ impl Bench {
 pub(super) fn content(key: ShardKey, block: u32) -> u64 {
     key.volume.get() << 32 | u64::from(block)
 }
+
+/// How the lane stands, for a run that does not end.
+pub(super) fn describe(lane: &Lane) -> String {
+    let core = lane.core();
+    let state = core.state.borrow();
+    let rows = state.segments.rows().iter().enumerate();
+    let rows: Vec<String> = rows
+        .map(|(at, row)| {
+            let live = (row.leaf_live, row.stale, row.overlay_live);
+            let users = (row.reads, row.writes);
+            format!("{at} {:?} {} {live:?} {users:?}", row.state, row.lsn_max)
+        })
+        .collect();
+    let queues = state.queues.iter().map(std::collections::VecDeque::len);
+    format!(
+        "slot {} from {} next {} durable {} queues {:?} urgent {:?} in flight {:?} ready {:?} \
+         free {} openable {} oldest {:?} checkpoint {} {:?} roots {}\n{}",
+        state.segments.slot_durable,
+        state.slot_from,
+        state.lsns.next(),
+        state.lsns.durable(),
+        queues.collect::<Vec<_>>(),
+        state.urgent.each_ref().map(std::collections::VecDeque::len),
+        state.in_flight,
+        state.segments.ready,
+        state.segments.free_count(),
+        state.segments.openable_count(),
+        state.overlay.oldest(),
+        core.checkpoints.is_held(),
+        state.stats,
+        state.root_pages,
+        rows.join("\n")
+    )
+}

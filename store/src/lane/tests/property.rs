@@ -13,7 +13,7 @@ use ashlar_proto::crc::crc32c;
 use ashlar_proto::{BLOCK_BYTES, BlockCount, BlockIndex, Layer};
 use ashlar_reactor::sim::{DiskSpec, Rng, pattern};
 
-use super::bench::{Bench, content, layer, seq};
+use super::bench::{Bench, content, describe, layer, seq};
 use super::model::{BLOCKS, Model, Sent, Shown, Volume};
 use crate::lane::planted::{Bug, Planted};
 use crate::lane::segment::Segment;
@@ -367,7 +367,7 @@ impl Run {
         let volume = volume.clone();
         let lane = self.lane();
         let set = lane.set_layers(volume.key(), volume.table());
-        self.bench.run(set).unwrap();
+        self.wait(set).unwrap();
     }
 
     fn snapshot(&mut self) {
@@ -420,7 +420,7 @@ impl Run {
             return;
         }
         let lane = self.lane();
-        self.bench.run(lane.remove_shards(&[volume.key()])).unwrap();
+        self.wait(lane.remove_shards(&[volume.key()])).unwrap();
         self.model.volumes.retain(|v| v.life != volume.life);
         self.create(volume.number);
     }
@@ -461,6 +461,11 @@ impl Run {
             return Err(format!("DAMAGE without a cause: {damage:?}"));
         }
         Ok(())
+    }
+
+    fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        let ended = self.bench.world.run(Duration::from_secs(100), future);
+        ended.unwrap_or_else(|error| panic!("{error}: {}", describe(&self.lane())))
     }
 
     /// The counts of live blocks are exactly what the leaves name.

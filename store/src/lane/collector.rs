@@ -6,7 +6,7 @@
 //! its blocks for some time yet, until what moved or superseded them is folded: the deltas hide
 //! that, and the segment's row counts it apart.
 
-use std::collections::HashSet;
+use std::cmp::Reverse;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -31,7 +31,9 @@ use crate::lane::stream::{Item, Stream};
 use crate::lane::sweep::Swept;
 
 /// Victims between two checkpoints: their space comes back two slots later.
-const VICTIMS_TOGETHER: usize = 10;
+const VICTIMS_TOGETHER: usize = 64;
+/// Segments' worth of live blocks that are moved between two checkpoints.
+const MOVES_TOGETHER: u64 = 8;
 /// Pause when nothing can be gained.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Blocks that are read at once.
@@ -113,7 +115,7 @@ impl Core {
     /// Collects one victim whether it is needed or not.
     #[cfg(test)]
     pub(crate) async fn collect_one(self: &CoreRc) {
-        if let Some(victim) = self.choose_victim(&HashSet::new()) {
+        if let Some(&victim) = self.choose_victims().first() {
             self.collect(victim).await;
         }
     }
@@ -131,36 +133,50 @@ impl Core {
         if self.state.borrow().is_short_for_moves() {
             self.take_two_slots().await;
         }
-        let mut tried = HashSet::new();
-        let mut collected = 0;
+        let victims = self.choose_victims();
+        let most = MOVES_TOGETHER * self.layout.payload_blocks();
+        let (mut collected, mut moved) = (0, 0);
         // Those that cannot be collected now do not keep it from the others.
-        while collected < VICTIMS_TOGETHER {
-            let Some(victim) = self.choose_victim(&tried) else {
+        for &victim in &victims {
+            if collected >= VICTIMS_TOGETHER || moved >= most {
                 break;
+            }
+            let live = {
+                let state = self.state.borrow();
+                if !state.is_collectable(victim, self.has_bug(Bug::CollectInWindow)) {
+                    continue;
+                }
+                let live = state.segments.row(victim).live();
+                if live > 0 && state.is_short_for_moves() {
+                    continue;
+                }
+                u64::from(live)
             };
-            tried.insert(victim);
-            collected += usize::from(self.collect(victim).await);
+            if self.collect(victim).await {
+                collected += 1;
+                moved += live;
+            }
         }
         let waiting = {
             let state = self.state.borrow();
             state.segments.free_soon_count() > state.segments.free_count()
         };
-        if !tried.is_empty() || waiting {
+        if !victims.is_empty() || waiting {
             self.take_two_slots().await;
         }
         collected
     }
 
-    /// Cost-benefit: what would be gained, times age, for what must be read and written. When
-    /// what can be opened may not do for the moves, only what has none.
-    fn choose_victim(&self, tried: &HashSet<u32>) -> Option<u32> {
+    /// The best first, by cost and benefit: what would be gained, times age, for what must be read
+    /// and written. When what can be opened may not do for the moves, only what has none.
+    fn choose_victims(&self) -> Vec<u32> {
         let state = self.state.borrow();
         let short = state.is_short_for_moves();
         let payload = self.layout.payload_blocks();
         let in_window = self.has_bug(Bug::CollectInWindow);
-        let mut best: Option<(u64, u32)> = None;
+        let mut victims = Vec::new();
         for segment in 0..state.segments.len() {
-            if !state.is_collectable(segment, in_window) || tried.contains(&segment) {
+            if !state.is_collectable(segment, in_window) {
                 continue;
             }
             let row = state.segments.row(segment);
@@ -168,12 +184,12 @@ impl Core {
             let age = state.segments.next_order - row.order;
             let score = (payload - live) * 1024 / (payload + live) * age;
             // Moving a full segment gains nothing.
-            let gains = (payload - live) * 50 > payload && (live == 0 || !short);
-            if gains && best.is_none_or(|(most, _)| score > most) {
-                best = Some((score, segment));
+            if (payload - live) * 50 > payload && (live == 0 || !short) {
+                victims.push((score, segment));
             }
         }
-        best.map(|(_, segment)| segment)
+        victims.sort_unstable_by_key(|&(score, segment)| (Reverse(score), segment));
+        victims.into_iter().map(|(_, segment)| segment).collect()
     }
 
     /// Collects one segment. Whether nothing in it lives any more.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ashlar_reactor::sim::{SimDisk, fault::FaultAccess};
 
-use super::owner::{OWNER_HOST, Owner};
+use super::owner::{OWNER_HOSTS, Owner};
+use super::stores::Store;
 use super::{Cluster, Together};
 
 /// Owners that may live at once: the present one and some that were replaced.
@@ -19,8 +20,11 @@ enum Trouble {
     CrashStore(usize),
     PowerLoss(usize),
     Blackout,
+    CrashAllStores,
     Partition(usize),
     CutOneWay(usize),
+    Isolate,
+    Coup,
     Heal,
     Media(usize),
 }
@@ -58,17 +62,21 @@ impl Cluster {
             0..20 => (plan.process_crashes, Trouble::CrashOwner),
             20..28 => (plan.process_crashes, Trouble::ReplaceOwner),
             28..36 => (true, Trouble::DetachOwner),
-            36..50 => (plan.process_crashes, Trouble::CrashStore(store)),
-            50..60 => (plan.power_losses, Trouble::PowerLoss(store)),
-            60..75 => (plan.power_losses, Trouble::Blackout),
-            75..83 => (plan.partitions, Trouble::Partition(store)),
-            83..90 => (plan.partitions, Trouble::CutOneWay(store)),
+            36..46 => (plan.process_crashes, Trouble::CrashStore(store)),
+            46..52 => (plan.process_crashes, Trouble::CrashAllStores),
+            52..60 => (plan.power_losses, Trouble::PowerLoss(store)),
+            60..72 => (plan.power_losses, Trouble::Blackout),
+            72..79 => (plan.partitions, Trouble::Partition(store)),
+            79..85 => (plan.partitions, Trouble::CutOneWay(store)),
+            85..89 => (plan.partitions, Trouble::Isolate),
+            89..94 => (plan.partitions, Trouble::Coup),
             _ => (plan.partitions, Trouble::Heal),
         };
         trouble.0.then_some(trouble.1)
     }
 
     async fn meet(&mut self, trouble: Trouble) {
+        let owner = OWNER_HOSTS[self.rng.index(OWNER_HOSTS.len())];
         match trouble {
             Trouble::CrashOwner => {
                 for owner in self.owners.drain(..) {
@@ -98,22 +106,32 @@ impl Cluster {
                 for owner in self.owners.drain(..) {
                     owner.crash();
                 }
-                self.world.power_loss(OWNER_HOST);
+                for host in OWNER_HOSTS {
+                    self.world.power_loss(host);
+                }
                 for number in 0..self.stores.len() {
                     self.power_loss(number);
                 }
             }
+            Trouble::CrashAllStores => self.stores.iter_mut().for_each(Store::crash),
             Trouble::Partition(number) => {
-                self.world.partition(OWNER_HOST, self.stores[number].host());
+                let store = self.stores[number].host();
+                self.world.partition(owner, store);
             }
             Trouble::CutOneWay(number) => {
                 let store = self.stores[number].host();
                 if self.rng.chance(500_000) {
-                    self.world.cut(OWNER_HOST, store);
+                    self.world.cut(owner, store);
                 } else {
-                    self.world.cut(store, OWNER_HOST);
+                    self.world.cut(store, owner);
                 }
             }
+            Trouble::Isolate => {
+                for store in &self.stores {
+                    self.world.partition(owner, store.host());
+                }
+            }
+            Trouble::Coup => self.coup().await,
             Trouble::Heal => self.world.heal(),
             Trouble::Media(number) => {
                 if let Some(disk) = self.stores[number].disk(&self.world) {
@@ -121,6 +139,40 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// The owner is cut off and replaced; the new one may die and the stores restart before the
+    /// old one comes back and goes on where it was.
+    async fn coup(&mut self) {
+        let Some(old) = self.owners.last().map(Owner::host) else {
+            return;
+        };
+        for store in &self.stores {
+            self.world.partition(old, store.host());
+        }
+        self.start_owner();
+        self.pause().await;
+        if self.rng.chance(700_000) {
+            if self.rng.chance(500_000)
+                && let Some(new) = self.owners.pop()
+            {
+                new.crash();
+            }
+            self.stores.iter_mut().for_each(Store::crash);
+            for number in 0..self.stores.len() {
+                self.restart_store(number);
+            }
+            if self.rng.chance(500_000) {
+                self.pause().await;
+            }
+        }
+        self.world.heal();
+        self.pause().await;
+    }
+
+    async fn pause(&mut self) {
+        let pause = self.rng.between(1, 2_000_000);
+        self.world.sleep(Duration::from_micros(pause)).await;
     }
 
     /// Damages a disk: what lies there, or what it does next.

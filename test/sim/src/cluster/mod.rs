@@ -37,7 +37,7 @@ use ashlar_reactor::sim::{
 use crate::linear;
 use crate::workload::{Record, Shape};
 use metadata::{Metadata, VolumeShape};
-use owner::{OWNER_HOST, Owner};
+use owner::{OWNER_HOSTS, Owner};
 use stores::Store;
 
 /// How long the last attach may take once all is well again.
@@ -187,7 +187,7 @@ impl Cluster {
         };
         let alive = process.take().filter(Process::is_alive);
         let world = &self.world;
-        let process_now = alive.unwrap_or_else(|| world.process("up", OWNER_HOST));
+        let process_now = alive.unwrap_or_else(|| world.process("up", OWNER_HOSTS[0]));
         Some(process.insert(process_now).clone())
     }
 

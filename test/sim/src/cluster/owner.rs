@@ -16,8 +16,13 @@ use super::{Cluster, finish};
 use crate::history::Life;
 use crate::workload::{Worker, read_into};
 
-/// Where owners live.
-pub(super) const OWNER_HOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 100));
+/// Where owners live, one after another.
+pub(super) const OWNER_HOSTS: [IpAddr; 3] = [owner_host(100), owner_host(101), owner_host(102)];
+
+const fn owner_host(number: u8) -> IpAddr {
+    IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, number))
+}
+
 /// Pause after a failed attach.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long a request of the test itself may take.
@@ -34,6 +39,7 @@ struct Progress {
 
 /// A handle on one owner.
 pub(super) struct Owner {
+    host: IpAddr,
     process: Process,
     progress: Rc<Progress>,
 }
@@ -43,12 +49,13 @@ impl Cluster {
     pub(super) fn start_owner(&mut self) {
         self.owners_started += 1;
         let name = format!("owner-{}", self.owners_started);
+        let host = OWNER_HOSTS[self.owners_started as usize % OWNER_HOSTS.len()];
         let common = self.common_process();
         let local = match &common {
             Some(_) => self.stores.iter().map(Store::local_address).collect(),
             None => Vec::new(),
         };
-        let process = common.unwrap_or_else(|| self.world.process(&name, OWNER_HOST));
+        let process = common.unwrap_or_else(|| self.world.process(&name, host));
         let progress = Rc::new(Progress::default());
         let reactor = process.reactor().clone();
         let source = Rc::new(MemorySource {
@@ -108,7 +115,11 @@ impl Cluster {
                     .push(reactor.spawn(worker.run()));
             }
         }));
-        self.owners.push(Owner { process, progress });
+        self.owners.push(Owner {
+            host,
+            process,
+            progress,
+        });
     }
 }
 
@@ -119,6 +130,10 @@ impl Owner {
 
     pub(super) fn trouble(&self) -> String {
         self.progress.trouble.borrow().clone()
+    }
+
+    pub(super) fn host(&self) -> IpAddr {
+        self.host
     }
 
     pub(super) fn is_alive(&self) -> bool {

@@ -162,6 +162,13 @@ impl LaneLayout {
         (segment < self.segments).then_some(segment)
     }
 
+    /// Blocks of data that a segment holds at best: what headers (64 bytes, 28 more for a block)
+    /// and the summary (as much again, and its head) leave.
+    pub(crate) fn dense_blocks(&self) -> u64 {
+        let headers = (u64::from(self.segment_blocks) * 28).div_ceil(BLOCK_BYTES_U64);
+        u64::from(self.segment_blocks).saturating_sub(2 + 2 * headers)
+    }
+
     /// Blocks of a segment that can hold batches.
     pub(crate) fn payload_blocks(&self) -> u64 {
         u64::from(self.segment_blocks) - 1

@@ -123,7 +123,10 @@ impl Core {
     /// Whether fewer segments are free, or on the way to it, than the lane wants to have.
     fn is_short(&self) -> bool {
         let state = self.state.borrow();
-        let slack = (state.segments.len() as usize / 32).max(6);
+        // Half of what is never given out, at most: more than that no collecting would bring.
+        let segments = state.segments.len() as usize;
+        let slack = (segments / 32).max(6);
+        let slack = slack.min((segments - RESERVE_SEGMENTS) / 20).max(1);
         state.segments.free_soon_count() < RESERVE_SEGMENTS + slack
             || state.segments.free_count() < RESERVE_SEGMENTS + slack / 2
     }
@@ -134,7 +137,7 @@ impl Core {
             self.take_two_slots().await;
         }
         let victims = self.choose_victims();
-        let most = MOVES_TOGETHER * self.layout.payload_blocks();
+        let most = MOVES_TOGETHER * self.layout.dense_blocks();
         let (mut collected, mut moved) = (0, 0);
         // Those that cannot be collected now do not keep it from the others.
         for &victim in &victims {
@@ -172,7 +175,7 @@ impl Core {
     fn choose_victims(&self) -> Vec<u32> {
         let state = self.state.borrow();
         let short = state.is_short_for_moves();
-        let payload = self.layout.payload_blocks();
+        let dense = self.layout.dense_blocks();
         let in_window = self.has_bug(Bug::CollectInWindow);
         let mut victims = Vec::new();
         for segment in 0..state.segments.len() {
@@ -180,11 +183,11 @@ impl Core {
                 continue;
             }
             let row = state.segments.row(segment);
-            let live = u64::from(row.live()).min(payload);
+            let live = u64::from(row.live()).min(dense);
             let age = state.segments.next_order - row.order;
-            let score = (payload - live) * 1024 / (payload + live) * age;
+            let score = (dense - live) * 1024 / (dense + live) * age;
             // Moving a full segment gains nothing.
-            if (payload - live) * 50 > payload && (live == 0 || !short) {
+            if (dense - live) * 50 > dense && (live == 0 || !short) {
                 victims.push((score, segment));
             }
         }

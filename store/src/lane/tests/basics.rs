@@ -6,7 +6,7 @@ use ashlar_proto::{BlockCount, BlockIndex, RoomHint};
 use ashlar_reactor::sim::DiskSpec;
 
 use super::bench::{Bench, describe, joined, key, layer, seq};
-use crate::lane::{LaneError, StateChange};
+use crate::lane::{Lane, LaneError, ShardKey, StateChange};
 
 const MIB: u64 = 1 << 20;
 
@@ -100,20 +100,51 @@ fn state_of_a_shard_is_durable_and_only_grows() {
 #[test]
 fn random_overwrites_at_80_percent_go_on_for_ever() {
     let bench = Bench::new(3, DiskSpec::write_through(128 * MIB), None);
+    let (lane, shard, blocks) = overwritten(&bench, 80, 1500);
+    assert_eq!(lane.room(), RoomHint::Ample);
+    let stats = lane.stats();
+    assert!(stats.segments_collected > 0);
+    let shown = bench.run(Bench::read(&lane, shard, 0, blocks)).unwrap();
+    assert!(shown.iter().all(Option::is_some));
+}
+
+/// The smallest lanes leave the least to spare.
+#[test]
+fn random_overwrites_of_all_that_is_usable_go_on_for_ever() {
+    for (size, segment, volatile) in [
+        (52 * MIB, MIB, true),
+        (52 * MIB, MIB, false),
+        (128 * MIB, MIB, true),
+    ] {
+        let spec = DiskSpec {
+            volatile_cache: volatile,
+            ..DiskSpec::new(size)
+        };
+        let bench = Bench::new(8, spec, Some(segment));
+        let (lane, shard, blocks) = overwritten(&bench, 98, 500);
+        let shown = bench.run(Bench::read(&lane, shard, 0, blocks)).unwrap();
+        assert!(shown.iter().all(Option::is_some));
+    }
+}
+
+/// A lane that is filled to some percent of what is usable, and then overwritten at random.
+fn overwritten(bench: &Bench, percent: u64, rounds: u32) -> (Lane, ShardKey, u32) {
     let lane = bench.start();
     let usable = lane.usage().usable.get() / 4096;
-    let blocks = u32::try_from(usable * 8 / 10).unwrap();
+    // Of a hundred blocks one or two are pages of the map.
+    let blocks = u32::try_from(usable * percent / 100).unwrap();
     let shard = bench.create(&lane, 1, blocks);
     let mut raw = 0;
     for block in (0..blocks).step_by(64) {
         raw += 1;
         let count = 64.min(blocks - block);
-        bench
-            .run(bench.write(&lane, shard, block, count, raw))
+        let write = bench.write(&lane, shard, block, count, raw);
+        let done = bench.world.run(Duration::from_secs(100), write);
+        done.unwrap_or_else(|error| panic!("{error}: {}", describe(&lane)))
             .unwrap();
     }
     let mut rng = bench.world.fork_rng();
-    for _ in 0..1500 {
+    for _ in 0..rounds {
         let mut writes = Vec::new();
         let mut taken = Vec::new();
         for _ in 0..16 {
@@ -130,11 +161,7 @@ fn random_overwrites_at_80_percent_go_on_for_ever() {
         let done = done.unwrap_or_else(|error| panic!("{error}: {}", describe(&lane)));
         assert!(done.iter().all(Result::is_ok), "{done:?}");
     }
-    assert_eq!(lane.room(), RoomHint::Ample);
-    let stats = lane.stats();
-    assert!(stats.segments_collected > 0);
-    let shown = bench.run(Bench::read(&lane, shard, 0, blocks)).unwrap();
-    assert!(shown.iter().all(Option::is_some));
+    (lane, shard, blocks)
 }
 
 #[test]

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! `durable` is the highest that any batch or slot names. What was absent never returns: new LSNs
-//! start 2²⁰ above the highest seen, and what lies between is a gap.
+//! start 2²⁰ above the highest seen, and what lies between is a gap; handles start above the highest
+//! in any entry.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -49,6 +50,8 @@ struct Log {
     durable: u64,
     /// Highest LSN seen.
     highest: u64,
+    /// Highest handle seen.
+    highest_handle: u32,
     /// LSNs that should be there, up to `durable`.
     damage: Vec<Gap>,
     /// LSNs that are not there, damage among them.
@@ -206,6 +209,10 @@ impl<'a> Recovery<'a> {
         // Torn ones count: below a later `durable` their payload is not looked at again, so their
         // LSNs must not be given twice (a crash in recovery, after its first batch was torn).
         let seen = every().map(|batch| batch.lsn.get()).max().unwrap_or(0);
+        // The record that gave a handle out may be among what is lost. Given out again, the handle
+        // would make the entries that are left those of another shard.
+        let handles = every().flat_map(|batch| batch.entries.iter().map(|e| e.handle.get()));
+        let highest_handle = handles.max().unwrap_or(0);
         let mut segments: Vec<(u64, u64)> = found
             .iter()
             .filter_map(|segment| {
@@ -262,6 +269,7 @@ impl<'a> Recovery<'a> {
             batches,
             durable,
             highest,
+            highest_handle,
             damage,
             missing,
             segments,
@@ -275,7 +283,8 @@ impl<'a> Recovery<'a> {
             LSN_LEAP
         };
         let next = Lsn::new(log.highest + leap + 1);
-        let mut shards = Shards::start(slot.next_handle);
+        let next_handle = slot.next_handle.max(log.highest_handle.saturating_add(1));
+        let mut shards = Shards::start(next_handle);
         for (handle, record, table) in &slot.shards {
             shards.adopt(*handle, record.clone());
             if let Some(shard) = shards.get_mut(*handle) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ashlar_proto::{BLOCK_BYTES, BlockCount, BlockIndex, LaneIndex};
+use ashlar_proto::{BLOCK_BYTES, BlockCount, BlockIndex, LaneIndex, Seq};
 use ashlar_reactor::DiskOptions;
 use ashlar_reactor::sim::DiskSpec;
 
@@ -195,6 +195,34 @@ fn a_lost_batch_header_makes_old_blocks_suspect_and_new_ones_not() {
     bench.run(Bench::read(&lane, key(1), 0, 1)).unwrap();
     bench.run(Bench::read(&lane, key(1), 301, 1)).unwrap_err();
     assert_eq!(damage(&lane).total(), 0, "the gap is on record");
+}
+
+/// The batch with the record that created a shard rots before the next checkpoint. If the shard's
+/// handle, which only that record and the shard's own entries name, were given out once more, the
+/// entries of the lost shard would be those of the next one.
+#[test]
+fn a_handle_whose_creation_was_lost_is_not_given_out_again() {
+    let mut bench = Bench::new(10, DiskSpec::write_through(128 * MIB), None);
+    let lane = bench.start();
+    bench.create(&lane, 1, 1 << 20);
+    bench.run(bench.write(&lane, key(1), 0, 4, 5)).unwrap();
+    let handle_of = |lane: &Lane, volume| {
+        let state = lane.core().state.borrow();
+        state.shards.handle_of(key(volume)).unwrap()
+    };
+    let lost = handle_of(&lane, 1);
+    let creation = bench.data_offset(&lane, 1, 0) - 2 * BLOCK_BYTES as u64;
+    bench.run(bench.world.sleep(Duration::from_secs(1)));
+    drop(lane);
+    bench.stop(true);
+    bench.disk.flip(creation, 300);
+    let lane = bench.start();
+    assert_eq!((damage(&lane).batch, lane.shards()), (1, Vec::new()));
+    bench.create(&lane, 2, 1 << 20);
+    assert!(handle_of(&lane, 2) > lost);
+    drop(lane);
+    let lane = bench.restart(true);
+    assert_eq!(lane.shard_state(key(2)).unwrap().1.highest, Seq::NONE);
 }
 
 #[test]

@@ -332,6 +332,7 @@ pub(crate) async fn detach(core: &Rc<Core>) -> Result<(), BlockError> {
     core.stop(Phase::Detached, BlockError::Detached);
     settled?;
     let request = DetachRequest {
+        volume: core.id,
         generation: core.generation,
     };
     let deadline = core.reactor.now() + core.options.io_timeout;

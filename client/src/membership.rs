@@ -166,6 +166,7 @@ pub(crate) fn give_up_on(core: &Core, shard: &Shard, slot: Slot) -> bool {
 async fn propose(core: &Rc<Core>, shard: &Rc<Shard>, next: Mask) -> bool {
     shard.log.borrow_mut().propose(next);
     let proposal = ProposeInSync {
+        volume: core.id,
         generation: core.generation,
         shard: shard.index,
         epoch: shard.epoch.get(),

@@ -22,8 +22,8 @@ pub enum SourceError {
         /// Who holds it.
         owner: Box<str>,
     },
-    /// The generation or the epoch is no longer current: another owner has been granted the
-    /// volume since.
+    /// The generation or the epoch is no longer current, or the volume is another one of the same
+    /// name: it was granted to another owner or deleted since.
     #[error("volume was attached elsewhere since")]
     Superseded,
     /// The conductor refuses the request itself; repeating it changes nothing.

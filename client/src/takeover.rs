@@ -421,6 +421,7 @@ impl<C: ClusterSource> Takeover<C> {
             return Ok(());
         }
         let proposal = ProposeInSync {
+            volume: self.volume,
             generation: self.generation,
             shard: candidate.index,
             epoch: candidate.epoch,

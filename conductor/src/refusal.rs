@@ -2,7 +2,9 @@
 
 use ashlar_proto::api::VolumeState;
 use ashlar_proto::limits::{NAME_BYTES_MAX, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
-use ashlar_proto::{Address, ByteCount, DiskId, Epoch, Generation, NodeId, ReplicaId, ShardIndex};
+use ashlar_proto::{
+    Address, ByteCount, DiskId, Epoch, Generation, NodeId, ReplicaId, ShardIndex, VolumeId,
+};
 
 use crate::placement::PlacementError;
 
@@ -68,6 +70,15 @@ pub(crate) enum VolumeRefusal {
         name: String,
         given: Generation,
         current: Generation,
+    },
+    #[error(
+        "volume {given} is gone, `{name}` is the name of volume {current} now: its attach is over; \
+         attach again"
+    )]
+    OtherVolume {
+        name: String,
+        given: VolumeId,
+        current: VolumeId,
     },
     #[error(
         "shard {shard} of volume `{name}` is at epoch {current}, not at {given}: read it again"

@@ -296,12 +296,14 @@ impl ClusterState {
                 if row.state != VolumeState::Deleting {
                     let blocks = blocks(row, *shard);
                     let (volume, shard, replica, disk) = (*volume, *shard, *replica, *disk);
+                    let may_create = row.state == VolumeState::Creating;
                     list.push(Assignment {
                         volume,
                         shard,
                         replica,
                         disk,
                         blocks,
+                        may_create,
                     });
                 }
             }

@@ -167,21 +167,26 @@ pub struct Attachment {
     pub revision: Revision,
 }
 
-/// `POST /v1/volumes/{name}/detach`: gives the volume back, if `generation` is still the current.
+/// `POST /v1/volumes/{name}/detach`: gives the volume back, if the name is still that of the volume
+/// and `generation` its current one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DetachRequest {
+    /// The volume that was attached: another may have its name since.
+    pub volume: VolumeId,
     /// The generation of the attach that ends.
     pub generation: Generation,
 }
 
 /// `POST /v1/volumes/{name}/in-sync`: proposes a shard's next in-sync set.
 ///
-/// Committed if generation and epoch are current. Repeating a proposal that was committed answers
-/// as the first time did.
+/// Committed if the name is still that of the volume, and generation and epoch are current.
+/// Repeating a proposal that was committed answers as the first time did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProposeInSync {
+    /// The volume that was attached: another may have its name since.
+    pub volume: VolumeId,
     /// The proposer's generation.
     pub generation: Generation,
     /// The shard.
@@ -272,6 +277,9 @@ pub struct Assignment {
     pub disk: DiskId,
     /// Blocks of 4 KiB in the shard.
     pub blocks: u32,
+    /// The volume is still being created: the replica is made where it is not. Afterwards one
+    /// that is not there was lost, and an empty one in its place would pass for it.
+    pub may_create: bool,
 }
 
 /// `GET /v1/nodes/{id}/assignments?after=REVISION&wait_ms=N`: all that the node must hold. Answers
@@ -282,7 +290,8 @@ pub struct Assignments {
     pub cluster: ClusterId,
     /// The revision of this list.
     pub revision: Revision,
-    /// Every replica that the node must hold; what it holds beyond them is removed.
+    /// Every replica that the node must hold; other lives and other shards that it holds are
+    /// removed.
     pub replicas: Vec<Assignment>,
 }
 

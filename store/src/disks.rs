@@ -48,7 +48,7 @@ impl DiskEntry {
         let sum = |bytes: fn(&LaneReport) -> ByteCount| {
             ByteCount::new(lanes.iter().map(|lane| bytes(lane).get()).sum())
         };
-        let mut damage = report::damage(lanes.iter().map(|lane| &lane.stats));
+        let mut damage = report::damage(lanes);
         if self.superblocks_damaged > 0 {
             damage.insert("superblock".to_owned(), self.superblocks_damaged);
         }

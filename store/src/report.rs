@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::lane::{DamageCounts, LaneStats};
+use crate::lane::DamageCounts;
+use crate::worker::LaneReport;
 
 /// Adds up the damage of a disk, by the names that reports use; kinds without any are left out.
-pub(crate) fn damage<'a>(lanes: impl Iterator<Item = &'a LaneStats>) -> BTreeMap<String, u64> {
+pub(crate) fn damage(lanes: &[LaneReport]) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();
-    for stats in lanes {
+    for LaneReport { stats, missing, .. } in lanes {
         let DamageCounts {
             data,
             batch,
@@ -21,6 +22,7 @@ pub(crate) fn damage<'a>(lanes: impl Iterator<Item = &'a LaneStats>) -> BTreeMap
             ("batch", batch),
             ("data", data),
             ("leaf", leaf),
+            ("missing-replica", *missing),
             ("read-error", stats.read_errors),
             ("root", root),
             ("slot", slot),
@@ -41,13 +43,14 @@ mod tests {
 
     #[test]
     fn damage_is_summed_by_kind() {
-        let mut one = LaneStats::default();
-        one.damage.data = 2;
-        one.read_errors = 1;
-        let mut two = LaneStats::default();
-        two.damage.data = 3;
-        let sums = damage([one, two].iter());
-        let expected = [("data".to_owned(), 5), ("read-error".to_owned(), 1)];
-        assert_eq!(sums, BTreeMap::from(expected));
+        let mut one = LaneReport::default();
+        one.stats.damage.data = 2;
+        one.stats.read_errors = 1;
+        let mut two = LaneReport::default();
+        two.stats.damage.data = 3;
+        two.missing = 1;
+        let expected = [("data", 5), ("missing-replica", 1), ("read-error", 1)];
+        let expected = expected.map(|(kind, count)| (kind.to_owned(), count));
+        assert_eq!(damage(&[one, two]), BTreeMap::from(expected));
     }
 }

@@ -32,10 +32,12 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
 
 /// How a lane stands.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LaneReport {
     pub(crate) usage: LaneUsage,
     pub(crate) stats: LaneStats,
+    /// Replicas that should be here, were made once, and are not.
+    pub(crate) missing: u64,
 }
 
 /// A lane that is to be served.
@@ -65,6 +67,8 @@ impl Drop for Ended {
 pub(crate) struct Worker {
     reactor: Reactor,
     lanes: RefCell<BTreeMap<LaneKey, Rc<Replicas>>>,
+    /// As of the last change of the set of replicas; lanes that lack none are left out.
+    missing: RefCell<BTreeMap<LaneKey, Vec<Assignment>>>,
     links: RefCell<BTreeMap<u64, Link>>,
     links_made: Cell<u64>,
     /// One change of the set of replicas at a time.
@@ -76,6 +80,7 @@ impl Worker {
         Rc::new(Self {
             reactor: reactor.clone(),
             lanes: RefCell::default(),
+            missing: RefCell::default(),
             links: RefCell::default(),
             links_made: Cell::new(0),
             changes: Semaphore::new(1),
@@ -129,12 +134,19 @@ impl Worker {
         let report = |(&key, replicas): (&LaneKey, &Rc<Replicas>)| {
             let lane = replicas.lane();
             let (usage, stats) = (lane.usage(), lane.stats());
-            (key, LaneReport { usage, stats })
+            let missing = self.missing.borrow().get(&key).map_or(0, Vec::len) as u64;
+            let report = LaneReport {
+                usage,
+                stats,
+                missing,
+            };
+            (key, report)
         };
         lanes.iter().map(report).collect()
     }
 
-    /// Makes the replicas of a lane those that are wanted, durably.
+    /// Makes the replicas of a lane those that are wanted, durably, but for those that were lost:
+    /// they are counted and stay away.
     pub(crate) async fn apply(
         &self,
         key: LaneKey,
@@ -145,12 +157,32 @@ impl Worker {
         };
         let _turn = self.changes.acquire(1).await;
         let plan = Plan::between(&replicas.lane().shards(), &wanted);
+        self.note_missing(key, &plan.missing);
         if plan.remove.is_empty() && plan.create.is_empty() {
             return Ok(());
         }
         let outcome = replicas.change(&plan).await;
         replicas.refresh();
         outcome
+    }
+
+    fn note_missing(&self, key: LaneKey, missing: &[Assignment]) {
+        let known = self.missing.borrow_mut().remove(&key).unwrap_or_default();
+        for lost in missing.iter().filter(|lost| !known.contains(lost)) {
+            let Assignment {
+                volume,
+                shard,
+                replica,
+                disk,
+                ..
+            } = lost;
+            tracing::error!(%volume, %shard, %replica, %disk,
+                "a replica of a volume in use is not on its disk any more, or has another size: \
+                 the volume goes on without it");
+        }
+        if !missing.is_empty() {
+            self.missing.borrow_mut().insert(key, missing.to_vec());
+        }
     }
 
     /// Ends all connections once the requests that were begun have ended, and closes the lanes.
@@ -181,42 +213,40 @@ impl Worker {
 pub(crate) struct Plan {
     pub(crate) remove: Vec<ShardKey>,
     pub(crate) create: Vec<(ShardKey, ReplicaId, BlockCount)>,
+    /// Wanted, not here, and not to be made.
+    missing: Vec<Assignment>,
 }
 
 impl Plan {
-    /// From what is there to what is wanted. A replica of another life, or of another size, is
-    /// another replica.
+    /// From what is there to what is wanted. A replica of another life is another replica, and
+    /// goes; one of another size than is wanted stays as it is, and counts as missing.
     fn between(present: &[(ShardKey, ReplicaId, BlockCount)], wanted: &[Assignment]) -> Self {
-        let wanted: BTreeMap<ShardKey, (ReplicaId, BlockCount)> = wanted
-            .iter()
-            .map(|assignment| {
-                let key = ShardKey {
-                    volume: assignment.volume,
-                    shard: assignment.shard,
-                };
-                (
-                    key,
-                    (assignment.replica, BlockCount::new(assignment.blocks)),
-                )
-            })
-            .collect();
         let present: BTreeMap<ShardKey, (ReplicaId, BlockCount)> = present
             .iter()
             .map(|&(key, replica, blocks)| (key, (replica, blocks)))
             .collect();
-        let differs = |key: &ShardKey, value, other: &BTreeMap<_, _>| other.get(key) != Some(value);
-        Self {
-            remove: present
-                .iter()
-                .filter(|&(key, value)| differs(key, value, &wanted))
-                .map(|(&key, _)| key)
-                .collect(),
-            create: wanted
-                .iter()
-                .filter(|&(key, value)| differs(key, value, &present))
-                .map(|(&key, &(replica, blocks))| (key, replica, blocks))
-                .collect(),
+        let mut lives = BTreeMap::new();
+        let mut plan = Self::default();
+        for assignment in wanted {
+            let key = ShardKey {
+                volume: assignment.volume,
+                shard: assignment.shard,
+            };
+            lives.insert(key, assignment.replica);
+            let life = (assignment.replica, BlockCount::new(assignment.blocks));
+            let is_here = present.get(&key) == Some(&life);
+            let is_other_size = present.get(&key).is_some_and(|here| here.0 == life.0);
+            if !is_here && assignment.may_create && !is_other_size {
+                plan.create.push((key, life.0, life.1));
+            } else if !is_here {
+                plan.missing.push(assignment.clone());
+            }
         }
+        let goes = |(key, (replica, _)): (&ShardKey, &(ReplicaId, BlockCount))| {
+            (lives.get(key) != Some(replica)).then_some(*key)
+        };
+        plan.remove = present.iter().filter_map(goes).collect();
+        plan
     }
 }
 
@@ -243,6 +273,7 @@ mod tests {
             replica: ReplicaId::new(replica),
             disk: DiskId::new(1),
             blocks: 100,
+            may_create: true,
         }
     }
 
@@ -254,5 +285,36 @@ mod tests {
         assert_eq!(plan.create, [here(3, 9), here(4, 4)]);
         let same = Plan::between(&present, &[assigned(1, 1), assigned(2, 2), assigned(3, 3)]);
         assert_eq!(same, Plan::default());
+    }
+
+    /// A replica of a volume in use is lost: an empty one under its id would count as in sync, and
+    /// take part in take-overs with blocks that it does not have.
+    #[test]
+    fn a_replica_that_was_lost_is_not_made_anew() {
+        let in_use = |assignment| Assignment {
+            may_create: false,
+            ..assignment
+        };
+        let present = [here(1, 1), here(2, 2)];
+        let wanted = [
+            in_use(assigned(1, 1)),
+            in_use(assigned(2, 9)),
+            in_use(assigned(3, 3)),
+        ];
+        let plan = Plan::between(&present, &wanted);
+        assert_eq!(plan.remove, [key(2)]);
+        assert_eq!(plan.create, []);
+        assert_eq!(plan.missing, wanted[1..]);
+    }
+
+    #[test]
+    fn a_replica_of_another_size_is_left_alone() {
+        let larger = Assignment {
+            blocks: 200,
+            ..assigned(1, 1)
+        };
+        let plan = Plan::between(&[here(1, 1)], std::slice::from_ref(&larger));
+        assert_eq!((plan.remove, plan.create), (vec![], vec![]));
+        assert_eq!(plan.missing, [larger]);
     }
 }

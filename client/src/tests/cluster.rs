@@ -66,7 +66,8 @@ impl ClusterSource for FakeConductor {
 
     async fn detach(&self, _: &str, request: &DetachRequest) -> Result<(), SourceError> {
         self.check_up()?;
-        if request.generation == self.map.borrow().generation {
+        let map = self.map.borrow();
+        if request.volume == map.id && request.generation == map.generation {
             Ok(())
         } else {
             Err(SourceError::Superseded)
@@ -80,7 +81,7 @@ impl ClusterSource for FakeConductor {
     ) -> Result<InSyncCommitted, SourceError> {
         self.check_up()?;
         let mut map = self.map.borrow_mut();
-        if proposal.generation != map.generation {
+        if proposal.volume != map.id || proposal.generation != map.generation {
             return Err(SourceError::Superseded);
         }
         let shard = &mut map.shards[proposal.shard.get() as usize];

@@ -91,7 +91,7 @@ impl<M: MetaStore> Cluster<M> {
         name: String,
         request: DetachRequest,
     ) -> Result<(), ClusterError> {
-        let plan = move |view: &View| view.state.plan_detach(&name, request.generation);
+        let plan = move |view: &View| view.state.plan_detach(&name, &request);
         self.transact(plan).await.map(|_| ())
     }
 

@@ -165,7 +165,9 @@ impl From<Refusal> for Refused {
                 VolumeRefusal::Exists { .. } => Code::VolumeExists,
                 VolumeRefusal::Attached { .. } => Code::VolumeAttached,
                 VolumeRefusal::NotReady { .. } => Code::VolumeNotReady,
-                VolumeRefusal::StaleGeneration { .. } => Code::StaleGeneration,
+                VolumeRefusal::StaleGeneration { .. } | VolumeRefusal::OtherVolume { .. } => {
+                    Code::StaleGeneration
+                }
                 VolumeRefusal::StaleEpoch { .. } => Code::StaleEpoch,
                 VolumeRefusal::NoSuchShard { .. } => Code::ShardNotFound,
             },

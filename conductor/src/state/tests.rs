@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ashlar_proto::api::{
-    AckRule, AttachRequest, CreateVolume, DiskReport, Health, ProposeInSync, RegisterNode,
+    AckRule, AttachRequest, CreateVolume, DetachRequest, DiskReport, Health, ProposeInSync,
+    RegisterNode,
 };
 use ashlar_proto::{Epoch, Generation};
 
@@ -57,6 +58,13 @@ fn by(owner: &str, force: bool) -> AttachRequest {
     AttachRequest {
         owner: owner.to_owned(),
         force,
+    }
+}
+
+fn detach(volume: VolumeId, generation: u32) -> DetachRequest {
+    DetachRequest {
+        volume,
+        generation: Generation::new(generation),
     }
 }
 
@@ -123,6 +131,7 @@ impl Bench {
         let volume = self.state.volume_by_name(name).unwrap();
         let shard = &volume.shards[usize::try_from(shard).unwrap()];
         ProposeInSync {
+            volume: volume.id,
             generation: volume.generation,
             shard: shard.index,
             epoch: Epoch::new(epoch),
@@ -177,6 +186,21 @@ fn assignments_name_every_shard_with_its_length() {
         let blocks: Vec<u32> = list.iter().map(|a| a.blocks).collect();
         assert_eq!(blocks, [1 << 20, 1 << 20, 1 << 19]);
     }
+}
+
+#[test]
+fn replicas_are_made_only_while_their_volume_is_created() {
+    let mut bench = Bench::new();
+    let made = |bench: &Bench| -> Vec<bool> {
+        let list = bench.state.assignments(NodeId::new(1));
+        list.iter()
+            .map(|assignment| assignment.may_create)
+            .collect()
+    };
+    bench.create("v", 3);
+    assert_eq!(made(&bench), [true; 3]);
+    bench.settle();
+    assert_eq!(made(&bench), [false; 3]);
 }
 
 #[test]
@@ -237,19 +261,17 @@ fn attach_is_exclusive_and_each_grant_is_a_new_generation() {
     let other = bench.state.plan_attach("v", &by("y", false)).unwrap_err();
     assert!(other.to_string().contains("attached by `x`"), "{other}");
     assert_eq!(bench.attach("v", "x"), Generation::new(2));
+    let id = bench.state.volume_by_name("v").unwrap().id;
     let plan = bench.state.plan_attach("v", &by("y", true)).unwrap();
     assert_eq!(bench.commit(plan).volume.generation, Generation::new(3));
-    let stale = bench
-        .state
-        .plan_detach("v", Generation::new(2))
-        .unwrap_err();
+    let stale = bench.state.plan_detach("v", &detach(id, 2)).unwrap_err();
     assert!(matches!(
         stale,
         Refusal::Volume(VolumeRefusal::StaleGeneration { .. })
     ));
-    let plan = bench.state.plan_detach("v", Generation::new(3)).unwrap();
+    let plan = bench.state.plan_detach("v", &detach(id, 3)).unwrap();
     bench.commit(plan);
-    let again = bench.state.plan_detach("v", Generation::new(3)).unwrap();
+    let again = bench.state.plan_detach("v", &detach(id, 3)).unwrap();
     assert!(again.changes.is_empty());
     assert_eq!(bench.attach("v", "z"), Generation::new(4));
 }

@@ -6,11 +6,12 @@
 //! ```
 //!
 //! Invariants: a generation is granted once; an in-sync set changes only by a proposal of the
-//! current generation on the current epoch; ids are never used again.
+//! current generation of that very volume, not of one of its name, on the current epoch; ids are
+//! never used again.
 
 use ashlar_proto::api::{
-    AttachRequest, Attachment, CreateVolume, InSyncCommitted, ProposeInSync, Replica, Revision,
-    VolumeState,
+    AttachRequest, Attachment, CreateVolume, DetachRequest, InSyncCommitted, ProposeInSync,
+    Replica, Revision, VolumeState,
 };
 use ashlar_proto::limits::{
     BLOCK_BYTES_U64, REPLICAS_MAX, SHARD_BYTES_DEFAULT, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN,
@@ -158,13 +159,27 @@ impl ClusterState {
         })
     }
 
+    /// The volume that an owner has attached: one of the same name that was made since is another.
+    fn require_same(&self, name: &str, volume: VolumeId) -> Result<&VolumeRow, VolumeRefusal> {
+        let current = self.require(name)?;
+        if current.id == volume {
+            return Ok(current);
+        }
+        Err(VolumeRefusal::OtherVolume {
+            name: name.to_owned(),
+            given: volume,
+            current: current.id,
+        })
+    }
+
     /// Ends the attach of that generation. Repeating it changes nothing.
     pub(crate) fn plan_detach(
         &self,
         name: &str,
-        generation: Generation,
+        request: &DetachRequest,
     ) -> Result<Plan<()>, Refusal> {
-        let current = self.require(name)?;
+        let generation = request.generation;
+        let current = self.require_same(name, request.volume)?;
         if current.generation != generation {
             return Err(stale_generation(current, generation).into());
         }
@@ -189,7 +204,7 @@ impl ClusterState {
         name: &str,
         request: &ProposeInSync,
     ) -> Result<Plan<InSyncCommitted>, Refusal> {
-        let volume = self.require(name)?;
+        let volume = self.require_same(name, request.volume)?;
         if volume.generation != request.generation || volume.attached_by.is_none() {
             return Err(stale_generation(volume, request.generation).into());
         }

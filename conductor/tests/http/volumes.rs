@@ -49,12 +49,15 @@ async fn a_volume_lives_from_create_to_delete() {
 
     let delete = bench.send(Method::DELETE, "/v1/volumes/data").await;
     assert_eq!(problem(delete).await.code, "volume-attached");
+    let id = forced.volume.id;
     let stale = DetachRequest {
+        volume: id,
         generation: Generation::new(1),
     };
     let stale = bench.post("/v1/volumes/data/detach", &stale).await;
     assert_eq!(problem(stale).await.code, "stale-generation");
     let detach = DetachRequest {
+        volume: id,
         generation: Generation::new(2),
     };
     for _ in 0..2 {
@@ -125,6 +128,7 @@ async fn in_sync_sets_are_committed_once() {
     let grant = bench.attached("data", "me").await;
     let shard = &grant.volume.shards[1];
     let proposal = ProposeInSync {
+        volume: grant.volume.id,
         generation: grant.volume.generation,
         shard: shard.index,
         epoch: shard.epoch,

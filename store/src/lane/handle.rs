@@ -27,7 +27,7 @@ const ITEM_BLOCKS_MAX: u32 = 256;
 const SLOT_OTHER_BYTES: u64 = 64 << 10;
 
 /// How much a lane can hold, and holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneUsage {
     /// What the lane gives out.
     pub usable: ByteCount,

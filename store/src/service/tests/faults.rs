@@ -123,6 +123,34 @@ fn a_disk_of_another_cluster_is_refused() {
 }
 
 #[test]
+fn a_lost_replica_is_reported_and_not_made_anew() {
+    let site = Site::new(5, 1, DiskSpec::new);
+    let mut assignments = site.assignments();
+    assignments.push(Assignment {
+        shard: ShardIndex::new(9),
+        replica: ReplicaId::new(9),
+        may_create: false,
+        ..assignments[0].clone()
+    });
+    let control = site.control();
+    let (lost, found) = site.run(async move {
+        let applied = control.apply(assignments.clone()).await.unwrap();
+        assert_eq!(applied, Applied::default());
+        let lost = control.report().await.unwrap();
+        assignments.pop();
+        control.apply(assignments).await.unwrap();
+        (lost, control.report().await.unwrap())
+    });
+    assert_eq!(lost[0].damage.get("missing-replica"), Some(&1));
+    assert_eq!(found[0].damage.get("missing-replica"), None);
+    site.owner(|reactor| async move {
+        let mut owner = Owner::connect(&reactor, 0).await;
+        owner.shard = ShardIndex::new(9);
+        assert_eq!(owner.open().await, Err(Status::NoSuchReplica));
+    });
+}
+
+#[test]
 fn assignments_are_durable_and_idempotent() {
     let mut site = Site::new(4, 1, DiskSpec::new);
     site.owner(|reactor| async move {

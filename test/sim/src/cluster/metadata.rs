@@ -139,7 +139,7 @@ impl Metadata {
     }
 
     fn detach(&mut self, request: &DetachRequest) -> Result<(), SourceError> {
-        if request.generation != self.volume.generation {
+        if (request.volume, request.generation) != (self.volume.id, self.volume.generation) {
             return Err(SourceError::Superseded);
         }
         self.volume.attached_by = None;
@@ -147,7 +147,7 @@ impl Metadata {
     }
 
     fn propose(&mut self, proposal: &ProposeInSync) -> Result<InSyncCommitted, SourceError> {
-        if proposal.generation != self.volume.generation {
+        if (proposal.volume, proposal.generation) != (self.volume.id, self.volume.generation) {
             return Err(SourceError::Superseded);
         }
         let at = usize::try_from(proposal.shard.get()).unwrap_or(usize::MAX);

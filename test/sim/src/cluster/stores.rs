@@ -145,6 +145,7 @@ impl Store {
                 replica: replica.id,
                 disk,
                 blocks: blocks.get(),
+                may_create: true,
             });
         }
         match &self.kind {

@@ -57,8 +57,8 @@ impl ClusterSource for Conductor {
     }
 
     async fn detach(&self, _: &str, request: &DetachRequest) -> Result<(), SourceError> {
-        let current = self.map.borrow().generation;
-        let is_current = request.generation == current;
+        let map = self.map.borrow();
+        let is_current = (request.volume, request.generation) == (map.id, map.generation);
         is_current.then_some(()).ok_or(SourceError::Superseded)
     }
 
@@ -68,9 +68,9 @@ impl ClusterSource for Conductor {
         proposal: &ProposeInSync,
     ) -> Result<InSyncCommitted, SourceError> {
         let mut map = self.map.borrow_mut();
-        let generation = map.generation;
+        let current = (map.id, map.generation);
         let shard = &mut map.shards[proposal.shard.get() as usize];
-        if proposal.generation != generation || proposal.epoch != shard.epoch {
+        if (proposal.volume, proposal.generation) != current || proposal.epoch != shard.epoch {
             return Err(SourceError::Superseded);
         }
         for replica in &mut shard.replicas {
@@ -211,6 +211,7 @@ impl Cluster {
                 replica: replica.id,
                 disk: replica.disk,
                 blocks: u32::try_from(bytes / 4096).unwrap(),
+                may_create: true,
             })
         });
         let replicas: Vec<_> = replicas.collect();

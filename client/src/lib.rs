@@ -6,7 +6,7 @@
 //!    │         │ locks, budget, group             who waits for whom
 //!    ▼         ▼
 //! attach ──▶ shard ──▶ write_log, quorum          what the answers mean (pure)
-//! takeover     │ └──▶ membership, repair          what becomes of a replica that fails
+//! takeover     │ └──▶ membership, refusal, repair what becomes of a replica that fails
 //! reconcile    ▼
 //!            peer ──▶ reactor::link               one session per lane
 //! ```
@@ -28,6 +28,7 @@ mod quorum;
 mod range;
 mod read;
 mod reconcile;
+mod refusal;
 mod repair;
 mod route;
 mod shard;

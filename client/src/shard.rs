@@ -23,7 +23,8 @@ use crate::block_device::BlockError;
 use crate::group::WriteGroup;
 use crate::membership;
 use crate::peer::{LaneUser, Peer};
-use crate::quorum::{Mask, Slot};
+use crate::quorum::Slot;
+use crate::refusal::Sent;
 use crate::volume::Core;
 use crate::wire::{Body, Stamp};
 use crate::write_log::{Acceptance, DurableUpTo, Span, WriteLog};
@@ -37,8 +38,8 @@ pub(crate) struct Pending {
     pub(crate) group: Option<Rc<WriteGroup>>,
     /// When it was given its seq.
     pub(crate) since: Instant,
-    /// Who had no room for it.
-    refused: Mask,
+    /// What is known of the replicas that it was sent to.
+    pub(crate) sent: Sent,
 }
 
 /// One replica of the in-sync set that the shard was attached with.
@@ -68,7 +69,7 @@ pub(crate) struct Behind {
 pub(crate) struct Shard {
     core: Weak<Core>,
     /// For the answers to its writes.
-    this: Weak<Shard>,
+    pub(crate) this: Weak<Shard>,
     /// Its position in the volume.
     pub(crate) index: ShardIndex,
     /// Its replicas, by slot.
@@ -81,6 +82,8 @@ pub(crate) struct Shard {
     pub(crate) behind: Cell<[Option<Behind>; REPLICAS_MAX]>,
     /// Whether its membership task runs.
     pub(crate) supervised: Cell<bool>,
+    /// Whether a task sends again what no replica had room for.
+    pub(crate) retries: Cell<bool>,
     /// Whether it is in the volume's list of shards with writes.
     pub(crate) listed: Cell<bool>,
     /// The stable that every live replica was last told.
@@ -105,6 +108,7 @@ impl Shard {
             epoch: Cell::new(epoch),
             behind: Cell::new([None; REPLICAS_MAX]),
             supervised: Cell::new(false),
+            retries: Cell::new(false),
             listed: Cell::new(false),
             told: Cell::new(Seq::NONE),
         })
@@ -152,7 +156,9 @@ impl Shard {
         };
         let mut log = self.log.borrow_mut();
         let targets = log.quorum().targets().and(log.live());
+        let mut sent = Sent::default();
         for slot in targets.slots() {
+            sent.note_sent(slot);
             let frame = stamp.version(core.layer, span, seq, &body);
             let user = Rc::clone(&this) as Rc<dyn LaneUser>;
             self.replica(slot).peer.post_write(frame, user, slot);
@@ -163,7 +169,7 @@ impl Shard {
             body,
             group: Some(group),
             since: core.reactor.now(),
-            refused: Mask::EMPTY,
+            sent,
         };
         log.push(seq, span, bytes, pending);
         drop(log);
@@ -178,9 +184,12 @@ impl Shard {
         }
     }
 
-    fn send_again(&self, core: &Core, slot: Slot, seq: Seq) {
+    pub(crate) fn send_again(&self, core: &Core, slot: Slot, seq: Seq) {
         let stamp = self.stamp(core);
-        let log = self.log.borrow();
+        let mut log = self.log.borrow_mut();
+        if let Some(pending) = log.payload_mut(seq) {
+            pending.sent.note_sent(slot);
+        }
         if let (Some(entry), Some(this)) = (log.get(seq), self.this.upgrade()) {
             let frame = stamp.version(core.layer, entry.span, seq, &entry.payload.body);
             self.replica(slot).peer.post_write(frame, this, slot);
@@ -200,6 +209,7 @@ impl Shard {
         });
         self.behind.set(behind);
         self.log.borrow_mut().set_behind(slot);
+        self.note_unanswered(core, slot);
         if known.is_none_or(|known| known.back_at.is_some()) {
             tracing::warn!(volume = %core.name, shard = %self.index,
                 replica = %self.replica(slot).id, failed, "replica is behind");
@@ -261,7 +271,8 @@ impl Shard {
         let Some(pending) = log.payload_mut(seq) else {
             return;
         };
-        let refused = std::mem::take(&mut pending.refused);
+        let was_sent_again = pending.sent.may_be_kept_by(slot);
+        let refused = pending.sent.note_kept(slot);
         let group = if acked { pending.group.take() } else { None };
         let freed = log.settle(&self.durable());
         drop(log);
@@ -272,47 +283,15 @@ impl Shard {
             core.acked.set(order);
             core.acks.raise();
         }
+        if was_sent_again {
+            // A flush may wait for it.
+            core.progress.raise();
+        }
         if let Some(group) = group {
             group.end_one(Ok(()));
         }
         for slot in refused.slots() {
             self.set_behind(core, slot, true);
-        }
-    }
-
-    /// A replica had no room. Where nobody kept the write it fails and has never been; where
-    /// somebody did, who did not is behind.
-    fn refused(&self, core: &Rc<Core>, slot: Slot, seq: Seq) {
-        let mut log = self.log.borrow_mut();
-        let kept = log.get(seq).is_some_and(|entry| !entry.held().is_empty());
-        let Some(pending) = log.payload_mut(seq) else {
-            return;
-        };
-        pending.refused = pending.refused.with(slot);
-        drop(log);
-        if kept {
-            self.set_behind(core, slot, true);
-        } else {
-            self.fail_if_refused_by_all(core, seq);
-        }
-    }
-
-    fn fail_if_refused_by_all(&self, core: &Rc<Core>, seq: Seq) {
-        let mut log = self.log.borrow_mut();
-        let targets = log.quorum().targets();
-        let entry = log.get(seq);
-        let by_all = entry
-            .is_some_and(|entry| entry.held().is_empty() && entry.payload.refused.covers(targets));
-        if !by_all {
-            return;
-        }
-        let removed = log.remove_refused(seq);
-        drop(log);
-        if let Some(entry) = removed {
-            core.note_freed(entry.bytes);
-            if let Some(group) = entry.payload.group {
-                group.end_one(Err(BlockError::NoSpace));
-            }
         }
     }
 
@@ -334,7 +313,7 @@ impl Shard {
             group.end_one(Ok(()));
         }
         for seq in unacked {
-            self.fail_if_refused_by_all(core, seq);
+            self.fail_if_never_been(core, seq);
         }
         self.settle(core);
         core.acks.raise();
@@ -355,6 +334,9 @@ impl LaneUser for Shard {
             Status::Fenced if header.generation > core.generation => core.fence(),
             Status::NoSpace => self.refused(&core, slot, seq),
             Status::StaleEpoch if header.epoch <= self.epoch.get() => {
+                if let Some(pending) = self.log.borrow_mut().payload_mut(seq) {
+                    pending.sent.note_not_kept(slot);
+                }
                 self.send_again(&core, slot, seq);
             }
             status => {

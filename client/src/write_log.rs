@@ -116,7 +116,8 @@ impl<T> Entry<T> {
             .collect()
     }
 
-    fn is_acked(&self) -> bool {
+    /// Whether it was acknowledged.
+    pub(crate) fn is_acked(&self) -> bool {
         self.acked != AckOrder::NONE
     }
 }
@@ -222,6 +223,11 @@ impl<T> WriteLog<T> {
         Some(&mut self.entries[at].payload)
     }
 
+    /// What the caller keeps with each write.
+    pub(crate) fn payloads_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().map(|entry| &mut entry.payload)
+    }
+
     /// Notes that `slot` accepted a write. Gives the write when that acknowledges it, as `order`.
     pub(crate) fn accept(
         &mut self,
@@ -260,11 +266,12 @@ impl<T> WriteLog<T> {
         (order, ready)
     }
 
-    /// Takes out a write that no replica kept.
+    /// Takes out a write that no replica kept and nobody was told is kept.
     pub(crate) fn remove_refused(&mut self, seq: Seq) -> Option<Entry<T>> {
         let at = self.position(seq)?;
         let entry = self.entries.remove(at)?;
         assert!(entry.held().is_empty(), "a write that was kept stays");
+        assert!(!entry.is_acked(), "a write that was acknowledged stays");
         self.bytes -= entry.bytes;
         self.unacked.retain(|&other| other != seq);
         Some(entry)
@@ -318,6 +325,11 @@ impl<T> WriteLog<T> {
     /// The writes that are not acknowledged.
     pub(crate) fn unacked(&self) -> impl Iterator<Item = &Entry<T>> {
         self.entries.iter().filter(|entry| !entry.is_acked())
+    }
+
+    /// The writes that no replica holds.
+    pub(crate) fn unheld(&self) -> impl Iterator<Item = &Entry<T>> {
+        self.entries.iter().filter(|entry| entry.held().is_empty())
     }
 
     /// The seqs that `slot` has not accepted, in order.

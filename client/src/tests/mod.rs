@@ -5,3 +5,4 @@ mod chaos;
 mod cluster;
 mod replica;
 mod scenarios;
+mod trouble;

@@ -56,6 +56,8 @@ pub(super) struct Faults {
     pub(super) corrupt: RefCell<BTreeSet<(ShardIndex, BlockIndex)>>,
     /// Requests are taken and never answered.
     pub(super) hangs: Cell<bool>,
+    /// Requests are carried out and never answered.
+    pub(super) mute: Cell<bool>,
     /// Requests are taken one by one, each after this long.
     pub(super) slow: Cell<Duration>,
     /// What replies say of room.
@@ -179,6 +181,9 @@ impl FakeStore {
                     return;
                 }
                 let reply = store.answer(&frame, &handle);
+                if store.faults.mute.get() {
+                    return;
+                }
                 let _ = link.send(reply).await;
             }));
         }

@@ -12,7 +12,7 @@ use super::cluster::{Cluster, options};
 use crate::conformance::{self, buffer_of, bytes_of, pattern};
 use crate::{AttachError, BlockDevice, BlockError, Durability, MemoryDevice, Volume, ZeroMode};
 
-async fn write(
+pub(super) async fn write(
     reactor: &Reactor,
     volume: &Volume,
     block: u64,
@@ -24,7 +24,7 @@ async fn write(
         .await
 }
 
-async fn holds(volume: &Volume, block: u64, seed: u64) -> bool {
+pub(super) async fn holds(volume: &Volume, block: u64, seed: u64) -> bool {
     let pieces = volume.read(block * 4096, 4096).await.unwrap();
     bytes_of(&pieces) == pattern(seed, 4096)
 }

@@ -1,0 +1,116 @@
+//! What the owner makes of stores that are full, fail, or answer what was not asked.
+
+use std::time::Duration;
+
+use ashlar_proto::Status;
+use ashlar_proto::api::AckRule;
+
+use super::cluster::Cluster;
+use super::scenarios::{holds, write};
+use crate::BlockDevice;
+
+/// Both stores take a write into volatile caches; it is acknowledged. Both lose power and come
+/// back full: a flush must not be answered while the write is nowhere.
+#[test]
+fn an_acknowledged_write_outlives_power_loss_and_full_disks() {
+    let cluster = Cluster::new(30, 2, AckRule::Majority, true);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 1, 1).await.unwrap();
+        for store in &cluster.stores {
+            store.lose_power();
+            store.faults.writes.set(Some(Status::NoSpace));
+            store.start(&cluster.world);
+        }
+        reactor.sleep(Duration::from_secs(2)).await;
+        let other = volume.clone();
+        let flushing = reactor.spawn(async move { other.flush().await });
+        reactor.sleep(Duration::from_secs(2)).await;
+        assert!(!flushing.is_finished(), "the write is nowhere");
+        for store in &cluster.stores {
+            store.faults.writes.set(None);
+        }
+        flushing.await.unwrap();
+        for store in &cluster.stores {
+            store.lose_power();
+            store.start(&cluster.world);
+        }
+        assert!(holds(&volume, 1, 1).await);
+    });
+}
+
+/// Store 0 keeps a write, but its answer is lost; store 1 never gets it. Both are full when it is
+/// sent again: failed for want of room, it would show on store 0 and not on store 1.
+#[test]
+fn a_write_that_one_replica_may_have_kept_does_not_fail_for_want_of_room() {
+    let cluster = Cluster::new(31, 2, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 1, 1).await.unwrap();
+        cluster.stores[0].faults.mute.set(true);
+        cluster.stores[1].faults.hangs.set(true);
+        let (handle, other) = (reactor.clone(), volume.clone());
+        let writing = reactor.spawn(async move { write(&handle, &other, 1, 2).await });
+        reactor.sleep(Duration::from_millis(100)).await;
+        for store in &cluster.stores {
+            store.kill();
+            store.faults.mute.set(false);
+            store.faults.hangs.set(false);
+            store.faults.writes.set(Some(Status::NoSpace));
+            store.start(&cluster.world);
+        }
+        reactor.sleep(Duration::from_secs(3)).await;
+        assert!(!writing.is_finished(), "store 0 may have kept it");
+        for store in &cluster.stores {
+            store.faults.writes.set(None);
+        }
+        writing.await.unwrap();
+        assert!(holds(&volume, 1, 2).await);
+        volume.detach().await.unwrap();
+    });
+    assert_eq!(cluster.conductor.in_sync(0), [0, 1]);
+    let contents: Vec<_> = cluster.stores.iter().map(|s| s.contents()).collect();
+    assert_eq!(contents[0], contents[1]);
+}
+
+/// Store 0 keeps a write and dies before it answers; the other two have no room for it. Store 0
+/// may come back with it one day, so it goes on being sent; all else goes on as well.
+#[test]
+fn a_write_that_a_dead_replica_may_have_kept_waits_for_room() {
+    let cluster = Cluster::new(32, 3, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 1, 1).await.unwrap();
+        write(&reactor, &volume, 2, 1).await.unwrap();
+        cluster.stores[0].faults.mute.set(true);
+        for store in &cluster.stores[1..] {
+            store.faults.writes.set(Some(Status::NoSpace));
+        }
+        let (handle, other) = (reactor.clone(), volume.clone());
+        let writing = reactor.spawn(async move { write(&handle, &other, 1, 2).await });
+        reactor.sleep(Duration::from_millis(100)).await;
+        cluster.stores[0].kill();
+        reactor.sleep(Duration::from_secs(3)).await;
+        assert_eq!(cluster.conductor.in_sync(0), [1, 2]);
+        assert!(!writing.is_finished(), "store 0 may have kept it");
+        assert!(holds(&volume, 2, 1).await, "reads go on");
+        let sent = cluster.stores[1].writes_seen.get();
+        reactor.sleep(Duration::from_secs(3)).await;
+        let sent = cluster.stores[1].writes_seen.get() - sent;
+        assert!((2..20).contains(&sent), "sent again with pauses: {sent}");
+        for store in &cluster.stores[1..] {
+            store.faults.writes.set(None);
+        }
+        writing.await.unwrap();
+        assert!(holds(&volume, 1, 2).await);
+        volume.detach().await.unwrap();
+    });
+    let contents: Vec<_> = cluster.stores.iter().map(|s| s.contents()).collect();
+    assert_eq!(contents[1], contents[2]);
+}

@@ -1,15 +1,16 @@
 //! What becomes of a replica that is behind: brought up again from the log while that is possible,
 //! else proposed out of the in-sync set.
 //!
-//! One task per shard in trouble, none otherwise. One proposal at a time, repeated until its
-//! outcome is known; meanwhile both sets must acknowledge.
+//! One task per shard in trouble, none otherwise; it waits for nobody. Beside it run at most one
+//! proposal, repeated until its outcome is known (meanwhile both sets must acknowledge), and one
+//! task for each replica that is brought up.
 
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use ashlar_proto::api::ProposeInSync;
 use ashlar_proto::message::SetState;
-use ashlar_proto::{Seq, Status};
+use ashlar_proto::{Epoch, Seq, Status};
 
 use crate::peer::PeerLost;
 use crate::quorum::{Mask, Slot};
@@ -18,8 +19,10 @@ use crate::source::SourceError;
 use crate::volume::Core;
 use crate::wire::{self, Stamp};
 
-const PAUSE_MIN: Duration = Duration::from_millis(10);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// The first pause before something is tried again.
+pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// The longest.
+pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// How long one attempt at a proposal may take.
 const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -36,23 +39,20 @@ pub(crate) async fn supervise(core: Weak<Core>, shard: Rc<Shard>) {
             break;
         }
         shard.expire(&core);
+        let moment = shard.committed.moment();
         if let Some(next) = next_set(&core, &shard, behind) {
-            if propose(&core, &shard, next).await {
-                pause = PAUSE_MIN;
-                continue;
-            }
-        } else {
-            let lost = shard.log.borrow().lost();
-            for slot in behind.minus(lost).slots() {
-                if bring_up(&core, &shard, slot).await.is_ok() {
-                    pause = PAUSE_MIN;
-                }
-            }
+            start_proposal(&core, &shard, next);
+        }
+        for slot in worth_bringing_up(&core, &shard, behind).slots() {
+            start_bringing_up(&core, &shard, slot);
         }
         let reactor = core.reactor.clone();
         drop(core);
-        reactor.sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        let committed = shard.committed.raised_since(moment);
+        pause = match reactor.timeout(pause, committed).await {
+            Ok(()) => PAUSE_MIN,
+            Err(_) => (pause * 2).min(PAUSE_MAX),
+        };
     }
     shard.supervised.set(false);
 }
@@ -76,7 +76,7 @@ fn next_set(core: &Core, shard: &Shard, behind: Mask) -> Option<Mask> {
     let leaving: Mask = behind.slots().filter(leaves).collect();
     let log = shard.log.borrow();
     let next = log.quorum().in_sync().minus(leaving);
-    if leaving.is_empty() || next.is_empty() {
+    if log.quorum().proposed().is_some() || leaving.is_empty() || next.is_empty() {
         return None;
     }
     let durable = shard.durable();
@@ -90,6 +90,31 @@ fn next_set(core: &Core, shard: &Shard, behind: Mask) -> Option<Mask> {
         shard.replica(slot).peer.flush(wanted[slot.get()]);
     }
     None
+}
+
+/// Those behind that nobody brings up yet, and whose return would help: not who failed and leaves.
+fn worth_bringing_up(core: &Core, shard: &Shard, behind: Mask) -> Mask {
+    let log = shard.log.borrow();
+    let stays = log.quorum().readable();
+    let known = shard.behind.get();
+    let now = core.reactor.now();
+    let is_worth = |slot: &Slot| {
+        known[slot.get()].is_none_or(|b| now >= b.retry_at && (stays.has(*slot) || !b.failed))
+    };
+    let candidates = behind.minus(log.lost()).minus(shard.rising.get());
+    candidates.slots().filter(is_worth).collect()
+}
+
+fn start_bringing_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) {
+    shard.rising.set(shard.rising.get().with(slot));
+    let (weak, shard) = (Rc::downgrade(core), Rc::clone(shard));
+    drop(core.reactor.spawn(async move {
+        if let Some(core) = weak.upgrade() {
+            // Who is not back is tried again.
+            let _ = bring_up(&core, &shard, slot).await;
+        }
+        shard.rising.set(shard.rising.get().without(slot));
+    }));
 }
 
 /// Opens a replica again, and sends it what it lacks.
@@ -136,6 +161,7 @@ async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), 
     let mut behind = shard.behind.get();
     if let Some(known) = behind[slot.get()].as_mut() {
         known.back_at = Some(core.reactor.now());
+        known.returns += 1;
     }
     shard.behind.set(behind);
     shard.log.borrow_mut().set_live(slot);
@@ -162,8 +188,8 @@ pub(crate) fn give_up_on(core: &Core, shard: &Shard, slot: Slot) -> bool {
     true
 }
 
-/// Proposes `next` until the outcome is known; whether it was committed.
-async fn propose(core: &Rc<Core>, shard: &Rc<Shard>, next: Mask) -> bool {
+/// From here on both sets must acknowledge; the conductor is asked until the outcome is known.
+fn start_proposal(core: &Rc<Core>, shard: &Rc<Shard>, next: Mask) {
     shard.log.borrow_mut().propose(next);
     let proposal = ProposeInSync {
         volume: core.id,
@@ -172,40 +198,49 @@ async fn propose(core: &Rc<Core>, shard: &Rc<Shard>, next: Mask) -> bool {
         epoch: shard.epoch.get(),
         in_sync: next.slots().map(|slot| shard.replica(slot).id).collect(),
     };
-    let mut pause = PAUSE_MIN * 4;
-    loop {
-        if !core.is_running() {
-            return false;
-        }
-        let attempt = core.source.propose(&core.name, &proposal);
-        match core.reactor.timeout(PROPOSAL_TIMEOUT, attempt).await {
-            Ok(Ok(committed)) => {
-                shard.epoch.set(committed.shard.epoch);
+    let (weak, shard) = (Rc::downgrade(core), Rc::clone(shard));
+    drop(core.reactor.spawn(async move {
+        let mut pause = PAUSE_MIN * 4;
+        while let Some(core) = weak.upgrade().filter(|core| core.is_running()) {
+            if let Some(epoch) = propose(&core, &shard, &proposal).await {
+                shard.epoch.set(epoch);
+                commit(&core, &shard, next);
                 break;
             }
-            Ok(Err(SourceError::Superseded | SourceError::NotFound)) => {
-                core.fence();
-                return false;
-            }
-            Ok(Err(SourceError::Unreachable)) | Err(_) => {}
-            Ok(Err(error)) => {
-                tracing::error!(volume = %core.name, shard = %shard.index, %error,
-                    "the conductor refuses an in-sync set: it is proposed again");
-            }
+            let reactor = core.reactor.clone();
+            drop(core);
+            reactor.sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX * 4);
         }
-        shard.expire(core);
-        core.reactor.sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX * 4);
+    }));
+}
+
+/// Proposes once; the epoch of the new set, if it is known to be committed.
+async fn propose(core: &Rc<Core>, shard: &Shard, proposal: &ProposeInSync) -> Option<Epoch> {
+    let attempt = core.source.propose(&core.name, proposal);
+    match core.reactor.timeout(PROPOSAL_TIMEOUT, attempt).await {
+        Ok(Ok(committed)) => return Some(committed.shard.epoch),
+        Ok(Err(SourceError::Superseded | SourceError::NotFound)) => core.fence(),
+        Ok(Err(SourceError::Unreachable)) | Err(_) => {}
+        Ok(Err(error)) => {
+            tracing::error!(volume = %core.name, shard = %shard.index, %error,
+                "the conductor refuses an in-sync set: it is proposed again");
+        }
     }
+    None
+}
+
+fn commit(core: &Rc<Core>, shard: &Shard, next: Mask) {
     let left = shard.log.borrow().quorum().in_sync().minus(next);
     shard.log.borrow_mut().commit();
     for slot in left.slots() {
+        shard.note_unanswered(core, slot);
         core.counters.replicas_dropped.add();
         tracing::warn!(volume = %core.name, shard = %shard.index,
             replica = %shard.replica(slot).id, "replica left the in-sync set: degraded");
     }
     shard.review(core);
-    true
+    shard.committed.raise();
 }
 
 /// Records a window on enough replicas of every shard, and on every live one.

@@ -11,18 +11,15 @@
 //! ```
 
 use std::rc::{Rc, Weak};
-use std::time::Duration;
 
 use ashlar_proto::Seq;
 
 use crate::block_device::BlockError;
+use crate::membership::{PAUSE_MAX, PAUSE_MIN};
 use crate::quorum::{Mask, Slot};
 use crate::shard::{Pending, Shard};
 use crate::volume::Core;
 use crate::write_log::Entry;
-
-const PAUSE_MIN: Duration = Duration::from_millis(10);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// What is known of the replicas that a write was sent to.
 #[derive(Clone, Copy, Debug, Default)]

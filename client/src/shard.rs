@@ -23,8 +23,9 @@ use crate::block_device::BlockError;
 use crate::group::WriteGroup;
 use crate::membership;
 use crate::peer::{LaneUser, Peer};
-use crate::quorum::Slot;
+use crate::quorum::{Mask, Slot};
 use crate::refusal::Sent;
+use crate::signal::Signal;
 use crate::volume::Core;
 use crate::wire::{Body, Stamp};
 use crate::write_log::{Acceptance, DurableUpTo, Span, WriteLog};
@@ -63,6 +64,10 @@ pub(crate) struct Behind {
     pub(crate) failed: bool,
     /// When it came back, if it has.
     pub(crate) back_at: Option<Instant>,
+    /// How often it has come back in this trouble.
+    pub(crate) returns: u32,
+    /// It is not brought up before.
+    pub(crate) retry_at: Instant,
 }
 
 /// See the module.
@@ -82,6 +87,10 @@ pub(crate) struct Shard {
     pub(crate) behind: Cell<[Option<Behind>; REPLICAS_MAX]>,
     /// Whether its membership task runs.
     pub(crate) supervised: Cell<bool>,
+    /// The replicas that are being brought up.
+    pub(crate) rising: Cell<Mask>,
+    /// Raised when a proposal was committed.
+    pub(crate) committed: Signal,
     /// Whether a task sends again what no replica had room for.
     pub(crate) retries: Cell<bool>,
     /// Whether it is in the volume's list of shards with writes.
@@ -108,6 +117,8 @@ impl Shard {
             epoch: Cell::new(epoch),
             behind: Cell::new([None; REPLICAS_MAX]),
             supervised: Cell::new(false),
+            rising: Cell::new(Mask::EMPTY),
+            committed: Signal::default(),
             retries: Cell::new(false),
             listed: Cell::new(false),
             told: Cell::new(Seq::NONE),
@@ -202,10 +213,15 @@ impl Shard {
         let mut behind = self.behind.get();
         let known = behind[slot.get()];
         let recent = known.filter(|k| k.back_at.is_none_or(|back_at| now - back_at < CALM));
+        let returns = recent.map_or(0, |recent| recent.returns);
+        // Who comes back only to fail again is given a longer rest each time.
+        let rest = membership::PAUSE_MIN * ((1 << returns.min(6)) - 1);
         behind[slot.get()] = Some(Behind {
             since: recent.map_or(now, |recent| recent.since),
             failed: failed || recent.is_some_and(|recent| recent.failed),
             back_at: None,
+            returns,
+            retry_at: now + rest,
         });
         self.behind.set(behind);
         self.log.borrow_mut().set_behind(slot);

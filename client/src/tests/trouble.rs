@@ -114,3 +114,36 @@ fn a_write_that_a_dead_replica_may_have_kept_waits_for_room() {
     let contents: Vec<_> = cluster.stores.iter().map(|s| s.contents()).collect();
     assert_eq!(contents[1], contents[2]);
 }
+
+/// Store 2 is away for good, and no conductor is there to commit that. Store 1 restarts meanwhile:
+/// it is brought up, or acknowledgements would wait for the conductor.
+#[test]
+fn replicas_are_brought_up_while_a_proposal_waits_for_the_conductor() {
+    let cluster = Cluster::new(33, 3, AckRule::Majority, true);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 1, 1).await.unwrap();
+        cluster.conductor.down.set(true);
+        cluster.stores[2].kill();
+        reactor.sleep(Duration::from_secs(3)).await;
+        cluster.stores[1].lose_power();
+        cluster.stores[1].start(&cluster.world);
+        write(&reactor, &volume, 1, 2).await.unwrap();
+        volume.flush().await.unwrap();
+        // Who is to leave, and returns, helps until it has left.
+        cluster.stores[2].start(&cluster.world);
+        reactor.sleep(Duration::from_secs(1)).await;
+        assert_eq!(volume.health().shards_degraded, 0);
+        cluster.conductor.down.set(false);
+        reactor.sleep(Duration::from_secs(3)).await;
+        for shard in 0..3 {
+            assert_eq!(cluster.conductor.in_sync(shard), [0, 1]);
+        }
+        assert!(holds(&volume, 1, 2).await);
+        volume.detach().await.unwrap();
+    });
+    let contents: Vec<_> = cluster.stores.iter().map(|s| s.contents()).collect();
+    assert_eq!(contents[0], contents[1]);
+}

@@ -3,7 +3,8 @@
 //! All shards of a volume that lie on the lane share it. Invariants: a write is counted only in
 //! the session that it was sent in; acceptances are numbered in the order of the replies, and a
 //! flush covers those numbered before it was sent; a changed incarnation uncounts, at all users at
-//! once, what no flush had covered.
+//! once, what no flush had covered; an answer is taken only if it repeats what its request asked
+//! for.
 //!
 //! ```text
 //! Down ──connect, hello──▶ Up ──error · timeout · new incarnation──▶ Down
@@ -68,7 +69,7 @@ enum Waiting {
 
 struct Request {
     waiting: Waiting,
-    kind: FrameKind,
+    header: FrameHeader,
     sent_at: Instant,
 }
 
@@ -332,7 +333,7 @@ impl Peer {
         }
         let request = Request {
             waiting,
-            kind: frame.header.kind,
+            header: frame.header,
             sent_at: self.reactor.now(),
         };
         let tag = self.requests.borrow_mut().insert(request);
@@ -361,10 +362,20 @@ impl Peer {
         let tag = usize::try_from(header.tag).unwrap_or(usize::MAX);
         let known = self.requests.borrow_mut().try_remove(tag);
         let same_run = self.incarnation.get() == Some(header.incarnation());
-        let Some(request) = known.filter(|r| r.kind == header.kind && header.is_reply) else {
-            tracing::warn!(store = %self.key.address, "store answered what nobody asked");
+        let Some(request) = known else {
+            tracing::warn!(store = %self.key.address, disk = %self.key.disk, tag = header.tag,
+                "store answered what nobody asked: its session is ended");
             return false;
         };
+        if !wire::is_answer(&header, &request.header) {
+            tracing::warn!(store = %self.key.address, disk = %self.key.disk,
+                asked = %wire::place_of(&request.header), answered = %wire::place_of(&header),
+                "store answered another request than it names: its session is ended");
+            if let Waiting::Call(promise) = request.waiting {
+                promise.keep(Err(PeerLost));
+            }
+            return false;
+        }
         self.room.set(header.room);
         self.last_reply.set(self.reactor.now());
         match request.waiting {

@@ -155,6 +155,29 @@ pub(crate) fn frame(header: FrameHeader, meta: Vec<u8>) -> Frame {
     }
 }
 
+/// Whether a reply repeats all of its request that replies repeat, but for the tag.
+pub(crate) fn is_answer(reply: &FrameHeader, request: &FrameHeader) -> bool {
+    reply.is_reply
+        && reply.kind == request.kind
+        && reply.volume == request.volume
+        && reply.shard == request.shard
+        && reply.block == request.block
+        && reply.count == request.count
+        && reply.seq == request.seq
+}
+
+/// What a frame is about, for people.
+pub(crate) fn place_of(header: &FrameHeader) -> impl std::fmt::Display {
+    let header = *header;
+    std::fmt::from_fn(move |f| {
+        write!(
+            f,
+            "{:?} volume {} shard {} block {} count {} seq {}",
+            header.kind, header.volume, header.shard, header.block, header.count, header.seq
+        )
+    })
+}
+
 /// The opened metadata of a reply, or `None` where its checksum does not match.
 pub(crate) fn meta_of(reply: &Frame) -> Option<&[u8]> {
     open_meta(&reply.meta).ok()

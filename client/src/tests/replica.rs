@@ -58,6 +58,8 @@ pub(super) struct Faults {
     pub(super) hangs: Cell<bool>,
     /// Requests are carried out and never answered.
     pub(super) mute: Cell<bool>,
+    /// Reads are answered as if they had asked for the next block.
+    pub(super) strays: Cell<bool>,
     /// Requests are taken one by one, each after this long.
     pub(super) slow: Cell<Duration>,
     /// What replies say of room.
@@ -216,7 +218,11 @@ impl FakeStore {
     }
 
     fn answer(&self, frame: &Frame, reactor: &Reactor) -> Frame {
-        let header = &frame.header;
+        let mut header = frame.header;
+        if self.faults.strays.get() && header.kind == FrameKind::Read {
+            header.block = header.block.checked_add(BlockCount::new(1)).unwrap();
+        }
+        let header = &header;
         let done = |status, meta| self.reply(header, status, meta, reactor, &[]);
         if matches!(header.kind, FrameKind::Flush | FrameKind::Ping) {
             let mut media = self.media.borrow_mut();

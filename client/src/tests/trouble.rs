@@ -147,3 +147,26 @@ fn replicas_are_brought_up_while_a_proposal_waits_for_the_conductor() {
     let contents: Vec<_> = cluster.stores.iter().map(|s| s.contents()).collect();
     assert_eq!(contents[0], contents[1]);
 }
+
+/// A store mixes up two requests: the payload is whole and bears the right tag, and is not what
+/// was asked for.
+#[test]
+fn an_answer_about_another_block_ends_the_session() {
+    let cluster = Cluster::new(34, 3, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        for block in 0..8 {
+            write(&reactor, &volume, block, block).await.unwrap();
+        }
+        cluster.stores[1].faults.strays.set(true);
+        for round in 0..300 {
+            let block = round % 7;
+            assert!(holds(&volume, block, block).await, "block {block}");
+            reactor.sleep(Duration::from_millis(10)).await;
+        }
+        assert!(volume.health().reads_retried > 0);
+        assert_eq!(volume.health().damage_seen, 0);
+    });
+}

@@ -27,6 +27,7 @@ mod peer;
 mod quorum;
 mod range;
 mod read;
+mod read_health;
 mod reconcile;
 mod refusal;
 mod repair;

@@ -26,6 +26,7 @@ use ashlar_reactor::{Instant, Reactor};
 use slab::Slab;
 
 use crate::quorum::Slot;
+use crate::read_health::ReadHealth;
 use crate::signal::{Promise, Signal};
 use crate::wire;
 use crate::write_log::Acceptance;
@@ -113,7 +114,7 @@ pub(crate) struct Peer {
     flushing: Cell<bool>,
     flush_wanted: Cell<Acceptance>,
     room: Cell<RoomHint>,
-    read_ns: Cell<u64>,
+    read_health: Cell<ReadHealth>,
 }
 
 impl Peer {
@@ -145,7 +146,7 @@ impl Peer {
             flushing: Cell::new(false),
             flush_wanted: Cell::new(Acceptance::NONE),
             room: Cell::new(RoomHint::Ample),
-            read_ns: Cell::new(0),
+            read_health: Cell::new(ReadHealth::UNKNOWN),
         })
     }
 
@@ -179,10 +180,26 @@ impl Peer {
         self.durable.get()
     }
 
-    /// What a read is expected to take: its usual time, once for each request ahead of it.
+    /// What a read is expected to take.
     pub(crate) fn expected_read_ns(&self) -> u64 {
-        let ahead = self.requests.borrow().len() as u64 + 1;
-        self.read_ns.get().max(1).saturating_mul(ahead)
+        let ahead = self.requests.borrow().len() as u64;
+        let health = self.read_health.get();
+        health.expected_ns(self.reactor.now(), ahead)
+    }
+
+    /// A read failed for a reason that concerns more than its blocks: others are better asked.
+    pub(crate) fn note_read_failed(&self) {
+        let mut health = self.read_health.get();
+        health.note_failed(self.reactor.now());
+        self.read_health.set(health);
+    }
+
+    /// The device failed a read. Whether that is once too often.
+    pub(crate) fn note_read_fault(&self) -> bool {
+        let mut health = self.read_health.get();
+        let is_too_often = health.note_fault(self.reactor.now());
+        self.read_health.set(health);
+        is_too_often
     }
 
     /// Makes a session unless there is one.
@@ -242,6 +259,7 @@ impl Peer {
         let known = self.incarnation.replace(Some(incarnation));
         self.volatile_cache.set(volatile_cache);
         if known.is_some_and(|known| known != incarnation) {
+            self.read_health.set(ReadHealth::UNKNOWN);
             let upto = self.durable.get();
             self.each_user(|user, slot| user.lane_restarted(slot, upto));
         }
@@ -386,8 +404,10 @@ impl Peer {
             }
             Waiting::Write { .. } if !same_run => return false,
             Waiting::Call(promise) => {
-                if header.kind == FrameKind::Read {
-                    self.note_read(request.sent_at);
+                if header.kind == FrameKind::Read && header.status == Status::Ok {
+                    let mut health = self.read_health.get();
+                    health.note_shown(self.reactor.now() - request.sent_at);
+                    self.read_health.set(health);
                 }
                 promise.keep(Ok(frame));
             }
@@ -405,18 +425,6 @@ impl Peer {
             }
         }
         true
-    }
-
-    fn note_read(&self, sent_at: Instant) {
-        let took = (self.reactor.now() - sent_at).as_nanos();
-        let took = u64::try_from(took).unwrap_or(u64::MAX);
-        let usual = self.read_ns.get();
-        let next = if usual == 0 {
-            took
-        } else {
-            usual - usual / 8 + took / 8
-        };
-        self.read_ns.set(next);
     }
 
     fn oldest_request(&self) -> Option<Instant> {

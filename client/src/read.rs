@@ -248,7 +248,11 @@ async fn attempt(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot, span: Span) -> 
             let issued = core.seqs.borrow().last();
             verify(reply, span.count, issued).map_or(Attempt::Bad, Attempt::Shown)
         }
-        Status::Damaged | Status::Device | Status::BadChecksum => Attempt::Bad,
+        Status::Damaged | Status::BadChecksum => Attempt::Bad,
+        Status::Device => {
+            note_failed(core, shard, slot, Status::Device);
+            Attempt::Bad
+        }
         Status::StaleEpoch if stamp.epoch < shard.epoch.get() => Attempt::Again,
         Status::Fenced if reply.header.generation > core.generation => {
             core.fence();
@@ -258,7 +262,30 @@ async fn attempt(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot, span: Span) -> 
             shard.set_behind(core, slot, false);
             Attempt::Failed
         }
-        _ => Attempt::Failed,
+        status => {
+            note_failed(core, shard, slot, status);
+            Attempt::Failed
+        }
+    }
+}
+
+/// A replica cannot give what it holds: others are asked first for a while. Where its device fails
+/// again and again it counts as one that failed a write, if another is there to go on with.
+fn note_failed(core: &Rc<Core>, shard: &Shard, slot: Slot, status: Status) {
+    let replica = shard.replica(slot);
+    if status != Status::Device {
+        replica.peer.note_read_failed();
+        return;
+    }
+    let is_too_often = replica.peer.note_read_fault();
+    let log = shard.log.borrow();
+    let others = log.live().and(log.quorum().readable()).without(slot);
+    let goes = is_too_often && log.live().has(slot) && !others.is_empty();
+    drop(log);
+    if goes {
+        tracing::warn!(volume = %core.name, shard = %shard.index, replica = %replica.id,
+            "the device of a replica fails reads again and again");
+        shard.set_behind(core, slot, true);
     }
 }
 
@@ -347,7 +374,12 @@ pub(crate) async fn extents_of(
         let runs = runs.filter(|runs| reply.header.status == Status::Ok && covers(runs, span));
         match runs {
             Some(runs) => return Ok(runs),
-            None => failed = failed.with(slot),
+            None => {
+                if reply.header.status != Status::Ok {
+                    note_failed(core, shard, slot, reply.header.status);
+                }
+                failed = failed.with(slot);
+            }
         }
     }
 }

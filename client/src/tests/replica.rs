@@ -50,6 +50,8 @@ struct Media {
 pub(super) struct Faults {
     /// Every write is answered so.
     pub(super) writes: Cell<Option<Status>>,
+    /// Every read is answered so.
+    pub(super) reads: Cell<Option<Status>>,
     /// Blocks whose copy is damaged until they are written again.
     pub(super) damaged: RefCell<BTreeSet<(ShardIndex, BlockIndex)>>,
     /// Blocks whose payload is wrong on the way, as long as they are here.
@@ -72,6 +74,7 @@ pub(super) struct FakeStore {
     pub(super) host: IpAddr,
     pub(super) faults: Faults,
     pub(super) writes_seen: Cell<u64>,
+    pub(super) reads_seen: Cell<u64>,
     /// Connections that were greeted and are open.
     pub(super) sessions: Cell<u64>,
     volatile_cache: bool,
@@ -87,6 +90,7 @@ impl FakeStore {
             host: IpAddr::from([10, 0, 1, number]),
             faults: Faults::default(),
             writes_seen: Cell::new(0),
+            reads_seen: Cell::new(0),
             sessions: Cell::new(0),
             volatile_cache,
             media: RefCell::default(),
@@ -274,7 +278,10 @@ impl FakeStore {
             }
             FrameKind::Tail => done(Status::Ok, encode_tail(&self.tail(header))),
             FrameKind::Write | FrameKind::Zeroes => done(self.store(frame, &state), Vec::new()),
-            FrameKind::Read => self.show(header, reactor),
+            FrameKind::Read => match self.faults.reads.get() {
+                Some(status) => done(status, Vec::new()),
+                None => self.show(header, reactor),
+            },
             FrameKind::Extents => done(Status::Ok, encode_extents(&self.extents(header))),
             _ => done(Status::Malformed, Vec::new()),
         }
@@ -354,6 +361,7 @@ impl FakeStore {
     }
 
     fn show(&self, header: &FrameHeader, reactor: &Reactor) -> Frame {
+        self.reads_seen.set(self.reads_seen.get() + 1);
         let media = self.media.borrow();
         let (mut entries, mut data) = (Vec::new(), Vec::new());
         for at in 0..header.count.get() {

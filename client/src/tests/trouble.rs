@@ -7,7 +7,7 @@ use ashlar_proto::api::AckRule;
 
 use super::cluster::Cluster;
 use super::scenarios::{holds, write};
-use crate::BlockDevice;
+use crate::{BlockDevice, BlockError};
 
 /// Both stores take a write into volatile caches; it is acknowledged. Both lose power and come
 /// back full: a flush must not be answered while the write is nowhere.
@@ -168,5 +168,72 @@ fn an_answer_about_another_block_ends_the_session() {
         }
         assert!(volume.health().reads_retried > 0);
         assert_eq!(volume.health().damage_seen, 0);
+    });
+}
+
+/// The disk of store 1 has failed. No write comes that would tell; its reads end in an error, which
+/// comes sooner than data would.
+#[test]
+fn a_replica_whose_device_fails_reads_is_proposed_away() {
+    let cluster = Cluster::new(35, 3, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 1, 1).await.unwrap();
+        cluster.stores[1].faults.reads.set(Some(Status::Device));
+        for _ in 0..600 {
+            assert!(holds(&volume, 1, 1).await);
+        }
+        reactor.sleep(Duration::from_secs(1)).await;
+        assert_eq!(cluster.conductor.in_sync(0), [0, 2]);
+        let retried = volume.health().reads_retried;
+        assert!((4..20).contains(&retried), "{retried} of 600 reads");
+    });
+}
+
+#[test]
+fn errors_draw_no_reads_though_they_come_fast() {
+    let cluster = Cluster::new(36, 3, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 1, 1).await.unwrap();
+        let faults = &cluster.stores[1].faults;
+        faults.reads.set(Some(Status::Unavailable));
+        for _ in 0..600 {
+            assert!(holds(&volume, 1, 1).await);
+        }
+        let retried = volume.health().reads_retried;
+        assert!(retried < 20, "{retried} of 600 reads");
+        assert_eq!(volume.health().shards_degraded, 0);
+        // What was held against it is forgotten.
+        faults.reads.set(None);
+        reactor.sleep(Duration::from_secs(30)).await;
+        let seen = cluster.stores[1].reads_seen.get();
+        for _ in 0..600 {
+            assert!(holds(&volume, 1, 1).await);
+        }
+        assert!(cluster.stores[1].reads_seen.get() - seen > 60, "read again");
+    });
+}
+
+#[test]
+fn the_only_replica_is_not_given_up_for_reads_that_fail() {
+    let cluster = Cluster::new(37, 1, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 1, 1).await.unwrap();
+        cluster.stores[0].faults.reads.set(Some(Status::Device));
+        for _ in 0..10 {
+            let read = volume.read(4096, 4096).await.map(|_| ());
+            assert_eq!(read, Err(BlockError::Corrupt));
+        }
+        assert_eq!(volume.health().shards_degraded, 0);
+        cluster.stores[0].faults.reads.set(None);
+        assert!(holds(&volume, 1, 1).await);
     });
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Invariants: nothing is served, and no tail discarded, before the set of those who answered is
-//! committed; no write uses the window before all of them have recorded it durably.
+//! committed; no write uses the window before all of them have recorded it durably; a grant under
+//! which nothing comes to be served is given back.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use ashlar_reactor::{Instant, Reactor};
 use crate::block_device::{BlockError, Geometry};
 use crate::budget::Budget;
 use crate::flush;
+use crate::grant::Grant;
 use crate::health::Counters;
 use crate::options::VolumeOptions;
 use crate::peer::{LaneUser, Peer, PeerKey, PeerTimes};
@@ -80,13 +82,36 @@ pub(crate) async fn attach<C: ClusterSource>(
     options: VolumeOptions,
 ) -> Result<Rc<Core>, AttachError> {
     let deadline = reactor.now() + options.attach_timeout;
-    let grant = granted(reactor, &source, name, &options, deadline).await?;
-    let route = layout(&grant)?;
+    let source = Rc::new(source);
+    let attachment = granted(reactor, &*source, name, &options, deadline).await?;
+    let grant = Grant::new(reactor, Rc::clone(&source), name, &attachment.volume);
+    match start(reactor, source, name, options, &attachment, deadline).await {
+        Ok(core) => {
+            grant.keep();
+            Ok(core)
+        }
+        Err(error) => {
+            grant.give_back().await;
+            Err(error)
+        }
+    }
+}
+
+/// Takes every shard over under a grant, and serves.
+async fn start<C: ClusterSource>(
+    reactor: &Reactor,
+    source: Rc<C>,
+    name: &str,
+    options: VolumeOptions,
+    grant: &Attachment,
+    deadline: Instant,
+) -> Result<Rc<Core>, AttachError> {
+    let route = layout(grant)?;
     let mut peers = BTreeMap::new();
-    let candidates = candidates(reactor, &grant, &options, &mut peers)?;
+    let candidates = candidates(reactor, grant, &options, &mut peers)?;
     let takeover = Takeover {
         reactor: reactor.clone(),
-        source: Rc::new(source),
+        source,
         name: name.to_owned(),
         volume: grant.volume.id,
         generation: grant.volume.generation,
@@ -99,7 +124,7 @@ pub(crate) async fn attach<C: ClusterSource>(
     unserved.0.clear();
     Ok(serve(
         takeover,
-        &grant,
+        grant,
         options,
         route,
         candidates,

@@ -16,6 +16,7 @@ pub mod block_device;
 mod budget;
 pub mod conformance;
 mod flush;
+mod grant;
 mod group;
 mod health;
 mod locks;

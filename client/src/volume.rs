@@ -284,7 +284,9 @@ impl Volume {
     /// them acknowledged and flushed is here.
     ///
     /// # Errors
-    /// [`AttachError`]: nothing is served; the older owner is fenced where it was reached.
+    /// [`AttachError`]: nothing is served; the older owner is fenced where it was reached. What the
+    /// conductor granted is given back, in so far as it answers within seconds; also where this
+    /// future is dropped.
     pub async fn attach<C: ClusterSource>(
         reactor: &Reactor,
         source: C,

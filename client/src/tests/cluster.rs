@@ -43,6 +43,11 @@ impl FakeConductor {
             .collect()
     }
 
+    /// Whether the map shows the volume as attached.
+    pub(super) fn is_attached(&self) -> bool {
+        self.map.borrow().attached_by.is_some()
+    }
+
     fn check_up(&self) -> Result<(), SourceError> {
         if self.down.get() {
             return Err(SourceError::Unreachable);
@@ -52,9 +57,10 @@ impl FakeConductor {
 }
 
 impl ClusterSource for FakeConductor {
-    async fn attach(&self, _: &str, _: &AttachRequest) -> Result<Attachment, SourceError> {
+    async fn attach(&self, _: &str, request: &AttachRequest) -> Result<Attachment, SourceError> {
         self.check_up()?;
         let mut map = self.map.borrow_mut();
+        map.attached_by = Some(request.owner.clone());
         map.generation = map.generation.next();
         Ok(Attachment {
             cluster: ClusterId::new(1),
@@ -66,8 +72,9 @@ impl ClusterSource for FakeConductor {
 
     async fn detach(&self, _: &str, request: &DetachRequest) -> Result<(), SourceError> {
         self.check_up()?;
-        let map = self.map.borrow();
+        let mut map = self.map.borrow_mut();
         if request.volume == map.id && request.generation == map.generation {
+            map.attached_by = None;
             Ok(())
         } else {
             Err(SourceError::Superseded)

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use ashlar_proto::Status;
 use ashlar_proto::api::AckRule;
+use ashlar_proto::{ShardIndex, Status};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, options};
 use super::scenarios::{holds, write};
-use crate::{BlockDevice, BlockError};
+use crate::{AttachError, BlockDevice, BlockError};
 
 /// Both stores take a write into volatile caches; it is acknowledged. Both lose power and come
 /// back full: a flush must not be answered while the write is nowhere.
@@ -235,5 +235,47 @@ fn the_only_replica_is_not_given_up_for_reads_that_fail() {
         assert_eq!(volume.health().shards_degraded, 0);
         cluster.stores[0].faults.reads.set(None);
         assert!(holds(&volume, 1, 1).await);
+    });
+}
+
+#[test]
+fn an_attach_that_fails_gives_its_grant_back() {
+    let cluster = Cluster::new(38, 3, AckRule::Majority, false);
+    cluster.stores[0].kill();
+    cluster.stores[1].kill();
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let unavailable = AttachError::Unavailable {
+            shard: ShardIndex::new(0),
+        };
+        let failed = cluster.attach(&reactor).await.map(|_| ());
+        assert_eq!(failed, Err(unavailable.clone()));
+        assert!(!cluster.conductor.is_attached(), "given back");
+        // Dropped on the way.
+        let nap = Duration::from_secs(5);
+        let dropped = reactor.timeout(nap, cluster.attach(&reactor)).await;
+        assert!(dropped.is_err() && cluster.conductor.is_attached());
+        reactor.sleep(Duration::from_secs(1)).await;
+        assert!(!cluster.conductor.is_attached(), "given back");
+        // A conductor that is gone by then is not waited for without end.
+        let started = reactor.now();
+        let (handle, conductor) = (reactor.clone(), cluster.conductor.clone());
+        drop(reactor.spawn(async move {
+            handle.sleep(Duration::from_secs(5)).await;
+            conductor.down.set(true);
+        }));
+        let failed = cluster.attach(&reactor).await.map(|_| ());
+        assert_eq!(failed, Err(unavailable));
+        let took = reactor.now() - started;
+        assert!(took < options().attach_timeout + Duration::from_secs(5));
+        // One that is served is kept.
+        cluster.conductor.down.set(false);
+        cluster.stores[0].start(&cluster.world);
+        let volume = cluster.attach(&reactor).await.unwrap();
+        reactor.sleep(Duration::from_secs(5)).await;
+        assert!(cluster.conductor.is_attached());
+        volume.detach().await.unwrap();
+        assert!(!cluster.conductor.is_attached());
     });
 }

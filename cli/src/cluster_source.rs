@@ -167,9 +167,9 @@ pub fn open_error(error: &AttachError) -> OpenError {
         AttachError::Source(error) => source_error(error),
         AttachError::Fenced => OpenError::InUse,
         AttachError::Unavailable { .. } => OpenError::Unavailable,
-        AttachError::Damaged { .. } | AttachError::Map { .. } => {
-            OpenError::Failed(Box::new(error.clone()))
-        }
+        AttachError::ReplicaFails { .. }
+        | AttachError::Damaged { .. }
+        | AttachError::Map { .. } => OpenError::Failed(Box::new(error.clone())),
     }
 }
 

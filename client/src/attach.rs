@@ -20,11 +20,12 @@ use ashlar_proto::api::{
 };
 use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX, REPLICAS_MAX};
 use ashlar_proto::message::SetState;
-use ashlar_proto::{Address, ShardIndex, Window, lane_of};
+use ashlar_proto::{Address, DiskId, ReplicaId, ShardIndex, Status, Window, lane_of};
 use ashlar_reactor::{Instant, Reactor};
 
 use crate::block_device::{BlockError, Geometry};
 use crate::budget::Budget;
+use crate::candidate::Candidate;
 use crate::flush;
 use crate::grant::Grant;
 use crate::health::Counters;
@@ -35,7 +36,7 @@ use crate::route::Route;
 use crate::shard::{Replica, Shard};
 use crate::signal::{Signal, join_all};
 use crate::source::{ClusterSource, SourceError};
-use crate::takeover::{Candidate, Takeover, TakeoverError};
+use crate::takeover::{Takeover, TakeoverError};
 use crate::volume::{Core, Phase};
 use crate::window::Seqs;
 use crate::write_log::{AckOrder, WriteLog};
@@ -57,6 +58,25 @@ pub enum AttachError {
         /// The first such shard.
         shard: ShardIndex,
     },
+    /// A replica failed on the way again and again, and too few others are there to go on without
+    /// it.
+    #[error(
+        "shard {shard}: replica {replica} on disk {disk} of {address} fails the take-over \
+         ({}), and the volume cannot be attached without it: {}, then attach again",
+        told(*.problem), advice(*.problem)
+    )]
+    ReplicaFails {
+        /// The first such shard.
+        shard: ShardIndex,
+        /// The replica.
+        replica: ReplicaId,
+        /// Its disk.
+        disk: DiskId,
+        /// Where the disk's store was reached.
+        address: Address,
+        /// What it answered; `None` where its session ended before it answered.
+        problem: Option<Status>,
+    },
     /// Another owner was granted the volume meanwhile.
     #[error("volume was attached elsewhere meanwhile")]
     Fenced,
@@ -72,6 +92,23 @@ pub enum AttachError {
         /// What is wrong.
         what: &'static str,
     },
+}
+
+fn told(problem: Option<Status>) -> &'static str {
+    match problem {
+        Some(Status::NoSpace) => "its disk is full",
+        Some(Status::Device) => "its disk has failed",
+        Some(_) => "it refuses what it is asked",
+        None => "its session ends before it answers",
+    }
+}
+
+fn advice(problem: Option<Status>) -> &'static str {
+    match problem {
+        Some(Status::NoSpace) => "make room there by deleting or trimming other volumes",
+        Some(Status::Device) => "restart its store, or bring back the replicas that do not answer",
+        _ => "see the log of its store",
+    }
 }
 
 /// Asks for the next generation and takes every shard over.
@@ -250,12 +287,29 @@ async fn take_over(
             Err(TakeoverError::Damaged { shard }) => return Err(AttachError::Damaged { shard }),
             Err(TakeoverError::Source(error)) => return Err(error.into()),
             Err(TakeoverError::Failed { shard }) if takeover.reactor.now() >= deadline => {
-                return Err(AttachError::Unavailable { shard });
+                return Err(failure(&candidates, shard));
             }
             Err(TakeoverError::Failed { .. }) => {
                 takeover.reactor.sleep(RETRY_PAUSE).await;
             }
         }
+    }
+}
+
+/// Why a shard could not be taken over in time.
+fn failure(candidates: &[Candidate], shard: ShardIndex) -> AttachError {
+    let candidate = candidates.iter().find(|c| c.index == shard);
+    let failed = candidate.and_then(Candidate::failed_last);
+    let Some((replica, problem)) = failed else {
+        return AttachError::Unavailable { shard };
+    };
+    let key = replica.peer.key();
+    AttachError::ReplicaFails {
+        shard,
+        replica: replica.id,
+        disk: key.disk,
+        address: key.address.clone(),
+        problem,
     }
 }
 

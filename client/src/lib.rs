@@ -14,6 +14,7 @@
 mod attach;
 pub mod block_device;
 mod budget;
+mod candidate;
 pub mod conformance;
 mod flush;
 mod grant;

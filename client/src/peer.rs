@@ -155,6 +155,11 @@ impl Peer {
         self.users.borrow_mut().push((user, slot));
     }
 
+    /// The lane, and where it is reached.
+    pub(crate) fn key(&self) -> &PeerKey {
+        &self.key
+    }
+
     /// Whether there is a session.
     pub(crate) fn is_up(&self) -> bool {
         self.session.borrow().is_some()

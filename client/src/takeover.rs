@@ -5,22 +5,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ashlar_proto::api::ProposeInSync;
-use ashlar_proto::limits::REPLICAS_MAX;
-use ashlar_proto::message::{
-    BlockKind, SetState, ShardState, TAIL_ENTRIES_MAX, TailEntry, decode_tail,
-};
+use ashlar_proto::message::{BlockKind, SetState, TAIL_ENTRIES_MAX, TailEntry, decode_tail};
 use ashlar_proto::{
-    BlockIndex, Epoch, FrameHeader, FrameKind, Generation, Incarnation, Layer, Seq, ShardIndex,
-    Status, VolumeId, Window,
+    BlockIndex, FrameHeader, FrameKind, Generation, Layer, Seq, ShardIndex, Status, VolumeId,
+    Window,
 };
 use ashlar_reactor::link::Frame;
 use ashlar_reactor::{Instant, Reactor};
 
+use crate::candidate::{Answer, Candidate};
 use crate::peer::Peer;
-use crate::quorum::{Mask, Quorum, Slot};
+use crate::quorum::Slot;
 use crate::read::verify;
 use crate::reconcile::{self, Copy};
-use crate::shard::Replica;
 use crate::signal::join_all;
 use crate::source::{ClusterSource, SourceError};
 use crate::wire::{self, Body, Stamp};
@@ -50,77 +47,6 @@ pub(crate) enum TakeoverError {
     },
     /// The conductor did not commit who answered.
     Source(SourceError),
-}
-
-/// What a replica answered to being opened.
-#[derive(Clone, Copy, Debug)]
-struct Answer {
-    state: ShardState,
-    run: Incarnation,
-}
-
-/// One shard that is being taken over.
-pub(crate) struct Candidate {
-    /// Its position in the volume.
-    pub(crate) index: ShardIndex,
-    /// Of its committed set.
-    pub(crate) epoch: Epoch,
-    /// Its in-sync replicas, by slot.
-    pub(crate) replicas: Vec<Replica>,
-    /// Its committed set.
-    pub(crate) quorum: Quorum,
-    answers: [Option<Answer>; REPLICAS_MAX],
-}
-
-impl Candidate {
-    /// A shard as the grant names it.
-    pub(crate) fn new(
-        index: ShardIndex,
-        epoch: Epoch,
-        replicas: Vec<Replica>,
-        quorum: Quorum,
-    ) -> Self {
-        Self {
-            index,
-            epoch,
-            replicas,
-            quorum,
-            answers: [None; REPLICAS_MAX],
-        }
-    }
-
-    fn answered(&self) -> Mask {
-        let slots = (0..self.replicas.len()).map(Slot::new);
-        slots
-            .filter(|slot| self.answers[slot.get()].is_some())
-            .collect()
-    }
-
-    fn answer(&self, slot: Slot) -> Answer {
-        self.answers[slot.get()].expect("only who answered is asked on")
-    }
-
-    fn peer(&self, slot: Slot) -> &Rc<Peer> {
-        &self.replicas[slot.get()].peer
-    }
-
-    /// Those whose session or run is no longer the one that answered.
-    pub(crate) fn lost_since(&self) -> Mask {
-        let same = |slot: &Slot| {
-            let peer = self.peer(*slot);
-            peer.is_up() && peer.incarnation() == Some(self.answer(*slot).run)
-        };
-        self.answered().slots().filter(|slot| !same(slot)).collect()
-    }
-
-    /// Whether unflushed writes may be gone: too few are sure to have lost nothing.
-    fn may_have_lost(&self) -> bool {
-        let sure = |slot: &Slot| {
-            let state = self.answer(*slot).state;
-            !state.may_have_lost && !state.damaged
-        };
-        self.answered().slots().filter(sure).count() < self.quorum.takeover_count()
-    }
 }
 
 /// What all shards of a take-over share.
@@ -182,13 +108,20 @@ impl<C: ClusterSource> Takeover<C> {
         candidate: &mut Candidate,
         patience: Instant,
     ) -> Result<(), TakeoverError> {
-        candidate.answers = [None; REPLICAS_MAX];
+        candidate.begin_round();
         let slots = candidate.quorum.in_sync().slots();
         let opened = slots.map(|slot| self.open_one(candidate, slot, patience));
         let answers = join_all(opened).await;
         let slots: Vec<Slot> = candidate.quorum.in_sync().slots().collect();
         for (slot, answer) in slots.into_iter().zip(answers) {
-            candidate.answers[slot.get()] = answer?;
+            candidate.note_answer(slot, answer?);
+        }
+        let left_out = candidate.leave_out_failing(self.reactor.now(), self.patience);
+        for slot in left_out.slots() {
+            tracing::warn!(volume = %self.name, shard = %candidate.index,
+                replica = %candidate.replicas[slot.get()].id,
+                problem = ?candidate.trouble(slot).and_then(|trouble| trouble.problem),
+                "a replica keeps failing the take-over: it is left out");
         }
         if candidate.answered().len() < candidate.quorum.takeover_count() {
             return Err(TakeoverError::Failed {
@@ -239,20 +172,23 @@ impl<C: ClusterSource> Takeover<C> {
         slot: Slot,
         request: Frame,
     ) -> Result<Frame, TakeoverError> {
-        let failed = || TakeoverError::Failed {
-            shard: candidate.index,
-        };
         let reply = candidate.peer(slot).call(request).await;
-        let reply = reply.map_err(|_| failed())?;
-        self.check_fence(&reply)?;
-        let same_run = reply.header.incarnation() == candidate.answer(slot).run;
-        if reply.header.status == Status::Ok && same_run {
-            Ok(reply)
-        } else {
+        let mut problem = None;
+        if let Ok(reply) = reply {
+            self.check_fence(&reply)?;
+            let same_run = reply.header.incarnation() == candidate.answer(slot).run;
+            if reply.header.status == Status::Ok && same_run {
+                return Ok(reply);
+            }
+            problem = Some(reply.header.status);
             tracing::warn!(volume = %self.name, shard = %candidate.index,
+                replica = %candidate.replicas[slot.get()].id,
                 status = ?reply.header.status, "a replica failed the take-over");
-            Err(failed())
         }
+        candidate.note_failed(slot, self.reactor.now(), problem);
+        Err(TakeoverError::Failed {
+            shard: candidate.index,
+        })
     }
 
     /// Makes all who answered equal, with the new window recorded.
@@ -394,16 +330,20 @@ impl<C: ClusterSource> Takeover<C> {
                 }
             }
         }
-        let flushed = lanes.into_iter().map(|(candidate, slot)| {
+        let flushed = lanes.iter().map(|&(candidate, slot)| {
             let header = FrameHeader {
                 generation: self.generation,
                 ..FrameHeader::request(FrameKind::Flush, 0)
             };
             self.ask(candidate, slot, wire::frame(header, Vec::new()))
         });
-        for reply in join_all(flushed).await {
-            reply?;
+        let flushed = join_all(flushed).await;
+        for (&(candidate, slot), reply) in lanes.iter().zip(&flushed) {
+            if reply.is_err() {
+                self.note_lane_failed(candidates, candidate, slot);
+            }
         }
+        flushed.into_iter().collect::<Result<Vec<_>, _>>()?;
         for candidate in candidates {
             if !candidate.lost_since().is_empty() {
                 return Err(TakeoverError::Failed {
@@ -412,6 +352,17 @@ impl<C: ClusterSource> Takeover<C> {
             }
         }
         Ok(())
+    }
+
+    /// A lane that failed its flush failed it for all shards that it holds.
+    fn note_lane_failed(&self, candidates: &[Candidate], asked: &Candidate, slot: Slot) {
+        let problem = asked.trouble(slot).and_then(|trouble| trouble.problem);
+        for candidate in candidates {
+            let same = |other: &Slot| Rc::ptr_eq(candidate.peer(*other), asked.peer(slot));
+            for other in candidate.answered().slots().filter(same) {
+                candidate.note_failed(other, self.reactor.now(), problem);
+            }
+        }
     }
 
     /// Has the set of those who answered committed, if some did not.
@@ -471,9 +422,7 @@ impl<C: ClusterSource> Takeover<C> {
 
 /// A window above all that any replica has seen; `None` when there is none left.
 fn next_window(candidates: &[Candidate]) -> Option<Window> {
-    let states = candidates
-        .iter()
-        .flat_map(|c| c.answers.iter().flatten().map(|answer| answer.state));
+    let states = candidates.iter().flat_map(Candidate::states);
     let seen = states.map(|state| {
         let highest = state.highest.max(state.stable).window();
         state.window.max(highest)

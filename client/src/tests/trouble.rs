@@ -5,6 +5,8 @@ use std::time::Duration;
 use ashlar_proto::api::AckRule;
 use ashlar_proto::{ShardIndex, Status};
 
+use ashlar_reactor::sim::Process;
+
 use super::cluster::{Cluster, options};
 use super::scenarios::{holds, write};
 use crate::{AttachError, BlockDevice, BlockError};
@@ -278,4 +280,105 @@ fn an_attach_that_fails_gives_its_grant_back() {
         volume.detach().await.unwrap();
         assert!(!cluster.conductor.is_attached());
     });
+}
+
+/// The first owner's write reaches the stores of `has`; the others have no room for a copy of it
+/// when the next owner makes all equal.
+async fn leave_tails(cluster: &Cluster, owner: &Process, has: &[usize]) {
+    let reactor = owner.reactor();
+    let volume = cluster.attach(reactor).await.unwrap();
+    write(reactor, &volume, 1, 1).await.unwrap();
+    for (number, store) in cluster.stores.iter().enumerate() {
+        if !has.contains(&number) {
+            store.faults.hangs.set(true);
+        }
+    }
+    let (handle, other) = (reactor.clone(), volume.clone());
+    drop(reactor.spawn(async move { write(&handle, &other, 1, 2).await }));
+    reactor.sleep(Duration::from_millis(200)).await;
+    for (number, store) in cluster.stores.iter().enumerate() {
+        if !has.contains(&number) {
+            store.faults.hangs.set(false);
+            store.faults.writes.set(Some(Status::NoSpace));
+        }
+    }
+}
+
+#[test]
+fn who_cannot_take_a_copy_is_left_out_of_a_take_over() {
+    for (replicas, has, in_sync) in [(3, &[0, 1][..], &[0, 1][..]), (2, &[1][..], &[1][..])] {
+        let cluster = Cluster::new(39, replicas, AckRule::Majority, false);
+        let first = cluster.owner();
+        cluster.run(leave_tails(&cluster, &first, has));
+        first.crash();
+        let second = cluster.owner();
+        let reactor = second.reactor().clone();
+        cluster.run(async {
+            let started = reactor.now();
+            let volume = cluster.attach(&reactor).await.unwrap();
+            assert!(
+                reactor.now() - started >= options().attach_patience,
+                "room may be made meanwhile"
+            );
+            assert_eq!(cluster.conductor.in_sync(0), in_sync);
+            assert_eq!(cluster.conductor.in_sync(1).len(), usize::from(replicas));
+            assert!(!volume.health().may_have_lost);
+            assert!(holds(&volume, 1, 2).await);
+            write(&reactor, &volume, 1, 3).await.unwrap();
+            assert!(holds(&volume, 1, 3).await);
+        });
+    }
+}
+
+#[test]
+fn a_take_over_that_too_many_fail_names_one_of_them() {
+    let cluster = Cluster::new(40, 3, AckRule::Majority, false);
+    let first = cluster.owner();
+    cluster.run(leave_tails(&cluster, &first, &[0]));
+    first.crash();
+    let second = cluster.owner();
+    let reactor = second.reactor().clone();
+    cluster.run(async {
+        let error = cluster.attach(&reactor).await.map(|_| ()).unwrap_err();
+        let AttachError::ReplicaFails { shard, problem, .. } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!((shard.get(), *problem), (0, Some(Status::NoSpace)));
+        let text = error.to_string();
+        assert!(
+            text.contains("its disk is full") && text.contains("10.0.1."),
+            "{text}"
+        );
+        assert_eq!(cluster.conductor.in_sync(0), [0, 1, 2], "nobody left");
+        for store in &cluster.stores {
+            store.faults.writes.set(None);
+        }
+        let volume = cluster.attach(&reactor).await.unwrap();
+        assert_eq!(cluster.conductor.in_sync(0), [0, 1, 2]);
+        assert!(holds(&volume, 1, 2).await);
+    });
+}
+
+/// A store that fails one round and comes through the next was only unlucky.
+#[test]
+fn who_makes_room_in_time_is_not_left_out() {
+    let cluster = Cluster::new(41, 3, AckRule::Majority, false);
+    let first = cluster.owner();
+    cluster.run(leave_tails(&cluster, &first, &[0, 1]));
+    first.crash();
+    let second = cluster.owner();
+    let reactor = second.reactor().clone();
+    let store = cluster.stores[2].clone();
+    let handle = reactor.clone();
+    drop(reactor.spawn(async move {
+        handle.sleep(Duration::from_millis(500)).await;
+        store.faults.writes.set(None);
+    }));
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        assert_eq!(cluster.conductor.in_sync(0), [0, 1, 2]);
+        assert!(holds(&volume, 1, 2).await);
+    });
+    let contents: Vec<_> = cluster.stores.iter().map(|s| s.contents()).collect();
+    assert_eq!(contents[0], contents[2]);
 }

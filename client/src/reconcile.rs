@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use ashlar_proto::limits::{FRAME_DATA_BLOCKS_MAX, ZERO_BLOCKS_MAX};
-use ashlar_proto::message::TailEntry;
+use ashlar_proto::message::{TailEntry, TailKind};
 use ashlar_proto::{BlockCount, BlockIndex, Layer, Seq};
 
 use crate::quorum::{Mask, Slot};
@@ -29,33 +29,46 @@ pub(crate) struct Copy {
     pub(crate) targets: Mask,
 }
 
+/// What makes some tails equal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// The copies, in order of block.
+    pub(crate) copies: Vec<Copy>,
+    /// Who may have a version above all that can be read, damaged: it might show again once the
+    /// others have gone on without it.
+    pub(crate) doubtful: Mask,
+}
+
 /// The highest seq in the tails; [`Seq::NONE`] when all are empty.
 pub(crate) fn highest(tails: &[(Slot, Vec<TailEntry>)]) -> Seq {
     let entries = tails.iter().flat_map(|(_, tail)| tail);
     entries.map(|entry| entry.seq).max().unwrap_or(Seq::NONE)
 }
 
-/// The copies that make the tails equal, in order of block.
-pub(crate) fn plan(tails: &[(Slot, Vec<TailEntry>)]) -> Vec<Copy> {
+/// The highest readable version of a block.
+#[derive(Clone, Copy, Debug)]
+struct Best {
+    seq: Seq,
+    zero: bool,
+    sources: Mask,
+}
+
+/// What makes the tails equal.
+pub(crate) fn plan(tails: &[(Slot, Vec<TailEntry>)]) -> Plan {
     let answered: Mask = tails.iter().map(|&(slot, _)| slot).collect();
-    let mut best: BTreeMap<(BlockIndex, Layer), (Seq, bool, Mask)> = BTreeMap::new();
+    let best = best_versions(tails);
+    let mut plan = Plan::default();
     for &(slot, ref tail) in tails {
-        for entry in tail {
-            let key = (entry.block, entry.layer);
-            let found = best
-                .entry(key)
-                .or_insert((entry.seq, entry.zero, Mask::EMPTY));
-            if entry.seq > found.0 {
-                *found = (entry.seq, entry.zero, Mask::EMPTY);
-            }
-            if entry.seq == found.0 {
-                found.2 = found.2.with(slot);
-            }
+        let is_doubtful = |entry: &TailEntry| {
+            let best = best.get(&(entry.block, entry.layer));
+            entry.kind == TailKind::Damaged && best.is_none_or(|best| best.seq < entry.seq)
+        };
+        if tail.iter().any(is_doubtful) {
+            plan.doubtful = plan.doubtful.with(slot);
         }
     }
-    let mut copies: Vec<Copy> = Vec::new();
     let mut open: BTreeMap<Layer, usize> = BTreeMap::new();
-    for ((block, layer), (seq, zero, sources)) in best {
+    for ((block, layer), Best { seq, zero, sources }) in best {
         let targets = answered.minus(sources);
         if targets.is_empty() {
             continue;
@@ -71,16 +84,37 @@ pub(crate) fn plan(tails: &[(Slot, Vec<TailEntry>)]) -> Vec<Copy> {
             sources,
             targets,
         };
-        let last = open.get(&layer).map(|&at| &mut copies[at]);
+        let last = open.get(&layer).map(|&at| &mut plan.copies[at]);
         match last.filter(|last| continues(last, &next)) {
             Some(last) => last.span.count = last.span.count.next(),
             None => {
-                open.insert(layer, copies.len());
-                copies.push(next);
+                open.insert(layer, plan.copies.len());
+                plan.copies.push(next);
             }
         }
     }
-    copies
+    plan
+}
+
+fn best_versions(tails: &[(Slot, Vec<TailEntry>)]) -> BTreeMap<(BlockIndex, Layer), Best> {
+    let mut best: BTreeMap<(BlockIndex, Layer), Best> = BTreeMap::new();
+    for &(slot, ref tail) in tails {
+        for entry in tail.iter().filter(|e| e.kind != TailKind::Damaged) {
+            let this = Best {
+                seq: entry.seq,
+                zero: entry.kind == TailKind::Zero,
+                sources: Mask::EMPTY,
+            };
+            let found = best.entry((entry.block, entry.layer)).or_insert(this);
+            if entry.seq > found.seq {
+                *found = this;
+            }
+            if entry.seq == found.seq {
+                found.sources = found.sources.with(slot);
+            }
+        }
+    }
+    best
 }
 
 fn continues(last: &Copy, next: &Copy) -> bool {
@@ -106,7 +140,14 @@ mod tests {
             block: BlockIndex::new(block),
             layer: Layer::new(1),
             seq: Seq::from_raw(Window::new(2).start().get() + number).unwrap(),
-            zero,
+            kind: if zero { TailKind::Zero } else { TailKind::Data },
+        }
+    }
+
+    fn damaged(block: u32, number: u64) -> TailEntry {
+        TailEntry {
+            kind: TailKind::Damaged,
+            ..entry(block, number, false)
         }
     }
 
@@ -115,7 +156,7 @@ mod tests {
         let a = vec![entry(1, 5, false), entry(2, 5, false), entry(9, 1, false)];
         let b = vec![entry(1, 3, false), entry(9, 7, true)];
         let tails = [(Slot::new(0), a), (Slot::new(2), b)];
-        let copies = plan(&tails);
+        let copies = plan(&tails).copies;
         assert_eq!(copies.len(), 2);
         assert_eq!(
             (copies[0].span.block.get(), copies[0].span.count.get()),
@@ -132,9 +173,44 @@ mod tests {
         let tail = vec![entry(1, 5, false)];
         assert_eq!(
             plan(&[(Slot::new(0), tail.clone()), (Slot::new(1), tail)]),
-            []
+            Plan::default()
         );
         assert_eq!(highest(&[]), Seq::NONE);
+    }
+
+    /// A leaf of replica 0 is damaged, so all its blocks may have seq 9 there: that must not hide
+    /// what replica 1 has and replica 2 lacks.
+    #[test]
+    fn damage_hides_no_version_that_can_be_read() {
+        let tails = [
+            (Slot::new(0), vec![damaged(1, 9), damaged(2, 9)]),
+            (Slot::new(1), vec![entry(1, 5, false), entry(2, 9, false)]),
+            (Slot::new(2), vec![entry(1, 3, false)]),
+        ];
+        let plan = plan(&tails);
+        let copies = plan
+            .copies
+            .iter()
+            .map(|c| (c.span.block.get(), c.sources, c.targets));
+        let from_1 = Mask::EMPTY.with(Slot::new(1));
+        let to_others = Mask::EMPTY.with(Slot::new(0)).with(Slot::new(2));
+        assert_eq!(
+            copies.collect::<Vec<_>>(),
+            [(1, from_1, to_others), (2, from_1, to_others)]
+        );
+        assert_eq!(plan.doubtful, Mask::EMPTY.with(Slot::new(0)));
+    }
+
+    #[test]
+    fn damage_below_what_can_be_read_is_written_anew() {
+        let tails = [
+            (Slot::new(0), vec![damaged(1, 5)]),
+            (Slot::new(1), vec![entry(1, 5, true)]),
+        ];
+        let plan = plan(&tails);
+        assert_eq!(plan.doubtful, Mask::EMPTY);
+        assert_eq!(plan.copies.len(), 1);
+        assert_eq!(plan.copies[0].targets, Mask::EMPTY.with(Slot::new(0)));
     }
 
     proptest! {
@@ -160,7 +236,7 @@ mod tests {
                     *best = seq.max(*best);
                 }
             }
-            for copy in plan(&tails) {
+            for copy in plan(&tails).copies {
                 for block in copy.span.block.get()..copy.span.block.get() + copy.span.count.get() {
                     for source in copy.sources.slots() {
                         prop_assert_eq!(replicas[source.get()].get(&block), Some(&copy.seq));

@@ -219,7 +219,7 @@ impl<C: ClusterSource> Takeover<C> {
         let above = settled.max().unwrap_or(Seq::NONE);
         let tails = join_all(slots().map(|slot| self.tail(candidate, slot, above))).await;
         let tails = tails.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let copies = reconcile::plan(&tails);
+        let copies = reconcile::plan(&tails).copies;
         if !copies.is_empty() {
             tracing::info!(volume = %self.name, shard = %candidate.index,
                 copies = copies.len(), highest = %reconcile::highest(&tails),

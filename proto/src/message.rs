@@ -209,7 +209,8 @@ pub struct ShardState {
     pub highest: Seq,
     /// A restart may have cost unflushed writes, and no owner has settled it yet.
     pub may_have_lost: bool,
-    /// Recovery found damage: some blocks below the horizon must be caught up by name.
+    /// Recovery found that something is missing that was durable, and no owner has settled it yet:
+    /// what is above the horizon may not be all that was accepted.
     pub damaged: bool,
 }
 
@@ -299,6 +300,17 @@ impl SetState {
     }
 }
 
+/// What a tail tells of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TailKind {
+    /// It has data.
+    Data,
+    /// It reads as zeroes.
+    Zero,
+    /// The replica cannot tell: the version is this one or an older one, and not readable here.
+    Damaged,
+}
+
 /// One version of one block, in a tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TailEntry {
@@ -306,10 +318,10 @@ pub struct TailEntry {
     pub block: BlockIndex,
     /// The layer that wrote it.
     pub layer: Layer,
-    /// Its seq.
+    /// Its seq; of a damaged one, the highest that it may have.
     pub seq: Seq,
-    /// Whether it reads as zeroes.
-    pub zero: bool,
+    /// What it is.
+    pub kind: TailKind,
 }
 
 /// Most entries that one tail reply carries; fewer mean that it was the last page.
@@ -320,6 +332,7 @@ pub const TAIL_ENTRIES_MAX: usize = 8192;
 const TAIL_ENTRY_BYTES: usize = 16;
 const _: () = assert!(TAIL_ENTRIES_MAX * TAIL_ENTRY_BYTES + 4 <= FRAME_META_BYTES_MAX);
 const ZERO_FLAG: u64 = 1 << 63;
+const DAMAGED_FLAG: u64 = 1 << 62;
 
 /// The metadata of a tail reply.
 ///
@@ -333,7 +346,11 @@ pub fn encode_tail(entries: &[TailEntry]) -> Vec<u8> {
     );
     let mut writer = Writer::new();
     for entry in entries {
-        let flag = if entry.zero { ZERO_FLAG } else { 0 };
+        let flag = match entry.kind {
+            TailKind::Data => 0,
+            TailKind::Zero => ZERO_FLAG,
+            TailKind::Damaged => DAMAGED_FLAG,
+        };
         writer = writer
             .put(&entry.block.get().to_le_bytes())
             .put(&entry.layer.get().to_le_bytes())
@@ -352,12 +369,19 @@ pub fn decode_tail(meta: &[u8]) -> Result<Vec<TailEntry>, MessageError> {
     while !reader.0.is_empty() {
         let (block, layer) = (BlockIndex::new(reader.u32()?), Layer::new(reader.u32()?));
         let raw = reader.u64()?;
-        let seq = Seq::from_raw(raw & !ZERO_FLAG).ok_or(MessageError::Field("seq"))?;
+        let kind = match raw & (ZERO_FLAG | DAMAGED_FLAG) {
+            0 => TailKind::Data,
+            ZERO_FLAG => TailKind::Zero,
+            DAMAGED_FLAG => TailKind::Damaged,
+            _ => return Err(MessageError::Field("kind")),
+        };
+        let seq = raw & !(ZERO_FLAG | DAMAGED_FLAG);
+        let seq = Seq::from_raw(seq).ok_or(MessageError::Field("seq"))?;
         entries.push(TailEntry {
             block,
             layer,
             seq,
-            zero: raw & ZERO_FLAG != 0,
+            kind,
         });
     }
     Ok(entries)
@@ -577,13 +601,19 @@ mod tests {
                 block: BlockIndex::new(1),
                 layer: Layer::new(1),
                 seq,
-                zero: false,
+                kind: TailKind::Data,
             },
             TailEntry {
                 block: BlockIndex::new(2),
                 layer: Layer::new(1),
                 seq,
-                zero: true,
+                kind: TailKind::Zero,
+            },
+            TailEntry {
+                block: BlockIndex::new(3),
+                layer: Layer::new(2),
+                seq,
+                kind: TailKind::Damaged,
             },
         ];
         assert_eq!(

@@ -11,7 +11,7 @@ use ashlar_proto::crc::crc32c;
 use ashlar_proto::frame::open_meta;
 use ashlar_proto::message::{
     BlockKind, Extent, Hello, HelloReply, Open, ReadEntry, SetState, ShardState, TAIL_ENTRIES_MAX,
-    TailEntry, decode_checksums, encode_extents, encode_read, encode_tail,
+    TailEntry, TailKind, decode_checksums, encode_extents, encode_read, encode_tail,
 };
 use ashlar_proto::{
     Address, BlockCount, BlockIndex, DiskId, FrameHeader, FrameKind, Incarnation, Layer, ReplicaId,
@@ -307,7 +307,11 @@ impl FakeStore {
                 block,
                 layer: Layer::new(1),
                 seq: version.seq,
-                zero: version.data.is_none(),
+                kind: if version.data.is_none() {
+                    TailKind::Zero
+                } else {
+                    TailKind::Data
+                },
             })
             .take(TAIL_ENTRIES_MAX)
             .collect()

@@ -1,7 +1,7 @@
 //! Reads: look up, pin, read runs of neighbouring addresses at once, check every CRC.
 
 use ashlar_proto::crc::crc32c;
-use ashlar_proto::message::{BlockKind, Extent, ReadEntry, TailEntry};
+use ashlar_proto::message::{BlockKind, Extent, ReadEntry, TailEntry, TailKind};
 use ashlar_proto::{BLOCK_BYTES, BlockCount, BlockIndex, Handle, Layer, Seq};
 use ashlar_reactor::SharedBuffer;
 use ashlar_reactor::future::join_all;
@@ -257,7 +257,11 @@ impl Core {
                         block: BlockIndex::new(block_of(&range, at)),
                         layer: high,
                         seq: entry.seq(),
-                        zero: entry.kind() == Kind::Zero,
+                        kind: match entry.kind() {
+                            Kind::Zero => TailKind::Zero,
+                            Kind::Damaged => TailKind::Damaged,
+                            Kind::Absent | Kind::Data => TailKind::Data,
+                        },
                     }
                 }));
             }

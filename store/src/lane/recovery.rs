@@ -390,6 +390,7 @@ impl<'a> Recovery<'a> {
                 shard.record.lost_in = incarnation;
             }
             if lsn_missing {
+                shard.record.damaged_in = incarnation;
                 shard.record.check = (shard.record.check + 1).min(CHECK_MAX);
             }
         }

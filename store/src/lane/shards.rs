@@ -40,7 +40,8 @@ pub struct StateChange {
     pub window: Option<Window>,
     /// The new horizon.
     pub stable: Option<Seq>,
-    /// Clears the mark of a restart that may have cost unflushed writes.
+    /// Clears the marks of a restart that may have cost unflushed writes, and of damage that may
+    /// have cost others.
     pub settle: bool,
 }
 
@@ -57,7 +58,9 @@ pub(crate) struct ShardRecord {
     pub(crate) highest: Seq,
     /// The incarnation that began with a restart which may have cost unflushed writes.
     pub(crate) lost_in: Incarnation,
-    /// The incarnation up to which an owner has settled that.
+    /// The incarnation that found an LSN of the lane missing: what it wrote may be gone.
+    pub(crate) damaged_in: Incarnation,
+    /// The incarnation up to which an owner has settled both.
     pub(crate) settled_in: Incarnation,
     /// Trust epoch: raised when an LSN of the lane was found missing. Only entries that carry it
     /// are served.
@@ -81,6 +84,7 @@ impl ShardRecord {
             stable: Seq::NONE,
             highest: Seq::NONE,
             lost_in: Incarnation::default(),
+            damaged_in: Incarnation::default(),
             settled_in: Incarnation::default(),
             check: 0,
             removed: false,
@@ -94,6 +98,7 @@ impl ShardRecord {
         self.stable = self.stable.max(other.stable);
         self.highest = self.highest.max(other.highest);
         self.lost_in = self.lost_in.max(other.lost_in);
+        self.damaged_in = self.damaged_in.max(other.damaged_in);
         self.settled_in = self.settled_in.max(other.settled_in);
         self.check = self.check.max(other.check);
         self.removed |= other.removed;
@@ -119,7 +124,7 @@ impl ShardRecord {
             stable: self.stable,
             highest: self.highest,
             may_have_lost: self.lost_in > self.settled_in,
-            damaged: self.check > 0,
+            damaged: self.damaged_in > self.settled_in,
         }
     }
 
@@ -129,7 +134,9 @@ impl ShardRecord {
         out.u32(self.generation.get())
             .u32(self.epoch.get())
             .u32(self.window.get());
-        out.u32(self.lost_in.get()).u32(self.settled_in.get());
+        out.u32(self.lost_in.get())
+            .u32(self.damaged_in.get())
+            .u32(self.settled_in.get());
         out.u8(self.check).u8(u8::from(self.removed)).u16(0);
         out.u64(self.stable.get()).u64(self.highest.get());
     }
@@ -144,6 +151,7 @@ impl ShardRecord {
         record.epoch = Epoch::new(input.u32()?);
         record.window = Window::new(input.u32()?);
         record.lost_in = Incarnation::new(input.u32()?);
+        record.damaged_in = Incarnation::new(input.u32()?);
         record.settled_in = Incarnation::new(input.u32()?);
         record.check = input.u8()?.min(CHECK_MAX);
         record.removed = input.u8()? == 1;

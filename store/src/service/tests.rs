@@ -5,7 +5,7 @@ use crate::disk::{FormatOptions, format_disk};
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::frame::seal_meta;
 use ashlar_proto::message::{
-    BlockKind, Open, SetState, ShardState, decode_extents, decode_read, decode_tail,
+    BlockKind, Open, SetState, ShardState, TailKind, decode_extents, decode_read, decode_tail,
     encode_checksums,
 };
 use ashlar_proto::{

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use ashlar_proto::message::TailKind;
 use ashlar_proto::{BLOCK_BYTES, BlockCount, BlockIndex, LaneIndex, Seq};
 use ashlar_reactor::DiskOptions;
 use ashlar_reactor::sim::DiskSpec;
 
 use super::bench::{Bench, PATH, key, layer, seq};
 use crate::disk::open_disk;
-use crate::lane::{DamageCounts, Lane, LaneError, SlotReport, VerifyReport};
+use crate::lane::{DamageCounts, Lane, LaneError, SlotReport, StateChange, VerifyReport};
 
 const MIB: u64 = 1 << 20;
 
@@ -39,6 +40,16 @@ fn leaf_offset(lane: &Lane, leaf: u32) -> u64 {
 
 fn damage(lane: &Lane) -> DamageCounts {
     lane.stats().damage
+}
+
+fn tail(bench: &Bench, lane: &Lane) -> Vec<(u32, Seq, TailKind)> {
+    let from = (BlockIndex::new(0), layer(1));
+    let tail = bench
+        .run(lane.tail(key(1), Seq::NONE, from, 1 << 20))
+        .unwrap();
+    tail.iter()
+        .map(|e| (e.block.get(), e.seq, e.kind))
+        .collect()
 }
 
 #[test]
@@ -90,6 +101,12 @@ fn a_damaged_leaf_refuses_its_blocks_until_they_are_written_again() {
         [Some((5, false))]
     );
     bench.run(Bench::read(&lane, key(1), 4, 1)).unwrap_err();
+    let kinds: Vec<_> = tail(&bench, &lane).iter().map(|entry| entry.2).collect();
+    assert_eq!(
+        kinds[2..5],
+        [TailKind::Damaged, TailKind::Data, TailKind::Damaged]
+    );
+    assert_eq!(kinds[256..], [TailKind::Data; 344]);
     bench.run(bench.write(&lane, key(1), 0, 256, 6)).unwrap();
     bench.run(Bench::read(&lane, key(1), 0, 600)).unwrap();
     drop(lane);
@@ -178,7 +195,17 @@ fn a_lost_batch_header_makes_old_blocks_suspect_and_new_ones_not() {
     for block in [0, 300, 1000] {
         bench.run(Bench::read(&lane, key(1), block, 1)).unwrap_err();
     }
+    let damaged = |block, raw| (block, seq(raw), TailKind::Damaged);
+    let suspect: Vec<_> = (300..304).map(|block| damaged(block, 6)).collect();
+    assert_eq!(tail(&bench, &lane), suspect);
+    let settle = StateChange {
+        settle: true,
+        ..StateChange::default()
+    };
+    let settled = bench.run(lane.advance_state(key(1), settle)).unwrap();
+    assert!(!settled.damaged, "an owner knows now what is missing");
     bench.run(bench.write(&lane, key(1), 300, 1, 6)).unwrap();
+    assert_eq!(tail(&bench, &lane)[0], (300, seq(6), TailKind::Data));
     bench.run(bench.write(&lane, key(1), 0, 1, 7)).unwrap();
     for fold in [false, true] {
         if fold {
@@ -195,6 +222,7 @@ fn a_lost_batch_header_makes_old_blocks_suspect_and_new_ones_not() {
     bench.run(Bench::read(&lane, key(1), 0, 1)).unwrap();
     bench.run(Bench::read(&lane, key(1), 301, 1)).unwrap_err();
     assert_eq!(damage(&lane).total(), 0, "the gap is on record");
+    assert!(!lane.shard_state(key(1)).unwrap().1.damaged);
 }
 
 /// The batch with the record that created a shard rots before the next checkpoint. If the shard's

@@ -39,10 +39,13 @@ fn versions_are_kept_and_shown() {
         let tail = decode_tail(open_meta(&tail.meta).unwrap()).unwrap();
         let seqs: Vec<_> = tail
             .iter()
-            .map(|e| (e.block.get(), e.seq, e.zero))
+            .map(|e| (e.block.get(), e.seq, e.kind))
             .collect();
-        let zero = |block| (block, seq(3), true);
-        assert_eq!(seqs, [(11, seq(2), false), zero(12), zero(13), zero(14)]);
+        let zero = |block| (block, seq(3), TailKind::Zero);
+        assert_eq!(
+            seqs,
+            [(11, seq(2), TailKind::Data), zero(12), zero(13), zero(14)]
+        );
         let ping = owner.request(FrameKind::Ping);
         let ping = owner.call(ping, vec![], vec![]).await;
         assert_eq!(ping.header.status, Status::Ok);

@@ -15,7 +15,7 @@ use ashlar_proto::crc::crc32c;
 use ashlar_proto::frame::open_meta;
 use ashlar_proto::message::{
     BlockKind, Extent, Hello, HelloReply, Open, ReadEntry, SetState, ShardState, TAIL_ENTRIES_MAX,
-    TailEntry, decode_checksums, encode_extents, encode_read, encode_tail,
+    TailEntry, TailKind, decode_checksums, encode_extents, encode_read, encode_tail,
 };
 use ashlar_proto::{
     Address, BlockCount, BlockIndex, DiskId, FrameHeader, FrameKind, Generation, Incarnation,
@@ -402,7 +402,11 @@ impl Replica {
             block: BlockIndex::new(block),
             layer: Layer::new(1),
             seq: version.seq,
-            zero: version.data.is_none(),
+            kind: if version.data.is_none() {
+                TailKind::Zero
+            } else {
+                TailKind::Data
+            },
         });
         let short = bug == Some(StoreBug::ShortTail);
         let entries = entries.enumerate().filter(|(at, _)| !short || at % 2 == 0);

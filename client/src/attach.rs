@@ -80,8 +80,12 @@ pub enum AttachError {
     /// Another owner was granted the volume meanwhile.
     #[error("volume was attached elsewhere meanwhile")]
     Fenced,
-    /// A write that may have been acknowledged is damaged on every replica that has it.
-    #[error("shard {shard}: an acknowledged write is damaged on every replica that has it")]
+    /// Damage on too many replicas: an acknowledged write may be on none of the others.
+    #[error(
+        "shard {shard}: too many of its replicas are damaged to be sure of every acknowledged \
+         write, and it is not served with less: see `ashlar disk list` for the damage, and restore \
+         the volume from a copy"
+    )]
     Damaged {
         /// The shard.
         shard: ShardIndex,

@@ -43,6 +43,8 @@ pub(crate) struct Candidate {
     /// Its committed set.
     pub(crate) quorum: Quorum,
     answers: [Option<Answer>; REPLICAS_MAX],
+    /// Those with a version, damaged, that nobody can give and that may be above what others have.
+    doubtful: Cell<Mask>,
     troubles: Cell<[Option<Trouble>; REPLICAS_MAX]>,
 }
 
@@ -60,6 +62,7 @@ impl Candidate {
             replicas,
             quorum,
             answers: [None; REPLICAS_MAX],
+            doubtful: Cell::new(Mask::EMPTY),
             troubles: Cell::new([None; REPLICAS_MAX]),
         }
     }
@@ -149,6 +152,29 @@ impl Candidate {
             self.answers[slot.get()] = None;
         }
         left_out
+    }
+
+    /// Notes who has a damaged version that nobody can give. It counts no more in this take-over:
+    /// the version could show again once the others have gone on without it.
+    pub(crate) fn note_doubtful(&self, slots: Mask) {
+        self.doubtful.set(self.doubtful.get().or(slots));
+    }
+
+    /// Counts the doubtful as those that did not answer. Gives those, and whether the rest is
+    /// enough: of those who are sure to hold all that they accepted, as many as a take-over needs.
+    /// A single replica is all there is, and refuses what it cannot be sure of.
+    pub(crate) fn leave_out_doubtful(&mut self) -> (Mask, bool) {
+        let doubtful = self.answered().and(self.doubtful.get());
+        let is_sure = |slot: &Slot| !self.answer(*slot).state.damaged;
+        let sound = self.answered().minus(doubtful);
+        let sure = sound.slots().filter(is_sure).count();
+        let is_enough = self.quorum.in_sync().len() == 1 || sure >= self.quorum.takeover_count();
+        if is_enough {
+            for slot in doubtful.slots() {
+                self.answers[slot.get()] = None;
+            }
+        }
+        (doubtful, is_enough)
     }
 
     /// Those whose session or run is no longer the one that answered.

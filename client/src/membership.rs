@@ -164,6 +164,9 @@ async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), 
         known.returns += 1;
     }
     shard.behind.set(behind);
+    if wire::state_of(&opened).is_some_and(|state| state.damaged) {
+        shard.log.borrow_mut().forget_all(slot);
+    }
     shard.log.borrow_mut().set_live(slot);
     shard.send_missing(core, slot);
     // Once all of it is durable there, the mark of what the restart may have cost goes.

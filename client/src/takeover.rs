@@ -14,10 +14,10 @@ use ashlar_reactor::link::Frame;
 use ashlar_reactor::{Instant, Reactor};
 
 use crate::candidate::{Answer, Candidate};
-use crate::peer::Peer;
-use crate::quorum::Slot;
+use crate::peer::{Peer, PeerLost};
+use crate::quorum::{Mask, Slot};
 use crate::read::verify;
-use crate::reconcile::{self, Copy};
+use crate::reconcile::{self, Copy, Plan};
 use crate::signal::join_all;
 use crate::source::{ClusterSource, SourceError};
 use crate::wire::{self, Body, Stamp};
@@ -123,10 +123,19 @@ impl<C: ClusterSource> Takeover<C> {
                 problem = ?candidate.trouble(slot).and_then(|trouble| trouble.problem),
                 "a replica keeps failing the take-over: it is left out");
         }
-        if candidate.answered().len() < candidate.quorum.takeover_count() {
-            return Err(TakeoverError::Failed {
-                shard: candidate.index,
-            });
+        let shard = candidate.index;
+        let have_all_answered = candidate.answered() == candidate.quorum.in_sync();
+        let (doubtful, is_enough) = candidate.leave_out_doubtful();
+        if !is_enough && have_all_answered {
+            return Err(TakeoverError::Damaged { shard });
+        }
+        if !is_enough || candidate.answered().len() < candidate.quorum.takeover_count() {
+            return Err(TakeoverError::Failed { shard });
+        }
+        for slot in doubtful.slots() {
+            tracing::warn!(volume = %self.name, %shard,
+                replica = %candidate.replicas[slot.get()].id,
+                "what only this replica may have is damaged there: it is left out");
         }
         Ok(())
     }
@@ -173,6 +182,16 @@ impl<C: ClusterSource> Takeover<C> {
         request: Frame,
     ) -> Result<Frame, TakeoverError> {
         let reply = candidate.peer(slot).call(request).await;
+        self.checked(candidate, slot, reply)
+    }
+
+    /// A reply that must be good for the round to go on.
+    fn checked(
+        &self,
+        candidate: &Candidate,
+        slot: Slot,
+        reply: Result<Frame, PeerLost>,
+    ) -> Result<Frame, TakeoverError> {
         let mut problem = None;
         if let Ok(reply) = reply {
             self.check_fence(&reply)?;
@@ -211,7 +230,7 @@ impl<C: ClusterSource> Takeover<C> {
                 });
             }
         }
-        if candidate.answered().len() == 1 {
+        if candidate.quorum.in_sync().len() == 1 {
             return Ok(());
         }
         // The highest stable holds for all of the set: below it there is nothing to copy.
@@ -219,17 +238,29 @@ impl<C: ClusterSource> Takeover<C> {
         let above = settled.max().unwrap_or(Seq::NONE);
         let tails = join_all(slots().map(|slot| self.tail(candidate, slot, above))).await;
         let tails = tails.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let copies = reconcile::plan(&tails).copies;
+        let Plan { copies, doubtful } = reconcile::plan(&tails);
         if !copies.is_empty() {
             tracing::info!(volume = %self.name, shard = %candidate.index,
                 copies = copies.len(), highest = %reconcile::highest(&tails),
                 "replicas differed: reconciled");
         }
+        self.doubt(candidate, doubtful)?;
         for some in copies.chunks(COPIES_AT_ONCE) {
             let copied = join_all(some.iter().map(|copy| self.copy(candidate, copy))).await;
             copied.into_iter().collect::<Result<(), _>>()?;
         }
         Ok(())
+    }
+
+    /// Goes on only without those: in the next round, if the others are enough.
+    fn doubt(&self, candidate: &Candidate, doubtful: Mask) -> Result<(), TakeoverError> {
+        if doubtful.is_empty() {
+            return Ok(());
+        }
+        candidate.note_doubtful(doubtful);
+        Err(TakeoverError::Failed {
+            shard: candidate.index,
+        })
     }
 
     async fn tail(
@@ -263,10 +294,7 @@ impl<C: ClusterSource> Takeover<C> {
         let body = if copy.zero {
             Body::Zeroes
         } else {
-            match self.fetch(candidate, copy).await? {
-                Some(body) => body,
-                None => return Ok(()),
-            }
+            self.fetch(candidate, copy).await?
         };
         let stored = copy.targets.slots().map(|slot| {
             let stamp = self.stamp(candidate);
@@ -279,21 +307,15 @@ impl<C: ClusterSource> Takeover<C> {
         Ok(())
     }
 
-    /// The content of a version from one of those who have it; `None` where none can give it and
-    /// it was surely never acknowledged.
-    async fn fetch(
-        &self,
-        candidate: &Candidate,
-        copy: &Copy,
-    ) -> Result<Option<Body>, TakeoverError> {
+    /// The content of a version from one of those who have it. Where it is damaged on all of them
+    /// they are doubtful.
+    async fn fetch(&self, candidate: &Candidate, copy: &Copy) -> Result<Body, TakeoverError> {
         for slot in copy.sources.slots() {
             let request = self.stamp(candidate).read(copy.layer, copy.span);
-            let reply = candidate.peer(slot).call(request).await;
-            let Ok(reply) = reply else { continue };
-            self.check_fence(&reply)?;
-            if reply.header.status != Status::Ok {
-                continue;
-            }
+            let reply = match candidate.peer(slot).call(request).await {
+                Ok(reply) if reply.header.status == Status::Damaged => continue,
+                reply => self.checked(candidate, slot, reply)?,
+            };
             let Some(shown) = verify(reply, copy.span.count, Seq::MAX) else {
                 continue;
             };
@@ -302,19 +324,15 @@ impl<C: ClusterSource> Takeover<C> {
             };
             if shown.entries.iter().all(is_version) {
                 let checksums: Vec<u32> = shown.entries.iter().map(|e| e.crc).collect();
-                return Ok(Some(Body::with_checksums(&checksums, shown.data)));
+                return Ok(Body::with_checksums(&checksums, shown.data));
             }
         }
-        let shard = candidate.index;
-        tracing::error!(volume = %self.name, shard = %shard, block = %copy.span.block,
+        tracing::error!(volume = %self.name, shard = %candidate.index, block = %copy.span.block,
             seq = %copy.seq, "a write that only some replicas have is damaged there");
-        if candidate.answered() != candidate.quorum.in_sync() {
-            return Err(TakeoverError::Failed { shard });
-        }
-        if candidate.quorum.acknowledged_by(copy.sources) {
-            return Err(TakeoverError::Damaged { shard });
-        }
-        Ok(None)
+        self.doubt(candidate, copy.sources)?;
+        Err(TakeoverError::Failed {
+            shard: candidate.index,
+        })
     }
 
     /// Makes durable, once per lane, all that was found and copied.

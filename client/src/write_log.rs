@@ -356,6 +356,13 @@ impl<T> WriteLog<T> {
         }
     }
 
+    /// Forgets all that `slot` accepted: what it said to be durable may be gone.
+    pub(crate) fn forget_all(&mut self, slot: Slot) {
+        for entry in &mut self.entries {
+            entry.accepted[slot.get()] = Acceptance::NONE;
+        }
+    }
+
     /// Stops counting on `slot`: it gets no new writes and is not read.
     pub(crate) fn set_behind(&mut self, slot: Slot) {
         self.live = self.live.without(slot);

@@ -3,6 +3,7 @@
 
 mod chaos;
 mod cluster;
+mod damage;
 mod replica;
 mod scenarios;
 mod trouble;

@@ -54,6 +54,8 @@ pub(super) struct Faults {
     pub(super) reads: Cell<Option<Status>>,
     /// Blocks whose copy is damaged until they are written again.
     pub(super) damaged: RefCell<BTreeSet<(ShardIndex, BlockIndex)>>,
+    /// What tails show of the damaged blocks: that they may have this seq.
+    pub(super) damaged_upto: Cell<Option<Seq>>,
     /// Blocks whose payload is wrong on the way, as long as they are here.
     pub(super) corrupt: RefCell<BTreeSet<(ShardIndex, BlockIndex)>>,
     /// Requests are taken and never answered.
@@ -138,6 +140,18 @@ impl FakeStore {
             for known in media.known.values_mut() {
                 known.state.may_have_lost = true;
             }
+        }
+    }
+
+    /// Kills the process, and loses what it held of a block, which recovery finds out.
+    pub(super) fn lose_block(&self, shard: u32, block: u32) {
+        self.kill();
+        let key = (ShardIndex::new(shard), BlockIndex::new(block));
+        let mut media = self.media.borrow_mut();
+        media.cached.remove(&key);
+        media.durable.remove(&key);
+        for known in media.known.values_mut() {
+            known.state.damaged = true;
         }
     }
 
@@ -265,6 +279,7 @@ impl FakeStore {
                 state.window = state.window.max(set.window);
                 state.stable = state.stable.max(set.stable);
                 state.may_have_lost &= !set.settle;
+                state.damaged &= !set.settle;
             }
             _ => {}
         }
@@ -303,15 +318,24 @@ impl FakeStore {
         let range = media.cached.range((header.shard, from)..);
         range
             .filter(|((shard, _), version)| *shard == header.shard && version.seq > header.seq)
-            .map(|(&(_, block), version)| TailEntry {
-                block,
-                layer: Layer::new(1),
-                seq: version.seq,
-                kind: if version.data.is_none() {
-                    TailKind::Zero
-                } else {
-                    TailKind::Data
-                },
+            .map(|(&(_, block), version)| {
+                let damaged = self.faults.damaged_upto.get();
+                let is_damaged = self
+                    .faults
+                    .damaged
+                    .borrow()
+                    .contains(&(header.shard, block));
+                let (seq, kind) = match (damaged.filter(|_| is_damaged), &version.data) {
+                    (Some(upto), _) => (upto, TailKind::Damaged),
+                    (None, None) => (version.seq, TailKind::Zero),
+                    (None, Some(_)) => (version.seq, TailKind::Data),
+                };
+                TailEntry {
+                    block,
+                    layer: Layer::new(1),
+                    seq,
+                    kind,
+                }
             })
             .take(TAIL_ENTRIES_MAX)
             .collect()

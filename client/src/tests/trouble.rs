@@ -284,7 +284,7 @@ fn an_attach_that_fails_gives_its_grant_back() {
 
 /// The first owner's write reaches the stores of `has`; the others have no room for a copy of it
 /// when the next owner makes all equal.
-async fn leave_tails(cluster: &Cluster, owner: &Process, has: &[usize]) {
+pub(super) async fn leave_tails(cluster: &Cluster, owner: &Process, has: &[usize]) {
     let reactor = owner.reactor();
     let volume = cluster.attach(reactor).await.unwrap();
     write(reactor, &volume, 1, 1).await.unwrap();

@@ -26,6 +26,7 @@ use ashlar_reactor::{Instant, Reactor};
 use crate::block_device::{BlockError, Geometry};
 use crate::budget::Budget;
 use crate::candidate::Candidate;
+use crate::catch_up;
 use crate::flush;
 use crate::grant::Grant;
 use crate::health::Counters;
@@ -123,6 +124,7 @@ pub(crate) async fn attach<C: ClusterSource>(
     options: VolumeOptions,
 ) -> Result<Rc<Core>, AttachError> {
     let deadline = reactor.now() + options.attach_timeout;
+    let is_forced = options.force;
     let source = Rc::new(source);
     let attachment = granted(reactor, &*source, name, &options, deadline).await?;
     let grant = Grant::new(reactor, Rc::clone(&source), name, &attachment.volume);
@@ -132,7 +134,12 @@ pub(crate) async fn attach<C: ClusterSource>(
             Ok(core)
         }
         Err(error) => {
-            grant.give_back().await;
+            // Taken by force, it may be served by the old owner still: it must not look detached.
+            if is_forced {
+                grant.keep();
+            } else {
+                grant.give_back().await;
+            }
             Err(error)
         }
     }
@@ -227,7 +234,7 @@ fn layout(grant: &Attachment) -> Result<Route, AttachError> {
     Ok(route)
 }
 
-/// The in-sync replicas of every shard with the sessions that reach them.
+/// The replicas of every shard, the in-sync ones first, with the sessions that reach them.
 fn candidates(
     reactor: &Reactor,
     grant: &Attachment,
@@ -242,7 +249,9 @@ fn candidates(
     let mut candidates = Vec::with_capacity(grant.volume.shards.len());
     for shard in &grant.volume.shards {
         let mut replicas = Vec::new();
-        for replica in shard.replicas.iter().filter(|replica| replica.in_sync) {
+        let in_sync = shard.replicas.iter().filter(|replica| replica.in_sync);
+        let others = shard.replicas.iter().filter(|replica| !replica.in_sync);
+        for replica in in_sync.clone().chain(others) {
             let location = grant.disks.iter().find(|disk| disk.disk == replica.disk);
             let location = location.ok_or(map("disk of a replica"))?;
             if location.lanes == 0 {
@@ -258,13 +267,15 @@ fn candidates(
                 .or_insert_with(|| Peer::new(reactor, key, grant.cluster, times));
             replicas.push(Replica {
                 id: replica.id,
+                address: location.address.clone(),
                 peer: Rc::clone(peer),
             });
         }
-        if replicas.is_empty() || replicas.len() > REPLICAS_MAX {
+        let in_sync = in_sync.count();
+        if in_sync == 0 || replicas.len() > REPLICAS_MAX {
             return Err(map("in-sync replicas of a shard"));
         }
-        let quorum = Quorum::new(grant.volume.ack, Mask::first(replicas.len()));
+        let quorum = Quorum::new(grant.volume.ack, Mask::first(in_sync));
         candidates.push(Candidate::new(shard.index, shard.epoch, replicas, quorum));
     }
     Ok(candidates)
@@ -342,6 +353,7 @@ fn serve<C: ClusterSource>(
         options,
         source: takeover.source,
         name: takeover.name,
+        cluster: grant.cluster,
         id: grant.volume.id,
         generation: grant.volume.generation,
         layer: grant.volume.head_layer,
@@ -351,6 +363,8 @@ fn serve<C: ClusterSource>(
         peers: takeover.peers,
         shards: OnceCell::new(),
         seqs: RefCell::new(Seqs::new(window)),
+        first_window: window,
+        lacking: Rc::default(),
         acked: Cell::new(AckOrder::NONE),
         flushed: Cell::new(AckOrder::NONE),
         locks: Rc::default(),
@@ -384,6 +398,8 @@ fn serve<C: ClusterSource>(
     }
     let background = flush::run_background(weak, Rc::clone(&core.work));
     drop(reactor.spawn(background));
+    let joins = catch_up::run(Rc::downgrade(&core), Rc::clone(&core.lacking));
+    drop(reactor.spawn(joins));
     tracing::info!(volume = %core.name, generation = %core.generation, window = %window,
         may_have_lost, "volume attached");
     core
@@ -460,6 +476,7 @@ async fn close(core: &Rc<Core>, shard: &Rc<Shard>) {
         window: core.seqs.borrow().window(),
         stable: stamp.stable,
         settle: shard.log.borrow().is_empty(),
+        caught_up: false,
     };
     let live = shard.log.borrow().live();
     let closed = live.slots().map(|slot| {

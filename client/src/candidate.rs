@@ -160,21 +160,32 @@ impl Candidate {
         self.doubtful.set(self.doubtful.get().or(slots));
     }
 
-    /// Counts the doubtful as those that did not answer. Gives those, and whether the rest is
+    /// Counts the doubtful as those that did not answer, and where the rest is enough those too
+    /// that refuse blocks for what they lost once. Gives who is left out, and whether the rest is
     /// enough: of those who are sure to hold all that they accepted, as many as a take-over needs.
     /// A single replica is all there is, and refuses what it cannot be sure of.
     pub(crate) fn leave_out_doubtful(&mut self) -> (Mask, bool) {
         let doubtful = self.answered().and(self.doubtful.get());
+        let is_suspect = |slot: &Slot| self.answer(*slot).state.suspect;
+        let suspect: Mask = self.answered().slots().filter(is_suspect).collect();
         let is_sure = |slot: &Slot| !self.answer(*slot).state.damaged;
-        let sound = self.answered().minus(doubtful);
-        let sure = sound.slots().filter(is_sure).count();
-        let is_enough = self.quorum.in_sync().len() == 1 || sure >= self.quorum.takeover_count();
-        if is_enough {
-            for slot in doubtful.slots() {
-                self.answers[slot.get()] = None;
-            }
+        let is_enough_without = |others: Mask| {
+            let sure = self.answered().minus(others).slots().filter(is_sure);
+            self.quorum.in_sync().len() == 1 || sure.count() >= self.quorum.takeover_count()
+        };
+        let both = doubtful.or(suspect);
+        let is_whole_rest = !self.answered().minus(both).is_empty();
+        let left_out = if is_whole_rest && is_enough_without(both) {
+            both
+        } else if is_enough_without(doubtful) {
+            doubtful
+        } else {
+            return (doubtful, false);
+        };
+        for slot in left_out.slots() {
+            self.answers[slot.get()] = None;
         }
-        (doubtful, is_enough)
+        (left_out, true)
     }
 
     /// Those whose session or run is no longer the one that answered.

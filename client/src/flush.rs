@@ -176,6 +176,7 @@ async fn tell_stable(core: &Rc<Core>, shard: &Shard) {
         window: core.seqs.borrow().window(),
         stable: stamp.stable,
         settle: true,
+        caught_up: false,
     };
     let live = shard.log.borrow().live();
     let told = live.slots().map(|slot: Slot| {

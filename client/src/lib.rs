@@ -15,6 +15,7 @@ mod attach;
 pub mod block_device;
 mod budget;
 mod candidate;
+mod catch_up;
 pub mod conformance;
 mod flush;
 mod grant;

@@ -79,6 +79,11 @@ fn next_set(core: &Core, shard: &Shard, behind: Mask) -> Option<Mask> {
     if log.quorum().proposed().is_some() || leaving.is_empty() || next.is_empty() {
         return None;
     }
+    // Who refuses blocks that others have must not be all that is left.
+    let suspect = shard.suspect.get();
+    if suspect.covers(next) && !suspect.covers(leaving) {
+        return None;
+    }
     let durable = shard.durable();
     if log.may_propose(next, core.flushed.get(), &durable) {
         return Some(next);
@@ -143,6 +148,7 @@ async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), 
         window,
         stable: Seq::NONE,
         settle: false,
+        caught_up: false,
     };
     // A stable in a window that the replica has not recorded yet would be refused.
     let stamp = Stamp {
@@ -154,6 +160,16 @@ async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), 
     if recorded.header.status != Status::Ok || !has_window || replica.peer.incarnation() != run {
         return Err(PeerLost);
     }
+    let known = wire::state_of(&opened);
+    if known.is_some_and(|state| state.suspect) {
+        shard.suspect.set(shard.suspect.get().with(slot));
+        let in_sync = shard.log.borrow().quorum().in_sync();
+        if !shard.suspect.get().covers(in_sync) {
+            // It is proposed away, and caught up as a whole.
+            shard.set_behind(core, slot, true);
+            return Err(PeerLost);
+        }
+    }
     // From here in one turn: no write may slip between what is sent again and what is new.
     if shard.log.borrow().lost().has(slot) || !slots_behind(shard).has(slot) {
         return Err(PeerLost);
@@ -164,7 +180,7 @@ async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), 
         known.returns += 1;
     }
     shard.behind.set(behind);
-    if wire::state_of(&opened).is_some_and(|state| state.damaged) {
+    if known.is_some_and(|state| state.damaged) {
         shard.log.borrow_mut().forget_all(slot);
     }
     shard.log.borrow_mut().set_live(slot);
@@ -192,7 +208,7 @@ pub(crate) fn give_up_on(core: &Core, shard: &Shard, slot: Slot) -> bool {
 }
 
 /// From here on both sets must acknowledge; the conductor is asked until the outcome is known.
-fn start_proposal(core: &Rc<Core>, shard: &Rc<Shard>, next: Mask) {
+pub(crate) fn start_proposal(core: &Rc<Core>, shard: &Rc<Shard>, next: Mask) {
     shard.log.borrow_mut().propose(next);
     let proposal = ProposeInSync {
         volume: core.id,
@@ -241,6 +257,7 @@ fn commit(core: &Rc<Core>, shard: &Shard, next: Mask) {
         core.counters.replicas_dropped.add();
         tracing::warn!(volume = %core.name, shard = %shard.index,
             replica = %shard.replica(slot).id, "replica left the in-sync set: degraded");
+        core.lacking.raise();
     }
     shard.review(core);
     shard.committed.raise();
@@ -252,6 +269,7 @@ pub(crate) async fn record_window(core: Rc<Core>, window: ashlar_proto::Window) 
         window,
         stable: Seq::NONE,
         settle: false,
+        caught_up: false,
     };
     let mut recorded_everywhere = true;
     for shard in core.shards() {

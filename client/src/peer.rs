@@ -192,6 +192,14 @@ impl Peer {
         health.expected_ns(self.reactor.now(), ahead)
     }
 
+    /// A read was refused for what its blocks are here. Once that is repaired it is over; where it
+    /// is not the only one, others are better asked.
+    pub(crate) fn note_read_refused(&self) {
+        let mut health = self.read_health.get();
+        health.note_refused(self.reactor.now());
+        self.read_health.set(health);
+    }
+
     /// A read failed for a reason that concerns more than its blocks: others are better asked.
     pub(crate) fn note_read_failed(&self) {
         let mut health = self.read_health.get();

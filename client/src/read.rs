@@ -248,7 +248,11 @@ async fn attempt(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot, span: Span) -> 
             let issued = core.seqs.borrow().last();
             verify(reply, span.count, issued).map_or(Attempt::Bad, Attempt::Shown)
         }
-        Status::Damaged | Status::BadChecksum => Attempt::Bad,
+        Status::Damaged | Status::BadChecksum => {
+            // Else its quick refusals would draw the reads of all that it cannot give.
+            shard.replica(slot).peer.note_read_refused();
+            Attempt::Bad
+        }
         Status::Device => {
             note_failed(core, shard, slot, Status::Device);
             Attempt::Bad

@@ -60,6 +60,13 @@ impl ReadHealth {
         };
     }
 
+    /// A read was refused because its blocks are damaged here.
+    pub(crate) fn note_refused(&mut self, now: Instant) {
+        let penalty_ns = self.penalty_left(now) + PENALTY_NS / 64;
+        self.penalty_ns = penalty_ns.min(PENALTY_NS_MAX);
+        self.penalty_at = now;
+    }
+
     /// A read failed for a reason that concerns more than its blocks.
     pub(crate) fn note_failed(&mut self, now: Instant) {
         let penalty_ns = self.penalty_left(now) + PENALTY_NS;

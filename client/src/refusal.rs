@@ -12,7 +12,7 @@
 
 use std::rc::{Rc, Weak};
 
-use ashlar_proto::Seq;
+use ashlar_proto::{Seq, Status};
 
 use crate::block_device::BlockError;
 use crate::membership::{PAUSE_MAX, PAUSE_MIN};
@@ -48,12 +48,17 @@ impl Sent {
         }
     }
 
-    /// `slot` keeps it. Gives those who had no room for it.
-    pub(crate) fn note_kept(&mut self, slot: Slot) -> Mask {
+    /// `slot` keeps it. Gives those who had no room for it, where that decides: a replica that
+    /// only catches up does not.
+    pub(crate) fn note_kept(&mut self, slot: Slot, decides: bool) -> Mask {
         self.unanswered = self.unanswered.without(slot);
         // Also if a restart costs the replica its memory of it.
         self.maybe_kept = self.maybe_kept.with(slot);
-        std::mem::take(&mut self.refused)
+        if decides {
+            std::mem::take(&mut self.refused)
+        } else {
+            Mask::EMPTY
+        }
     }
 
     /// `slot` kept nothing of what it was sent last.
@@ -84,8 +89,9 @@ impl Shard {
             return;
         };
         pending.sent.note_refused(slot);
+        let targets = log.quorum().targets();
         let entry = log.get(seq);
-        let is_held = entry.is_some_and(|entry| !entry.held().is_empty());
+        let is_held = entry.is_some_and(|entry| !entry.held().and(targets).is_empty());
         let must_stay = entry.is_some_and(must_stay);
         drop(log);
         if is_held {
@@ -97,8 +103,30 @@ impl Shard {
         }
     }
 
-    /// No answer of `slot` to what it was sent so far counts any more.
+    /// A replica that does not count any more has answered: what it keeps or does not decides
+    /// whether a write that all others refuse may fail.
+    pub(crate) fn answered_late(&self, core: &Rc<Core>, slot: Slot, seq: Seq, status: Status) {
+        let mut log = self.log.borrow_mut();
+        let Some(pending) = log.payload_mut(seq) else {
+            return;
+        };
+        let sent = &mut pending.sent;
+        match status {
+            Status::NoSpace => sent.note_not_kept(slot),
+            _ => sent.note_lost(slot),
+        }
+        drop(log);
+        self.fail_if_never_been(core, seq);
+        if self.log.borrow().unheld().any(is_undecided) {
+            self.retry_refused(core);
+        }
+    }
+
+    /// No answer of `slot` to what it was sent so far comes any more, if its session has ended.
     pub(crate) fn note_unanswered(&self, core: &Rc<Core>, slot: Slot) {
+        if self.replica(slot).peer.is_up() {
+            return;
+        }
         for pending in self.log.borrow_mut().payloads_mut() {
             pending.sent.note_lost(slot);
         }

@@ -16,7 +16,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use ashlar_proto::limits::REPLICAS_MAX;
-use ashlar_proto::{Epoch, FrameHeader, ReplicaId, RoomHint, Seq, ShardIndex, Status};
+use ashlar_proto::{Address, Epoch, FrameHeader, ReplicaId, RoomHint, Seq, ShardIndex, Status};
 use ashlar_reactor::Instant;
 
 use crate::block_device::BlockError;
@@ -43,10 +43,12 @@ pub(crate) struct Pending {
     pub(crate) sent: Sent,
 }
 
-/// One replica of the in-sync set that the shard was attached with.
+/// One replica of the shard, of the in-sync set or not.
 pub(crate) struct Replica {
     /// Its life.
     pub(crate) id: ReplicaId,
+    /// Where other stores reach its store.
+    pub(crate) address: Address,
     /// The lane that holds it.
     pub(crate) peer: Rc<Peer>,
 }
@@ -85,6 +87,8 @@ pub(crate) struct Shard {
     pub(crate) epoch: Cell<Epoch>,
     /// Who is behind or was not long ago, by slot.
     pub(crate) behind: Cell<[Option<Behind>; REPLICAS_MAX]>,
+    /// Those that refuse blocks for what they lost once.
+    pub(crate) suspect: Cell<Mask>,
     /// Whether its membership task runs.
     pub(crate) supervised: Cell<bool>,
     /// The replicas that are being brought up.
@@ -116,6 +120,7 @@ impl Shard {
             log: RefCell::new(log),
             epoch: Cell::new(epoch),
             behind: Cell::new([None; REPLICAS_MAX]),
+            suspect: Cell::new(Mask::EMPTY),
             supervised: Cell::new(false),
             rising: Cell::new(Mask::EMPTY),
             committed: Signal::default(),
@@ -166,10 +171,15 @@ impl Shard {
             return;
         };
         let mut log = self.log.borrow_mut();
-        let targets = log.quorum().targets().and(log.live());
+        let joining = log.joining();
         let mut sent = Sent::default();
-        for slot in targets.slots() {
+        for slot in log.recipients().slots() {
             sent.note_sent(slot);
+            let stamp = if joining.has(slot) {
+                stamp.without_stable()
+            } else {
+                stamp
+            };
             let frame = stamp.version(core.layer, span, seq, &body);
             let user = Rc::clone(&this) as Rc<dyn LaneUser>;
             self.replica(slot).peer.post_write(frame, user, slot);
@@ -198,6 +208,11 @@ impl Shard {
     pub(crate) fn send_again(&self, core: &Core, slot: Slot, seq: Seq) {
         let stamp = self.stamp(core);
         let mut log = self.log.borrow_mut();
+        let stamp = if log.joining().has(slot) {
+            stamp.without_stable()
+        } else {
+            stamp
+        };
         if let Some(pending) = log.payload_mut(seq) {
             pending.sent.note_sent(slot);
         }
@@ -209,6 +224,10 @@ impl Shard {
 
     /// Stops counting on a replica, and has it brought up again or proposed away.
     pub(crate) fn set_behind(&self, core: &Rc<Core>, slot: Slot, failed: bool) {
+        if self.log.borrow().joining().has(slot) {
+            self.stop_joining(core, slot);
+            return;
+        }
         let now = core.reactor.now();
         let mut behind = self.behind.get();
         let known = behind[slot.get()];
@@ -242,6 +261,14 @@ impl Shard {
             let weak = Rc::downgrade(core);
             drop(core.reactor.spawn(membership::supervise(weak, this)));
         }
+    }
+
+    /// Stops sending writes to a replica that catches up: it must begin again.
+    pub(crate) fn stop_joining(&self, core: &Rc<Core>, slot: Slot) {
+        self.log.borrow_mut().leave(slot);
+        self.note_unanswered(core, slot);
+        self.settle(core);
+        core.progress.raise();
     }
 
     /// Lets go of what is durable everywhere.
@@ -284,11 +311,12 @@ impl Shard {
         let order = core.acked.get().next();
         let mut log = self.log.borrow_mut();
         let acked = log.accept(slot, seq, acceptance, order).is_some();
+        let is_member = log.quorum().targets().has(slot);
         let Some(pending) = log.payload_mut(seq) else {
             return;
         };
         let was_sent_again = pending.sent.may_be_kept_by(slot);
-        let refused = pending.sent.note_kept(slot);
+        let refused = pending.sent.note_kept(slot, is_member);
         let group = if acked { pending.group.take() } else { None };
         let freed = log.settle(&self.durable());
         drop(log);
@@ -342,7 +370,8 @@ impl LaneUser for Shard {
         let Some(core) = self.core.upgrade() else {
             return;
         };
-        if !self.log.borrow().live().has(slot) {
+        if !self.log.borrow().is_taking(slot) {
+            self.answered_late(&core, slot, seq, header.status);
             return;
         }
         match header.status {
@@ -373,11 +402,13 @@ impl LaneUser for Shard {
     }
 
     fn lane_lost(&self, slot: Slot) {
-        let is_member = self.log.borrow().live().has(slot);
-        if let Some(core) = self.core.upgrade().filter(|_| is_member)
-            && core.is_running()
-        {
+        let Some(core) = self.core.upgrade().filter(|core| core.is_running()) else {
+            return;
+        };
+        if self.log.borrow().is_taking(slot) {
             self.set_behind(&core, slot, false);
+        } else {
+            self.note_unanswered(&core, slot);
         }
     }
 

@@ -7,8 +7,7 @@ use std::time::Duration;
 use ashlar_proto::api::ProposeInSync;
 use ashlar_proto::message::{BlockKind, SetState, TAIL_ENTRIES_MAX, TailEntry, decode_tail};
 use ashlar_proto::{
-    BlockIndex, FrameHeader, FrameKind, Generation, Layer, Seq, ShardIndex, Status, VolumeId,
-    Window,
+    BlockCount, BlockIndex, Generation, Layer, Seq, ShardIndex, Status, VolumeId, Window,
 };
 use ashlar_reactor::link::Frame;
 use ashlar_reactor::{Instant, Reactor};
@@ -21,6 +20,7 @@ use crate::reconcile::{self, Copy, Plan};
 use crate::signal::join_all;
 use crate::source::{ClusterSource, SourceError};
 use crate::wire::{self, Body, Stamp};
+use crate::write_log::Span;
 
 /// Shards taken over at once.
 const SHARDS_AT_ONCE: usize = 64;
@@ -135,7 +135,7 @@ impl<C: ClusterSource> Takeover<C> {
         for slot in doubtful.slots() {
             tracing::warn!(volume = %self.name, %shard,
                 replica = %candidate.replicas[slot.get()].id,
-                "what only this replica may have is damaged there: it is left out");
+                "a damaged replica is left out: it is to be caught up");
         }
         Ok(())
     }
@@ -216,6 +216,7 @@ impl<C: ClusterSource> Takeover<C> {
             window,
             stable: Seq::NONE,
             settle: false,
+            caught_up: false,
         };
         let slots = || candidate.answered().slots();
         let recorded = slots().map(|slot| {
@@ -280,9 +281,15 @@ impl<C: ClusterSource> Takeover<C> {
             let page = wire::meta_of(&reply).and_then(|meta| decode_tail(meta).ok());
             let page = page.ok_or(failed.clone())?;
             let is_last = page.len() < TAIL_ENTRIES_MAX;
-            if let Some(last) = page.last() {
-                (block, layer) = (last.block, last.layer.next());
-            }
+            // A store that goes round in circles is not followed.
+            let is_in_order = page
+                .iter()
+                .map(|entry| (entry.block, entry.layer))
+                .try_fold((block, layer), |from, at| {
+                    let next = at.1.get().checked_add(1)?;
+                    (at >= from).then_some((at.0, Layer::new(next)))
+                });
+            (block, layer) = is_in_order.ok_or(failed.clone())?;
             tail.extend(page);
             if is_last {
                 return Ok((slot, tail));
@@ -291,11 +298,35 @@ impl<C: ClusterSource> Takeover<C> {
     }
 
     async fn copy(&self, candidate: &Candidate, copy: &Copy) -> Result<(), TakeoverError> {
-        let body = if copy.zero {
-            Body::Zeroes
-        } else {
-            self.fetch(candidate, copy).await?
-        };
+        if let Some(body) = self.fetch(candidate, copy).await? {
+            return self.store(candidate, copy, body).await;
+        }
+        // One bad block makes a replica refuse all of a read: another may have just that one.
+        for at in 0..copy.span.count.get() {
+            let one = Copy {
+                span: Span {
+                    block: BlockIndex::new(copy.span.block.get() + at),
+                    count: BlockCount::new(1),
+                },
+                ..*copy
+            };
+            let Some(body) = self.fetch(candidate, &one).await? else {
+                tracing::error!(volume = %self.name, shard = %candidate.index,
+                    block = %one.span.block, seq = %one.seq,
+                    "a write that only some replicas have is damaged there");
+                return self.doubt(candidate, one.sources);
+            };
+            self.store(candidate, &one, body).await?;
+        }
+        Ok(())
+    }
+
+    async fn store(
+        &self,
+        candidate: &Candidate,
+        copy: &Copy,
+        body: Body,
+    ) -> Result<(), TakeoverError> {
         let stored = copy.targets.slots().map(|slot| {
             let stamp = self.stamp(candidate);
             let request = stamp.version(copy.layer, copy.span, copy.seq, &body);
@@ -307,32 +338,37 @@ impl<C: ClusterSource> Takeover<C> {
         Ok(())
     }
 
-    /// The content of a version from one of those who have it. Where it is damaged on all of them
-    /// they are doubtful.
-    async fn fetch(&self, candidate: &Candidate, copy: &Copy) -> Result<Body, TakeoverError> {
+    /// The content of a version from one of those who have it; `None` where all of them say that it
+    /// is damaged.
+    async fn fetch(
+        &self,
+        candidate: &Candidate,
+        copy: &Copy,
+    ) -> Result<Option<Body>, TakeoverError> {
+        if copy.zero {
+            return Ok(Some(Body::Zeroes));
+        }
         for slot in copy.sources.slots() {
             let request = self.stamp(candidate).read(copy.layer, copy.span);
             let reply = match candidate.peer(slot).call(request).await {
                 Ok(reply) if reply.header.status == Status::Damaged => continue,
                 reply => self.checked(candidate, slot, reply)?,
             };
-            let Some(shown) = verify(reply, copy.span.count, Seq::MAX) else {
-                continue;
-            };
             let is_version = |e: &ashlar_proto::message::ReadEntry| {
                 e.seq == copy.seq && e.kind == BlockKind::Data
             };
-            if shown.entries.iter().all(is_version) {
-                let checksums: Vec<u32> = shown.entries.iter().map(|e| e.crc).collect();
-                return Ok(Body::with_checksums(&checksums, shown.data));
-            }
+            let shown = verify(reply, copy.span.count, Seq::MAX);
+            let Some(shown) = shown.filter(|shown| shown.entries.iter().all(is_version)) else {
+                // Bad on the way, or not what its tail said: it may do better in the next round.
+                candidate.note_failed(slot, self.reactor.now(), Some(Status::BadChecksum));
+                return Err(TakeoverError::Failed {
+                    shard: candidate.index,
+                });
+            };
+            let checksums: Vec<u32> = shown.entries.iter().map(|e| e.crc).collect();
+            return Ok(Some(Body::with_checksums(&checksums, shown.data)));
         }
-        tracing::error!(volume = %self.name, shard = %candidate.index, block = %copy.span.block,
-            seq = %copy.seq, "a write that only some replicas have is damaged there");
-        self.doubt(candidate, copy.sources)?;
-        Err(TakeoverError::Failed {
-            shard: candidate.index,
-        })
+        Ok(None)
     }
 
     /// Makes durable, once per lane, all that was found and copied.
@@ -348,13 +384,9 @@ impl<C: ClusterSource> Takeover<C> {
                 }
             }
         }
-        let flushed = lanes.iter().map(|&(candidate, slot)| {
-            let header = FrameHeader {
-                generation: self.generation,
-                ..FrameHeader::request(FrameKind::Flush, 0)
-            };
-            self.ask(candidate, slot, wire::frame(header, Vec::new()))
-        });
+        let flushed = lanes
+            .iter()
+            .map(|&(candidate, slot)| self.ask(candidate, slot, wire::flush(self.generation)));
         let flushed = join_all(flushed).await;
         for (&(candidate, slot), reply) in lanes.iter().zip(&flushed) {
             if reply.is_err() {
@@ -424,6 +456,7 @@ impl<C: ClusterSource> Takeover<C> {
             window,
             stable: window.start(),
             settle: true,
+            caught_up: false,
         };
         let settled = candidate.answered().slots().map(|slot| {
             let request = self.stamp(candidate).set_state(state);

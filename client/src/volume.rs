@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use ashlar_proto::message::Extent;
-use ashlar_proto::{Generation, Layer, VolumeId};
+use ashlar_proto::{ClusterId, Generation, Layer, VolumeId, Window};
 use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
 
 use crate::attach::{self, AttachError};
@@ -47,6 +47,7 @@ pub(crate) struct Core {
     pub(crate) options: VolumeOptions,
     pub(crate) source: Rc<dyn AnySource>,
     pub(crate) name: String,
+    pub(crate) cluster: ClusterId,
     pub(crate) id: VolumeId,
     pub(crate) generation: Generation,
     pub(crate) layer: Layer,
@@ -56,6 +57,8 @@ pub(crate) struct Core {
     pub(crate) peers: Vec<Rc<Peer>>,
     pub(crate) shards: OnceCell<Vec<Rc<Shard>>>,
     pub(crate) seqs: RefCell<Seqs>,
+    /// The first window of this generation.
+    pub(crate) first_window: Window,
     /// The last acknowledgement given.
     pub(crate) acked: Cell<AckOrder>,
     /// The last that a completed flush covers.
@@ -68,6 +71,8 @@ pub(crate) struct Core {
     pub(crate) progress: Signal,
     /// Raised when a shard is listed, or enough bytes wait for a flush.
     pub(crate) work: Rc<Signal>,
+    /// Raised when a replica has left a set: it is to be brought back.
+    pub(crate) lacking: Rc<Signal>,
     /// The shards that have had writes since they were last settled and told.
     pub(crate) listed: RefCell<Vec<Rc<Shard>>>,
     pub(crate) retained: Cell<u64>,
@@ -85,6 +90,7 @@ impl Drop for Core {
     fn drop(&mut self) {
         self.phase.set(Phase::Detached);
         self.work.raise();
+        self.lacking.raise();
         for peer in &self.peers {
             peer.close();
         }
@@ -132,6 +138,7 @@ impl Core {
         self.acks.raise();
         self.progress.raise();
         self.work.raise();
+        self.lacking.raise();
     }
 
     /// Counts bytes kept for writes of `shard`.
@@ -244,6 +251,13 @@ impl Core {
             };
             for slot in behind.slots() {
                 membership::give_up_on(self, &shard, slot);
+            }
+            let joining = shard.log.borrow().joining();
+            for slot in joining.slots() {
+                let missing = shard.log.borrow().missing_bytes(slot);
+                if missing >= self.options.retained_bytes_max / 4 {
+                    shard.stop_joining(self, slot);
+                }
             }
             if behind.is_empty() {
                 let lags = |slot: &Slot| {

@@ -1,7 +1,7 @@
 //! The frames that an owner sends, built in one place.
 
 use ashlar_proto::frame::open_meta;
-use ashlar_proto::message::{self, Open, SetState, ShardState};
+use ashlar_proto::message::{self, Open, Pull, SetState, ShardState};
 use ashlar_proto::{
     BlockCount, BlockIndex, Epoch, FrameHeader, FrameKind, Generation, Layer, ReplicaId, Seq,
     ShardIndex, VolumeId,
@@ -27,6 +27,14 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
+    /// The same for a replica that is not in sync: its horizon must not move.
+    pub(crate) fn without_stable(self) -> Self {
+        Self {
+            stable: Seq::NONE,
+            ..self
+        }
+    }
+
     fn header(&self, kind: FrameKind) -> FrameHeader {
         FrameHeader {
             volume: self.volume,
@@ -45,6 +53,16 @@ impl Stamp {
             count: span.count,
             ..self.header(kind)
         }
+    }
+
+    /// Has a replica fetch what it lacks, from a block on and up to a seq.
+    pub(crate) fn pull(&self, pull: &Pull, from: BlockIndex, upto: Seq) -> Frame {
+        let header = FrameHeader {
+            block: from,
+            seq: upto,
+            ..self.without_stable().header(FrameKind::Pull)
+        };
+        frame(header, pull.encode())
     }
 
     /// Fences the shard on a replica.
@@ -140,6 +158,15 @@ impl Body {
             Self::Data { data, .. } => data.iter().map(|piece| piece.len() as u64).sum(),
         }
     }
+}
+
+/// Makes everything durable that a lane has accepted.
+pub(crate) fn flush(generation: Generation) -> Frame {
+    let header = FrameHeader {
+        generation,
+        ..FrameHeader::request(FrameKind::Flush, 0)
+    };
+    frame(header, Vec::new())
 }
 
 /// A frame without payload.

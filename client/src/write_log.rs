@@ -145,6 +145,9 @@ pub(crate) enum FlushNeed {
 pub(crate) struct WriteLog<T> {
     quorum: Quorum,
     live: Mask,
+    /// Replicas that are not of the sets and catch up: they are sent every write, and count for
+    /// nothing but that writes are kept until they hold them durably.
+    joining: Mask,
     /// Replicas of the set that can no longer be brought up from this log.
     lost: Mask,
     /// Where `stable` stays while entries left that a lost replica does not hold.
@@ -161,6 +164,7 @@ impl<T> WriteLog<T> {
         Self {
             quorum,
             live: quorum.in_sync(),
+            joining: Mask::EMPTY,
             lost: Mask::EMPTY,
             frozen: None,
             entries: VecDeque::new(),
@@ -178,6 +182,21 @@ impl<T> WriteLog<T> {
     /// The replicas that accept writes now.
     pub(crate) fn live(&self) -> Mask {
         self.live
+    }
+
+    /// Those that catch up.
+    pub(crate) fn joining(&self) -> Mask {
+        self.joining
+    }
+
+    /// Those that a new write goes to.
+    pub(crate) fn recipients(&self) -> Mask {
+        self.quorum.targets().and(self.live).or(self.joining)
+    }
+
+    /// Whether what `slot` answers to writes counts for anything.
+    pub(crate) fn is_taking(&self, slot: Slot) -> bool {
+        self.live.or(self.joining).has(slot)
     }
 
     /// Those that can no longer be brought up from here.
@@ -279,7 +298,7 @@ impl<T> WriteLog<T> {
 
     /// Takes out, from the oldest on, what is durable wherever it can still be made so.
     pub(crate) fn settle(&mut self, durable: &DurableUpTo) -> u64 {
-        let needed = self.quorum.targets().minus(self.lost);
+        let needed = self.quorum.targets().or(self.joining).minus(self.lost);
         let mut freed = 0;
         while let Some(entry) = self.entries.front() {
             let on = entry.durable(durable);
@@ -327,9 +346,11 @@ impl<T> WriteLog<T> {
         self.entries.iter().filter(|entry| !entry.is_acked())
     }
 
-    /// The writes that no replica holds.
+    /// The writes that no replica of the sets holds.
     pub(crate) fn unheld(&self) -> impl Iterator<Item = &Entry<T>> {
-        self.entries.iter().filter(|entry| entry.held().is_empty())
+        let targets = self.quorum.targets();
+        let is_unheld = move |entry: &&Entry<T>| entry.held().and(targets).is_empty();
+        self.entries.iter().filter(is_unheld)
     }
 
     /// The seqs that `slot` has not accepted, in order.
@@ -361,6 +382,22 @@ impl<T> WriteLog<T> {
         for entry in &mut self.entries {
             entry.accepted[slot.get()] = Acceptance::NONE;
         }
+    }
+
+    /// From here on `slot`, which is not of the sets, is sent every write. It has none of those
+    /// that are here, until it takes them.
+    pub(crate) fn join(&mut self, slot: Slot) {
+        assert!(
+            !self.quorum.targets().has(slot),
+            "who is of the sets does not join"
+        );
+        self.forget_all(slot);
+        self.joining = self.joining.with(slot);
+    }
+
+    /// Ends that.
+    pub(crate) fn leave(&mut self, slot: Slot) {
+        self.joining = self.joining.without(slot);
     }
 
     /// Stops counting on `slot`: it gets no new writes and is not read.
@@ -424,7 +461,7 @@ impl<T> WriteLog<T> {
         let mut wanted = [Acceptance::NONE; REPLICAS_MAX];
         for entry in &self.entries {
             let on = entry.held().minus(entry.durable(durable));
-            for slot in on.and(self.live).slots() {
+            for slot in on.and(self.live.or(self.joining)).slots() {
                 let wanted = &mut wanted[slot.get()];
                 *wanted = entry.accepted[slot.get()].max(*wanted);
             }
@@ -435,7 +472,7 @@ impl<T> WriteLog<T> {
     /// Whether `next` may be proposed: each of its replicas holds every acknowledged write,
     /// durably each that a flush up to `flushed` covered. (All up to stable has left the log.)
     pub(crate) fn may_propose(&self, next: Mask, flushed: AckOrder, durable: &DurableUpTo) -> bool {
-        let settled = self.live.covers(next) && self.lost.and(next).is_empty();
+        let settled = self.live.or(self.joining).covers(next) && self.lost.and(next).is_empty();
         settled
             && self.quorum.proposed().is_none()
             && self.entries.iter().filter(|e| e.is_acked()).all(|entry| {
@@ -446,6 +483,8 @@ impl<T> WriteLog<T> {
 
     /// From here on the proposed set must acknowledge too.
     pub(crate) fn propose(&mut self, next: Mask) {
+        self.live = self.live.or(self.joining.and(next));
+        self.joining = self.joining.minus(next);
         self.quorum = self.quorum.propose(next);
     }
 

@@ -54,10 +54,12 @@ pub enum FrameKind {
     Ping,
     /// Ends the owner's use of a shard cleanly.
     Close,
+    /// Has a replica fetch from another what it lacks, a bounded part at a time.
+    Pull,
 }
 
 impl FrameKind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Hello,
         Self::Open,
         Self::Tail,
@@ -69,6 +71,7 @@ impl FrameKind {
         Self::Extents,
         Self::Ping,
         Self::Close,
+        Self::Pull,
     ];
 
     /// The code on the wire, from 1.

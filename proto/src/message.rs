@@ -3,6 +3,7 @@
 //! Every message is fixed little-endian fields behind the checksum of [`crate::frame::seal_meta`].
 //! Decoders take what [`crate::frame::open_meta`] gave, check every length, and never panic.
 
+use crate::address::Address;
 use crate::frame::seal_meta;
 use crate::ids::{
     BlockCount, BlockIndex, ClusterId, DiskId, Epoch, Generation, LaneIndex, Layer, ReplicaId, Seq,
@@ -212,13 +213,18 @@ pub struct ShardState {
     /// Recovery found that something is missing that was durable, and no owner has settled it yet:
     /// what is above the horizon may not be all that was accepted.
     pub damaged: bool,
+    /// For what was missing once, blocks are refused here that may be good elsewhere: it is to be
+    /// caught up from the first block on.
+    pub suspect: bool,
 }
 
 impl ShardState {
     /// The metadata of the frame.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let flags = u32::from(self.may_have_lost) | u32::from(self.damaged) << 1;
+        let flags = u32::from(self.may_have_lost)
+            | u32::from(self.damaged) << 1
+            | u32::from(self.suspect) << 2;
         Writer::new()
             .put(&self.generation.get().to_le_bytes())
             .put(&self.epoch.get().to_le_bytes())
@@ -242,19 +248,20 @@ impl ShardState {
         if window > Window::MAX {
             return Err(MessageError::Field("window"));
         }
-        if flags > 3 {
+        if flags > 7 {
             return Err(MessageError::Field("flags"));
         }
         let (stable, highest) = (reader.seq("stable")?, reader.seq("highest")?);
-        let (may_have_lost, damaged) = (flags & 1 == 1, flags & 2 == 2);
+        let is_set = |bit: u32| flags & bit != 0;
         Ok(Self {
             generation,
             epoch,
             window,
             stable,
             highest,
-            may_have_lost,
-            damaged,
+            may_have_lost: is_set(1),
+            damaged: is_set(2),
+            suspect: is_set(4),
         })
     }
 }
@@ -266,8 +273,10 @@ pub struct SetState {
     pub window: Window,
     /// The new horizon.
     pub stable: Seq,
-    /// Clears the mark of a restart that may have cost unflushed writes.
+    /// Clears the marks of what a restart or damage may have cost.
     pub settle: bool,
+    /// Every block has been compared with a replica in sync: what is absent here is absent.
+    pub caught_up: bool,
 }
 
 impl SetState {
@@ -276,7 +285,7 @@ impl SetState {
     pub fn encode(&self) -> Vec<u8> {
         Writer::new()
             .put(&self.window.get().to_le_bytes())
-            .put(&u32::from(self.settle).to_le_bytes())
+            .put(&(u32::from(self.settle) | u32::from(self.caught_up) << 1).to_le_bytes())
             .put(&self.stable.get().to_le_bytes())
             .seal()
     }
@@ -289,12 +298,13 @@ impl SetState {
         let mut reader = Reader(meta);
         let window = Window::new(reader.u32()?);
         let flags = reader.u32()?;
-        if window > Window::MAX || flags > 1 {
+        if window > Window::MAX || flags > 3 {
             return Err(MessageError::Field("window"));
         }
         Ok(Self {
             window,
-            settle: flags == 1,
+            settle: flags & 1 == 1,
+            caught_up: flags & 2 == 2,
             stable: reader.seq("stable")?,
         })
     }
@@ -385,6 +395,127 @@ pub fn decode_tail(meta: &[u8]) -> Result<Vec<TailEntry>, MessageError> {
         });
     }
     Ok(entries)
+}
+
+/// Has a replica fetch from another, its source, what it lacks: every version above `above` and up
+/// to the header's seq, from the header's block on. Answered by [`Pulled`].
+///
+/// What only the replica has of the owner's predecessors, and the source does not, is buried under
+/// what the source shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pull {
+    /// What the source and the replica both have up to here is not looked at.
+    pub above: Seq,
+    /// The first window of the owner's generation: older ones are its predecessors'.
+    pub window: Window,
+    /// The cluster of both.
+    pub cluster: ClusterId,
+    /// The source's disk.
+    pub disk: DiskId,
+    /// The lane of that disk that has the shard.
+    pub lane: LaneIndex,
+    /// Where the source's store listens.
+    pub address: Address,
+}
+
+/// Longest address that a [`Pull`] carries, as text.
+const ADDRESS_BYTES_MAX: usize = 255;
+
+impl Pull {
+    /// The metadata of the frame.
+    ///
+    /// # Panics
+    /// With an address of more than 255 bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut address = self.address.to_string().into_bytes();
+        assert!(address.len() <= ADDRESS_BYTES_MAX, "an address is short");
+        address.resize(address.len().next_multiple_of(4), 0);
+        Writer::new()
+            .put(&self.above.get().to_le_bytes())
+            .put(&self.window.get().to_le_bytes())
+            .put(&self.cluster.get().to_le_bytes())
+            .put(&self.disk.get().to_le_bytes())
+            .put(&self.lane.get().to_le_bytes())
+            .put(&[0; 2])
+            .put(&address)
+            .seal()
+    }
+
+    /// Reads it from opened metadata.
+    ///
+    /// # Errors
+    /// [`MessageError`] when it is short or a field is out of range.
+    pub fn decode(meta: &[u8]) -> Result<Self, MessageError> {
+        let mut reader = Reader(meta);
+        let above = reader.seq("above")?;
+        let window = Window::new(reader.u32()?);
+        if window > Window::MAX {
+            return Err(MessageError::Field("window"));
+        }
+        let cluster = ClusterId::new(reader.u128()?);
+        let disk = DiskId::new(reader.u128()?);
+        let lane = LaneIndex::new(reader.u16()?);
+        reader.u16()?;
+        let end = reader.0.iter().position(|&byte| byte == 0);
+        let text = &reader.0[..end.unwrap_or(reader.0.len())];
+        let address = std::str::from_utf8(text).ok();
+        let address = address.filter(|text| text.len() <= ADDRESS_BYTES_MAX);
+        let address = address.and_then(|text| text.parse().ok());
+        Ok(Self {
+            above,
+            window,
+            cluster,
+            disk,
+            lane,
+            address: address.ok_or(MessageError::Field("address"))?,
+        })
+    }
+}
+
+/// How far a [`Pull`] came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pulled {
+    /// Where to go on; `None` when the shard is done.
+    pub next: Option<BlockIndex>,
+    /// Blocks of data that were fetched.
+    pub fetched: u32,
+    /// Blocks that were made equal without data: zeroes.
+    pub zeroed: u32,
+    /// Blocks of which the replica had a version that the source does not have.
+    pub buried: u32,
+}
+
+impl Pulled {
+    /// The metadata of the frame.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let next = self.next.map_or(u64::MAX, |block| u64::from(block.get()));
+        Writer::new()
+            .put(&next.to_le_bytes())
+            .put(&self.fetched.to_le_bytes())
+            .put(&self.zeroed.to_le_bytes())
+            .put(&self.buried.to_le_bytes())
+            .seal()
+    }
+
+    /// Reads it from opened metadata.
+    ///
+    /// # Errors
+    /// [`MessageError`] when it is short or a field is out of range.
+    pub fn decode(meta: &[u8]) -> Result<Self, MessageError> {
+        let mut reader = Reader(meta);
+        let next = match reader.u64()? {
+            u64::MAX => None,
+            block => Some(u32::try_from(block).map_err(|_| MessageError::Field("next"))?),
+        };
+        Ok(Self {
+            next: next.map(BlockIndex::new),
+            fetched: reader.u32()?,
+            zeroed: reader.u32()?,
+            buried: reader.u32()?,
+        })
+    }
 }
 
 /// The metadata of a write: one CRC-32C for each of its blocks.
@@ -562,6 +693,7 @@ mod tests {
             highest: Window::new(3).start(),
             may_have_lost: true,
             damaged: false,
+            suspect: true,
         };
         assert_eq!(
             ShardState::decode(open_meta(&state.encode()).unwrap()).unwrap(),
@@ -571,6 +703,7 @@ mod tests {
             window: Window::new(9),
             stable: Seq::MAX,
             settle: true,
+            caught_up: false,
         };
         assert_eq!(
             SetState::decode(open_meta(&set.encode()).unwrap()).unwrap(),
@@ -584,6 +717,27 @@ mod tests {
             HelloReply::decode(open_meta(&reply.encode()).unwrap()).unwrap(),
             reply
         );
+        for address in ["10.0.0.1:7000", "[::1]:7001", "unix:/run/a.sock"] {
+            let pull = Pull {
+                above: Window::new(2).burial(),
+                window: Window::new(3),
+                cluster: ClusterId::new(4),
+                disk: DiskId::new(5),
+                lane: LaneIndex::new(6),
+                address: address.parse().unwrap(),
+            };
+            assert_eq!(Pull::decode(open_meta(&pull.encode()).unwrap()), Ok(pull));
+        }
+        for next in [None, Some(BlockIndex::new(u32::MAX))] {
+            let pulled = Pulled {
+                next,
+                fetched: 1,
+                zeroed: 2,
+                buried: 3,
+            };
+            let meta = pulled.encode();
+            assert_eq!(Pulled::decode(open_meta(&meta).unwrap()), Ok(pulled));
+        }
         let open = Open {
             replica: ReplicaId::new(8),
         };

@@ -8,6 +8,7 @@ mod gate;
 mod health;
 pub mod lane;
 mod place;
+mod pull;
 mod replica;
 mod report;
 mod service;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::frame::open_meta;
 use ashlar_proto::message::{
-    EXTENTS_MAX, Open, SetState, ShardState, TAIL_ENTRIES_MAX, decode_checksums, encode_extents,
-    encode_read, encode_tail,
+    EXTENTS_MAX, Open, Pull, SetState, ShardState, TAIL_ENTRIES_MAX, decode_checksums,
+    encode_extents, encode_read, encode_tail,
 };
 use ashlar_proto::{BLOCK_BYTES, BlockCount, FrameHeader, FrameKind, Incarnation, Status};
 use ashlar_reactor::SharedBuffer;
@@ -21,6 +21,7 @@ use ashlar_reactor::link::Frame;
 use crate::gate::{Admitted, Gate, Opening, check_stable};
 use crate::health::DiskHealth;
 use crate::lane::{Lane, LaneError, ShardKey, StateChange};
+use crate::pull::Part;
 use crate::worker::Plan;
 
 /// Blocks that one extents request looks at: it must not hold up the lane's thread for long. The
@@ -74,6 +75,7 @@ enum Work {
     Read(Admitted),
     Extents(Admitted),
     Tail(Admitted),
+    Pull(Rc<Gate>, Pull),
     Flush,
     Ping,
 }
@@ -219,6 +221,10 @@ impl Replicas {
             FrameKind::Read => Work::Read(admitted),
             FrameKind::Extents => Work::Extents(admitted),
             FrameKind::Tail => Work::Tail(admitted),
+            FrameKind::Pull => {
+                let pull = Pull::decode(meta).map_err(|_| Status::Malformed)?;
+                Work::Pull(Rc::clone(&gate), pull)
+            }
             _ => return Err(Status::Malformed),
         };
         self.note(&gate, header);
@@ -282,6 +288,21 @@ impl Replicas {
                 let tail = tail.await.map_err(LaneError::status)?;
                 Ok(Answer::meta(encode_tail(&tail)))
             }
+            Work::Pull(gate, pull) => {
+                let part = Part {
+                    reactor: self.lane.reactor().clone(),
+                    lane: &self.lane,
+                    gate,
+                    request: frame.header,
+                    pull,
+                };
+                let pulled = part.run().await;
+                if pulled == Err(Status::Device) {
+                    self.health
+                        .fail("the device failed a write or a flush".into());
+                }
+                pulled.map(|pulled| Answer::meta(pulled.encode()))
+            }
         }
     }
 
@@ -309,6 +330,7 @@ impl Replicas {
             window: Some(set.window),
             stable: Some(set.stable),
             settle: set.settle,
+            caught_up: set.caught_up,
             ..StateChange::default()
         };
         let state = self.advance(admitted.gate(), change).await?;

@@ -87,6 +87,7 @@ fn payload_bytes(frame: &Frame) -> usize {
     let asked = match frame.header.kind {
         FrameKind::Read => frame.header.count.get() as usize,
         FrameKind::Tail | FrameKind::Extents => 64,
+        FrameKind::Pull => usize::from(FRAME_DATA_BLOCKS_MAX),
         _ => 1,
     };
     let most = usize::from(FRAME_DATA_BLOCKS_MAX);

@@ -298,6 +298,8 @@ impl FakeStore {
                 None => self.show(header, reactor),
             },
             FrameKind::Extents => done(Status::Ok, encode_extents(&self.extents(header))),
+            // It knows no other store.
+            FrameKind::Pull => done(Status::Unavailable, Vec::new()),
             _ => done(Status::Malformed, Vec::new()),
         }
     }

@@ -435,6 +435,8 @@ fn no_space_everywhere_fails_the_write_and_leaves_nothing() {
     cluster.run(async {
         let volume = cluster.attach(&reactor).await.unwrap();
         write(&reactor, &volume, 1, 1).await.unwrap();
+        // Until the last of them has it, too.
+        reactor.sleep(Duration::from_millis(100)).await;
         for store in &cluster.stores {
             store.faults.writes.set(Some(Status::NoSpace));
         }

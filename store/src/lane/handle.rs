@@ -7,7 +7,7 @@ use ashlar_proto::{
     BLOCK_BYTES, BlockCount, BlockIndex, ByteCount, Epoch, Handle, Incarnation, LaneIndex, Layer,
     ReplicaId, RoomHint, Seq,
 };
-use ashlar_reactor::SharedBuffer;
+use ashlar_reactor::{Reactor, SharedBuffer};
 
 use crate::codec::Encoder;
 use crate::lane::batch::{Body, Entry};
@@ -54,6 +54,11 @@ impl Lane {
     #[must_use]
     pub fn has_volatile_cache(&self) -> bool {
         self.0.volatile
+    }
+
+    /// The reactor that it runs on.
+    pub(crate) fn reactor(&self) -> &Reactor {
+        &self.0.reactor
     }
 
     /// The run of the lane since its last recovery.

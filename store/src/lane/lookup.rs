@@ -8,6 +8,7 @@ use crate::lane::leaf::Held;
 use crate::lane::overlay::{LeafDeltas, LeafKey};
 use crate::lane::page::{Kind, Page, PageEntry};
 use crate::lane::planted::{Bug, Planted};
+use crate::lane::shards::CHECK_MAX;
 use crate::lane::state::State;
 
 /// Blocks of one leaf.
@@ -195,10 +196,18 @@ impl State {
             return Lookup::Needs(needs);
         }
         let check = shard.record.check;
+        let is_absence_sure = shard.record.caught_up == check;
         let trusted = |entry: Option<PageEntry>| match entry {
-            Some(entry) if entry.check() == check || trust == Trust::All => entry,
+            Some(entry) if trust == Trust::All => entry,
+            // The count of missing LSNs stands still there: it tells old from new no more.
+            Some(entry) if check == CHECK_MAX => {
+                PageEntry::damaged(entry.seq(), Lsn::new(0), check)
+            }
+            Some(entry) if entry.check() == check => entry,
             Some(entry) if entry.kind() == Kind::Damaged => entry,
-            None if check == 0 || trust == Trust::All => PageEntry::ABSENT,
+            None if trust == Trust::All || is_absence_sure && check < CHECK_MAX => {
+                PageEntry::ABSENT
+            }
             // An LSN is missing that may have changed it: until it is written again, unknown.
             Some(entry) => PageEntry::damaged(entry.seq(), Lsn::new(0), check),
             None => PageEntry::damaged(Seq::NONE, Lsn::new(0), check),

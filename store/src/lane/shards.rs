@@ -43,6 +43,8 @@ pub struct StateChange {
     /// Clears the marks of a restart that may have cost unflushed writes, and of damage that may
     /// have cost others.
     pub settle: bool,
+    /// Every block has been compared with a replica in sync.
+    pub caught_up: bool,
 }
 
 /// What is durably known of a shard.
@@ -65,6 +67,9 @@ pub(crate) struct ShardRecord {
     /// Trust epoch: raised when an LSN of the lane was found missing. Only entries that carry it
     /// are served.
     pub(crate) check: u8,
+    /// The trust epoch in which all blocks were compared with a replica in sync: what has no entry
+    /// is absent, also if an LSN is missing that was before.
+    pub(crate) caught_up: u8,
     /// The shard has left; its map is being taken apart.
     pub(crate) removed: bool,
 }
@@ -87,6 +92,7 @@ impl ShardRecord {
             damaged_in: Incarnation::default(),
             settled_in: Incarnation::default(),
             check: 0,
+            caught_up: 0,
             removed: false,
         }
     }
@@ -101,6 +107,7 @@ impl ShardRecord {
         self.damaged_in = self.damaged_in.max(other.damaged_in);
         self.settled_in = self.settled_in.max(other.settled_in);
         self.check = self.check.max(other.check);
+        self.caught_up = self.caught_up.max(other.caught_up);
         self.removed |= other.removed;
     }
 
@@ -112,6 +119,9 @@ impl ShardRecord {
         next.stable = next.stable.max(change.stable.unwrap_or_default());
         if change.settle {
             next.settled_in = next.settled_in.max(incarnation);
+        }
+        if change.caught_up {
+            next.caught_up = next.check;
         }
         next
     }
@@ -125,6 +135,7 @@ impl ShardRecord {
             highest: self.highest,
             may_have_lost: self.lost_in > self.settled_in,
             damaged: self.damaged_in > self.settled_in,
+            suspect: self.check > self.caught_up,
         }
     }
 
@@ -137,7 +148,8 @@ impl ShardRecord {
         out.u32(self.lost_in.get())
             .u32(self.damaged_in.get())
             .u32(self.settled_in.get());
-        out.u8(self.check).u8(u8::from(self.removed)).u16(0);
+        out.u8(self.check).u8(u8::from(self.removed));
+        out.u8(self.caught_up).u8(0);
         out.u64(self.stable.get()).u64(self.highest.get());
     }
 
@@ -155,7 +167,8 @@ impl ShardRecord {
         record.settled_in = Incarnation::new(input.u32()?);
         record.check = input.u8()?.min(CHECK_MAX);
         record.removed = input.u8()? == 1;
-        input.u16()?;
+        record.caught_up = input.u8()?.min(CHECK_MAX);
+        input.u8()?;
         record.stable = Seq::from_raw(input.u64()?)?;
         record.highest = Seq::from_raw(input.u64()?)?;
         Some(record)

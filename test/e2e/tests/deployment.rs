@@ -127,15 +127,31 @@ fn io_goes_on_when_a_store_dies() -> Result<()> {
     );
     client.disconnect()?;
 
-    // It comes back with old data: the volume must not read from it.
+    // It comes back with old data: the volume must not read from it before it has caught up.
     cluster.start_service("store-1")?;
     cluster.wait_ready()?;
     let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
     ledger.verify(&mut client)?;
     ensure!(
-        ledger.run(&mut client, 16, Duration::from_secs(1))?,
+        ledger.run(&mut client, 16, Duration::from_secs(2))?,
         "the connection was lost"
     );
+    wait_for("it to catch up", Duration::from_secs(60), || {
+        let status = cluster.json(["status"])?;
+        ensure!(status["health"] == "healthy", "{status}");
+        Ok(())
+    })?;
+    ledger.verify(&mut client)?;
+    // Now the others go, and it has everything.
+    for (other, left) in [("store-0", 2), ("store-2", 1)] {
+        cluster.service(other).kill();
+        ensure!(
+            ledger.run(&mut client, 16, Duration::from_secs(1))?,
+            "the connection was lost"
+        );
+        wait_for_in_sync(&cluster, left)?;
+    }
+    ledger.verify(&mut client)?;
     client.disconnect()?;
 
     // And after SIGKILL of all, with the front end attaching anew.
@@ -144,6 +160,22 @@ fn io_goes_on_when_a_store_dies() -> Result<()> {
     let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
     ledger.verify(&mut client)?;
     Ok(())
+}
+
+/// Waits until so many replicas of the volume's first shard are in sync.
+fn wait_for_in_sync(cluster: &Cluster, left: usize) -> Result<()> {
+    wait_for("the set to change", Duration::from_secs(20), || {
+        let volume = cluster.json(["volume", "show", "v"])?;
+        let replicas = volume["shards"][0]["replicas"]
+            .as_array()
+            .context("no replicas")?;
+        let in_sync = replicas
+            .iter()
+            .filter(|replica| replica["in_sync"] == true)
+            .count();
+        ensure!(in_sync == left, "{volume}");
+        Ok(())
+    })
 }
 
 #[test]
@@ -163,18 +195,7 @@ fn a_second_death_of_three_stops_writes_until_the_set_has_changed_or_for_good() 
             ledger.run(&mut client, 8, Duration::from_secs(2))?,
             "the connection was lost"
         );
-        wait_for("the set to shrink", Duration::from_secs(20), || {
-            let volume = cluster.json(["volume", "show", "v"])?;
-            let replicas = volume["shards"][0]["replicas"]
-                .as_array()
-                .context("no replicas")?;
-            let in_sync = replicas
-                .iter()
-                .filter(|replica| replica["in_sync"] == true)
-                .count();
-            ensure!(in_sync == left, "{volume}");
-            Ok(())
-        })?;
+        wait_for_in_sync(&cluster, left)?;
     }
     client.disconnect()?;
     let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;

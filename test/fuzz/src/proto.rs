@@ -5,13 +5,13 @@
 
 use ashlar_proto::frame::{open_meta, seal_meta};
 use ashlar_proto::message::{
-    Hello, HelloReply, Open, SetState, ShardState, decode_checksums, decode_extents, decode_read,
-    decode_tail, encode_checksums, encode_extents, encode_read, encode_tail,
+    Hello, HelloReply, Open, Pull, Pulled, SetState, ShardState, decode_checksums, decode_extents,
+    decode_read, decode_tail, encode_checksums, encode_extents, encode_read, encode_tail,
 };
 use ashlar_proto::{FRAME_HEADER_BYTES, FrameHeader};
 
 /// Kinds of messages, by the first byte of an input.
-const KINDS: u8 = 10;
+const KINDS: u8 = 12;
 
 /// Inputs of every kind: zeroes, which most decoders take, and short ones.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
@@ -53,7 +53,9 @@ pub(crate) fn run(input: &[u8]) -> u64 {
                 |entries| encode_read(entries),
             )
         }
-        _ => message(bytes, |m| decode_extents(m).ok(), |all| encode_extents(all)),
+        9 => message(bytes, |m| decode_extents(m).ok(), |all| encode_extents(all)),
+        10 => message(bytes, |m| Pull::decode(m).ok(), Pull::encode),
+        _ => message(bytes, |m| Pulled::decode(m).ok(), Pulled::encode),
     };
     u64::from(kind) << 32 | u64::from(accepted) << 16 | (bytes.len() as u64).min(64)
 }

@@ -41,6 +41,7 @@ fn a_flush_makes_accepted_writes_durable_and_a_restart_shows() {
             }
             let settled = SetState {
                 settle: true,
+                caught_up: false,
                 ..SetState::default()
             };
             assert!(!owner.set_state(settled).await.unwrap().may_have_lost);

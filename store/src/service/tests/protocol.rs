@@ -75,6 +75,7 @@ fn an_owner_is_fenced_by_the_next_one() {
             FrameKind::Extents,
             FrameKind::SetState,
             FrameKind::Close,
+            FrameKind::Pull,
         ] {
             let reply = old.span(kind, 0, 1, seq(2)).await;
             assert_eq!(reply.header.status, Status::Fenced, "{kind:?}");
@@ -193,6 +194,7 @@ fn random_headers_never_harm_the_store() {
                 FrameKind::Extents,
                 FrameKind::Ping,
                 FrameKind::Close,
+                FrameKind::Pull,
             ];
             let small = |most: u64| {
                 let raw = reactor.random_u64();
@@ -204,7 +206,7 @@ fn random_headers_never_harm_the_store() {
                 u32::try_from(value & 0xffff_ffff).unwrap()
             };
             for _ in 0..400 {
-                let kind = kinds[(reactor.random_u64() % 10) as usize];
+                let kind = kinds[(reactor.random_u64() % 11) as usize];
                 let blocks = u32::try_from(reactor.random_u64() % 4).unwrap();
                 let mut meta = vec![0; (reactor.random_u64() % 40) as usize];
                 meta.resize(4 + meta.len(), small(3).to_le_bytes()[0]);

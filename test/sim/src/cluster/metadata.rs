@@ -169,12 +169,10 @@ impl Metadata {
         if shard.epoch != proposal.epoch {
             return Err(SourceError::Superseded);
         }
-        if shard
-            .replicas
-            .iter()
-            .any(|replica| wanted(replica) && !replica.in_sync)
-        {
-            let what = format!("shard {at}: a replica was proposed back without catch-up");
+        let comes = |replica: &Replica| wanted(replica) && !replica.in_sync;
+        let leaves = |replica: &Replica| !wanted(replica) && replica.in_sync;
+        if shard.replicas.iter().any(comes) && shard.replicas.iter().any(leaves) {
+            let what = format!("shard {at}: one proposal takes a replica in and another out");
             self.failure.get_or_insert(what);
         }
         if !shard.replicas.iter().any(wanted) {

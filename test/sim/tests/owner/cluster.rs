@@ -177,6 +177,16 @@ impl Cluster {
 
     /// Starts a store's process.
     pub fn start(&self, number: usize) {
+        let starting = self.starting(number);
+        self.world.run(LIMIT, starting).unwrap();
+    }
+
+    /// The same from within a test's future.
+    pub async fn restart(&self, number: usize) {
+        self.starting(number).await;
+    }
+
+    fn starting(&self, number: usize) -> impl Future<Output = ()> + '_ {
         let site = &self.sites[number];
         let process = self.world.process("store", site.host());
         let here = process.reactor().clone();
@@ -188,8 +198,10 @@ impl Cluster {
         let started = process
             .reactor()
             .spawn(async move { StoreService::start(&here, options).await });
-        let handle = self.world.run(LIMIT, started).unwrap().unwrap();
-        *site.process.borrow_mut() = Some((process, handle));
+        async move {
+            let handle = started.await.unwrap();
+            *site.process.borrow_mut() = Some((process, handle));
+        }
     }
 
     /// Power fails at a store's host: what only a volatile cache held is lost.

@@ -81,8 +81,172 @@ fn a_store_dies_and_the_next_owner_finds_everything() {
         for block in 100..250 {
             assert!(holds(&volume, block * 19, block + 1000).await, "{block}");
         }
-        assert_eq!(cluster.conductor.in_sync(0), [0, 2]);
         volume.detach().await.unwrap();
+    });
+}
+
+/// Writes go on while it is away and while it catches up; afterwards it holds all of them, alone.
+#[test]
+fn a_store_that_returns_catches_up_under_writes() {
+    for seed in 0..4 {
+        let spec = [DiskSpec::new, DiskSpec::write_through][usize::try_from(seed % 2).unwrap()];
+        let cluster = Cluster::new(60 + seed, 3, AckRule::Majority, spec);
+        let owner = cluster.owner();
+        let reactor = owner.reactor().clone();
+        let mut dice = Dice::new(seed);
+        cluster.run(async {
+            let volume = cluster.attach(&reactor).await.unwrap();
+            let mut last = std::collections::BTreeMap::new();
+            for round in 0..400 {
+                let block = dice.below(3000);
+                write(&reactor, &volume, block, round).await;
+                last.insert(block, round);
+            }
+            cluster.sites[1].kill();
+            for round in 400..800 {
+                let block = dice.below(3000);
+                write(&reactor, &volume, block, round).await;
+                last.insert(block, round);
+            }
+            let zeroed = volume.write_zeroes(0, 64 * 4096, ZeroMode::Unmap, Durability::Accepted);
+            zeroed.await.unwrap();
+            last.retain(|&block, _| block >= 64);
+            reactor.sleep(Duration::from_secs(2)).await;
+            assert_eq!(cluster.conductor.in_sync(0), [0, 2]);
+            cluster.restart(1).await;
+            let mut round = 800;
+            while cluster.conductor.in_sync(0).len() < 3 {
+                let block = 64 + dice.below(2900);
+                write(&reactor, &volume, block, round).await;
+                last.insert(block, round);
+                round += 1;
+                assert!(round < 100_000, "it does not come back");
+            }
+            volume.flush().await.unwrap();
+            reactor.sleep(Duration::from_secs(30)).await;
+            let health = volume.health();
+            assert_eq!((health.shards_degraded, health.damage_seen), (0, 0));
+            for away in [0, 2] {
+                cluster.sites[away].kill();
+                reactor.sleep(Duration::from_secs(4)).await;
+            }
+            assert_eq!(cluster.conductor.in_sync(0), [1]);
+            for (&block, &round) in &last {
+                assert!(
+                    holds(&volume, block, round).await,
+                    "seed {seed} block {block}"
+                );
+            }
+            let zeroed = bytes_of(&volume.read(0, 64 * 4096).await.unwrap());
+            assert!(zeroed.iter().all(|&byte| byte == 0));
+        });
+    }
+}
+
+/// A replica that is left out at an attach has a write that nobody else has: it is buried.
+#[test]
+fn an_orphan_is_buried_when_its_replica_catches_up() {
+    let cluster = Cluster::new(70, 3, AckRule::Majority, DiskSpec::write_through);
+    let first = cluster.owner();
+    let reactor = first.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        for block in 0..20 {
+            write(&reactor, &volume, block, block).await;
+        }
+        volume.flush().await.unwrap();
+        for away in [0, 1] {
+            cluster.sites[away].kill();
+        }
+        let (here, other) = (reactor.clone(), volume.clone());
+        drop(reactor.spawn(async move {
+            let buffer = buffer_of(&here, &pattern(99, 4096));
+            let _ = other.write(3 * 4096, buffer, Durability::Accepted).await;
+        }));
+        reactor.sleep(Duration::from_millis(200)).await;
+    });
+    first.crash();
+    cluster.sites[2].kill();
+    for number in [0, 1] {
+        cluster.start(number);
+    }
+    let second = cluster.owner();
+    let reactor = second.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        assert_eq!(cluster.conductor.in_sync(0), [0, 1]);
+        write(&reactor, &volume, 4, 104).await;
+        cluster.restart(2).await;
+        reactor.sleep(Duration::from_secs(20)).await;
+        assert_eq!(cluster.conductor.in_sync(0), [0, 1, 2]);
+        for away in [0, 1] {
+            cluster.sites[away].kill();
+            reactor.sleep(Duration::from_secs(4)).await;
+        }
+        assert_eq!(cluster.conductor.in_sync(0), [2]);
+        assert!(holds(&volume, 3, 3).await, "the orphan shows");
+        assert!(holds(&volume, 4, 104).await);
+    });
+}
+
+/// A batch header of store 0 rots: it can trust none of its older blocks, not even that those never
+/// written are absent. It must not become the only replica so, and is made whole from the other.
+#[test]
+fn a_replica_that_lost_a_batch_is_made_whole() {
+    let cluster = Cluster::new(71, 2, AckRule::Majority, DiskSpec::write_through);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        for block in 0..40 {
+            write(&reactor, &volume, block, block).await;
+        }
+        volume.flush().await.unwrap();
+        reactor.sleep(Duration::from_secs(1)).await;
+        cluster.sites[0].kill();
+        let places = cluster.sites[0].find(&pattern(36, 4096));
+        cluster.sites[0].disk.flip(places[0] - 4096, 300);
+        cluster.restart(0).await;
+        reactor.sleep(Duration::from_secs(30)).await;
+        assert!(cluster.damage(0).await > 0);
+        assert_eq!(cluster.conductor.in_sync(0), [0, 1]);
+        cluster.sites[1].kill();
+        reactor.sleep(Duration::from_secs(5)).await;
+        assert_eq!(cluster.conductor.in_sync(0), [0]);
+        for block in 0..40 {
+            assert!(holds(&volume, block, block).await, "{block}");
+        }
+        let absent = bytes_of(&volume.read(50 * 4096, 8192).await.unwrap());
+        assert!(absent.iter().all(|&byte| byte == 0));
+    });
+}
+
+/// The same, and the other replica goes before it can be made whole: writes wait for it.
+#[test]
+fn a_replica_that_lost_a_batch_is_not_left_alone() {
+    let cluster = Cluster::new(72, 2, AckRule::Majority, DiskSpec::write_through);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        for block in 0..40 {
+            write(&reactor, &volume, block, block).await;
+        }
+        volume.flush().await.unwrap();
+        reactor.sleep(Duration::from_secs(1)).await;
+        cluster.sites[0].kill();
+        cluster.sites[1].kill();
+        let places = cluster.sites[0].find(&pattern(36, 4096));
+        cluster.sites[0].disk.flip(places[0] - 4096, 300);
+        cluster.restart(0).await;
+        reactor.sleep(Duration::from_secs(10)).await;
+        assert_eq!(cluster.conductor.in_sync(0), [0, 1]);
+        cluster.restart(1).await;
+        reactor.sleep(Duration::from_secs(30)).await;
+        for block in 0..40 {
+            assert!(holds(&volume, block, block).await, "{block}");
+        }
+        assert_eq!(cluster.conductor.in_sync(0), [0, 1]);
     });
 }
 

@@ -202,6 +202,7 @@ async fn granted<C: ClusterSource>(
     let request = AttachRequest {
         owner: options.owner.clone(),
         force: options.force,
+        repair: options.repair,
     };
     loop {
         match source.attach(name, &request).await {

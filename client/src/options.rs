@@ -11,6 +11,8 @@ pub struct VolumeOptions {
     pub owner: String,
     /// Take the volume from an owner that still holds it.
     pub force: bool,
+    /// Attach only to bring replicas back: any other owner takes the volume without force.
+    pub repair: bool,
     /// Stores of this process: reach the first address through the second.
     pub local: Vec<(Address, Address)>,
     /// How long to wait for replicas beyond those that a take-over needs.
@@ -45,6 +47,7 @@ impl VolumeOptions {
         Self {
             owner: owner.into(),
             force: false,
+            repair: false,
             local: Vec::new(),
             attach_patience: Duration::from_secs(10),
             attach_timeout: Duration::from_secs(60),

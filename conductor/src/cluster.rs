@@ -4,7 +4,9 @@
 //! - one change at a time, and each is durable before anybody sees it;
 //! - a change that has begun is finished even when its caller goes away.
 
+mod healing;
 mod requests;
+mod schedule;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use ashlar_proto::api::Revision;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use crate::absence::Absence;
 use crate::live::Live;
 use crate::membership::{Membership, Moment};
 use crate::meta::{Events, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX};
@@ -36,6 +39,8 @@ pub struct Timing {
     pub silence: Duration,
     /// The longest time between two lines of a watch.
     pub bookmark: Duration,
+    /// How long a disk that does not serve is waited for before its replicas are made elsewhere.
+    pub rebuild_after: Duration,
 }
 
 impl Default for Timing {
@@ -44,6 +49,7 @@ impl Default for Timing {
             heartbeat: Duration::from_secs(1),
             silence: Duration::from_secs(5),
             bookmark: Duration::from_secs(10),
+            rebuild_after: Duration::from_secs(300),
         }
     }
 }
@@ -100,14 +106,16 @@ impl<M: MetaStore> Cluster<M> {
             return Err(RowError::NoCluster.into());
         }
         state.renew_assignments();
-        let mut membership = Membership::new(timing.silence, Moment::default());
+        let start = Moment::default();
+        let absence = Absence::new(timing.rebuild_after, timing.silence, start);
+        let mut membership = Membership::new(timing.silence, start);
         for node in state.nodes_up() {
-            membership.expect(node, Moment::default());
+            membership.expect(node, start);
         }
         let revision = watch::Sender::new(state.revision());
         let view = RwLock::new(View {
             state,
-            live: Live::new(membership),
+            live: Live::new(membership, absence),
         });
         let (turn, started) = (Mutex::new(()), Instant::now());
         Ok(Arc::new(Self {

@@ -8,6 +8,7 @@ mod extract;
 pub(crate) mod listener;
 mod nodes;
 mod problem;
+mod schedule;
 mod volumes;
 mod watch;
 
@@ -19,8 +20,9 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
+use serde::Deserialize;
 use tokio::sync::{Semaphore, watch as signal};
 
 use crate::cluster::Cluster;
@@ -51,6 +53,15 @@ pub(crate) struct Api<M> {
 
 type Shared<M> = State<Arc<Api<M>>>;
 
+/// The query of a long poll.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AfterQuery {
+    #[serde(default)]
+    after: Revision,
+    wait_ms: Option<u64>,
+}
+
 /// All routes.
 pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
     Router::new()
@@ -64,6 +75,7 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
             "/v1/volumes/{name}",
             get(volumes::show::<M>).delete(volumes::delete::<M>),
         )
+        .route("/v1/volumes/{name}/map", get(volumes::map::<M>))
         .route("/v1/volumes/{name}/attach", post(volumes::attach::<M>))
         .route("/v1/volumes/{name}/detach", post(volumes::detach::<M>))
         .route("/v1/volumes/{name}/in-sync", post(volumes::in_sync::<M>))
@@ -71,7 +83,21 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .route("/v1/nodes/register", post(nodes::register::<M>))
         .route("/v1/nodes/{id}/heartbeat", post(nodes::heartbeat::<M>))
         .route("/v1/nodes/{id}/assignments", get(nodes::assignments::<M>))
+        .route("/v1/nodes/{id}", delete(schedule::remove_node::<M>))
+        .route("/v1/nodes/{id}/cordon", post(schedule::cordon_node::<M>))
+        .route(
+            "/v1/nodes/{id}/uncordon",
+            post(schedule::uncordon_node::<M>),
+        )
+        .route("/v1/nodes/{id}/drain", post(schedule::drain_node::<M>))
         .route("/v1/disks", get(nodes::list_disks::<M>))
+        .route("/v1/disks/{id}", delete(schedule::remove_disk::<M>))
+        .route("/v1/disks/{id}/cordon", post(schedule::cordon_disk::<M>))
+        .route(
+            "/v1/disks/{id}/uncordon",
+            post(schedule::uncordon_disk::<M>),
+        )
+        .route("/v1/disks/{id}/drain", post(schedule::drain_disk::<M>))
         .fallback(async |request: Request| Refused::no_route(request.uri().path()))
         .method_not_allowed_fallback(async |method: Method, request: Request| {
             Refused::no_method(&method, request.uri().path())
@@ -91,7 +117,8 @@ async fn bound_time(request: Request, next: Next) -> Response {
 }
 
 async fn status<M: MetaStore>(State(api): Shared<M>) -> Json<ClusterStatus> {
-    Json(api.cluster.read(|view| view.state.status(&view.live)))
+    let now = api.cluster.now();
+    Json(api.cluster.read(|view| view.state.status(&view.live, now)))
 }
 
 /// Ends a wait early when the conductor stops.

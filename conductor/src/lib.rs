@@ -4,6 +4,7 @@
 //! [`Conductor::shutdown`]. What it decides is pure (`state`, [`placement`], [`membership`]); what
 //! it promises is in the [`MetaStore`] before it answers. See `docs/api.md` for the routes.
 
+mod absence;
 mod cluster;
 mod conductor;
 mod http;
@@ -13,6 +14,7 @@ pub mod meta;
 pub mod placement;
 mod refusal;
 mod row;
+mod spell;
 mod state;
 
 pub use cluster::Timing;

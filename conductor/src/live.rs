@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use ashlar_proto::api::{DiskReport, Revision};
 use ashlar_proto::{DiskId, NodeId};
 
+use crate::absence::Absence;
 use crate::membership::Membership;
 use crate::row::DiskRow;
+use crate::spell::Spell;
 
 /// The volatile side of the cluster.
 #[derive(Debug)]
@@ -19,15 +21,24 @@ pub(crate) struct Live {
     pub(crate) applied: BTreeMap<NodeId, Revision>,
     /// The last report of each disk.
     pub(crate) reports: BTreeMap<DiskId, DiskReport>,
+    /// Which disks do not serve, and for how long.
+    pub(crate) absence: Absence,
+    /// The revision at which nothing was amiss, if that is how it last was.
+    pub(crate) calm: Option<Revision>,
+    /// The spell of healing that is under way.
+    pub(crate) spell: Spell,
 }
 
 impl Live {
     /// Nothing known yet.
-    pub(crate) fn new(membership: Membership) -> Self {
+    pub(crate) fn new(membership: Membership, absence: Absence) -> Self {
         Self {
             membership,
             applied: BTreeMap::new(),
             reports: BTreeMap::new(),
+            absence,
+            calm: None,
+            spell: Spell::default(),
         }
     }
 

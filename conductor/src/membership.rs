@@ -19,6 +19,12 @@ impl Moment {
         Self(since)
     }
 
+    /// The moment that long after this one.
+    #[must_use]
+    pub const fn later(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(time))
+    }
+
     /// From `earlier` to this one; zero where it is not earlier.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {

@@ -1,4 +1,4 @@
-//! Which disks get the replicas of a new volume.
+//! Which disks get the replicas of a new volume, and which one a replica that is replaced.
 //!
 //! Pure and deterministic. Rules, in this order:
 //! 1. replicas of a shard lie on distinct nodes: without that there is no placement;
@@ -42,12 +42,21 @@ pub struct Candidate {
     pub promised: ByteCount,
 }
 
+/// A replica of the shard that stays, or is not to be met again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its node.
+    pub node: NodeId,
+    /// The labels of its node.
+    pub labels: BTreeMap<String, String>,
+}
+
 /// A volume cannot be placed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlacementError {
     /// Too few nodes answer.
     #[error(
-        "{} with room, {up} {} up: start more stores or ask for fewer replicas",
+        "{} with room, {up} {} up: start or uncordon more stores, or ask for fewer replicas",
         need(*.replicas), are(*.up)
     )]
     TooFewNodes {
@@ -58,8 +67,8 @@ pub enum PlacementError {
     },
     /// Enough nodes answer, but their disks are full or promised away.
     #[error(
-        "{} with room, {up} {} up and {with_room} {} room for shard {shard}: add disks or delete \
-         volumes (a disk takes replicas until it is {FULL_PERCENT} % full or {OVERCOMMIT_MAX} \
+        "{} with room, {up} {} up and {with_room} {} room for shard {shard}: add or uncordon disks, \
+         or delete volumes (a disk takes replicas until it is {FULL_PERCENT} % full or {OVERCOMMIT_MAX} \
          times promised)",
         need(*.replicas), are(*.up), has(*.with_room)
     )]
@@ -122,10 +131,10 @@ impl<'a> Bin<'a> {
     }
 
     /// Domain labels shared with a disk already chosen, the widest counting most.
-    fn overlap(&self, chosen: &[&Candidate]) -> u32 {
+    fn overlap(&self, chosen: &[&BTreeMap<String, String>]) -> u32 {
         let shares = |label: &str| {
             let own = self.candidate.labels.get(label);
-            own.is_some() && chosen.iter().any(|other| other.labels.get(label) == own)
+            own.is_some() && chosen.iter().any(|other| other.get(label) == own)
         };
         DOMAIN_LABELS
             .iter()
@@ -166,6 +175,23 @@ pub fn place(
     Ok(placed)
 }
 
+/// Chooses a disk for one more replica of a shard beside `others`, by the same rules.
+#[must_use]
+pub fn place_beside(
+    volume: VolumeId,
+    shard: ShardIndex,
+    bytes: ByteCount,
+    others: &[Neighbour],
+    candidates: &[Candidate],
+) -> Option<(NodeId, DiskId)> {
+    let bins: Vec<Bin<'_>> = candidates.iter().map(Bin::new).collect();
+    let nodes: Vec<NodeId> = others.iter().map(|other| other.node).collect();
+    let labels: Vec<_> = others.iter().map(|other| &other.labels).collect();
+    let best = best_bin(volume, shard, bytes.get(), (&nodes, &labels), &bins)?;
+    let chosen = bins[best].candidate;
+    Some((chosen.node, chosen.disk))
+}
+
 fn count_nodes<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> usize {
     candidates
         .map(|c| c.node)
@@ -173,33 +199,19 @@ fn count_nodes<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> usize {
         .len()
 }
 
-fn place_shard(
+fn place_shard<'a>(
     volume: VolumeId,
     shard: ShardIndex,
     replicas: usize,
     bytes: u64,
-    bins: &mut [Bin<'_>],
+    bins: &mut [Bin<'a>],
 ) -> Option<Vec<(NodeId, DiskId)>> {
-    let mut chosen: Vec<&Candidate> = Vec::with_capacity(replicas);
+    let (mut nodes, mut labels) = (Vec::new(), Vec::new());
     let mut picks = Vec::with_capacity(replicas);
     while picks.len() < replicas {
-        let best = (0..bins.len())
-            .filter(|&i| bins[i].has_room(bytes))
-            .filter(|&i| {
-                chosen
-                    .iter()
-                    .all(|other| other.node != bins[i].candidate.node)
-            })
-            .min_by(|&a, &b| {
-                let (a, b) = (&bins[a], &bins[b]);
-                let load_a = u128::from(a.given + 1).saturating_mul(b.weight);
-                let load_b = u128::from(b.given + 1).saturating_mul(a.weight);
-                let tie = |bin: &Bin<'_>| tie_break(volume, shard, bin.candidate.disk);
-                (a.overlap(&chosen).cmp(&b.overlap(&chosen)))
-                    .then(load_a.cmp(&load_b))
-                    .then_with(|| tie(a).cmp(&tie(b)))
-            })?;
-        chosen.push(bins[best].candidate);
+        let best = best_bin(volume, shard, bytes, (&nodes, &labels), bins)?;
+        nodes.push(bins[best].candidate.node);
+        labels.push(&bins[best].candidate.labels);
         picks.push(best);
     }
     for &pick in &picks {
@@ -212,6 +224,27 @@ fn place_shard(
             .map(|&i| (bins[i].candidate.node, bins[i].candidate.disk))
             .collect(),
     )
+}
+
+/// The best of the bins that have room and lie on none of the nodes.
+fn best_bin(
+    volume: VolumeId,
+    shard: ShardIndex,
+    bytes: u64,
+    (nodes, labels): (&[NodeId], &[&BTreeMap<String, String>]),
+    bins: &[Bin<'_>],
+) -> Option<usize> {
+    (0..bins.len())
+        .filter(|&i| bins[i].has_room(bytes) && !nodes.contains(&bins[i].candidate.node))
+        .min_by(|&a, &b| {
+            let (a, b) = (&bins[a], &bins[b]);
+            let load_a = u128::from(a.given + 1).saturating_mul(b.weight);
+            let load_b = u128::from(b.given + 1).saturating_mul(a.weight);
+            let tie = |bin: &Bin<'_>| tie_break(volume, shard, bin.candidate.disk);
+            (a.overlap(labels).cmp(&b.overlap(labels)))
+                .then(load_a.cmp(&load_b))
+                .then_with(|| tie(a).cmp(&tie(b)))
+        })
 }
 
 /// A stable mix of the three, so that no disk is everybody's first.

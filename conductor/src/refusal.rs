@@ -42,11 +42,6 @@ pub(crate) enum InvalidRequest {
     Disk { disk: DiskId },
     #[error("the in-sync set is empty or names a replica twice")]
     InSync,
-    #[error("replica {replica} is not of shard {shard}")]
-    NoSuchReplica {
-        replica: ReplicaId,
-        shard: ShardIndex,
-    },
 }
 
 /// A volume is not in the state that the request needs.
@@ -89,6 +84,15 @@ pub(crate) enum VolumeRefusal {
         given: Epoch,
         current: Epoch,
     },
+    #[error(
+        "replica {replica} is not one of shard {shard} of volume `{name}` any more: this set was \
+         not committed and never will be; read the shard again"
+    )]
+    ReplicaGone {
+        name: String,
+        shard: ShardIndex,
+        replica: ReplicaId,
+    },
     #[error("volume `{name}` has no shard {shard}")]
     NoSuchShard { name: String, shard: ShardIndex },
 }
@@ -116,6 +120,15 @@ fn advice(state: VolumeState) -> &'static str {
 pub(crate) enum NodeRefusal {
     #[error("there is no node {node}: register again")]
     NotFound { node: NodeId },
+    #[error("there is no node `{node}`: see `ashlar node list`")]
+    Unknown { node: String },
+    #[error(
+        "node `{name}` holds {}: drain it with `ashlar node drain {name}` and wait until it holds \
+         none", count(*.replicas)
+    )]
+    InUse { name: String, replicas: usize },
+    #[error("node `{name}` is up: stop its store first, else it would be back at once")]
+    IsUp { name: String },
     #[error(
         "node name `{name}` is in use by another store at {address} that is up: give this one \
          another --name"
@@ -126,6 +139,30 @@ pub(crate) enum NodeRefusal {
          the copy of the disk"
     )]
     DiskElsewhere { disk: DiskId, node: String },
+}
+
+/// A disk cannot be removed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DiskRefusal {
+    #[error("there is no disk {disk}: see `ashlar disk list`")]
+    NotFound { disk: DiskId },
+    #[error(
+        "disk {disk} holds {}: drain it with `ashlar disk drain {disk}` and wait until it holds \
+         none", count(*.replicas)
+    )]
+    InUse { disk: DiskId, replicas: usize },
+    #[error(
+        "disk {disk} is served by node `{node}`: start its store without the disk first, else it \
+         would be back at once"
+    )]
+    IsServed { disk: DiskId, node: String },
+}
+
+fn count(replicas: usize) -> String {
+    match replicas {
+        1 => "1 replica".to_owned(),
+        _ => format!("{replicas} replicas"),
+    }
 }
 
 /// Any refusal.
@@ -139,6 +176,8 @@ pub(crate) enum Refusal {
     Placement(#[from] PlacementError),
     #[error(transparent)]
     Node(#[from] NodeRefusal),
+    #[error(transparent)]
+    Disk(#[from] DiskRefusal),
 }
 
 /// Checks the name of a volume or node.

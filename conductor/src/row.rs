@@ -9,21 +9,27 @@
 //! disk/ID                      a disk, its node and what the store last reported of it
 //! ```
 //!
-//! A row is JSON: `{"version":1,"row":{…}}`. A version that is too new is refused, never guessed at.
+//! A row is JSON: `{"version":2,"row":{…}}`. A version that is too new is refused, never guessed at.
+//! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
+//! no replicas; what a row of version 1 does not say is not so.
 
 use std::collections::BTreeMap;
 
-use ashlar_proto::api::{AckRule, DiskReport, Replica, VolumeState};
+use ashlar_proto::api::{AckRule, DiskReport, Replica, Schedulable, VolumeState};
 use ashlar_proto::{
-    Address, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, ShardIndex, VolumeId,
+    Address, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex,
+    VolumeId,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::meta::{Change, Key};
 
-/// The newest version of a row that this build writes and reads.
-const ROW_VERSION: u32 = 1;
+/// The version of the rows that this build writes.
+const ROW_VERSION: u32 = 2;
+
+/// The oldest version that it reads.
+const ROW_VERSION_OLDEST: u32 = 1;
 
 /// A row of the metadata cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +83,12 @@ pub(crate) struct VolumeRow {
     pub(crate) generation: Generation,
     pub(crate) head_layer: Layer,
     pub(crate) attached_by: Option<String>,
+    /// Whether who has it attached is a repair owner.
+    #[serde(default)]
+    pub(crate) attached_for_repair: bool,
+    /// The node that is to attach it as its repair owner.
+    #[serde(default)]
+    pub(crate) repairer: Option<NodeId>,
 }
 
 /// A shard.
@@ -86,6 +98,10 @@ pub(crate) struct ShardRow {
     pub(crate) index: ShardIndex,
     pub(crate) epoch: Epoch,
     pub(crate) replicas: Vec<Replica>,
+    /// The fresh ones that their stores have made: an empty one is not made again in their place,
+    /// for an owner may have filled them since.
+    #[serde(default)]
+    pub(crate) made: Vec<ReplicaId>,
 }
 
 /// The volume that has a name.
@@ -103,6 +119,8 @@ pub(crate) struct NodeRow {
     pub(crate) address: Address,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) up: bool,
+    #[serde(default)]
+    pub(crate) schedulable: Schedulable,
 }
 
 /// A disk.
@@ -110,6 +128,8 @@ pub(crate) struct NodeRow {
 pub(crate) struct DiskRow {
     pub(crate) node: NodeId,
     pub(crate) report: DiskReport,
+    #[serde(default)]
+    pub(crate) schedulable: Schedulable,
 }
 
 /// Any row.
@@ -181,7 +201,7 @@ fn read<T: DeserializeOwned>(key: &Key, value: &[u8]) -> Result<T, RowError> {
     let version = serde_json::from_slice::<VersionOnly>(value)
         .map_err(malformed)?
         .version;
-    if version != ROW_VERSION {
+    if !(ROW_VERSION_OLDEST..=ROW_VERSION).contains(&version) {
         return Err(RowError::Version {
             key: key.clone(),
             version,
@@ -238,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_bytes_are_those_of_version_1() {
+    fn stored_bytes_are_those_of_version_2() {
         let row = NameRow {
             name: "a".to_owned(),
             volume: VolumeId::new(7),
@@ -246,14 +266,62 @@ mod tests {
         let Change::Put { value, .. } = AnyRow::Name(row).put() else {
             panic!("a put")
         };
-        let golden = r#"{"version":1,"row":{"name":"a","volume":"0000000000000007"}}"#;
+        let golden = r#"{"version":2,"row":{"name":"a","volume":"0000000000000007"}}"#;
+        assert_eq!(String::from_utf8(value).unwrap(), golden);
+        let row = ShardRow {
+            volume: VolumeId::new(7),
+            index: ShardIndex::new(0),
+            epoch: Epoch::new(1),
+            replicas: vec![Replica {
+                id: ReplicaId::new(8),
+                node: NodeId::new(1),
+                disk: DiskId::new(9),
+                in_sync: false,
+                fresh: true,
+                leaving: false,
+            }],
+            made: vec![ReplicaId::new(8)],
+        };
+        let Change::Put { value, .. } = AnyRow::Shard(row).put() else {
+            panic!("a put")
+        };
+        let golden = concat!(
+            r#"{"version":2,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
+            r#""replicas":[{"id":"0000000000000008","node":1,"#,
+            r#""disk":"00000000000000000000000000000009","#,
+            r#""in_sync":false,"fresh":true,"leaving":false}],"made":["0000000000000008"]}}"#
+        );
         assert_eq!(String::from_utf8(value).unwrap(), golden);
     }
 
     #[test]
+    fn rows_of_version_1_are_read() {
+        let value = concat!(
+            r#"{"version":1,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
+            r#""replicas":[{"id":"0000000000000008","node":1,"#,
+            r#""disk":"00000000000000000000000000000009","in_sync":true}]}}"#
+        );
+        let key = shard_key(VolumeId::new(7), ShardIndex::new(0));
+        let AnyRow::Shard(row) = AnyRow::decode(&key, value.as_bytes()).unwrap() else {
+            panic!("a shard")
+        };
+        assert!(row.made.is_empty() && !row.replicas[0].fresh && !row.replicas[0].leaving);
+        let value = concat!(
+            r#"{"version":1,"row":{"id":1,"name":"a","address":"127.0.0.1:7200","#,
+            r#""labels":{},"up":true}}"#
+        );
+        let AnyRow::Node(row) =
+            AnyRow::decode(&node_key(NodeId::new(1)), value.as_bytes()).unwrap()
+        else {
+            panic!("a node")
+        };
+        assert_eq!(row.schedulable, Schedulable::Open);
+    }
+
+    #[test]
     fn newer_rows_are_refused() {
-        let refused = AnyRow::decode(&cluster_key(), br#"{"version":2,"row":{"what":1}}"#);
-        assert!(matches!(refused, Err(RowError::Version { version: 2, .. })));
+        let refused = AnyRow::decode(&cluster_key(), br#"{"version":3,"row":{"what":1}}"#);
+        assert!(matches!(refused, Err(RowError::Version { version: 3, .. })));
         let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
         assert!(matches!(unknown, Err(RowError::Unknown { .. })));
     }

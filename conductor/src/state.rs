@@ -9,18 +9,32 @@
 //!                 └──────────────────────────────────────────────────────┘
 //! ```
 
+mod apply;
+mod assignments;
+mod healing;
+mod map;
 mod nodes;
+mod owners;
+mod removed;
+mod repairs;
+mod schedule;
+mod subjects;
 mod view;
 mod volumes;
 
 use std::collections::BTreeMap;
 
-use ashlar_proto::api::{Assignment, Revision, VolumeState};
+use ashlar_proto::api::Revision;
 use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::{ByteCount, ClusterId, DiskId, NodeId, ReplicaId, ShardIndex, VolumeId};
 
 use crate::meta::{Change, Expect, Key, Transaction};
-use crate::row::{AnyRow, ClusterRow, DiskRow, NodeRow, RowError, ShardRow, VolumeRow};
+use crate::row::{AnyRow, ClusterRow, DiskRow, NodeRow, ShardRow, VolumeRow};
+pub(crate) use removed::removed_node;
+pub(crate) use subjects::Subject;
+
+/// A shard among all of the cluster.
+type At = (VolumeId, ShardIndex);
 
 /// Changes to commit, the rows that the decision rests on, and what to answer once they are.
 #[derive(Debug)]
@@ -44,6 +58,14 @@ impl<T> Plan<T> {
     }
 }
 
+/// A replica on its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    replica: ReplicaId,
+    /// The revision that put it there, or a later one.
+    since: Revision,
+}
+
 /// The state at one revision.
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterState {
@@ -53,13 +75,21 @@ pub(crate) struct ClusterState {
     cluster: ClusterRow,
     volumes: BTreeMap<VolumeId, VolumeRow>,
     names: BTreeMap<String, VolumeId>,
-    shards: BTreeMap<(VolumeId, ShardIndex), ShardRow>,
+    shards: BTreeMap<At, ShardRow>,
     nodes: BTreeMap<NodeId, NodeRow>,
     disks: BTreeMap<DiskId, DiskRow>,
     /// What lies on each disk.
-    holds: BTreeMap<DiskId, BTreeMap<(VolumeId, ShardIndex), ReplicaId>>,
+    holds: BTreeMap<DiskId, BTreeMap<At, Held>>,
+    /// Fresh replicas that their stores have yet to make, and whose shard they are.
+    unmade: BTreeMap<ReplicaId, At>,
+    /// Replicas that have come in sync since the rows were first read.
+    joined: u64,
     /// The revision at which each node's assignments last changed.
     assigned: BTreeMap<NodeId, Revision>,
+    /// The revision at which the place of each disk last changed, or a later one.
+    located: BTreeMap<DiskId, Revision>,
+    /// The revision at which each volume's map last changed, or a later one.
+    mapped: BTreeMap<VolumeId, Revision>,
 }
 
 impl ClusterState {
@@ -81,7 +111,11 @@ impl ClusterState {
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
             holds: BTreeMap::new(),
+            unmade: BTreeMap::new(),
+            joined: 0,
             assigned: BTreeMap::new(),
+            located: BTreeMap::new(),
+            mapped: BTreeMap::new(),
         }
     }
 
@@ -139,122 +173,6 @@ impl ClusterState {
         }
     }
 
-    /// Applies a row as it stands from `revision` on, or its removal.
-    pub(crate) fn apply(
-        &mut self,
-        revision: Revision,
-        key: &Key,
-        value: Option<&[u8]>,
-    ) -> Result<(), RowError> {
-        match value {
-            Some(value) => {
-                let row = AnyRow::decode(key, value)?;
-                self.modified.insert(key.clone(), revision);
-                self.put(revision, row);
-            }
-            None => {
-                self.modified.remove(key);
-                self.remove(revision, key)?;
-            }
-        }
-        self.reached(revision);
-        Ok(())
-    }
-
-    fn put(&mut self, revision: Revision, row: AnyRow) {
-        match row {
-            AnyRow::Cluster(row) => self.cluster = row,
-            AnyRow::Name(row) => {
-                self.names.insert(row.name, row.volume);
-            }
-            AnyRow::Volume(row) => {
-                let id = row.id;
-                let leaving = row.state == VolumeState::Deleting;
-                self.volumes.insert(id, row);
-                if leaving {
-                    self.touch_volume(id, revision);
-                }
-            }
-            AnyRow::Shard(row) => {
-                let at = (row.volume, row.index);
-                let disks = |row: &ShardRow| row.replicas.iter().map(|r| (r.id, r.disk)).collect();
-                let after: Vec<_> = disks(&row);
-                let before: Vec<_> = self.shards.insert(at, row).as_ref().map_or(vec![], disks);
-                if before != after {
-                    self.replace_holds(at, &before, &after, revision);
-                }
-            }
-            AnyRow::Node(row) => {
-                self.assigned.entry(row.id).or_insert(revision);
-                self.nodes.insert(row.id, row);
-            }
-            AnyRow::Disk(row) => {
-                let (disk, node) = (row.report.id, row.node);
-                let before = self.disks.insert(disk, row);
-                if before.is_none_or(|before| before.node != node) {
-                    self.assigned.insert(node, revision);
-                }
-            }
-        }
-    }
-
-    fn remove(&mut self, revision: Revision, key: &Key) -> Result<(), RowError> {
-        let unknown = || RowError::Unknown { key: key.clone() };
-        let (kind, rest) = key.as_str().split_once('/').ok_or_else(unknown)?;
-        match kind {
-            "name" => {
-                self.names.remove(rest);
-            }
-            "volume" => {
-                self.volumes.remove(&rest.parse().map_err(|_| unknown())?);
-            }
-            "shard" => {
-                let (volume, index) = rest.split_once('/').ok_or_else(unknown)?;
-                let volume = volume.parse().map_err(|_| unknown())?;
-                let index = u32::from_str_radix(index, 16).map_err(|_| unknown())?;
-                let at = (volume, ShardIndex::new(index));
-                if let Some(row) = self.shards.remove(&at) {
-                    let before: Vec<_> = row.replicas.iter().map(|r| (r.id, r.disk)).collect();
-                    self.replace_holds(at, &before, &[], revision);
-                }
-            }
-            _ => return Err(unknown()),
-        }
-        Ok(())
-    }
-
-    fn replace_holds(
-        &mut self,
-        at: (VolumeId, ShardIndex),
-        before: &[(ReplicaId, DiskId)],
-        after: &[(ReplicaId, DiskId)],
-        revision: Revision,
-    ) {
-        for (_, disk) in before {
-            if let Some(held) = self.holds.get_mut(disk) {
-                held.remove(&at);
-            }
-        }
-        for (replica, disk) in after {
-            self.holds.entry(*disk).or_default().insert(at, *replica);
-        }
-        for (_, disk) in before.iter().chain(after) {
-            self.touch_disk(*disk, revision);
-        }
-    }
-
-    fn touch_disk(&mut self, disk: DiskId, revision: Revision) {
-        if let Some(row) = self.disks.get(&disk) {
-            self.assigned.insert(row.node, revision);
-        }
-    }
-
-    fn touch_volume(&mut self, volume: VolumeId, revision: Revision) {
-        for disk in self.disks_of(volume) {
-            self.touch_disk(disk, revision);
-        }
-    }
-
     /// The shards of a volume, in order.
     fn shards_of(&self, volume: VolumeId) -> impl Iterator<Item = &ShardRow> {
         let first = (volume, ShardIndex::new(0));
@@ -277,38 +195,6 @@ impl ClusterState {
             .map(|row| row.node)
             .collect();
         nodes.into_iter().filter_map(|node| self.nodes.get(&node))
-    }
-
-    /// The revision of a node's assignments, if there is such a node.
-    pub(crate) fn assigned(&self, node: NodeId) -> Option<Revision> {
-        self.nodes.get(&node)?;
-        Some(self.assigned.get(&node).copied().unwrap_or(self.revision))
-    }
-
-    /// Every replica that a node must hold.
-    pub(crate) fn assignments(&self, node: NodeId) -> Vec<Assignment> {
-        let mut list = Vec::new();
-        for (disk, _) in self.disks.iter().filter(|(_, row)| row.node == node) {
-            for ((volume, shard), replica) in self.holds.get(disk).into_iter().flatten() {
-                let Some(row) = self.volumes.get(volume) else {
-                    continue;
-                };
-                if row.state != VolumeState::Deleting {
-                    let blocks = blocks(row, *shard);
-                    let (volume, shard, replica, disk) = (*volume, *shard, *replica, *disk);
-                    let may_create = row.state == VolumeState::Creating;
-                    list.push(Assignment {
-                        volume,
-                        shard,
-                        replica,
-                        disk,
-                        blocks,
-                        may_create,
-                    });
-                }
-            }
-        }
-        list
     }
 
     /// Bytes of all replicas on a disk, written or not.
@@ -343,54 +229,6 @@ fn shard_bytes(volume: &VolumeRow, shard: ShardIndex) -> u64 {
 
 fn blocks(volume: &VolumeRow, shard: ShardIndex) -> u32 {
     u32::try_from(shard_bytes(volume, shard).div_ceil(BLOCK_BYTES_U64)).unwrap_or(u32::MAX)
-}
-
-/// What a changed row means to those who watch volumes, nodes or disks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Subject {
-    Volume(VolumeId),
-    Node(NodeId),
-    Disk(DiskId),
-}
-
-impl ClusterState {
-    /// Whose appearance a change of that row may change.
-    pub(crate) fn subjects(&self, key: &Key) -> Vec<Subject> {
-        let Some((kind, rest)) = key.as_str().split_once('/') else {
-            return Vec::new();
-        };
-        match kind {
-            "volume" => rest.parse().map(Subject::Volume).into_iter().collect(),
-            "shard" => {
-                let volume = rest.split('/').next().unwrap_or_default();
-                volume.parse().map(Subject::Volume).into_iter().collect()
-            }
-            "node" => u64::from_str_radix(rest, 16)
-                .map(|raw| self.subjects_of_node(NodeId::new(raw)))
-                .unwrap_or_default(),
-            "disk" => rest
-                .parse()
-                .map(|disk| self.subjects_of_disk(disk))
-                .unwrap_or_default(),
-            _ => Vec::new(),
-        }
-    }
-
-    fn subjects_of_node(&self, node: NodeId) -> Vec<Subject> {
-        let disks = self.disks.iter().filter(|(_, row)| row.node == node);
-        let held = disks.flat_map(|(disk, _)| self.subjects_of_disk(*disk));
-        std::iter::once(Subject::Node(node)).chain(held).collect()
-    }
-
-    fn subjects_of_disk(&self, disk: DiskId) -> Vec<Subject> {
-        let node = self.disks.get(&disk).map(|row| Subject::Node(row.node));
-        let held = self.holds.get(&disk).into_iter().flatten();
-        let volumes = held.map(|((volume, _), _)| Subject::Volume(*volume));
-        node.into_iter()
-            .chain([Subject::Disk(disk)])
-            .chain(volumes)
-            .collect()
-    }
 }
 
 #[cfg(test)]

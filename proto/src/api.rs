@@ -113,7 +113,7 @@ pub struct Shard {
     pub index: ShardIndex,
     /// Raised at each change of the in-sync set.
     pub epoch: Epoch,
-    /// All its replicas.
+    /// All its replicas: as many as the volume asks for, and one more while one is being replaced.
     pub replicas: Vec<Replica>,
 }
 
@@ -128,6 +128,12 @@ pub struct Replica {
     pub disk: DiskId,
     /// Whether it counts towards acknowledgements.
     pub in_sync: bool,
+    /// It has never been in sync: its store may make it, empty.
+    #[serde(default)]
+    pub fresh: bool,
+    /// To be proposed out of the in-sync set once enough others are in it; then it is removed.
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 /// What an owner needs to reach a disk.
@@ -152,6 +158,25 @@ pub struct AttachRequest {
     /// Take the volume from an owner that still holds it.
     #[serde(default)]
     pub force: bool,
+    /// The owner only brings replicas back. Any other attach takes the volume from it without
+    /// `force`; it takes the volume from nobody, not with `force` either, but from a repair owner
+    /// whose node is down.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub repair: bool,
+}
+
+/// Who a repair owner on the node of that name says it is, see [`AttachRequest::owner`].
+#[must_use]
+pub fn repair_owner(node_name: &str) -> String {
+    format!("repair@{node_name}")
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// The grant of an attach: older generations can change nothing from here on.
@@ -164,6 +189,19 @@ pub struct Attachment {
     /// Where each disk of its shards is.
     pub disks: Vec<DiskLocation>,
     /// The metadata's revision.
+    pub revision: Revision,
+}
+
+/// `GET /v1/volumes/{name}/map?after=REVISION&wait_ms=N`: what the owner of an attached volume
+/// follows. Answers at once when the volume, one of its shards or the place of one of its disks has
+/// changed after that revision, else when it does or the wait ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeMap {
+    /// The volume, with its shards. Another one may have the name since.
+    pub volume: Volume,
+    /// Where each disk of its shards is.
+    pub disks: Vec<DiskLocation>,
+    /// The metadata's revision: all changes up to it are in here.
     pub revision: Revision,
 }
 
@@ -226,6 +264,10 @@ pub struct DiskReport {
     /// Why it serves nothing, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+    /// Replicas that should be on it, were made once, and are not: the first
+    /// [`crate::limits::MISSING_REPORTED_MAX`] by id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<ReplicaId>,
 }
 
 /// `POST /v1/nodes/register`: a store says that it is there. Idempotent by name.
@@ -277,9 +319,19 @@ pub struct Assignment {
     pub disk: DiskId,
     /// Blocks of 4 KiB in the shard.
     pub blocks: u32,
-    /// The volume is still being created: the replica is made where it is not. Afterwards one
-    /// that is not there was lost, and an empty one in its place would pass for it.
+    /// The volume is still being created, or the replica is to be made in place of another: it is
+    /// made where it is not. Afterwards one that is not there was lost, and an empty one in its
+    /// place would pass for it.
     pub may_create: bool,
+}
+
+/// A detached volume that a node attaches as its repair owner, to bring its replicas back.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RepairTask {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its name.
+    pub name: String,
 }
 
 /// `GET /v1/nodes/{id}/assignments?after=REVISION&wait_ms=N`: all that the node must hold. Answers
@@ -293,6 +345,9 @@ pub struct Assignments {
     /// Every replica that the node must hold; other lives and other shards that it holds are
     /// removed.
     pub replicas: Vec<Assignment>,
+    /// Every volume that the node attaches as its repair owner; others are detached.
+    #[serde(default)]
+    pub repairs: Vec<RepairTask>,
 }
 
 /// Whether a node answers.
@@ -304,6 +359,26 @@ pub enum NodeState {
     /// They do not.
     Down,
 }
+
+/// Whether replicas are placed on a node or disk. The greater of two holds.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedulable {
+    /// It takes replicas.
+    #[default]
+    Open,
+    /// It keeps what it has, and takes no new replicas.
+    Cordoned,
+    /// It takes none, and those that it has move away.
+    Draining,
+}
+
+/// `POST /v1/nodes/{id}/cordon`, `…/uncordon`, `…/drain`, and the same for disks: an empty object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetSchedulable {}
 
 /// A store node, as lists give it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -318,10 +393,16 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// Whether it answers.
     pub state: NodeState,
+    /// Whether replicas are placed on it.
+    #[serde(default)]
+    pub schedulable: Schedulable,
     /// Milliseconds since its last heartbeat; none since the conductor started if absent.
     pub heartbeat_age_ms: Option<u64>,
     /// Its disks.
     pub disks: Vec<DiskId>,
+    /// Replicas that they hold.
+    #[serde(default)]
+    pub replicas: u32,
 }
 
 /// A disk, as lists give it.
@@ -333,6 +414,9 @@ pub struct Disk {
     pub node_name: String,
     /// Whether its node answers.
     pub state: NodeState,
+    /// Whether replicas are placed on it: its own state or its node's, whichever is greater.
+    #[serde(default)]
+    pub schedulable: Schedulable,
     /// What its store last reported.
     #[serde(flatten)]
     pub report: DiskReport,
@@ -403,8 +487,34 @@ pub struct ClusterStatus {
     pub volumes_unavailable: u32,
     /// Damage found on all disks, by kind.
     pub damage: BTreeMap<String, u64>,
+    /// How far the return of lost replicas, and the move of others, has come.
+    #[serde(default)]
+    pub healing: Healing,
     /// The metadata's revision.
     pub revision: Revision,
+}
+
+/// Replicas that are to come in sync, of all volumes that are ready.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Healing {
+    /// Replicas that are not in sync.
+    pub out_of_sync: u32,
+    /// Of these, new ones that are being filled.
+    pub rebuilding: u32,
+    /// Replicas to be made elsewhere that wait for their turn.
+    pub queued: u32,
+    /// Replicas to be made elsewhere for which no disk is eligible: add disks or nodes.
+    pub without_place: u32,
+    /// In-sync replicas that are still to leave a draining disk.
+    pub draining: u32,
+    /// Replicas that have come in sync since something was last amiss.
+    pub rebuilt: u32,
+    /// How much of this spell is done, in percent; absent where nothing is amiss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_percent: Option<u8>,
+    /// Seconds until all is done at the rate so far; absent where none has come in sync yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_seconds: Option<u64>,
 }
 
 /// A refusal, as RFC 9457 (`application/problem+json`) has it.
@@ -433,6 +543,46 @@ mod tests {
         assert_eq!(majority, [1, 2, 2]);
         let all: Vec<usize> = (1..=3).map(|n| AckRule::All.ack_count(n)).collect();
         assert_eq!(all, [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_earlier_builds_wrote_is_read() {
+        let replica = format!(
+            r#"{{"id":"{:016x}","node":1,"disk":"{:032x}","in_sync":true}}"#,
+            7, 8
+        );
+        let replica: Replica = serde_json::from_str(&replica).unwrap();
+        assert!(replica.in_sync && !replica.fresh && !replica.leaving);
+        let list = format!(r#"{{"cluster":"{:032x}","revision":3,"replicas":[]}}"#, 9);
+        let list: Assignments = serde_json::from_str(&list).unwrap();
+        assert_eq!(list.repairs, []);
+    }
+
+    #[test]
+    fn an_attach_that_is_no_repair_is_read_by_earlier_builds() {
+        let (owner, force, repair) = ("me".to_owned(), false, false);
+        let request = AttachRequest {
+            owner,
+            force,
+            repair,
+        };
+        let text = serde_json::to_string(&request).unwrap();
+        assert_eq!(text, r#"{"owner":"me","force":false}"#);
+        assert_eq!(
+            serde_json::from_str::<AttachRequest>(&text).unwrap(),
+            request
+        );
+    }
+
+    #[test]
+    fn a_map_survives_its_bytes() {
+        let text = format!(
+            r#"{{"volume":{{"id":"{:016x}","name":"v","size_bytes":4096,"shard_bytes":4096,"replicas":1,"ack":"majority","state":"ready","health":"healthy","generation":1,"head_layer":1,"attached_by":null,"shards":[{{"index":0,"epoch":1,"replicas":[{{"id":"{:016x}","node":1,"disk":"{:032x}","in_sync":false,"fresh":true,"leaving":false}}]}}]}},"disks":[],"revision":5}}"#,
+            1, 2, 3
+        );
+        let map: VolumeMap = serde_json::from_str(&text).unwrap();
+        assert!(map.volume.shards[0].replicas[0].fresh);
+        assert_eq!(serde_json::to_string(&map).unwrap(), text);
     }
 
     #[test]

@@ -26,8 +26,14 @@ pub const VOLUME_BYTES_MAX: u64 = 1 << 52;
 /// Longest name of a volume, node or label, in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
 
-/// Replicas of a shard.
+/// Replicas of a volume: copies of each block that it asks for.
 pub const REPLICAS_MAX: usize = 3;
+
+/// Replicas of a shard: one more than its volume asks for while one of them is being replaced.
+pub const SLOTS_MAX: usize = REPLICAS_MAX + 1;
+
+/// Replicas that one disk reports as missing at a time; the others follow once these are dealt with.
+pub const MISSING_REPORTED_MAX: usize = 256;
 
 /// How far an owner may run ahead of `stable`, in seqs (2²³; a window holds 2²⁴).
 pub const SEQ_AHEAD_MAX: u64 = 1 << 23;

@@ -61,6 +61,7 @@ impl DiskEntry {
             volatile_cache: self.volatile_cache,
             damage,
             failed: self.health.failure().map(str::to_owned),
+            missing: report::missing(lanes),
         }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use ashlar_proto::ReplicaId;
+use ashlar_proto::limits::MISSING_REPORTED_MAX;
+
 use crate::lane::DamageCounts;
 use crate::worker::LaneReport;
 
@@ -22,7 +25,7 @@ pub(crate) fn damage(lanes: &[LaneReport]) -> BTreeMap<String, u64> {
             ("batch", batch),
             ("data", data),
             ("leaf", leaf),
-            ("missing-replica", *missing),
+            ("missing-replica", missing.len() as u64),
             ("read-error", stats.read_errors),
             ("root", root),
             ("slot", slot),
@@ -37,6 +40,14 @@ pub(crate) fn damage(lanes: &[LaneReport]) -> BTreeMap<String, u64> {
     sums
 }
 
+/// The replicas that should be on a disk and are not, the first ones by id.
+pub(crate) fn missing(lanes: &[LaneReport]) -> Vec<ReplicaId> {
+    let mut all: Vec<ReplicaId> = lanes.iter().flat_map(|l| l.missing.clone()).collect();
+    all.sort_unstable();
+    all.truncate(MISSING_REPORTED_MAX);
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,9 +59,22 @@ mod tests {
         one.stats.read_errors = 1;
         let mut two = LaneReport::default();
         two.stats.damage.data = 3;
-        two.missing = 1;
+        two.missing = vec![ReplicaId::new(7)];
         let expected = [("data", 5), ("missing-replica", 1), ("read-error", 1)];
         let expected = expected.map(|(kind, count)| (kind.to_owned(), count));
         assert_eq!(damage(&[one, two]), BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn missing_replicas_are_named_in_order_and_not_too_many() {
+        let lane = |ids: std::ops::Range<u64>| LaneReport {
+            missing: ids.map(ReplicaId::new).collect(),
+            ..LaneReport::default()
+        };
+        let few = missing(&[lane(5..7), lane(1..2)]);
+        assert_eq!(few, [1, 5, 6].map(ReplicaId::new));
+        let many = missing(&[lane(0..MISSING_REPORTED_MAX as u64), lane(900..901)]);
+        assert_eq!(many.len(), MISSING_REPORTED_MAX);
+        assert!(!many.contains(&ReplicaId::new(900)));
     }
 }

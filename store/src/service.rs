@@ -361,7 +361,7 @@ impl StoreService {
         let lanes: Vec<_> = reports.into_iter().flatten().collect();
         let of_disk = |entry: &DiskEntry| {
             let of_disk = lanes.iter().filter(|((disk, _), _)| *disk == entry.id);
-            entry.report(&of_disk.map(|&(_, lane)| lane).collect::<Vec<_>>())
+            entry.report(&of_disk.map(|(_, lane)| lane.clone()).collect::<Vec<_>>())
         };
         self.disks.values().map(of_disk).collect()
     }

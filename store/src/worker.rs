@@ -32,12 +32,12 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
 
 /// How a lane stands.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct LaneReport {
     pub(crate) usage: LaneUsage,
     pub(crate) stats: LaneStats,
     /// Replicas that should be here, were made once, and are not.
-    pub(crate) missing: u64,
+    pub(crate) missing: Vec<ReplicaId>,
 }
 
 /// A lane that is to be served.
@@ -134,7 +134,9 @@ impl Worker {
         let report = |(&key, replicas): (&LaneKey, &Rc<Replicas>)| {
             let lane = replicas.lane();
             let (usage, stats) = (lane.usage(), lane.stats());
-            let missing = self.missing.borrow().get(&key).map_or(0, Vec::len) as u64;
+            let missing = self.missing.borrow();
+            let missing = missing.get(&key).into_iter().flatten();
+            let missing = missing.map(|lost| lost.replica).collect();
             let report = LaneReport {
                 usage,
                 stats,

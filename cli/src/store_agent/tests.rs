@@ -46,6 +46,7 @@ impl Store for MemoryStore {
             failed: self
                 .with(|held| held.foreign)
                 .then(|| "of another cluster".to_owned()),
+            missing: Vec::new(),
         }])
     }
 

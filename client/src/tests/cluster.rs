@@ -140,6 +140,8 @@ impl Cluster {
                     node: NodeId::new(number as u64),
                     disk: store.disk,
                     in_sync: true,
+                    fresh: false,
+                    leaving: false,
                 });
             }
             shards.push(Shard {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use ashlar_proto::NodeId;
 use ashlar_proto::api::{
     Assignments, AttachRequest, Attachment, CreateVolume, DetachRequest, Heartbeat,
-    InSyncCommitted, ProposeInSync, RegisterNode, Registered, Revision, Volume, VolumeState,
+    InSyncCommitted, ProposeInSync, RegisterNode, Registered, Revision, Volume, VolumeMap,
+    VolumeState,
 };
 
 use super::{Cluster, ClusterError, View};
@@ -171,13 +172,30 @@ impl<M: MetaStore> Cluster<M> {
         }
         self.read(|view| {
             let revision = current(view)?;
-            let (cluster, replicas) = (view.state.cluster(), view.state.assignments(node));
             Ok(Assignments {
-                cluster,
+                cluster: view.state.cluster(),
                 revision,
-                replicas,
+                replicas: view.state.assignments(node),
+                repairs: view.state.repairs(node),
             })
         })
+    }
+
+    /// A volume's map, once it has changed after `after` or the wait is over.
+    pub(crate) async fn map(
+        &self,
+        name: String,
+        after: Revision,
+        wait: Duration,
+    ) -> Result<VolumeMap, ClusterError> {
+        let changed = |view: &View| match view.state.map_changed(&name) {
+            // A revision that lies ahead is of other metadata.
+            Some(at) if at <= after && after <= view.state.revision() => None,
+            _ => Some(()),
+        };
+        self.wait_for(wait, changed).await;
+        let map = self.read(|view| view.state.map(&name));
+        map.ok_or_else(|| Refusal::from(VolumeRefusal::NotFound { name }).into())
     }
 
     /// Moves volumes on whose stores have done their part.
@@ -189,7 +207,7 @@ impl<M: MetaStore> Cluster<M> {
         Ok(())
     }
 
-    /// Looks for silent nodes; to be called a few times per silence.
+    /// Looks for silent nodes, and for what is amiss; to be called a few times per silence.
     pub(crate) async fn tick(self: &Arc<Self>) -> Result<(), ClusterError> {
         let now = self.now();
         let silent = self.change_live(|view| view.live.membership.silent(now));
@@ -201,6 +219,6 @@ impl<M: MetaStore> Cluster<M> {
             }
             self.settle().await?;
         }
-        Ok(())
+        self.heal().await
     }
 }

@@ -3,26 +3,17 @@
 use std::time::Duration;
 
 use ashlar_proto::NodeId;
-use ashlar_proto::api::{Assignments, Heartbeat, RegisterNode, Registered, Revision};
+use ashlar_proto::api::{Assignments, Heartbeat, RegisterNode, Registered};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 
 use super::extract::{JsonBody, PathPart, QueryOf};
 use super::problem::Answer;
 use super::watch::{self, ListQuery};
-use super::{Shared, unless_stopping};
+use super::{AfterQuery, Shared, unless_stopping};
 use crate::meta::MetaStore;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct AssignmentsQuery {
-    #[serde(default)]
-    after: Revision,
-    wait_ms: Option<u64>,
-}
 
 pub(super) async fn list<M: MetaStore>(
     State(api): Shared<M>,
@@ -70,7 +61,7 @@ pub(super) async fn heartbeat<M: MetaStore>(
 pub(super) async fn assignments<M: MetaStore>(
     State(api): Shared<M>,
     PathPart(node): PathPart<NodeId>,
-    QueryOf(query): QueryOf<AssignmentsQuery>,
+    QueryOf(query): QueryOf<AfterQuery>,
 ) -> Answer<Json<Assignments>> {
     let wait = super::wait(query.wait_ms, Duration::ZERO);
     let work = async { Ok(api.cluster.assignments(node, query.after, wait).await?) };

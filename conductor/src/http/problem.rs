@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::cluster::ClusterError;
-use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
+use crate::refusal::{DiskRefusal, NodeRefusal, Refusal, VolumeRefusal};
 
 /// A handler's answer.
 pub(super) type Answer<T> = Result<T, Refused>;
@@ -33,10 +33,16 @@ enum Code {
     StaleGeneration,
     StaleEpoch,
     ShardNotFound,
+    ReplicaGone,
     NoRoom,
     NodeNotFound,
     NodeNameTaken,
+    NodeInUse,
+    NodeUp,
+    DiskNotFound,
     DiskElsewhere,
+    DiskInUse,
+    DiskServed,
     TooManyWatches,
     TimedOut,
     Stopping,
@@ -73,6 +79,7 @@ impl Code {
             Self::StaleGeneration => ("stale-generation", "Generation is over", S::CONFLICT),
             Self::StaleEpoch => ("stale-epoch", "Epoch is over", S::CONFLICT),
             Self::ShardNotFound => ("shard-not-found", "No such shard", S::NOT_FOUND),
+            Self::ReplicaGone => ("replica-gone", "Replica is gone", S::CONFLICT),
             Self::NoRoom => (
                 "no-placement",
                 "No room for the replicas",
@@ -80,6 +87,11 @@ impl Code {
             ),
             Self::NodeNotFound => ("node-not-found", "No such node", S::NOT_FOUND),
             Self::NodeNameTaken => ("node-name-taken", "Node name is taken", S::CONFLICT),
+            Self::NodeInUse => ("node-in-use", "Node holds replicas", S::CONFLICT),
+            Self::NodeUp => ("node-up", "Node is up", S::CONFLICT),
+            Self::DiskNotFound => ("disk-not-found", "No such disk", S::NOT_FOUND),
+            Self::DiskInUse => ("disk-in-use", "Disk holds replicas", S::CONFLICT),
+            Self::DiskServed => ("disk-served", "Disk is served", S::CONFLICT),
             Self::DiskElsewhere => ("disk-elsewhere", "Disk is served elsewhere", S::CONFLICT),
             Self::TooManyWatches => ("too-many-watches", "Too many watches", S::TOO_MANY_REQUESTS),
             Self::TimedOut => ("timed-out", "Request took too long", S::SERVICE_UNAVAILABLE),
@@ -170,11 +182,19 @@ impl From<Refusal> for Refused {
                 }
                 VolumeRefusal::StaleEpoch { .. } => Code::StaleEpoch,
                 VolumeRefusal::NoSuchShard { .. } => Code::ShardNotFound,
+                VolumeRefusal::ReplicaGone { .. } => Code::ReplicaGone,
             },
             Refusal::Node(refusal) => match refusal {
-                NodeRefusal::NotFound { .. } => Code::NodeNotFound,
+                NodeRefusal::NotFound { .. } | NodeRefusal::Unknown { .. } => Code::NodeNotFound,
+                NodeRefusal::InUse { .. } => Code::NodeInUse,
+                NodeRefusal::IsUp { .. } => Code::NodeUp,
                 NodeRefusal::NameTaken { .. } => Code::NodeNameTaken,
                 NodeRefusal::DiskElsewhere { .. } => Code::DiskElsewhere,
+            },
+            Refusal::Disk(refusal) => match refusal {
+                DiskRefusal::NotFound { .. } => Code::DiskNotFound,
+                DiskRefusal::InUse { .. } => Code::DiskInUse,
+                DiskRefusal::IsServed { .. } => Code::DiskServed,
             },
         };
         Self::new(code, refusal.to_string())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AttachRequest, Attachment, CreateVolume, DetachRequest, InSyncCommitted, ProposeInSync, Volume,
-    VolumeState,
+    VolumeMap, VolumeState,
 };
 use axum::Json;
 use axum::extract::State;
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::extract::{JsonBody, PathPart, QueryOf};
 use super::problem::{Answer, Refused};
 use super::watch::{self, ListQuery};
-use super::{Shared, unless_stopping};
+use super::{AfterQuery, Shared, unless_stopping};
 use crate::meta::MetaStore;
 
 /// How long create and delete wait for the stores unless told otherwise.
@@ -73,6 +73,16 @@ pub(super) async fn show<M: MetaStore>(
 ) -> Answer<Json<Volume>> {
     let volume = api.cluster.read(|view| view.state.volume_by_name(&name));
     volume.map(Json).ok_or_else(|| Refused::no_volume(&name))
+}
+
+pub(super) async fn map<M: MetaStore>(
+    State(api): Shared<M>,
+    PathPart(name): PathPart<String>,
+    QueryOf(query): QueryOf<AfterQuery>,
+) -> Answer<Json<VolumeMap>> {
+    let wait = super::wait(query.wait_ms, Duration::ZERO);
+    let work = async { Ok(api.cluster.map(name, query.after, wait).await?) };
+    unless_stopping(&api, work).await.map(Json)
 }
 
 pub(super) async fn delete<M: MetaStore>(

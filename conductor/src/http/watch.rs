@@ -55,7 +55,7 @@ trait Watched: Serialize + Send + Sync + Sized + 'static {
     fn find(view: &View, at: Moment, subject: Subject) -> Option<Self>;
 
     /// The item as a removed row last said it was.
-    fn removed(row: AnyRow) -> Option<Self>;
+    fn removed(view: &View, row: AnyRow) -> Option<Self>;
 }
 
 impl Watched for Volume {
@@ -70,7 +70,7 @@ impl Watched for Volume {
         }
     }
 
-    fn removed(row: AnyRow) -> Option<Self> {
+    fn removed(_: &View, row: AnyRow) -> Option<Self> {
         match row {
             AnyRow::Volume(row) => Some(crate::state::ClusterState::empty().show_removed(&row)),
             _ => None,
@@ -90,8 +90,11 @@ impl Watched for Node {
         }
     }
 
-    fn removed(_: AnyRow) -> Option<Self> {
-        None
+    fn removed(_: &View, row: AnyRow) -> Option<Self> {
+        match row {
+            AnyRow::Node(row) => Some(crate::state::removed_node(row)),
+            _ => None,
+        }
     }
 }
 
@@ -107,8 +110,11 @@ impl Watched for Disk {
         }
     }
 
-    fn removed(_: AnyRow) -> Option<Self> {
-        None
+    fn removed(view: &View, row: AnyRow) -> Option<Self> {
+        match row {
+            AnyRow::Disk(row) => Some(view.state.removed_disk(row)),
+            _ => None,
+        }
     }
 }
 
@@ -260,9 +266,8 @@ impl<M: MetaStore> Feeder<M> {
         for event in &list {
             if let (None, Some(before)) = (&event.value, &event.before) {
                 let row = AnyRow::decode(&event.key, before).map_err(ClusterError::from)?;
-                gone.entry(event.revision)
-                    .or_default()
-                    .extend(T::removed(row));
+                let item = self.cluster.read(|view| T::removed(view, row));
+                gone.entry(event.revision).or_default().extend(item);
             }
         }
         let puts = self.cluster.read(|view| {

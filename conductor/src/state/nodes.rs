@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use ashlar_proto::api::{DiskReport, RegisterNode};
-use ashlar_proto::limits::NAME_BYTES_MAX;
+use ashlar_proto::limits::{MISSING_REPORTED_MAX, NAME_BYTES_MAX};
 use ashlar_proto::{DiskId, NodeId};
 
 use super::{ClusterState, Plan};
@@ -38,6 +38,7 @@ impl ClusterState {
             address: request.address.clone(),
             labels: request.labels.clone(),
             up: true,
+            schedulable: known.map(|node| node.schedulable).unwrap_or_default(),
         };
         if known.is_none() {
             let mut cluster = self.cluster.clone();
@@ -171,6 +172,7 @@ impl ClusterState {
                     AnyRow::Disk(DiskRow {
                         node,
                         report: report.clone(),
+                        schedulable: current.map(|disk| disk.schedulable).unwrap_or_default(),
                     })
                     .put(),
                 );
@@ -184,12 +186,23 @@ impl ClusterState {
                     failed: gone,
                     ..disk.report.clone()
                 };
-                changes.push(AnyRow::Disk(DiskRow { node, report }).put());
+                let row = DiskRow {
+                    report,
+                    ..disk.clone()
+                };
+                changes.push(AnyRow::Disk(row).put());
             }
         }
         // A row that is changed is checked anyway.
         reads.retain(|key| changes.iter().all(|change| change.key() != key));
         Ok(reads)
+    }
+}
+
+impl DiskRow {
+    /// Whether its node is up without it.
+    pub(super) fn is_unreported(&self) -> bool {
+        self.report.failed.as_deref() == Some(NOT_REPORTED)
     }
 }
 
@@ -246,6 +259,12 @@ fn check_reports(reports: &[DiskReport]) -> Result<(), InvalidRequest> {
         }
         for kind in report.damage.keys() {
             check_text("damage", kind)?;
+        }
+        if report.missing.len() > MISSING_REPORTED_MAX {
+            return Err(InvalidRequest::TooMany {
+                field: "missing",
+                most: MISSING_REPORTED_MAX,
+            });
         }
         if let Some(reason) = &report.failed {
             check_text("failed", reason)?;

@@ -5,21 +5,32 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AckRule, AttachRequest, CreateVolume, DetachRequest, DiskReport, Health, ProposeInSync,
-    RegisterNode,
+    RegisterNode, VolumeState,
 };
 use ashlar_proto::{Epoch, Generation};
 
 use super::*;
+use crate::absence::Absence;
 use crate::live::Live;
 use crate::membership::{Membership, Moment};
 use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
 
+mod drain;
+mod healing;
+mod random;
+mod repairs;
+mod spread;
+
 const GIB: u64 = 1 << 30;
 
-/// A state with a counter for a store.
+/// How long a disk is waited for.
+const GRACE: Duration = Duration::from_secs(300);
+
+/// A state with a counter for a store, and a clock.
 struct Bench {
     state: ClusterState,
     live: Live,
+    now: Moment,
 }
 
 fn report(disk: u128) -> DiskReport {
@@ -32,6 +43,7 @@ fn report(disk: u128) -> DiskReport {
         volatile_cache: false,
         damage: BTreeMap::new(),
         failed: None,
+        missing: Vec::new(),
     }
 }
 
@@ -58,6 +70,7 @@ fn by(owner: &str, force: bool) -> AttachRequest {
     AttachRequest {
         owner: owner.to_owned(),
         force,
+        repair: false,
     }
 }
 
@@ -71,17 +84,67 @@ fn detach(volume: VolumeId, generation: u32) -> DetachRequest {
 impl Bench {
     /// A cluster of three nodes with a disk each.
     fn new() -> Self {
+        Self::with(&["a", "b", "c"], 1)
+    }
+
+    /// A cluster of nodes with these names, 1 and so on, with `disks` disks each. The first of node
+    /// 2 is disk 2, its second disk 102.
+    fn with(names: &[&str], disks: u128) -> Self {
         let membership = Membership::new(Duration::from_secs(5), Moment::default());
+        let absence = Absence::new(GRACE, Duration::from_secs(5), Moment::default());
         let mut bench = Self {
             state: ClusterState::empty(),
-            live: Live::new(membership),
+            live: Live::new(membership, absence),
+            now: Moment::default(),
         };
         bench.commit(ClusterState::found(ClusterId::new(1)));
-        for (i, name) in (1..).zip(["a", "b", "c"]) {
-            let request = node(name, 7000 + i, &[u128::from(i)]);
+        for (i, name) in (1..).zip(names) {
+            let of_node: Vec<u128> = (0..disks).map(|d| d * 100 + u128::from(i)).collect();
+            let request = node(name, 7000 + i, &of_node);
             bench.commit(bench.state.plan_register(&request).unwrap());
         }
         bench
+    }
+
+    /// Time passes, and the conductor looks at its clock every second.
+    fn wait(&mut self, time: Duration) {
+        let from = self.now;
+        for second in 1..=time.as_secs() {
+            self.now = from.later(Duration::from_secs(second));
+            self.heal();
+        }
+    }
+
+    /// The conductor looks at its clock once.
+    fn heal(&mut self) {
+        let away = self.state.disks_away();
+        self.live.absence.note(self.now, &away);
+        self.commit(self.state.plan_healing(&self.live));
+        self.commit(self.state.plan_repairs(&self.live));
+    }
+
+    /// The replicas of the first shard of a volume.
+    fn replicas(&self, name: &str) -> Vec<ashlar_proto::api::Replica> {
+        let volume = self.state.volume_by_name(name).unwrap();
+        volume.shards[0].replicas.clone()
+    }
+
+    /// Commits a set of the first shard, given by positions in its row.
+    fn commit_set(&mut self, name: &str, keep: &[usize]) {
+        let epoch = self.state.volume_by_name(name).unwrap().shards[0].epoch;
+        let proposal = self.propose(name, 0, epoch.get(), keep);
+        let plan = self.state.plan_in_sync(name, &proposal).unwrap();
+        self.commit(plan);
+    }
+
+    /// What a store says of its disks.
+    fn say(&mut self, node: u64, reports: &[DiskReport]) {
+        let plan = self.state.plan_heartbeat(NodeId::new(node), reports);
+        self.commit(plan.unwrap());
+    }
+
+    fn healing(&self) -> ashlar_proto::api::Healing {
+        self.state.status(&self.live, self.now).healing
     }
 
     fn commit<T>(&mut self, plan: Plan<T>) -> T {
@@ -108,7 +171,7 @@ impl Bench {
 
     /// Every node carries out what it is assigned.
     fn settle(&mut self) {
-        for node in [1, 2, 3].map(NodeId::new) {
+        for node in self.state.nodes_up() {
             self.live
                 .applied
                 .insert(node, self.state.assigned(node).unwrap());
@@ -142,9 +205,9 @@ impl Bench {
     fn set_up(&mut self, node: u64, up: bool) {
         let id = NodeId::new(node);
         let plan = if up {
-            self.state
-                .plan_heartbeat(id, &[report(u128::from(node))])
-                .unwrap()
+            let disks = self.state.disks.values().filter(|disk| disk.node == id);
+            let reports: Vec<DiskReport> = disks.map(|disk| report(disk.report.id.get())).collect();
+            self.state.plan_heartbeat(id, &reports).unwrap()
         } else {
             let plan = self.state.plan_silence(&[id]);
             Plan {
@@ -159,6 +222,31 @@ impl Bench {
     fn health(&self, name: &str) -> Health {
         self.state.volume_by_name(name).unwrap().health
     }
+}
+
+/// A state made from the rows of another, as after a start.
+fn read_back(state: &ClusterState) -> ClusterState {
+    let mut rows = vec![AnyRow::Cluster(state.cluster.clone())];
+    rows.extend(state.volumes.values().cloned().map(AnyRow::Volume));
+    rows.extend(state.shards.values().cloned().map(AnyRow::Shard));
+    rows.extend(state.disks.values().cloned().map(AnyRow::Disk));
+    rows.extend(state.nodes.values().cloned().map(AnyRow::Node));
+    rows.extend(state.names.iter().map(|(name, volume)| {
+        let (name, volume) = (name.clone(), *volume);
+        AnyRow::Name(crate::row::NameRow { name, volume })
+    }));
+    let mut puts: Vec<Change> = rows.iter().map(AnyRow::put).collect();
+    puts.sort_by(|a, b| a.key().cmp(b.key()));
+    let mut again = ClusterState::empty();
+    for put in puts {
+        let Change::Put { key, value } = put else {
+            panic!("a put")
+        };
+        let at = state.modified(&key);
+        again.apply(at, &key, Some(&value)).unwrap();
+    }
+    again.reached(state.revision());
+    again
 }
 
 #[test]
@@ -319,7 +407,7 @@ fn in_sync_sets_change_by_the_current_generation_and_epoch_only() {
     };
     assert!(matches!(
         bench.state.plan_in_sync("v", &foreign),
-        Err(Refusal::Invalid(_))
+        Err(Refusal::Volume(VolumeRefusal::ReplicaGone { .. }))
     ));
     // After another attach, not even the same is.
     bench.attach("v", "x");
@@ -349,7 +437,10 @@ fn health_follows_nodes_and_sets() {
         .unwrap();
     bench.commit(plan);
     assert_eq!(bench.health("v"), Health::Degraded);
-    assert_eq!(bench.state.status(&bench.live).health, Health::Degraded);
+    assert_eq!(
+        bench.state.status(&bench.live, Moment::default()).health,
+        Health::Degraded
+    );
 }
 
 #[test]
@@ -423,9 +514,21 @@ fn a_disk_that_is_no_longer_reported_has_failed() {
     bench.commit(plan);
     let disk = bench.state.disk(DiskId::new(1), &bench.live).unwrap();
     assert!(disk.report.failed.is_some());
-    assert_eq!(bench.state.status(&bench.live).disks_failed, 1);
+    assert_eq!(
+        bench
+            .state
+            .status(&bench.live, Moment::default())
+            .disks_failed,
+        1
+    );
     bench.set_up(1, true);
-    assert_eq!(bench.state.status(&bench.live).disks_failed, 0);
+    assert_eq!(
+        bench
+            .state
+            .status(&bench.live, Moment::default())
+            .disks_failed,
+        0
+    );
 }
 
 #[test]
@@ -496,48 +599,11 @@ fn a_state_read_back_row_by_row_is_the_same() {
     let mut bench = Bench::new();
     bench.ready("v", 3);
     bench.attach("v", "x");
-    let mut again = ClusterState::empty();
-    let rows = [
-        bench
-            .state
-            .volumes
-            .values()
-            .cloned()
-            .map(AnyRow::Volume)
-            .collect::<Vec<_>>(),
-        bench
-            .state
-            .shards
-            .values()
-            .cloned()
-            .map(AnyRow::Shard)
-            .collect(),
-        bench
-            .state
-            .disks
-            .values()
-            .cloned()
-            .map(AnyRow::Disk)
-            .collect(),
-        bench
-            .state
-            .nodes
-            .values()
-            .cloned()
-            .map(AnyRow::Node)
-            .collect(),
-        vec![AnyRow::Cluster(bench.state.cluster.clone())],
-    ];
-    for row in rows.iter().flatten() {
-        let Change::Put { key, value } = row.put() else {
-            panic!("a put")
-        };
-        again
-            .apply(bench.state.modified(&key), &key, Some(&value))
-            .unwrap();
-    }
-    again.reached(bench.state.revision());
-    assert_eq!(again.status(&bench.live), bench.state.status(&bench.live));
+    let again = read_back(&bench.state);
+    assert_eq!(
+        again.status(&bench.live, Moment::default()),
+        bench.state.status(&bench.live, Moment::default())
+    );
     for node in [1, 2, 3].map(NodeId::new) {
         assert_eq!(again.assignments(node), bench.state.assignments(node));
     }

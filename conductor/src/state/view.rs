@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ashlar_proto::api::{
-    ClusterStatus, Disk, DiskLocation, Health, Node, NodeState, Replica, Shard, Volume, VolumeState,
+    ClusterStatus, Disk, Healing, Health, Node, NodeState, Replica, Shard, Volume, VolumeState,
 };
 use ashlar_proto::{ByteCount, DiskId, NodeId, VolumeId};
 
@@ -81,45 +81,16 @@ impl ClusterState {
     }
 
     fn health(&self, volume: &VolumeRow) -> Health {
-        let worst = self.shards_of(volume.id).map(|shard| {
-            let in_sync = shard.replicas.iter().filter(|r| r.in_sync).count();
-            let live = shard
-                .replicas
-                .iter()
-                .filter(|r| r.in_sync && self.serves(r.disk))
-                .count();
-            // With n − a + 1 of the set an owner can take over, propose the rest away and serve.
-            let needed = (in_sync + 1)
-                .saturating_sub(volume.ack.ack_count(in_sync))
-                .max(1);
-            match live {
-                _ if live < needed => Health::Unavailable,
-                _ if live < shard.replicas.len() => Health::Degraded,
+        let worst = self
+            .shards_of(volume.id)
+            .map(|shard| match self.live_in_sync(shard) {
+                _ if !self.can_be_taken_over(volume, shard) => Health::Unavailable,
+                live if live < usize::from(volume.replicas) => Health::Degraded,
                 _ => Health::Healthy,
-            }
-        });
+            });
         worst
             .max_by_key(|health| severity(*health))
             .unwrap_or(Health::Healthy)
-    }
-
-    /// Where the disks of a volume are.
-    pub(super) fn locations(&self, volume: VolumeId) -> Vec<DiskLocation> {
-        let location = |disk: DiskId| {
-            let row = self.disks.get(&disk)?;
-            let node = self.nodes.get(&row.node)?;
-            let (lanes, address) = (row.report.lanes, node.address.clone());
-            Some(DiskLocation {
-                disk,
-                node: row.node,
-                lanes,
-                address,
-            })
-        };
-        self.disks_of(volume)
-            .into_iter()
-            .filter_map(location)
-            .collect()
     }
 
     /// All nodes.
@@ -134,11 +105,9 @@ impl ClusterState {
     pub(crate) fn node(&self, id: NodeId, live: &Live, now: Moment) -> Option<Node> {
         let row = self.nodes.get(&id)?;
         let age = live.membership.heartbeat_age(id, now);
-        let disks = self
-            .disks
-            .iter()
-            .filter(|(_, disk)| disk.node == id)
-            .map(|(disk, _)| *disk);
+        let disks = self.disks.iter().filter(|(_, disk)| disk.node == id);
+        let disks: Vec<DiskId> = disks.map(|(disk, _)| *disk).collect();
+        let held: usize = disks.iter().map(|disk| self.replicas_on(*disk)).sum();
         Some(Node {
             id,
             name: row.name.clone(),
@@ -149,8 +118,10 @@ impl ClusterState {
             } else {
                 NodeState::Down
             },
+            schedulable: row.schedulable,
             heartbeat_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            disks: disks.collect(),
+            disks,
+            replicas: count(held),
         })
     }
 
@@ -166,7 +137,6 @@ impl ClusterState {
     pub(crate) fn disk(&self, id: DiskId, live: &Live) -> Option<Disk> {
         let row = self.disks.get(&id)?;
         let node = self.nodes.get(&row.node)?;
-        let held = self.holds.get(&id).map_or(0, BTreeMap::len);
         Some(Disk {
             node: row.node,
             node_name: node.name.clone(),
@@ -175,13 +145,14 @@ impl ClusterState {
             } else {
                 NodeState::Down
             },
+            schedulable: self.schedulable(id),
             report: live.report(row).clone(),
-            replicas: u32::try_from(held).unwrap_or(u32::MAX),
+            replicas: count(self.replicas_on(id)),
         })
     }
 
     /// The cluster in one look.
-    pub(crate) fn status(&self, live: &Live) -> ClusterStatus {
+    pub(crate) fn status(&self, live: &Live, now: Moment) -> ClusterStatus {
         let health: Vec<Health> = self
             .volumes
             .values()
@@ -221,7 +192,26 @@ impl ClusterState {
             volumes_degraded: with(Health::Degraded),
             volumes_unavailable: with(Health::Unavailable),
             damage,
+            healing: self.healing(live, now),
             revision: self.revision,
+        }
+    }
+}
+
+impl ClusterState {
+    /// How far the return of lost replicas has come.
+    fn healing(&self, live: &Live, now: Moment) -> Healing {
+        let outlook = self.plan_healing(live).answer;
+        let progress = live.spell.progress(now, outlook.left(), self.joined());
+        Healing {
+            out_of_sync: outlook.out_of_sync,
+            rebuilding: outlook.rebuilding,
+            queued: outlook.queued,
+            without_place: outlook.without_place,
+            draining: outlook.draining,
+            rebuilt: progress.rebuilt,
+            progress_percent: progress.percent,
+            remaining_seconds: progress.remaining.map(|left| left.as_secs()),
         }
     }
 }
@@ -235,12 +225,5 @@ fn severity(health: Health) -> u8 {
         Health::Healthy => 0,
         Health::Degraded => 1,
         Health::Unavailable => 2,
-    }
-}
-
-impl ClusterState {
-    /// A volume that is no more, as its row last said.
-    pub(crate) fn show_removed(&self, row: &VolumeRow) -> Volume {
-        self.show_volume(row, false)
     }
 }

@@ -1,32 +1,29 @@
-//! Plans for volumes: create, attach, detach, in-sync sets, delete.
+//! Plans for volumes: create, delete, and what their stores have done.
 //!
 //! ```text
 //!  create ──▶ Creating ── all its nodes have applied ──▶ Ready ── delete ──▶ Deleting ──▶ (gone)
 //!                 └───────────────── delete ────────────────────────────────────▲
 //! ```
 //!
-//! Invariants: a generation is granted once; an in-sync set changes only by a proposal of the
-//! current generation of that very volume, not of one of its name, on the current epoch; ids are
-//! never used again.
+//! Invariant: ids are never used again.
 
-use ashlar_proto::api::{
-    AttachRequest, Attachment, CreateVolume, DetachRequest, InSyncCommitted, ProposeInSync,
-    Replica, Revision, VolumeState,
-};
+use std::collections::BTreeMap;
+
+use ashlar_proto::api::{CreateVolume, Replica, Schedulable, VolumeState};
 use ashlar_proto::limits::{
     BLOCK_BYTES_U64, REPLICAS_MAX, SHARD_BYTES_DEFAULT, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN,
 };
 use ashlar_proto::{ByteCount, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex, VolumeId};
 
-use super::{ClusterState, Plan, shard_bytes};
+use super::{At, ClusterState, Plan, shard_bytes};
 use crate::live::Live;
 use crate::meta::Change;
 use crate::placement::{Candidate, place};
-use crate::refusal::{InvalidRequest, Refusal, VolumeRefusal, check_name, check_text};
+use crate::refusal::{InvalidRequest, Refusal, VolumeRefusal, check_name};
 use crate::row::{AnyRow, NameRow, ShardRow, VolumeRow, name_key, shard_key, volume_key};
 
 impl ClusterState {
-    fn require(&self, name: &str) -> Result<&VolumeRow, VolumeRefusal> {
+    pub(super) fn require(&self, name: &str) -> Result<&VolumeRow, VolumeRefusal> {
         self.volume_named(name)
             .ok_or_else(|| VolumeRefusal::NotFound {
                 name: name.to_owned(),
@@ -58,6 +55,8 @@ impl ClusterState {
             generation: Generation::new(0),
             head_layer: Layer::new(1),
             attached_by: None,
+            attached_for_repair: false,
+            repairer: None,
         };
         cluster.next_volume += 1;
         let shards = shard_lengths(&volume);
@@ -78,6 +77,8 @@ impl ClusterState {
                     node,
                     disk,
                     in_sync: true,
+                    fresh: false,
+                    leaving: false,
                 }
             });
             changes.push(new_shard(volume.id, index, replicas.collect()));
@@ -100,11 +101,12 @@ impl ClusterState {
     }
 
     /// The disks that may get replicas.
-    fn candidates(&self, live: &Live) -> Vec<Candidate> {
+    pub(super) fn candidates(&self, live: &Live) -> Vec<Candidate> {
         let usable = self.disks.iter().filter_map(|(disk, row)| {
             let node = self.nodes.get(&row.node).filter(|node| node.up)?;
             let report = live.report(row);
-            report.failed.is_none().then(|| Candidate {
+            let is_open = self.schedulable(*disk) == Schedulable::Open;
+            (is_open && report.failed.is_none()).then(|| Candidate {
                 disk: *disk,
                 node: row.node,
                 labels: node.labels.clone(),
@@ -116,158 +118,17 @@ impl ClusterState {
         usable.collect()
     }
 
-    /// The next generation, for whoever asks; its revision is filled in once it is committed.
-    pub(crate) fn plan_attach(
-        &self,
-        name: &str,
-        request: &AttachRequest,
-    ) -> Result<Plan<Attachment>, Refusal> {
-        check_text("owner", &request.owner)?;
-        let current = self.require(name)?;
-        if current.state != VolumeState::Ready {
-            let (name, state) = (name.to_owned(), current.state);
-            return Err(VolumeRefusal::NotReady { name, state }.into());
-        }
-        let other = current
-            .attached_by
-            .as_ref()
-            .filter(|owner| **owner != request.owner);
-        if let Some(owner) = other.filter(|_| !request.force) {
-            let (name, owner) = (name.to_owned(), owner.clone());
-            return Err(VolumeRefusal::Attached { name, owner }.into());
-        }
-        let row = VolumeRow {
-            generation: current.generation.next(),
-            attached_by: Some(request.owner.clone()),
-            ..current.clone()
-        };
-        let answer = Attachment {
-            cluster: self.cluster.id,
-            volume: self.show_volume(&row, true),
-            disks: self.locations(row.id),
-            revision: Revision::default(),
-        };
-        // The grant names the shards as they are: none may change before it is committed.
-        let reads = self
-            .shards_of(row.id)
-            .map(|shard| shard_key(row.id, shard.index))
-            .collect();
-        Ok(Plan {
-            reads,
-            changes: vec![AnyRow::Volume(row).put()],
-            answer,
-        })
-    }
-
-    /// The volume that an owner has attached: one of the same name that was made since is another.
-    fn require_same(&self, name: &str, volume: VolumeId) -> Result<&VolumeRow, VolumeRefusal> {
-        let current = self.require(name)?;
-        if current.id == volume {
-            return Ok(current);
-        }
-        Err(VolumeRefusal::OtherVolume {
-            name: name.to_owned(),
-            given: volume,
-            current: current.id,
-        })
-    }
-
-    /// Ends the attach of that generation. Repeating it changes nothing.
-    pub(crate) fn plan_detach(
-        &self,
-        name: &str,
-        request: &DetachRequest,
-    ) -> Result<Plan<()>, Refusal> {
-        let generation = request.generation;
-        let current = self.require_same(name, request.volume)?;
-        if current.generation != generation {
-            return Err(stale_generation(current, generation).into());
-        }
-        if current.attached_by.is_none() {
-            return Ok(Plan::nothing(()));
-        }
-        let row = VolumeRow {
-            attached_by: None,
-            ..current.clone()
-        };
-        let changes = vec![AnyRow::Volume(row).put()];
-        Ok(Plan {
-            reads: Vec::new(),
-            changes,
-            answer: (),
-        })
-    }
-
-    /// The next in-sync set of a shard.
-    pub(crate) fn plan_in_sync(
-        &self,
-        name: &str,
-        request: &ProposeInSync,
-    ) -> Result<Plan<InSyncCommitted>, Refusal> {
-        let volume = self.require_same(name, request.volume)?;
-        if volume.generation != request.generation || volume.attached_by.is_none() {
-            return Err(stale_generation(volume, request.generation).into());
-        }
-        let (index, name) = (request.shard, name.to_owned());
-        let Some(current) = self.shards.get(&(volume.id, index)) else {
-            return Err(VolumeRefusal::NoSuchShard { name, shard: index }.into());
-        };
-        let mut wanted = request.in_sync.clone();
-        wanted.sort_unstable();
-        wanted.dedup();
-        if wanted.is_empty() || wanted.len() != request.in_sync.len() {
-            return Err(InvalidRequest::InSync.into());
-        }
-        let known = |id: &ReplicaId| current.replicas.iter().any(|r| r.id == *id);
-        if let Some(replica) = wanted.iter().copied().find(|id| !known(id)) {
-            return Err(InvalidRequest::NoSuchReplica {
-                replica,
-                shard: index,
-            }
-            .into());
-        }
-        let is_member = |r: &Replica| wanted.binary_search(&r.id).is_ok();
-        if current.epoch == request.epoch.next()
-            && current.replicas.iter().all(|r| r.in_sync == is_member(r))
-        {
-            let shard = self.show_shard(current);
-            return Ok(Plan::nothing(InSyncCommitted { shard }));
-        }
-        if current.epoch != request.epoch {
-            let (given, current) = (request.epoch, current.epoch);
-            return Err(VolumeRefusal::StaleEpoch {
-                name,
-                shard: index,
-                given,
-                current,
-            }
-            .into());
-        }
-        let mut row = ShardRow {
-            epoch: current.epoch.next(),
-            ..current.clone()
-        };
-        for replica in &mut row.replicas {
-            replica.in_sync = is_member(replica);
-        }
-        let answer = InSyncCommitted {
-            shard: self.show_shard(&row),
-        };
-        let changes = vec![AnyRow::Shard(row).put()];
-        Ok(Plan {
-            reads: vec![volume_key(volume.id)],
-            changes,
-            answer,
-        })
-    }
-
     /// Begins the end of a volume; the stores remove its replicas, then it goes.
     pub(crate) fn plan_delete(&self, name: &str, force: bool) -> Result<Plan<VolumeId>, Refusal> {
         let current = self.require(name)?;
         if current.state == VolumeState::Deleting {
             return Ok(Plan::nothing(current.id));
         }
-        if let Some(owner) = current.attached_by.clone().filter(|_| !force) {
+        let user = current
+            .attached_by
+            .clone()
+            .filter(|_| !current.attached_for_repair);
+        if let Some(owner) = user.filter(|_| !force) {
             return Err(VolumeRefusal::Attached {
                 name: name.to_owned(),
                 owner,
@@ -276,6 +137,7 @@ impl ClusterState {
         }
         let row = VolumeRow {
             state: VolumeState::Deleting,
+            repairer: None,
             ..current.clone()
         };
         let answer = row.id;
@@ -286,7 +148,8 @@ impl ClusterState {
         })
     }
 
-    /// Volumes whose stores have done their part: created ones become ready, deleted ones go.
+    /// Volumes whose stores have done their part: created ones become ready, deleted ones go. So
+    /// does what was to be made in place of a lost replica: it is made only once.
     ///
     /// A deletion does not wait for nodes that are down: they remove what is not assigned to them
     /// when they return, and no id is ever used again.
@@ -328,6 +191,7 @@ impl ClusterState {
                 _ => {}
             }
         }
+        changes.extend(self.newly_made(live));
         Plan {
             reads: Vec::new(),
             changes,
@@ -335,11 +199,39 @@ impl ClusterState {
         }
     }
 
+    /// The shards with fresh replicas that their stores have made.
+    fn newly_made(&self, live: &Live) -> Vec<Change> {
+        let mut rows: BTreeMap<At, ShardRow> = BTreeMap::new();
+        for (&id, &at) in &self.unmade {
+            let Some(shard) = self.shards.get(&at) else {
+                continue;
+            };
+            let Some(replica) = shard.replicas.iter().find(|r| r.id == id) else {
+                continue;
+            };
+            let held = self.holds.get(&replica.disk).and_then(|held| held.get(&at));
+            let has_applied =
+                held.is_some_and(|held| live.applied(self.node_of(replica)) >= held.since);
+            let is_ready = self
+                .volumes
+                .get(&at.0)
+                .is_some_and(|volume| volume.state == VolumeState::Ready);
+            if has_applied && is_ready && self.serves(replica.disk) {
+                let row = rows.entry(at).or_insert_with(|| shard.clone());
+                row.made.push(id);
+            }
+        }
+        rows.into_values()
+            .map(|row| AnyRow::Shard(row).put())
+            .collect()
+    }
+
     /// Whether any volume waits for its stores.
     pub(crate) fn has_unsettled(&self) -> bool {
         self.volumes
             .values()
             .any(|volume| volume.state != VolumeState::Ready)
+            || !self.unmade.is_empty()
     }
 }
 
@@ -376,15 +268,7 @@ fn new_shard(volume: VolumeId, index: u32, replicas: Vec<Replica>) -> Change {
         index,
         epoch,
         replicas,
+        made: Vec::new(),
     })
     .put()
-}
-
-fn stale_generation(volume: &VolumeRow, given: Generation) -> VolumeRefusal {
-    let (name, current) = (volume.name.clone(), volume.generation);
-    VolumeRefusal::StaleGeneration {
-        name,
-        given,
-        current,
-    }
 }

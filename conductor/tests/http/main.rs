@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod drain;
+mod healing;
 mod problems;
 mod restart;
 mod support;

@@ -25,10 +25,16 @@ pub struct Bench {
 }
 
 pub async fn start(directory: &Path) -> Bench {
+    start_impatient(directory, Duration::from_secs(300)).await
+}
+
+/// One that waits for disks this long before it makes their replicas elsewhere.
+pub async fn start_impatient(directory: &Path, rebuild_after: Duration) -> Bench {
     let timing = Timing {
         heartbeat: Duration::from_millis(50),
         silence: Duration::from_millis(1500),
         bookmark: Duration::from_millis(100),
+        rebuild_after,
     };
     let listen = "127.0.0.1:0".parse().unwrap();
     let options = ConductorOptions {
@@ -84,6 +90,7 @@ impl Bench {
         let request = AttachRequest {
             owner: owner.to_owned(),
             force: false,
+            repair: false,
         };
         self.post(&format!("/v1/volumes/{name}/attach"), &request)
             .await
@@ -145,6 +152,7 @@ pub fn report(number: u16) -> DiskReport {
         volatile_cache: false,
         damage: BTreeMap::from([("data".to_owned(), u64::from(number))]),
         failed: None,
+        missing: Vec::new(),
     }
 }
 
@@ -201,6 +209,15 @@ impl Store {
             holds: seen,
             task,
         }
+    }
+
+    /// Some of them.
+    pub async fn start_many(bench: &Bench, count: u16) -> Vec<Self> {
+        let mut stores = Vec::new();
+        for number in 1..=count {
+            stores.push(Self::start(bench, number).await);
+        }
+        stores
     }
 
     /// Three of them.

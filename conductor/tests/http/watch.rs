@@ -9,13 +9,13 @@ use serde::de::DeserializeOwned;
 use super::support::{Bench, Store, problem, start};
 
 /// A watch, line by line.
-struct Lines {
+pub struct Lines {
     response: Response,
     buffer: Vec<u8>,
 }
 
 impl Lines {
-    async fn open(bench: &Bench, path: &str) -> Self {
+    pub async fn open(bench: &Bench, path: &str) -> Self {
         let response = bench.send(Method::GET, path).await;
         assert_eq!(response.headers()["content-type"], "application/x-ndjson");
         Self {
@@ -39,7 +39,7 @@ impl Lines {
     }
 
     /// The next line that is no bookmark.
-    async fn change<T: DeserializeOwned>(&mut self) -> WatchEvent<T> {
+    pub async fn change<T: DeserializeOwned>(&mut self) -> WatchEvent<T> {
         loop {
             match self.next().await.unwrap() {
                 WatchEvent::Bookmark { .. } => {}

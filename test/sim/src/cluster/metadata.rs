@@ -69,6 +69,8 @@ impl Metadata {
                         node: disk.node,
                         disk: disk.disk,
                         in_sync: true,
+                        fresh: false,
+                        leaving: false,
                     }
                 })
                 .collect(),

@@ -281,6 +281,8 @@ fn map_of(sites: &[Site], ack: AckRule) -> Conductor {
         node: NodeId::new(u64::from(site.number)),
         disk: disk_id(site.number),
         in_sync: true,
+        fresh: false,
+        leaving: false,
     };
     let shards = (0..shards).map(|shard| Shard {
         index: ShardIndex::new(shard),

@@ -1,0 +1,41 @@
+//! The clock's look at what is amiss: who is away for how long, what is rebuilt, who repairs it.
+
+use std::sync::Arc;
+
+use super::{Cluster, ClusterError};
+use crate::meta::MetaStore;
+
+impl<M: MetaStore> Cluster<M> {
+    /// Makes shards whole and gives repair tasks out; to be called a few times per silence.
+    pub(super) async fn heal(self: &Arc<Self>) -> Result<(), ClusterError> {
+        let now = self.now();
+        let is_calm = self.change_live(|view| {
+            let away = view.state.disks_away();
+            view.live.absence.note(now, &away);
+            view.live.absence.is_empty() && view.live.calm == Some(view.state.revision())
+        });
+        if is_calm {
+            return Ok(());
+        }
+        let (outlook, _) = self
+            .transact(|view| Ok(view.state.plan_healing(&view.live)))
+            .await?;
+        if outlook.admitted > 0 {
+            tracing::info!(
+                replicas = outlook.admitted,
+                queued = outlook.queued,
+                "replicas are made elsewhere"
+            );
+        }
+        self.transact(|view| Ok(view.state.plan_repairs(&view.live)))
+            .await?;
+        self.change_live(|view| {
+            let joined = view.state.joined();
+            view.live.spell.note(now, outlook.left(), joined);
+            // Nothing changes by the passing of time alone, then.
+            let is_calm = outlook.left() == 0 && !view.state.has_repairs();
+            view.live.calm = is_calm.then(|| view.state.revision());
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! What people ask of nodes and disks: to take no replicas, to lose theirs, to go.
+
+use std::sync::Arc;
+
+use ashlar_proto::DiskId;
+use ashlar_proto::api::{Disk, Node, Schedulable};
+
+use super::{Cluster, ClusterError};
+use crate::meta::MetaStore;
+use crate::refusal::{DiskRefusal, NodeRefusal, Refusal};
+
+impl<M: MetaStore> Cluster<M> {
+    /// A node, by name or id, takes replicas from now on, or none, or loses those that it has.
+    pub(crate) async fn schedule_node(
+        self: &Arc<Self>,
+        node: String,
+        schedulable: Schedulable,
+    ) -> Result<Node, ClusterError> {
+        let plan = move |view: &super::View| view.state.plan_schedule_node(&node, schedulable);
+        let (id, _) = self.transact(plan).await?;
+        self.heal().await?;
+        let now = self.now();
+        let node = self.read(|view| view.state.node(id, &view.live, now));
+        node.ok_or_else(|| Refusal::from(NodeRefusal::NotFound { node: id }).into())
+    }
+
+    /// The same for one disk.
+    pub(crate) async fn schedule_disk(
+        self: &Arc<Self>,
+        disk: DiskId,
+        schedulable: Schedulable,
+    ) -> Result<Disk, ClusterError> {
+        let plan = move |view: &super::View| view.state.plan_schedule_disk(disk, schedulable);
+        self.transact(plan).await?;
+        self.heal().await?;
+        let found = self.read(|view| view.state.disk(disk, &view.live));
+        found.ok_or_else(|| Refusal::from(DiskRefusal::NotFound { disk }).into())
+    }
+
+    /// Forgets a node and its disks.
+    pub(crate) async fn remove_node(self: &Arc<Self>, node: String) -> Result<(), ClusterError> {
+        let plan = move |view: &super::View| view.state.plan_remove_node(&node);
+        self.transact(plan).await.map(|_| ())
+    }
+
+    /// Forgets a disk.
+    pub(crate) async fn remove_disk(self: &Arc<Self>, disk: DiskId) -> Result<(), ClusterError> {
+        let plan = move |view: &super::View| view.state.plan_remove_disk(disk);
+        self.transact(plan).await.map(|_| ())
+    }
+}

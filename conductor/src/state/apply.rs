@@ -1,0 +1,206 @@
+//! Applies rows: what is known of the cluster by other keys follows from them.
+
+use ashlar_proto::api::{Replica, Revision, VolumeState};
+use ashlar_proto::{DiskId, NodeId, ReplicaId, ShardIndex, VolumeId};
+
+use super::{At, ClusterState, Held};
+use crate::meta::Key;
+use crate::row::{AnyRow, RowError, ShardRow, VolumeRow};
+
+impl ClusterState {
+    /// Applies a row as it stands from `revision` on, or its removal.
+    pub(crate) fn apply(
+        &mut self,
+        revision: Revision,
+        key: &Key,
+        value: Option<&[u8]>,
+    ) -> Result<(), RowError> {
+        match value {
+            Some(value) => {
+                let row = AnyRow::decode(key, value)?;
+                self.modified.insert(key.clone(), revision);
+                self.put(revision, row);
+            }
+            None => {
+                self.modified.remove(key);
+                self.remove(revision, key)?;
+            }
+        }
+        self.reached(revision);
+        Ok(())
+    }
+
+    fn put(&mut self, revision: Revision, row: AnyRow) {
+        match row {
+            AnyRow::Cluster(row) => self.cluster = row,
+            AnyRow::Name(row) => {
+                self.names.insert(row.name, row.volume);
+            }
+            AnyRow::Volume(row) => self.put_volume(revision, row),
+            AnyRow::Shard(row) => self.put_shard(revision, row),
+            AnyRow::Node(row) => {
+                self.assigned.entry(row.id).or_insert(revision);
+                let (node, address) = (row.id, row.address.clone());
+                let before = self.nodes.insert(node, row);
+                if before.is_none_or(|before| before.address != address) {
+                    self.relocate(node, revision);
+                }
+            }
+            AnyRow::Disk(row) => {
+                let (disk, node, lanes) = (row.report.id, row.node, row.report.lanes);
+                let before = self.disks.insert(disk, row);
+                let before = before.map(|before| (before.node, before.report.lanes));
+                if before.is_none_or(|before| before.0 != node) {
+                    self.assigned.insert(node, revision);
+                }
+                if before != Some((node, lanes)) {
+                    self.relocate_disk(disk, revision);
+                }
+            }
+        }
+    }
+
+    fn put_volume(&mut self, revision: Revision, row: VolumeRow) {
+        let (id, repairer) = (row.id, row.repairer);
+        let leaving = row.state == VolumeState::Deleting;
+        let before = self.volumes.insert(id, row);
+        let repairer_before = before.and_then(|before| before.repairer);
+        if repairer_before != repairer {
+            for node in repairer_before.into_iter().chain(repairer) {
+                self.assigned.insert(node, revision);
+            }
+        }
+        if leaving {
+            self.touch_volume(id, revision);
+        }
+        self.remap(id, revision);
+    }
+
+    fn put_shard(&mut self, revision: Revision, row: ShardRow) {
+        let at = (row.volume, row.index);
+        let is_unmade = |r: &&Replica| r.fresh && !row.made.contains(&r.id);
+        let unmade: Vec<ReplicaId> = row
+            .replicas
+            .iter()
+            .filter(is_unmade)
+            .map(|r| r.id)
+            .collect();
+        let after = row.replicas.clone();
+        let before = self.shards.insert(at, row);
+        let before = before.map_or(Vec::new(), |before| before.replicas);
+        let was_behind = |id| before.iter().any(|r| r.id == id && !r.in_sync);
+        let joined = after.iter().filter(|r| r.in_sync && was_behind(r.id));
+        self.joined += joined.count() as u64;
+        for replica in &before {
+            self.unmade.remove(&replica.id);
+        }
+        self.unmade.extend(unmade.into_iter().map(|id| (id, at)));
+        self.replace_holds(at, &before, &after, revision);
+        let located = after.iter().filter_map(|r| self.located.get(&r.disk));
+        let latest = located.copied().fold(revision, Revision::max);
+        self.remap(at.0, latest);
+    }
+
+    fn remove(&mut self, revision: Revision, key: &Key) -> Result<(), RowError> {
+        let unknown = || RowError::Unknown { key: key.clone() };
+        let (kind, rest) = key.as_str().split_once('/').ok_or_else(unknown)?;
+        match kind {
+            "name" => {
+                self.names.remove(rest);
+            }
+            "volume" => {
+                let volume = rest.parse().map_err(|_| unknown())?;
+                let before = self.volumes.remove(&volume);
+                if let Some(node) = before.and_then(|before| before.repairer) {
+                    self.assigned.insert(node, revision);
+                }
+                self.mapped.remove(&volume);
+            }
+            "shard" => {
+                let (volume, index) = rest.split_once('/').ok_or_else(unknown)?;
+                let volume = volume.parse().map_err(|_| unknown())?;
+                let index = u32::from_str_radix(index, 16).map_err(|_| unknown())?;
+                let at = (volume, ShardIndex::new(index));
+                if let Some(row) = self.shards.remove(&at) {
+                    for replica in &row.replicas {
+                        self.unmade.remove(&replica.id);
+                    }
+                    self.replace_holds(at, &row.replicas, &[], revision);
+                }
+            }
+            "node" => {
+                let node = u64::from_str_radix(rest, 16).map_err(|_| unknown())?;
+                self.nodes.remove(&NodeId::new(node));
+                self.assigned.remove(&NodeId::new(node));
+            }
+            "disk" => {
+                let disk = rest.parse().map_err(|_| unknown())?;
+                self.disks.remove(&disk);
+                self.located.remove(&disk);
+            }
+            _ => return Err(unknown()),
+        }
+        Ok(())
+    }
+
+    fn replace_holds(&mut self, at: At, before: &[Replica], after: &[Replica], revision: Revision) {
+        let is_in = |list: &[Replica], replica: &Replica| {
+            let mut list = list.iter();
+            list.any(|other| (other.id, other.disk) == (replica.id, replica.disk))
+        };
+        let gone: Vec<&Replica> = before.iter().filter(|r| !is_in(after, r)).collect();
+        let new: Vec<&Replica> = after.iter().filter(|r| !is_in(before, r)).collect();
+        for replica in &gone {
+            if let Some(held) = self.holds.get_mut(&replica.disk) {
+                held.remove(&at);
+            }
+        }
+        for replica in &new {
+            let held = Held {
+                replica: replica.id,
+                since: revision,
+            };
+            self.holds.entry(replica.disk).or_default().insert(at, held);
+        }
+        for replica in gone.into_iter().chain(new) {
+            self.touch_disk(replica.disk, revision);
+        }
+    }
+
+    /// The disks of a node are reached elsewhere.
+    fn relocate(&mut self, node: NodeId, revision: Revision) {
+        let of_node = self.disks.iter().filter(|(_, row)| row.node == node);
+        let disks: Vec<DiskId> = of_node.map(|(disk, _)| *disk).collect();
+        for disk in disks {
+            self.relocate_disk(disk, revision);
+        }
+    }
+
+    fn relocate_disk(&mut self, disk: DiskId, revision: Revision) {
+        // Rows are read in the order of their keys, not of their revisions.
+        let located = self.located.entry(disk).or_default();
+        *located = revision.max(*located);
+        let held = self.holds.get(&disk).into_iter().flatten();
+        let volumes: Vec<VolumeId> = held.map(|((volume, _), _)| *volume).collect();
+        for volume in volumes {
+            self.remap(volume, revision);
+        }
+    }
+
+    fn remap(&mut self, volume: VolumeId, revision: Revision) {
+        let mapped = self.mapped.entry(volume).or_default();
+        *mapped = revision.max(*mapped);
+    }
+
+    fn touch_disk(&mut self, disk: DiskId, revision: Revision) {
+        if let Some(row) = self.disks.get(&disk) {
+            self.assigned.insert(row.node, revision);
+        }
+    }
+
+    fn touch_volume(&mut self, volume: VolumeId, revision: Revision) {
+        for disk in self.disks_of(volume) {
+            self.touch_disk(disk, revision);
+        }
+    }
+}

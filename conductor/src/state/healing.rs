@@ -1,0 +1,402 @@
+//! Plans that make shards whole again: replicas lost for good are made elsewhere, others move away
+//! from disks that are drained.
+//!
+//! ```text
+//!   not in sync, its disk gone for the grace time ──▶ replaced by a fresh one elsewhere
+//!   in sync, on a draining disk ──▶ leaving, beside a fresh one ──owner──▶ fresh one in sync
+//!                                      │ uncordoned                          │ owner
+//!                                      ▼                                     ▼
+//!                          stays, the fresh one goes            the leaving one is dropped
+//! ```
+//!
+//! Invariants: a replica that is in sync is never removed or replaced here, only an owner's proposal
+//! takes one out of the set; no epoch changes, for no in-sync set does; a shard has at most one
+//! replica more than its volume asks for, and at most one that is leaving; no two replicas of a
+//! shard come to lie on one node; what is admitted stays within [`DISK_FRESH_MAX`] and
+//! [`NODE_FRESH_MAX`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ashlar_proto::api::{Replica, Schedulable, VolumeState};
+use ashlar_proto::{ByteCount, DiskId, NodeId, ReplicaId};
+
+use super::{At, ClusterState, Plan, shard_bytes};
+use crate::live::Live;
+use crate::placement::{Candidate, Neighbour, place_beside};
+use crate::row::{AnyRow, ClusterRow, ShardRow, VolumeRow, volume_key};
+
+/// Fresh replicas that one disk takes at a time.
+pub(crate) const DISK_FRESH_MAX: usize = 2;
+
+/// Fresh replicas at a time in the whole cluster, for each node that is up.
+pub(crate) const NODE_FRESH_MAX: usize = 4;
+
+/// What is amiss, of all volumes that are ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outlook {
+    /// Replicas that are not in sync.
+    pub(crate) out_of_sync: u32,
+    /// Of these, fresh ones on disks that serve.
+    pub(crate) rebuilding: u32,
+    /// Replicas to be made elsewhere that wait for their turn.
+    pub(crate) queued: u32,
+    /// Replicas to be made elsewhere for which no disk is eligible.
+    pub(crate) without_place: u32,
+    /// In-sync replicas on draining disks whose successor is yet to be made.
+    pub(crate) draining: u32,
+    /// Replicas that this plan makes.
+    pub(crate) admitted: u32,
+}
+
+impl Outlook {
+    /// Replicas that are to come in sync.
+    pub(crate) fn left(&self) -> u32 {
+        self.out_of_sync.saturating_add(self.draining)
+    }
+}
+
+impl ClusterState {
+    /// The disks that do not serve.
+    pub(crate) fn disks_away(&self) -> BTreeSet<DiskId> {
+        let away = self.disks.keys().filter(|disk| !self.serves(**disk));
+        away.copied().collect()
+    }
+
+    /// Replicas that have come in sync since the rows were first read.
+    pub(crate) fn joined(&self) -> u64 {
+        self.joined
+    }
+
+    /// Whether a disk takes replicas: its own state or its node's.
+    pub(super) fn schedulable(&self, disk: DiskId) -> Schedulable {
+        let Some(row) = self.disks.get(&disk) else {
+            return Schedulable::Draining;
+        };
+        let node = self.nodes.get(&row.node);
+        node.map_or(row.schedulable, |node| {
+            row.schedulable.max(node.schedulable)
+        })
+    }
+
+    /// The node of a replica: where its disk is now.
+    pub(super) fn node_of(&self, replica: &Replica) -> NodeId {
+        let row = self.disks.get(&replica.disk);
+        row.map_or(replica.node, |row| row.node)
+    }
+
+    /// Whether a replica was made once and is not on its disk any more, as its store says.
+    pub(super) fn is_missing(&self, live: &Live, replica: &Replica) -> bool {
+        let row = self.disks.get(&replica.disk);
+        row.is_some_and(|row| live.report(row).missing.contains(&replica.id))
+    }
+
+    /// Whether a replica's disk is not waited for any more.
+    pub(super) fn is_gone(&self, live: &Live, replica: &Replica) -> bool {
+        let away = !self.serves(replica.disk) && live.absence.is_over(replica.disk);
+        away || !self.disks.contains_key(&replica.disk) || self.is_missing(live, replica)
+    }
+
+    /// In-sync replicas of a shard whose disks serve.
+    pub(super) fn live_in_sync(&self, row: &ShardRow) -> usize {
+        let in_sync = row.replicas.iter().filter(|r| r.in_sync);
+        in_sync.filter(|r| self.serves(r.disk)).count()
+    }
+
+    /// Whether an owner can take the shard over as it stands: with n − a + 1 of the set it can
+    /// propose the rest away and serve.
+    pub(super) fn can_be_taken_over(&self, volume: &VolumeRow, row: &ShardRow) -> bool {
+        let in_sync = row.replicas.iter().filter(|r| r.in_sync).count();
+        let needed = (in_sync + 1).saturating_sub(volume.ack.ack_count(in_sync));
+        self.live_in_sync(row) >= needed.max(1)
+    }
+
+    /// Makes shards whole, as far as is admitted at a time.
+    pub(crate) fn plan_healing(&self, live: &Live) -> Plan<Outlook> {
+        let mut healer = Healer::new(self, live);
+        let mut due = Vec::new();
+        for volume in self.volumes.values() {
+            if volume.state == VolumeState::Ready {
+                for row in self.shards_of(volume.id) {
+                    healer.look_at(volume, row, &mut due);
+                }
+            }
+        }
+        due.sort_unstable();
+        for step in due {
+            healer.take(&step);
+        }
+        healer.into_plan()
+    }
+}
+
+/// What is to be done for a replica; the most urgent is the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Deed {
+    /// Another takes its place.
+    Replace,
+    /// Another is made beside it, then it leaves.
+    Move,
+}
+
+/// One replica's turn; the least comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Step {
+    deed: Deed,
+    /// In-sync replicas of the shard that serve: the fewer, the sooner.
+    live: usize,
+    at: At,
+    replica: ReplicaId,
+}
+
+/// A plan in the making.
+struct Healer<'a> {
+    state: &'a ClusterState,
+    live: &'a Live,
+    /// Disks that serve and take replicas, with what this plan has promised.
+    candidates: Vec<Candidate>,
+    fresh_on: BTreeMap<DiskId, usize>,
+    fresh: usize,
+    fresh_max: usize,
+    next_replica: u64,
+    changed: BTreeMap<At, ShardRow>,
+    outlook: Outlook,
+}
+
+impl<'a> Healer<'a> {
+    fn new(state: &'a ClusterState, live: &'a Live) -> Self {
+        Self {
+            state,
+            live,
+            candidates: state.candidates(live),
+            fresh_on: BTreeMap::new(),
+            fresh: 0,
+            fresh_max: NODE_FRESH_MAX * state.nodes_up().len(),
+            next_replica: state.cluster.next_replica,
+            changed: BTreeMap::new(),
+            outlook: Outlook::default(),
+        }
+    }
+
+    /// Ends moves that are over or were called off, counts, and notes what is due.
+    fn look_at(&mut self, volume: &VolumeRow, row: &ShardRow, due: &mut Vec<Step>) {
+        let tidied = self.tidied(volume, row);
+        let row = tidied.as_ref().unwrap_or(row);
+        let at = (row.volume, row.index);
+        let live = self.state.live_in_sync(row);
+        let can_be_taken_over = self.state.can_be_taken_over(volume, row);
+        for replica in &row.replicas {
+            if replica.fresh {
+                *self.fresh_on.entry(replica.disk).or_default() += 1;
+                self.fresh += 1;
+            }
+            if !replica.in_sync {
+                self.outlook.out_of_sync += 1;
+                let is_rebuilt = replica.fresh && self.state.serves(replica.disk);
+                self.outlook.rebuilding += u32::from(is_rebuilt);
+            }
+            let is_to_move = replica.in_sync && !replica.leaving && self.is_draining(replica);
+            self.outlook.draining += u32::from(is_to_move);
+            let deed = if is_to_move {
+                Deed::Move
+            } else if !replica.in_sync && self.is_to_be_replaced(replica) {
+                Deed::Replace
+            } else {
+                continue;
+            };
+            // Of one that nobody can take over, nothing can be rebuilt.
+            if can_be_taken_over {
+                due.push(Step {
+                    deed,
+                    live,
+                    at,
+                    replica: replica.id,
+                });
+            }
+        }
+        if let Some(row) = tidied {
+            self.changed.insert(at, row);
+        }
+    }
+
+    fn is_draining(&self, replica: &Replica) -> bool {
+        self.state.schedulable(replica.disk) == Schedulable::Draining
+    }
+
+    fn is_to_be_replaced(&self, replica: &Replica) -> bool {
+        replica.leaving || self.is_draining(replica) || self.state.is_gone(self.live, replica)
+    }
+
+    /// The shard without a move that is over or was called off, if there is such a one.
+    fn tidied(&self, volume: &VolumeRow, row: &ShardRow) -> Option<ShardRow> {
+        let leaving = row.replicas.iter().find(|r| r.leaving)?;
+        let has_spare = row.replicas.len() > usize::from(volume.replicas);
+        let is_off = !self.is_draining(leaving);
+        // A successor that is in sync already stays, and the move goes on.
+        let fresh = row.replicas.iter().filter(|r| r.fresh);
+        let successor = fresh.map(|r| r.id).max().filter(|_| is_off && has_spare);
+        let mut tidied = row.clone();
+        if is_off && (successor.is_some() || !has_spare) {
+            tidied.replicas.retain(|r| Some(r.id) != successor);
+            for replica in &mut tidied.replicas {
+                replica.leaving = false;
+            }
+        } else if has_spare && !leaving.in_sync {
+            let leaving = leaving.id;
+            tidied.replicas.retain(|r| r.id != leaving);
+        } else {
+            return None;
+        }
+        forget_gone(&mut tidied);
+        Some(tidied)
+    }
+
+    /// Takes a step, if it is admitted and a disk is eligible.
+    fn take(&mut self, step: &Step) {
+        let Some(volume) = self.state.volumes.get(&step.at.0) else {
+            return;
+        };
+        let Some(row) = self
+            .changed
+            .get(&step.at)
+            .or(self.state.shards.get(&step.at))
+        else {
+            return;
+        };
+        let mut row = row.clone();
+        let Some(position) = row.replicas.iter().position(|r| r.id == step.replica) else {
+            return;
+        };
+        let old = row.replicas[position].clone();
+        let is_busy = row.replicas.len() > usize::from(volume.replicas)
+            || row.replicas.iter().any(|r| r.leaving);
+        if step.deed == Deed::Move && is_busy {
+            return;
+        }
+        // One fresh replica in another's place makes no more of them.
+        let replaces_fresh = step.deed == Deed::Replace && old.fresh;
+        if !replaces_fresh && self.fresh >= self.fresh_max {
+            self.outlook.queued += 1;
+            return;
+        }
+        let bytes = shard_bytes(volume, step.at.1);
+        let Some((node, disk)) = self.find_place(step, &row, &old, bytes) else {
+            return;
+        };
+        let fresh = Replica {
+            id: ReplicaId::new(self.next_replica),
+            node,
+            disk,
+            in_sync: false,
+            fresh: true,
+            leaving: false,
+        };
+        self.next_replica += 1;
+        self.count_in(&old, replaces_fresh, disk, bytes);
+        match step.deed {
+            Deed::Replace => row.replicas[position] = fresh,
+            Deed::Move => {
+                row.replicas[position].leaving = true;
+                row.replicas.push(fresh);
+                self.outlook.draining -= 1;
+                self.outlook.out_of_sync += 1;
+            }
+        }
+        forget_gone(&mut row);
+        self.changed.insert(step.at, row);
+    }
+
+    fn count_in(&mut self, old: &Replica, replaces_fresh: bool, disk: DiskId, bytes: u64) {
+        if replaces_fresh {
+            self.fresh -= 1;
+            self.fresh_on.entry(old.disk).and_modify(|n| *n -= 1);
+            let was_rebuilt = self.state.serves(old.disk);
+            self.outlook.rebuilding -= u32::from(was_rebuilt);
+        }
+        self.fresh += 1;
+        *self.fresh_on.entry(disk).or_default() += 1;
+        for candidate in self.candidates.iter_mut().filter(|c| c.disk == disk) {
+            let promised = candidate.promised.get().saturating_add(bytes);
+            candidate.promised = ByteCount::new(promised);
+        }
+        self.outlook.admitted += 1;
+        self.outlook.rebuilding += 1;
+    }
+
+    /// A disk for one more replica; counts where there is none, or none for now.
+    fn find_place(
+        &mut self,
+        step: &Step,
+        row: &ShardRow,
+        old: &Replica,
+        bytes: u64,
+    ) -> Option<(NodeId, DiskId)> {
+        let (volume, shard) = step.at;
+        let place = |apart: &[Neighbour], candidates: &[Candidate]| {
+            place_beside(volume, shard, ByteCount::new(bytes), apart, candidates)
+        };
+        // One that moves stays until its successor is in sync: were both on one node, a write could
+        // be acknowledged by these two, and go with that node.
+        let stays = |r: &&Replica| step.deed == Deed::Move || r.id != old.id;
+        let others = row.replicas.iter().filter(stays);
+        let others: Vec<Neighbour> = others.map(|r| self.neighbour(r)).collect();
+        // The disk that one was lost from comes last.
+        let is_elsewhere = |c: &&Candidate| c.disk != old.disk;
+        let elsewhere: Vec<Candidate> = self
+            .candidates
+            .iter()
+            .filter(is_elsewhere)
+            .cloned()
+            .collect();
+        for candidates in [&elsewhere, &self.candidates] {
+            if place(&others, candidates).is_none() {
+                continue;
+            }
+            let has_turn = |c: &&Candidate| {
+                let busy = self.fresh_on.get(&c.disk);
+                busy.is_none_or(|fresh| *fresh < DISK_FRESH_MAX)
+            };
+            let free: Vec<Candidate> = candidates.iter().filter(has_turn).cloned().collect();
+            let found = place(&others, &free);
+            if found.is_none() {
+                self.outlook.queued += 1;
+            }
+            return found;
+        }
+        self.outlook.without_place += 1;
+        None
+    }
+
+    fn neighbour(&self, replica: &Replica) -> Neighbour {
+        let node = self.state.node_of(replica);
+        let row = self.state.nodes.get(&node);
+        Neighbour {
+            node,
+            labels: row.map(|row| row.labels.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn into_plan(self) -> Plan<Outlook> {
+        let volumes: BTreeSet<_> = self.changed.keys().map(|(volume, _)| *volume).collect();
+        let rows = self.changed.into_values();
+        let mut changes: Vec<_> = rows.map(|row| AnyRow::Shard(row).put()).collect();
+        if self.next_replica != self.state.cluster.next_replica {
+            let row = ClusterRow {
+                next_replica: self.next_replica,
+                ..self.state.cluster.clone()
+            };
+            changes.push(AnyRow::Cluster(row).put());
+        }
+        Plan {
+            reads: volumes.into_iter().map(volume_key).collect(),
+            changes,
+            answer: self.outlook,
+        }
+    }
+}
+
+/// Forgets of replicas that are not fresh or not there any more that they were made.
+pub(super) fn forget_gone(row: &mut ShardRow) {
+    let replicas = &row.replicas;
+    let is_fresh = |id: &ReplicaId| replicas.iter().any(|r| r.id == *id && r.fresh);
+    row.made.retain(is_fresh);
+}

@@ -1,0 +1,41 @@
+//! What is no more, as its row last said, for those who watch.
+
+use ashlar_proto::api::{Disk, Node, NodeState, Volume};
+
+use super::ClusterState;
+use crate::row::{DiskRow, NodeRow, VolumeRow};
+
+impl ClusterState {
+    /// A volume that is no more, as its row last said.
+    pub(crate) fn show_removed(&self, row: &VolumeRow) -> Volume {
+        self.show_volume(row, false)
+    }
+
+    /// A disk that is no more; the name of its node is empty where that is no more, too.
+    pub(crate) fn removed_disk(&self, row: DiskRow) -> Disk {
+        let node = self.nodes.get(&row.node);
+        Disk {
+            node: row.node,
+            node_name: node.map(|node| node.name.clone()).unwrap_or_default(),
+            state: NodeState::Down,
+            schedulable: row.schedulable,
+            report: row.report,
+            replicas: 0,
+        }
+    }
+}
+
+/// A node that is no more.
+pub(crate) fn removed_node(row: NodeRow) -> Node {
+    Node {
+        id: row.id,
+        name: row.name,
+        address: row.address,
+        labels: row.labels,
+        state: NodeState::Down,
+        schedulable: row.schedulable,
+        heartbeat_age_ms: None,
+        disks: Vec::new(),
+        replicas: 0,
+    }
+}

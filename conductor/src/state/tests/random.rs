@@ -1,0 +1,440 @@
+//! Random sequences of what happens to a cluster: the rules hold after every step, and once things
+//! calm down every shard is whole on disks that take replicas.
+
+use std::collections::BTreeSet;
+
+use ashlar_proto::api::{Replica, Schedulable, repair_owner};
+
+use super::*;
+use crate::row::VolumeRow;
+use crate::state::healing::{DISK_FRESH_MAX, NODE_FRESH_MAX};
+use crate::state::repairs::NODE_REPAIRS_MAX;
+
+const NODES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+const VOLUMES: u64 = 8;
+
+/// xorshift64*: the same seed gives the same run.
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+    }
+
+    fn one_in(&mut self, bound: u64) -> bool {
+        self.below(bound) == 0
+    }
+}
+
+/// A cluster with what its stores and owners are up to.
+struct World {
+    bench: Bench,
+    rng: Rng,
+    /// Disks that fail while their nodes are up.
+    failed: BTreeSet<DiskId>,
+    /// Replicas that were made once and are lost.
+    missing: BTreeSet<ReplicaId>,
+    /// Replicas that stores have made.
+    made: BTreeSet<ReplicaId>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut bench = Bench::with(&NODES, 2);
+        for n in 0..VOLUMES {
+            let request = CreateVolume {
+                size_bytes: ByteCount::new((n % 3 * 4 + 1) * GIB),
+                ..volume(&format!("v{n}"), u8::try_from(n % 3 + 1).unwrap())
+            };
+            bench.commit(bench.state.plan_create(&bench.live, &request).unwrap());
+        }
+        bench.settle();
+        let replicas = bench.state.shards.values().flat_map(|row| &row.replicas);
+        let made = replicas.map(|r| r.id).collect();
+        Self {
+            bench,
+            rng: Rng(seed * 2 + 1),
+            failed: BTreeSet::new(),
+            missing: BTreeSet::new(),
+            made,
+        }
+    }
+
+    fn is_up(&self, node: u64) -> bool {
+        self.bench.state.is_up(NodeId::new(node))
+    }
+
+    /// A store that is up says how its disks are.
+    fn beat(&mut self, node: u64) {
+        let id = NodeId::new(node);
+        let disks = self.bench.state.disks.values().filter(|row| row.node == id);
+        let reports: Vec<DiskReport> = disks
+            .map(|row| {
+                let disk = row.report.id;
+                let held = self.bench.state.holds.get(&disk).into_iter().flatten();
+                let missing = held.map(|(_, held)| held.replica);
+                DiskReport {
+                    failed: self.failed.contains(&disk).then(|| "broken".to_owned()),
+                    missing: missing.filter(|id| self.missing.contains(id)).collect(),
+                    ..report(disk.get())
+                }
+            })
+            .collect();
+        self.bench.say(node, &reports);
+    }
+
+    /// A store carries out what it is assigned, and says so.
+    fn apply(&mut self, node: u64) {
+        let id = NodeId::new(node);
+        for assignment in self.bench.state.assignments(id) {
+            let is_new = !self.made.contains(&assignment.replica);
+            if self.failed.contains(&assignment.disk) {
+                continue;
+            }
+            if is_new && assignment.may_create {
+                self.made.insert(assignment.replica);
+            } else if is_new || self.missing.contains(&assignment.replica) {
+                // Lost: it must not be made again.
+                assert!(!assignment.may_create || is_new);
+                self.missing.insert(assignment.replica);
+            }
+        }
+        let at = self.bench.state.assigned(id).unwrap();
+        self.bench.live.applied.insert(id, at);
+        self.beat(node);
+        self.bench
+            .commit(self.bench.state.plan_settle(&self.bench.live));
+    }
+
+    fn is_there(&self, replica: &Replica) -> bool {
+        self.bench.state.serves(replica.disk)
+            && self.made.contains(&replica.id)
+            && !self.missing.contains(&replica.id)
+    }
+
+    /// The owner of a volume, user or repair owner, takes one step with every shard.
+    fn own(&mut self, volume: &VolumeRow) {
+        if volume.attached_by.is_none() {
+            return;
+        }
+        let shards: Vec<ShardRow> = self.bench.state.shards_of(volume.id).cloned().collect();
+        for row in shards {
+            if let Some(next) = self.next_set(volume, &row) {
+                let proposal = ProposeInSync {
+                    volume: volume.id,
+                    generation: volume.generation,
+                    shard: row.index,
+                    epoch: row.epoch,
+                    in_sync: next,
+                };
+                let plan = self.bench.state.plan_in_sync(&volume.name, &proposal);
+                self.bench.commit(plan.unwrap());
+                self.check_rows();
+            }
+        }
+    }
+
+    /// What an owner would propose: without who is gone, with who is back, without who leaves.
+    fn next_set(&self, volume: &VolumeRow, row: &ShardRow) -> Option<Vec<ReplicaId>> {
+        let set: Vec<&Replica> = row.replicas.iter().filter(|r| r.in_sync).collect();
+        let there: Vec<&&Replica> = set.iter().filter(|r| self.is_there(r)).collect();
+        let needed = (set.len() + 1 - volume.ack.ack_count(set.len())).max(1);
+        if there.len() < needed {
+            return None;
+        }
+        let ids = |list: &[&&Replica]| list.iter().map(|r| r.id).collect::<Vec<_>>();
+        if there.len() < set.len() {
+            return Some(ids(&there));
+        }
+        let mut next: Vec<ReplicaId> = ids(&there);
+        let back = row.replicas.iter().find(|r| !r.in_sync && self.is_there(r));
+        if let Some(back) = back {
+            next.push(back.id);
+            return Some(next);
+        }
+        let leaving = set.iter().find(|r| r.leaving)?;
+        next.retain(|id| *id != leaving.id);
+        (next.len() >= usize::from(volume.replicas)).then_some(next)
+    }
+
+    /// Repair owners attach what they are told to, and let go of the rest.
+    fn repair(&mut self) {
+        for (number, name) in (1..).zip(NODES) {
+            if !self.is_up(number) {
+                continue;
+            }
+            for task in self.bench.state.repairs(NodeId::new(number)) {
+                let request = AttachRequest {
+                    owner: repair_owner(name),
+                    force: false,
+                    repair: true,
+                };
+                let plan = self.bench.state.plan_attach(&task.name, &request);
+                if let Ok(plan) = plan {
+                    self.bench.commit(plan);
+                }
+            }
+        }
+        let held: Vec<VolumeRow> = self.bench.state.volumes.values().cloned().collect();
+        for row in held
+            .iter()
+            .filter(|row| row.attached_for_repair && row.repairer.is_none())
+        {
+            let request = detach(row.id, row.generation.get());
+            let plan = self.bench.state.plan_detach(&row.name, &request).unwrap();
+            self.bench.commit(plan);
+        }
+    }
+
+    fn use_or_leave(&mut self, volume: &VolumeRow) {
+        let used = volume.attached_by.is_some() && !volume.attached_for_repair;
+        if used {
+            let request = detach(volume.id, volume.generation.get());
+            let plan = self
+                .bench
+                .state
+                .plan_detach(&volume.name, &request)
+                .unwrap();
+            self.bench.commit(plan);
+        } else {
+            let plan = self
+                .bench
+                .state
+                .plan_attach(&volume.name, &by("user", false));
+            self.bench.commit(plan.unwrap());
+        }
+    }
+
+    fn schedule(&mut self, node: u64, schedulable: Schedulable) {
+        let name = NODES[usize::try_from(node - 1).unwrap()];
+        let plan = self.bench.state.plan_schedule_node(name, schedulable);
+        self.bench.commit(plan.unwrap());
+    }
+
+    /// Anything that may happen.
+    fn happen(&mut self) {
+        let node = self.rng.below(NODES.len() as u64) + 1;
+        let disk = DiskId::new(u128::from(node + 100 * self.rng.below(2)));
+        match self.rng.below(16) {
+            0 if self.is_up(node) => self.bench.set_up(node, false),
+            0..=2 => self.beat(node),
+            3 if self.failed.len() < 2 => {
+                self.failed.insert(disk);
+            }
+            4 => {
+                self.failed.clear();
+            }
+            5 => self.lose_one(),
+            6 => self.schedule(node, Schedulable::Draining),
+            7 => {
+                let state = [Schedulable::Open, Schedulable::Cordoned];
+                let state = state[usize::try_from(self.rng.below(2)).unwrap()];
+                self.schedule(node, state);
+            }
+            8 => {
+                let plan = self
+                    .bench
+                    .state
+                    .plan_schedule_disk(disk, Schedulable::Draining);
+                self.bench.commit(plan.unwrap());
+            }
+            9 => {
+                let plan = self.bench.state.plan_schedule_disk(disk, Schedulable::Open);
+                self.bench.commit(plan.unwrap());
+            }
+            10 => {
+                let id = VolumeId::new(self.rng.below(VOLUMES) + 1);
+                let row = self.bench.state.volumes[&id].clone();
+                self.use_or_leave(&row);
+            }
+            11 if self.rng.one_in(4) => self.restart(),
+            12 => self.wait(GRACE + Duration::from_secs(2)),
+            _ => self.wait(Duration::from_secs(3)),
+        }
+    }
+
+    /// A replica vanishes, if the shard can do without it.
+    fn lose_one(&mut self) {
+        let shards = self.bench.state.shards.len() as u64;
+        let pick = usize::try_from(self.rng.below(shards)).unwrap();
+        let Some(row) = self.bench.state.shards.values().nth(pick) else {
+            return;
+        };
+        let there = row
+            .replicas
+            .iter()
+            .filter(|r| r.in_sync && self.is_there(r));
+        if there.count() == 3 {
+            self.missing.insert(row.replicas[0].id);
+        }
+    }
+
+    /// The conductor starts anew from its rows.
+    fn restart(&mut self) {
+        self.bench.state = read_back(&self.bench.state);
+        self.bench.state.renew_assignments();
+        self.bench.live.applied.clear();
+        self.bench.live.absence = Absence::new(GRACE, Duration::from_secs(5), self.bench.now);
+    }
+
+    fn wait(&mut self, time: Duration) {
+        let from = self.bench.now;
+        for second in 1..=time.as_secs() {
+            self.bench.now = from.later(Duration::from_secs(second));
+            self.heal();
+        }
+    }
+
+    /// The conductor's look at its clock, with all that it must not do.
+    fn heal(&mut self) {
+        let away = self.bench.state.disks_away();
+        self.bench.live.absence.note(self.bench.now, &away);
+        let before = self.bench.state.shards.clone();
+        let fresh_before = fresh_counts(&before);
+        let plan = self.bench.state.plan_healing(&self.bench.live);
+        self.bench.commit(plan);
+        for (at, after) in &self.bench.state.shards {
+            let in_sync = |row: &ShardRow| {
+                let set = row.replicas.iter().filter(|r| r.in_sync);
+                set.map(|r| (r.id, r.disk)).collect::<Vec<_>>()
+            };
+            assert_eq!(in_sync(&before[at]), in_sync(after));
+            assert_eq!(before[at].epoch, after.epoch);
+        }
+        let fresh_after = fresh_counts(&self.bench.state.shards);
+        for (disk, count) in &fresh_after {
+            let was = fresh_before.get(disk).copied().unwrap_or_default();
+            assert!(*count <= was.max(DISK_FRESH_MAX));
+        }
+        let (was, is): (usize, usize) = (fresh_before.values().sum(), fresh_after.values().sum());
+        let most = NODE_FRESH_MAX * self.bench.state.nodes_up().len();
+        assert!(is <= was.max(most));
+        self.check_rows();
+        self.bench
+            .commit(self.bench.state.plan_repairs(&self.bench.live));
+        for node in 1..=NODES.len() as u64 {
+            let tasks = self.bench.state.repairs(NodeId::new(node));
+            assert!(tasks.len() <= NODE_REPAIRS_MAX);
+            assert!(tasks.is_empty() || self.is_up(node));
+        }
+    }
+
+    /// What holds of every shard at all times.
+    fn check_rows(&self) {
+        for (at, row) in &self.bench.state.shards {
+            let wanted = usize::from(self.bench.state.volumes[&at.0].replicas);
+            let count = row.replicas.len();
+            assert!((wanted..=wanted + 1).contains(&count), "{row:?}");
+            assert!(row.replicas.iter().any(|r| r.in_sync), "{row:?}");
+            assert!(row.replicas.iter().filter(|r| r.leaving).count() <= 1);
+            assert!(row.replicas.iter().all(|r| !(r.fresh && r.in_sync)));
+            let nodes = row.replicas.iter().map(|r| self.bench.state.node_of(r));
+            let nodes: Vec<NodeId> = nodes.collect();
+            let distinct: BTreeSet<&NodeId> = nodes.iter().collect();
+            assert_eq!(distinct.len(), nodes.len(), "{row:?}");
+            assert!(
+                row.made
+                    .iter()
+                    .all(|id| row.replicas.iter().any(|r| r.id == *id))
+            );
+        }
+    }
+
+    /// Everybody does their part for a while.
+    fn work(&mut self) {
+        for node in 1..=NODES.len() as u64 {
+            if self.is_up(node) {
+                self.apply(node);
+            }
+        }
+        self.repair();
+        let volumes: Vec<VolumeRow> = self.bench.state.volumes.values().cloned().collect();
+        for volume in &volumes {
+            self.own(volume);
+        }
+        self.heal();
+    }
+
+    fn is_whole(&self) -> bool {
+        let mut shards = self.bench.state.shards.values();
+        shards.all(|row| self.is_row_whole(row))
+    }
+
+    fn is_row_whole(&self, row: &ShardRow) -> bool {
+        let wanted = usize::from(self.bench.state.volumes[&row.volume].replicas);
+        let is_good = |r: &Replica| {
+            let is_open = self.bench.state.schedulable(r.disk) != Schedulable::Draining;
+            r.in_sync && !r.leaving && is_open && self.is_there(r)
+        };
+        row.replicas.len() == wanted && row.replicas.iter().all(is_good)
+    }
+}
+
+fn fresh_counts(shards: &BTreeMap<At, ShardRow>) -> BTreeMap<DiskId, usize> {
+    let mut counts = BTreeMap::new();
+    for replica in shards.values().flat_map(|row| &row.replicas) {
+        if replica.fresh {
+            *counts.entry(replica.disk).or_default() += 1;
+        }
+    }
+    counts
+}
+
+fn run(seed: u64) {
+    let mut world = World::new(seed);
+    for _ in 0..120 {
+        world.happen();
+        if !world.rng.one_in(3) {
+            world.work();
+        }
+    }
+    // Calm: all but one node take replicas, that one is drained.
+    world.failed.clear();
+    let drained = world.rng.below(NODES.len() as u64) + 1;
+    for node in 1..=NODES.len() as u64 {
+        world.beat(node);
+        world.schedule(node, Schedulable::Open);
+        for disk in [node, node + 100].map(|disk| DiskId::new(u128::from(disk))) {
+            let plan = world
+                .bench
+                .state
+                .plan_schedule_disk(disk, Schedulable::Open);
+            world.bench.commit(plan.unwrap());
+        }
+    }
+    world.schedule(drained, Schedulable::Draining);
+    for _ in 0..400 {
+        world.work();
+        world.wait(Duration::from_secs(1));
+        if world.is_whole() {
+            world.work();
+            world.work();
+            assert!(world.is_whole(), "seed {seed}: it stays whole");
+            let held = world.bench.state.volumes.values();
+            assert!(
+                held.clone().all(|row| row.repairer.is_none()),
+                "seed {seed}"
+            );
+            assert!(
+                held.clone().all(|row| !row.attached_for_repair),
+                "seed {seed}"
+            );
+            assert_eq!(world.bench.healing().out_of_sync, 0);
+            return;
+        }
+    }
+    let left = world.bench.healing();
+    let shards = world.bench.state.shards.values();
+    let bad: Vec<_> = shards.filter(|row| !world.is_row_whole(row)).collect();
+    panic!("seed {seed} does not converge: {left:?} {bad:#?}");
+}
+
+#[test]
+fn random_clusters_keep_the_rules_and_become_whole() {
+    for seed in 1..=40 {
+        run(seed);
+    }
+}

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ashlar_proto::ByteCount;
-use ashlar_proto::api::{ClusterStatus, CreateVolume, Disk, Health, Node, Volume, VolumeState};
+use ashlar_proto::api::{
+    ClusterStatus, CreateVolume, Disk, Healing, Health, Node, Replica, Schedulable, Volume,
+    VolumeState,
+};
 
 use crate::api_client::{ApiClient, ApiError};
-use crate::args::{NodeCommand, VolumeCommand};
+use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
 
 /// How long a front end may hold a volume that nobody uses any more.
@@ -155,7 +158,7 @@ fn show_volume(volume: &Volume) -> anyhow::Result<()> {
                 replica.id.to_string(),
                 replica.node.to_string(),
                 replica.disk.to_string(),
-                if replica.in_sync { "in sync" } else { "behind" }.to_owned(),
+                replica_state(replica).to_owned(),
             ]
         })
     });
@@ -165,9 +168,79 @@ fn show_volume(volume: &Volume) -> anyhow::Result<()> {
     )
 }
 
+fn replica_state(replica: &Replica) -> &'static str {
+    match (replica.in_sync, replica.leaving, replica.fresh) {
+        (true, true, _) => "in sync, leaving",
+        (true, false, _) => "in sync",
+        (false, true, _) => "leaving",
+        (false, false, true) => "being rebuilt",
+        (false, false, false) => "behind",
+    }
+}
+
 /// `ashlar node …`.
 pub fn node(api: &str, command: &NodeCommand, json: bool) -> anyhow::Result<()> {
-    let NodeCommand::List = command;
+    let (node, to) = match command {
+        NodeCommand::List => return node_list(api, json),
+        NodeCommand::Cordon { node } => (node, Schedulable::Cordoned),
+        NodeCommand::Uncordon { node } => (node, Schedulable::Open),
+        NodeCommand::Drain { node } => (node, Schedulable::Draining),
+        NodeCommand::Remove { node } => {
+            ask(api, async |client| client.remove_node(node).await)?;
+            return removed(&format!("node {node}"), node, json);
+        }
+    };
+    let node = ask(api, async |client| client.schedule_node(node, to).await)?;
+    if json {
+        return print_json(&node);
+    }
+    say_schedule(&format!("node {}", node.name), "node", to, node.replicas)
+}
+
+/// `ashlar disk cordon …`.
+pub fn disk(api: &str, command: &ScheduleDisk, json: bool) -> anyhow::Result<()> {
+    let (disk, to) = match *command {
+        ScheduleDisk::Cordon { disk } => (disk, Schedulable::Cordoned),
+        ScheduleDisk::Uncordon { disk } => (disk, Schedulable::Open),
+        ScheduleDisk::Drain { disk } => (disk, Schedulable::Draining),
+        ScheduleDisk::Remove { disk } => {
+            ask(api, async |client| client.remove_disk(disk).await)?;
+            return removed(&format!("disk {disk}"), &disk.to_string(), json);
+        }
+    };
+    let disk = ask(api, async |client| client.schedule_disk(disk, to).await)?;
+    if json {
+        return print_json(&disk);
+    }
+    say_schedule(
+        &format!("disk {}", disk.report.id),
+        "disk",
+        to,
+        disk.replicas,
+    )
+}
+
+fn removed(what: &str, id: &str, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(&BTreeMap::from([("removed", id)]));
+    }
+    print_text(&format!("removed {what}"))
+}
+
+fn say_schedule(what: &str, kind: &str, to: Schedulable, replicas: u32) -> anyhow::Result<()> {
+    print_text(&match to {
+        Schedulable::Open => format!("{what} takes replicas"),
+        Schedulable::Cordoned => {
+            format!("{what} takes no new replicas; it holds {replicas}")
+        }
+        Schedulable::Draining => format!(
+            "{what} is drained; replicas to move: {replicas}; see `ashlar status`, and `ashlar {kind} \
+             list` for what is left"
+        ),
+    })
+}
+
+fn node_list(api: &str, json: bool) -> anyhow::Result<()> {
     let nodes = ask(api, async |client| client.nodes().await)?.items;
     if json {
         return print_json(&nodes);
@@ -178,6 +251,7 @@ pub fn node(api: &str, command: &NodeCommand, json: bool) -> anyhow::Result<()> 
         "state",
         "address",
         "disks",
+        "replicas",
         "labels",
         "heartbeat",
     ];
@@ -196,9 +270,10 @@ fn node_row(node: &Node) -> Vec<String> {
     vec![
         node.id.to_string(),
         node.name.clone(),
-        word(&node.state),
+        with_schedulable(word(&node.state), node.schedulable),
         node.address.to_string(),
         node.disks.len().to_string(),
+        node.replicas.to_string(),
         if labels.is_empty() {
             "-".to_owned()
         } else {
@@ -206,6 +281,14 @@ fn node_row(node: &Node) -> Vec<String> {
         },
         age.unwrap_or_else(|| "-".to_owned()),
     ]
+}
+
+/// A state, and that it takes no replicas if so.
+fn with_schedulable(state: String, schedulable: Schedulable) -> String {
+    match schedulable {
+        Schedulable::Open => state,
+        other => format!("{state}, {}", word(&other)),
+    }
 }
 
 #[expect(
@@ -238,7 +321,7 @@ fn disk_row(disk: &Disk) -> Vec<String> {
         report.id.to_string(),
         disk.node_name.clone(),
         report.path.clone(),
-        state,
+        with_schedulable(state, disk.schedulable),
         bytes(report.used_bytes.get()),
         bytes(report.usable_bytes.get()),
         percent(report.used_bytes.get(), report.usable_bytes.get()),
@@ -297,6 +380,7 @@ fn show_status(status: &ClusterStatus) -> anyhow::Result<()> {
             ),
         ),
         ("volumes", volumes),
+        ("healing", healing(&status.healing)),
         ("damage", damage(&status.damage)),
     ];
     for (name, value) in facts {
@@ -306,6 +390,33 @@ fn show_status(status: &ClusterStatus) -> anyhow::Result<()> {
         print_text("\nSee `ashlar volume list`, `ashlar node list` and `ashlar disk list`.")?;
     }
     Ok(())
+}
+
+/// What is on its way to be whole again, in one line.
+fn healing(healing: &Healing) -> String {
+    let counts = [
+        (healing.away, "in sync but away"),
+        (healing.out_of_sync, "out of sync"),
+        (healing.rebuilding, "being rebuilt"),
+        (healing.queued, "waiting for their turn"),
+        (healing.without_place, "without an eligible disk"),
+        (healing.draining, "still to move"),
+    ];
+    let some = counts.into_iter().filter(|(count, _)| *count > 0);
+    let mut parts: Vec<String> = some
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    if parts.is_empty() {
+        return "nothing to do".to_owned();
+    }
+    if let Some(percent) = healing.progress_percent {
+        parts.push(format!("{} rebuilt, {percent} % done", healing.rebuilt));
+    }
+    if let Some(seconds) = healing.remaining_seconds {
+        let left = humantime::format_duration(Duration::from_secs(seconds));
+        parts.push(format!("{left} left at this rate"));
+    }
+    format!("replicas: {}", parts.join(", "))
 }
 
 /// The word that the API uses for a value.
@@ -325,6 +436,32 @@ mod tests {
     fn words_are_those_of_the_api() {
         assert_eq!(word(&NodeState::Down), "down");
         assert_eq!(word(&Health::Degraded), "degraded");
+    }
+
+    #[test]
+    fn healing_is_told_in_one_line() {
+        assert_eq!(healing(&Healing::default()), "nothing to do");
+        let some = Healing {
+            out_of_sync: 12,
+            rebuilding: 8,
+            queued: 3,
+            without_place: 1,
+            rebuilt: 4,
+            away: 2,
+            progress_percent: Some(25),
+            remaining_seconds: Some(90),
+            ..Healing::default()
+        };
+        let expected = "replicas: 2 in sync but away, 12 out of sync, 8 being rebuilt, \
+                        3 waiting for their turn, 1 without an eligible disk, 4 rebuilt, 25 % done, 1m 30s left at this rate";
+        assert_eq!(healing(&some), expected);
+    }
+
+    #[test]
+    fn states_say_what_takes_no_replicas() {
+        let state = |schedulable| with_schedulable("up".to_owned(), schedulable);
+        assert_eq!(state(Schedulable::Open), "up");
+        assert_eq!(state(Schedulable::Draining), "up, draining");
     }
 
     #[test]

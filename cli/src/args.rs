@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ashlar_proto::Address;
 use ashlar_proto::api::AckRule;
+use ashlar_proto::{Address, DiskId};
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -69,7 +69,7 @@ pub enum Command {
         #[command(subcommand)]
         command: VolumeCommand,
     },
-    /// Look at the nodes of the cluster.
+    /// List, cordon, drain and remove the nodes of the cluster.
     Node {
         /// How to find the cluster.
         #[command(flatten)]
@@ -78,7 +78,7 @@ pub enum Command {
         #[command(subcommand)]
         command: NodeCommand,
     },
-    /// Format and inspect disks, and list those of the cluster.
+    /// Format and inspect disks; list, cordon, drain and remove those of the cluster.
     Disk {
         /// How to find the cluster.
         #[command(flatten)]
@@ -165,6 +165,10 @@ pub struct UpArgs {
     #[command(flatten)]
     pub tls: TlsArgs,
 
+    /// How long a disk that does not serve is waited for before its replicas are made elsewhere.
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_duration)]
+    pub rebuild_after: Duration,
+
     /// How the reactor thread runs.
     #[command(flatten)]
     pub reactor: ReactorArgs,
@@ -183,6 +187,10 @@ pub struct ConductorArgs {
     /// Where the API listens.
     #[arg(long, default_value = "127.0.0.1:7100", value_name = "ADDR")]
     pub listen: std::net::SocketAddr,
+
+    /// How long a disk that does not serve is waited for before its replicas are made elsewhere.
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_duration)]
+    pub rebuild_after: Duration,
 }
 
 /// `ashlar store`.
@@ -333,6 +341,33 @@ pub enum NodeCommand {
     /// List the nodes.
     #[command(after_help = "Example:\n  ashlar node list")]
     List,
+    /// Give a node no new replicas; it keeps those that it has.
+    #[command(after_help = "Example:\n  ashlar node cordon store-1")]
+    Cordon {
+        /// Its name or id.
+        node: String,
+    },
+    /// Give a node replicas again, and call off what a drain has not moved yet.
+    #[command(after_help = "Example:\n  ashlar node uncordon store-1")]
+    Uncordon {
+        /// Its name or id.
+        node: String,
+    },
+    /// Give a node no new replicas, and move those that it has to others.
+    #[command(after_help = "\
+Example:
+  ashlar node drain store-1
+  ashlar node list             until it holds no replicas")]
+    Drain {
+        /// Its name or id.
+        node: String,
+    },
+    /// Forget a node that is down and holds no replicas, and its disks.
+    #[command(after_help = "Example:\n  ashlar node remove store-1")]
+    Remove {
+        /// Its name or id.
+        node: String,
+    },
 }
 
 /// `ashlar disk`.
@@ -341,6 +376,9 @@ pub enum DiskCommand {
     /// List the disks of the cluster.
     #[command(after_help = "Example:\n  ashlar disk list")]
     List,
+    /// What is to become of a disk of the cluster.
+    #[command(flatten)]
+    Schedule(ScheduleDisk),
     /// Prepare a block device or a file for a store. Refuses what is formatted already.
     #[command(after_help = "\
 Example:
@@ -353,6 +391,38 @@ Example:
   ashlar disk inspect /var/lib/ashlar/disk0
   ashlar disk inspect /var/lib/ashlar/disk0 --volume 00000000000000a1 --json")]
     Inspect(InspectArgs),
+}
+
+/// `ashlar disk cordon`, `uncordon`, `drain` and `remove`.
+#[derive(Debug, Subcommand)]
+pub enum ScheduleDisk {
+    /// Give a disk no new replicas; it keeps those that it has.
+    #[command(after_help = "Example:\n  ashlar disk cordon 5d1c7f0e9a8b4c3d2e1f0a9b8c7d6e5f")]
+    Cordon {
+        /// Its id.
+        disk: DiskId,
+    },
+    /// Give a disk replicas again, and call off what a drain has not moved yet.
+    #[command(after_help = "Example:\n  ashlar disk uncordon 5d1c7f0e9a8b4c3d2e1f0a9b8c7d6e5f")]
+    Uncordon {
+        /// Its id.
+        disk: DiskId,
+    },
+    /// Give a disk no new replicas, and move those that it has to others.
+    #[command(after_help = "\
+Example:
+  ashlar disk drain 5d1c7f0e9a8b4c3d2e1f0a9b8c7d6e5f
+  ashlar disk list             until it holds no replicas")]
+    Drain {
+        /// Its id.
+        disk: DiskId,
+    },
+    /// Forget a disk that no store serves and that holds no replicas.
+    #[command(after_help = "Example:\n  ashlar disk remove 5d1c7f0e9a8b4c3d2e1f0a9b8c7d6e5f")]
+    Remove {
+        /// Its id.
+        disk: DiskId,
+    },
 }
 
 /// `ashlar disk format`.

@@ -1,7 +1,7 @@
 //! `ashlar conductor`: the conductor as a process of its own.
 
 use anyhow::Context;
-use ashlar_conductor::{Conductor, ConductorOptions};
+use ashlar_conductor::{Conductor, ConductorOptions, Timing};
 
 use crate::args::ConductorArgs;
 use crate::signals;
@@ -16,7 +16,11 @@ pub fn run(args: ConductorArgs) -> anyhow::Result<()> {
             data_dir: args.data,
             listen: args.listen,
         };
-        let conductor = Conductor::start(options)
+        let timing = Timing {
+            rebuild_after: args.rebuild_after,
+            ..Timing::default()
+        };
+        let conductor = Conductor::start_with(options, timing)
             .await
             .context("cannot start the conductor")?;
         tracing::info!(api = %format!("http://{}", conductor.address()), "conductor serves");

@@ -13,6 +13,7 @@ mod host;
 mod io_threads;
 mod nbd_role;
 mod output;
+mod repair_owners;
 mod runtime;
 mod signals;
 mod store_agent;
@@ -61,6 +62,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Node { api, command } => admin::node(&api.api, &command, json),
         Command::Disk { api, command } => match command {
             DiskCommand::List => admin::disk_list(&api.api, json),
+            DiskCommand::Schedule(command) => admin::disk(&api.api, &command, json),
             DiskCommand::Format(args) => disk::format(&args, json),
             DiskCommand::Inspect(args) => disk::inspect(&args, json),
         },

@@ -6,6 +6,8 @@
 //!  register ──▶ set cluster ──▶ heartbeats ∥ assignments ── any failure ──▶ register
 //! ```
 //!
+//! What an assignment list says of volumes to repair goes to [`crate::repair_owners`].
+//!
 //! Invariant: a list of assignments is carried out only if it is of the cluster that the disks
 //! were given to. What is not on a list is removed, so a list of a stranger would be the end of
 //! the data.
@@ -23,6 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::api_client::{ApiClient, ApiError};
+use crate::repair_owners::RepairTasks;
 
 /// How long to wait before the first repetition, and how long at most.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -101,17 +104,19 @@ pub struct StoreAgent {
 }
 
 impl StoreAgent {
-    /// Registers the store and serves it, on `runtime`.
+    /// Registers the store and serves it, on `runtime`; sends its repair tasks to `repairs`.
     pub fn start(
         runtime: &Handle,
         client: ApiClient,
         options: AgentOptions,
         store: impl Store,
+        repairs: RepairTasks,
     ) -> Self {
         let agent = Agent {
             client,
             options,
             store,
+            repairs,
         };
         Self {
             task: runtime.spawn(agent.run()),
@@ -135,6 +140,7 @@ struct Agent<S> {
     client: ApiClient,
     options: AgentOptions,
     store: S,
+    repairs: RepairTasks,
 }
 
 impl<S: Store> Agent<S> {
@@ -277,6 +283,8 @@ impl<S: Store> Agent<S> {
         if found != expected {
             return Err(Broken::OtherCluster { expected, found });
         }
+        // An end that is closed belongs to a store that stops.
+        let _ = self.repairs.send(list.repairs).await;
         let refused = self.store.apply(list.replicas).await?.refused;
         let unexplained = self.unexplained(&refused).await?;
         if unexplained > 0 {

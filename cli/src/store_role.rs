@@ -3,7 +3,7 @@
 //! ```text
 //! tokio thread             store agent ── HTTP ── conductor
 //!                              │ bounded channels
-//! first thread             accepts, routes, serves its lanes
+//! first thread             accepts, routes, serves its lanes; repair owners
 //!                              │ bounded channels
 //! ashlar-io-1, -2, …       serve theirs
 //! ```
@@ -21,7 +21,9 @@ use tokio::runtime::Handle;
 
 use crate::api_client::ApiClient;
 use crate::args::StoreArgs;
+use crate::cluster_source::HttpClusterSource;
 use crate::io_threads::IoThreads;
+use crate::repair_owners::RepairOwners;
 use crate::store_agent::{AgentOptions, StoreAgent};
 use crate::{host, runtime, signals};
 
@@ -79,12 +81,15 @@ async fn serve(
         labels: args.label.iter().cloned().collect(),
     };
     tracing::info!(name = agent.name, %address, disks = args.disk.len(), "store serves");
-    let agent = StoreAgent::start(&control, api, agent, store.control());
+    let source = HttpClusterSource::new(api.clone(), &control);
+    let (repairs, tasks) = RepairOwners::start(&reactor, source, &agent.name, Vec::new());
+    let agent = StoreAgent::start(&control, api, agent, store.control(), tasks);
     match race(stop.recv(), threads.lost_one()).await {
         Either::First(_) => tracing::info!("stopping: draining requests, taking checkpoints"),
         Either::Second(()) => tracing::error!("a thread has ended: stopping the others"),
     }
     control.spawn(agent.stop());
+    repairs.stop().await;
     if store.control().stop().await.is_ok() {
         store.stopped().await;
     }

@@ -4,9 +4,11 @@
 //! tokio threads     conductor ── HTTP ── store agents, cluster source
 //!                                              │ bounded channels
 //! this thread       NBD server ── owners ── local: links ── stores ── disks     (one reactor)
+//!                                 repair owners ──┘
 //! ```
 //!
-//! Order of the end: the NBD server drains, volumes are detached, agents end, stores checkpoint.
+//! Order of the end: the NBD server drains, volumes are detached, agents and repair owners end,
+//! stores checkpoint.
 //! The conductor stops last, for detaching needs it.
 
 use std::fs::{File, TryLockError};
@@ -15,9 +17,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use ashlar_client::VolumeOptions;
-use ashlar_conductor::{Conductor, ConductorOptions};
+use ashlar_conductor::{Conductor, ConductorOptions, Timing};
 use ashlar_proto::Address;
 use ashlar_reactor::channel::remote;
+use ashlar_reactor::future::join_all;
 use ashlar_reactor::{DiskOptions, Reactor};
 use ashlar_store::{StoreHandle, StoreOptions, StoreService};
 use tokio::runtime::Handle;
@@ -28,6 +31,7 @@ use crate::catalog::VolumeCatalog;
 use crate::cluster_source::HttpClusterSource;
 use crate::nbd_role::Front;
 use crate::output::print_text;
+use crate::repair_owners::{RepairOwners, RepairTasks};
 use crate::store_agent::{AgentOptions, StoreAgent};
 use crate::{disk, host, runtime, signals};
 
@@ -51,7 +55,12 @@ pub fn run(args: UpArgs) -> anyhow::Result<()> {
         data_dir: data.join("conductor"),
         listen: args.api,
     };
-    let conductor = tokio.block_on(Conductor::start(options)).context("--api")?;
+    let timing = Timing {
+        rebuild_after: args.rebuild_after,
+        ..Timing::default()
+    };
+    let conductor = Conductor::start_with(options, timing);
+    let conductor = tokio.block_on(conductor).context("--api")?;
     let stop = signals::stop_channel(tokio.handle())?;
     let cluster = Cluster {
         api: ApiClient::new(&format!("http://{}", conductor.address()))?,
@@ -143,21 +152,23 @@ impl Cluster<'_> {
         for plan in &self.disks {
             stores.push(self.start_store(&reactor, plan).await?);
         }
-        let agents: Vec<StoreAgent> = self
-            .disks
-            .iter()
-            .zip(&stores)
-            .map(|(plan, store)| self.start_agent(plan, &store.handle))
-            .collect();
-        let mut options = VolumeOptions::new(host::owner("up"));
-        // What this directory's last run had attached is this run's to take: the lock on the
-        // directory shows that it has ended.
-        options.force = true;
-        options.local = stores
+        let local: Vec<(Address, Address)> = stores
             .iter()
             .map(|s| (s.address.clone(), s.local.clone()))
             .collect();
         let source = HttpClusterSource::new(self.api.clone(), &self.control);
+        let (mut agents, mut repairs) = (Vec::new(), Vec::new());
+        for (plan, store) in self.disks.iter().zip(&stores) {
+            let (source, local) = (source.clone(), local.clone());
+            let (owners, tasks) = RepairOwners::start(&reactor, source, &plan.name, local);
+            agents.push(self.start_agent(plan, &store.handle, tasks));
+            repairs.push(owners);
+        }
+        let mut options = VolumeOptions::new(host::owner("up"));
+        // What this directory's last run had attached is this run's to take: the lock on the
+        // directory shows that it has ended.
+        options.force = true;
+        options.local = local;
         let catalog = VolumeCatalog::new(&reactor, source, options);
         let front = Front::start(&reactor, &catalog, &self.args.nbd, &self.args.tls).await?;
         self.announce(&reactor, &front, &stop).await?;
@@ -168,6 +179,7 @@ impl Cluster<'_> {
         for agent in agents {
             self.control.spawn(agent.stop());
         }
+        join_all(repairs.into_iter().map(RepairOwners::stop)).await;
         for store in stores {
             if store.handle.control().stop().await.is_ok() {
                 store.handle.stopped().await;
@@ -202,7 +214,12 @@ impl Cluster<'_> {
         })
     }
 
-    fn start_agent(&self, plan: &StorePlan, store: &StoreHandle) -> StoreAgent {
+    fn start_agent(
+        &self,
+        plan: &StorePlan,
+        store: &StoreHandle,
+        repairs: RepairTasks,
+    ) -> StoreAgent {
         let address = store
             .addresses()
             .iter()
@@ -214,7 +231,8 @@ impl Cluster<'_> {
                 .unwrap_or(Address::Local(plan.name.clone())),
             labels: std::collections::BTreeMap::new(),
         };
-        StoreAgent::start(&self.control, self.api.clone(), options, store.control())
+        let (api, control) = (self.api.clone(), store.control());
+        StoreAgent::start(&self.control, api, options, control, repairs)
     }
 
     /// Waits until the stores have registered, then says where everything is.

@@ -507,6 +507,8 @@ pub struct Healing {
     pub without_place: u32,
     /// In-sync replicas that are still to leave a draining disk.
     pub draining: u32,
+    /// In-sync replicas whose disks do not serve: they return, or leave the set and are replaced.
+    pub away: u32,
     /// Replicas that have come in sync since something was last amiss.
     pub rebuilt: u32,
     /// How much of this spell is done, in percent; absent where nothing is amiss.

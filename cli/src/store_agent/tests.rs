@@ -6,8 +6,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use ashlar_conductor::{Conductor, ConductorOptions};
-use ashlar_proto::api::{AckRule, CreateVolume, NodeState, Volume, VolumeState};
+use ashlar_proto::api::{
+    AckRule, AttachRequest, CreateVolume, DetachRequest, NodeState, ProposeInSync, RepairTask,
+    Volume, VolumeState, repair_owner,
+};
 use ashlar_proto::{ByteCount, DiskId};
+use ashlar_reactor::channel::remote;
 use ashlar_store::Refusal;
 
 use super::*;
@@ -20,6 +24,8 @@ struct Held {
     replicas: Vec<Assignment>,
     /// Refusals to give before it does what it is told.
     refusals: usize,
+    /// Which of the stores it is, from 0.
+    number: u16,
     /// Whether its disk was found to be of another cluster.
     foreign: bool,
 }
@@ -36,7 +42,7 @@ impl MemoryStore {
 impl Store for MemoryStore {
     async fn report(&self) -> Result<Vec<DiskReport>, ControlError> {
         Ok(vec![DiskReport {
-            id: DiskId::new(1),
+            id: DiskId::new(u128::from(self.with(|held| held.number)) + 1),
             path: "/disk".to_owned(),
             lanes: 1,
             usable_bytes: ByteCount::new(100 * GIB),
@@ -104,21 +110,37 @@ fn free_address() -> SocketAddr {
 }
 
 fn agent(client: &ApiClient, store: &MemoryStore) -> StoreAgent {
+    agent_with(client, store).0
+}
+
+/// The agent, and the repair tasks that it sends.
+fn agent_with(
+    client: &ApiClient,
+    store: &MemoryStore,
+) -> (StoreAgent, remote::Receiver<Vec<RepairTask>>) {
+    let number = store.with(|held| held.number);
     let options = AgentOptions {
-        name: "one".to_owned(),
-        address: "127.0.0.1:7200".parse().unwrap(),
+        name: ["one", "two"][usize::from(number)].to_owned(),
+        address: format!("127.0.0.1:{}", 7200 + number).parse().unwrap(),
         labels: BTreeMap::new(),
     };
-    StoreAgent::start(&Handle::current(), client.clone(), options, store.clone())
+    let (tasks, repairs) = remote::bounded(4);
+    let (runtime, client) = (Handle::current(), client.clone());
+    let agent = StoreAgent::start(&runtime, client, options, store.clone(), tasks);
+    (agent, repairs)
 }
 
 async fn create(client: &ApiClient, name: &str) -> Volume {
+    create_with(client, name, 1).await
+}
+
+async fn create_with(client: &ApiClient, name: &str, replicas: u8) -> Volume {
     for _ in 0..500 {
         let (name, size_bytes) = (name.to_owned(), ByteCount::new(GIB));
         let request = CreateVolume {
             name,
             size_bytes,
-            replicas: 1,
+            replicas,
             ack: AckRule::Majority,
         };
         match client.create_volume(&request).await {
@@ -194,4 +216,72 @@ async fn a_conductor_with_other_metadata_removes_nothing() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the disk of another cluster is not reported as failed")
+}
+
+/// Attaches, commits these replicas of the first shard, and detaches.
+async fn commit(client: &ApiClient, name: &str, owner: String, repair: bool, keep: &[usize]) {
+    let force = false;
+    let request = AttachRequest {
+        owner,
+        force,
+        repair,
+    };
+    let volume = client.attach(name, &request).await.unwrap().volume;
+    let shard = &volume.shards[0];
+    let proposal = ProposeInSync {
+        volume: volume.id,
+        generation: volume.generation,
+        shard: shard.index,
+        epoch: shard.epoch,
+        in_sync: keep.iter().map(|i| shard.replicas[*i].id).collect(),
+    };
+    client.propose_in_sync(name, &proposal).await.unwrap();
+    let detach = DetachRequest {
+        volume: volume.id,
+        generation: volume.generation,
+    };
+    client.detach(name, &detach).await.unwrap();
+}
+
+/// The next list of tasks for which it holds.
+async fn tasks_until(
+    repairs: &remote::Receiver<Vec<RepairTask>>,
+    is: impl Fn(&[RepairTask]) -> bool,
+) {
+    let arrives = async {
+        while let Some(tasks) = repairs.recv().await {
+            if is(&tasks) {
+                return;
+            }
+        }
+        panic!("the agent has ended");
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(20), arrives).await;
+    in_time.expect("the tasks arrive");
+}
+
+#[tokio::test]
+async fn a_repair_task_is_handed_on_until_the_volume_is_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let conductor = conductor(directory.path(), free_address()).await;
+    let client = ApiClient::new(&conductor.address().to_string()).unwrap();
+    let stores = [0, 1].map(|number| {
+        let store = MemoryStore::default();
+        store.with(|held| held.number = number);
+        store
+    });
+    let agents = [
+        agent_with(&client, &stores[0]),
+        agent_with(&client, &stores[1]),
+    ];
+    let volume = create_with(&client, "a", 2).await;
+    let in_sync = volume.shards[0].replicas[0].node;
+    commit(&client, "a", "user".to_owned(), false, &[0]).await;
+    let nodes = client.nodes().await.unwrap().items;
+    let name = &nodes.iter().find(|node| node.id == in_sync).unwrap().name;
+    let (_, repairs) = &agents[usize::from(name == "two")];
+    tasks_until(repairs, |tasks| tasks.len() == 1 && tasks[0].name == "a").await;
+    commit(&client, "a", repair_owner(name), true, &[0, 1]).await;
+    tasks_until(repairs, <[RepairTask]>::is_empty).await;
+    conductor.shutdown().await;
 }

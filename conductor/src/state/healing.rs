@@ -44,6 +44,8 @@ pub(crate) struct Outlook {
     pub(crate) without_place: u32,
     /// In-sync replicas on draining disks whose successor is yet to be made.
     pub(crate) draining: u32,
+    /// In-sync replicas whose disks do not serve.
+    pub(crate) away: u32,
     /// Replicas that this plan makes.
     pub(crate) admitted: u32,
 }
@@ -194,6 +196,8 @@ impl<'a> Healer<'a> {
                 let is_rebuilt = replica.fresh && self.state.serves(replica.disk);
                 self.outlook.rebuilding += u32::from(is_rebuilt);
             }
+            let is_away = replica.in_sync && !self.state.serves(replica.disk);
+            self.outlook.away += u32::from(is_away);
             let is_to_move = replica.in_sync && !replica.leaving && self.is_draining(replica);
             self.outlook.draining += u32::from(is_to_move);
             let deed = if is_to_move {

@@ -209,6 +209,7 @@ impl ClusterState {
             queued: outlook.queued,
             without_place: outlook.without_place,
             draining: outlook.draining,
+            away: outlook.away,
             rebuilt: progress.rebuilt,
             progress_percent: progress.percent,
             remaining_seconds: progress.remaining.map(|left| left.as_secs()),

@@ -60,6 +60,10 @@ fn a_replica_in_sync_is_never_replaced() {
     let node = before[0].replicas[0].node.get();
     bench.set_up(node, false);
     bench.wait(GRACE * 3);
+    let lost = before.iter().flat_map(|shard| &shard.replicas);
+    let lost = lost.filter(|r| r.node.get() == node).count();
+    let healing = bench.healing();
+    assert_eq!((healing.away as usize, healing.out_of_sync), (lost, 0));
     assert_eq!(bench.state.volume_by_name("v").unwrap().shards, before);
 }
 

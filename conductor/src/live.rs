@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 
 use ashlar_proto::api::{DiskReport, Revision};
-use ashlar_proto::{DiskId, NodeId};
+use ashlar_proto::{DiskId, NodeId, VolumeId};
 
 use crate::absence::Absence;
-use crate::membership::Membership;
+use crate::membership::{Membership, Moment};
 use crate::row::DiskRow;
 use crate::spell::Spell;
+use crate::state::Turns;
 
 /// The volatile side of the cluster.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(crate) struct Live {
     pub(crate) absence: Absence,
     /// The revision at which nothing was amiss, if that is how it last was.
     pub(crate) calm: Option<Revision>,
+    /// When each volume that needs repair was last given a task.
+    pub(crate) turns: BTreeMap<VolumeId, Moment>,
     /// The spell of healing that is under way.
     pub(crate) spell: Spell,
 }
@@ -38,6 +41,7 @@ impl Live {
             reports: BTreeMap::new(),
             absence,
             calm: None,
+            turns: BTreeMap::new(),
             spell: Spell::default(),
         }
     }
@@ -49,6 +53,16 @@ impl Live {
             return &row.report;
         }
         self.reports.get(&row.report.id).unwrap_or(&row.report)
+    }
+
+    /// Notes who was given a repair task, and who needs none any more.
+    pub(crate) fn note_turns(&mut self, now: Moment, turns: &Turns) {
+        for volume in &turns.over {
+            self.turns.remove(volume);
+        }
+        for volume in &turns.given {
+            self.turns.insert(*volume, now);
+        }
     }
 
     /// The revision that a node has carried out.

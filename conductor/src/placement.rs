@@ -182,9 +182,9 @@ pub fn place_beside(
     shard: ShardIndex,
     bytes: ByteCount,
     others: &[Neighbour],
-    candidates: &[Candidate],
+    candidates: &[&Candidate],
 ) -> Option<(NodeId, DiskId)> {
-    let bins: Vec<Bin<'_>> = candidates.iter().map(Bin::new).collect();
+    let bins: Vec<Bin<'_>> = candidates.iter().copied().map(Bin::new).collect();
     let nodes: Vec<NodeId> = others.iter().map(|other| other.node).collect();
     let labels: Vec<_> = others.iter().map(|other| &other.labels).collect();
     let best = best_bin(volume, shard, bytes.get(), (&nodes, &labels), &bins)?;

@@ -31,6 +31,7 @@ use ashlar_proto::{ByteCount, ClusterId, DiskId, NodeId, ReplicaId, ShardIndex, 
 use crate::meta::{Change, Expect, Key, Transaction};
 use crate::row::{AnyRow, ClusterRow, DiskRow, NodeRow, ShardRow, VolumeRow};
 pub(crate) use removed::removed_node;
+pub(crate) use repairs::Turns;
 pub(crate) use subjects::Subject;
 
 /// A shard among all of the cluster.

@@ -27,9 +27,11 @@ impl<M: MetaStore> Cluster<M> {
                 "replicas are made elsewhere"
             );
         }
-        self.transact(|view| Ok(view.state.plan_repairs(&view.live)))
+        let (turns, _) = self
+            .transact(move |view| Ok(view.state.plan_repairs(&view.live, now)))
             .await?;
         self.change_live(|view| {
+            view.live.note_turns(now, &turns);
             let joined = view.state.joined();
             view.live.spell.note(now, outlook.left(), joined);
             // Nothing changes by the passing of time alone, then.

@@ -335,7 +335,7 @@ impl<'a> Healer<'a> {
         bytes: u64,
     ) -> Option<(NodeId, DiskId)> {
         let (volume, shard) = step.at;
-        let place = |apart: &[Neighbour], candidates: &[Candidate]| {
+        let place = |apart: &[Neighbour], candidates: &[&Candidate]| {
             place_beside(volume, shard, ByteCount::new(bytes), apart, candidates)
         };
         // One that moves stays until its successor is in sync: were both on one node, a write could
@@ -344,27 +344,19 @@ impl<'a> Healer<'a> {
         let others = row.replicas.iter().filter(stays);
         let others: Vec<Neighbour> = others.map(|r| self.neighbour(r)).collect();
         // The disk that one was lost from comes last.
-        let is_elsewhere = |c: &&Candidate| c.disk != old.disk;
-        let elsewhere: Vec<Candidate> = self
-            .candidates
-            .iter()
-            .filter(is_elsewhere)
-            .cloned()
-            .collect();
-        for candidates in [&elsewhere, &self.candidates] {
-            if place(&others, candidates).is_none() {
-                continue;
+        let all: Vec<&Candidate> = self.candidates.iter().collect();
+        let elsewhere = all.iter().copied().filter(|c| c.disk != old.disk);
+        let has_turn = |c: &&Candidate| {
+            let busy = self.fresh_on.get(&c.disk);
+            busy.is_none_or(|fresh| *fresh < DISK_FRESH_MAX)
+        };
+        for candidates in [elsewhere.collect(), all.clone()] {
+            if place(&others, &candidates).is_some() {
+                let free: Vec<&Candidate> = candidates.into_iter().filter(has_turn).collect();
+                let found = place(&others, &free);
+                self.outlook.queued += u32::from(found.is_none());
+                return found;
             }
-            let has_turn = |c: &&Candidate| {
-                let busy = self.fresh_on.get(&c.disk);
-                busy.is_none_or(|fresh| *fresh < DISK_FRESH_MAX)
-            };
-            let free: Vec<Candidate> = candidates.iter().filter(has_turn).cloned().collect();
-            let found = place(&others, &free);
-            if found.is_none() {
-                self.outlook.queued += 1;
-            }
-            return found;
         }
         self.outlook.without_place += 1;
         None

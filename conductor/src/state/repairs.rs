@@ -1,31 +1,65 @@
 //! Plans for repair tasks: which node attaches which detached volume, to bring its replicas back.
 //!
 //! Invariants: a volume that a user has attached is given to nobody; a task stays with its node
-//! while that is up and the volume needs it; no node has more than [`NODE_REPAIRS_MAX`].
+//! while that is up and the volume needs it; no node has more than [`NODE_REPAIRS_MAX`]. A task
+//! under which the volume does not come to be attached gives way to those that wait, after
+//! [`TURN`], and has its next turn after them: what cannot be repaired holds nobody up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ashlar_proto::api::{VolumeState, repair_owner};
 use ashlar_proto::{NodeId, VolumeId};
 
 use super::{ClusterState, Plan};
 use crate::live::Live;
+use crate::membership::Moment;
 use crate::row::{AnyRow, ShardRow, VolumeRow};
 
 /// Repair tasks of one node at a time.
 pub(crate) const NODE_REPAIRS_MAX: usize = 4;
 
+/// How long a volume with a task may take to be attached while others wait for theirs.
+pub(crate) const TURN: Duration = Duration::from_secs(180);
+
+/// What a plan changes in who has had a task when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Turns {
+    /// Volumes that are given a task.
+    pub(crate) given: Vec<VolumeId>,
+    /// Volumes that need none any more.
+    pub(crate) over: Vec<VolumeId>,
+}
+
 impl ClusterState {
     /// Gives repair tasks out and takes back those that are over.
-    pub(crate) fn plan_repairs(&self, live: &Live) -> Plan<()> {
+    pub(crate) fn plan_repairs(&self, live: &Live, now: Moment) -> Plan<Turns> {
         let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
         let mut changed: BTreeMap<VolumeId, Option<NodeId>> = BTreeMap::new();
-        let mut waiting = Vec::new();
+        let (mut waiting, mut turns) = (Vec::new(), Turns::default());
+        let needy = |row: &&VolumeRow| self.needs_repair(live, row);
+        let is_any_waiting = self
+            .volumes
+            .values()
+            .filter(|row| row.repairer.is_none())
+            .any(|row| needy(&row));
+        let is_stuck = |row: &VolumeRow| {
+            let since = live.turns.get(&row.id).copied().unwrap_or_default();
+            !row.attached_for_repair && now.since(since) >= TURN
+        };
         for volume in self.volumes.values() {
-            let needs = self.needs_repair(live, volume);
+            let needs = needy(&volume);
+            let last_turn = live.turns.get(&volume.id).copied();
+            if !needs && last_turn.is_some() {
+                turns.over.push(volume.id);
+            }
+            if needs && volume.repairer.is_some() && is_any_waiting && is_stuck(volume) {
+                changed.insert(volume.id, None);
+                continue;
+            }
             match volume.repairer.filter(|node| self.is_up(*node)) {
                 Some(node) if needs => *load.entry(node).or_default() += 1,
-                _ if needs => waiting.push((self.live_least(volume), volume.id)),
+                _ if needs => waiting.push((last_turn, self.live_least(volume), volume.id)),
                 _ => {}
             }
             if volume
@@ -36,13 +70,14 @@ impl ClusterState {
             }
         }
         waiting.sort_unstable();
-        for (_, id) in waiting {
+        for (_, _, id) in waiting {
             let Some(volume) = self.volumes.get(&id) else {
                 continue;
             };
             if let Some(node) = self.repairer_for(live, volume, &load) {
                 *load.entry(node).or_default() += 1;
                 changed.insert(id, Some(node));
+                turns.given.push(id);
             }
         }
         let rows = changed.into_iter().filter_map(|(id, repairer)| {
@@ -52,7 +87,7 @@ impl ClusterState {
         Plan {
             reads: Vec::new(),
             changes: rows.map(|row| AnyRow::Volume(row).put()).collect(),
-            answer: (),
+            answer: turns,
         }
     }
 

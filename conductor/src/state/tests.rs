@@ -120,7 +120,8 @@ impl Bench {
         let away = self.state.disks_away();
         self.live.absence.note(self.now, &away);
         self.commit(self.state.plan_healing(&self.live));
-        self.commit(self.state.plan_repairs(&self.live));
+        let turns = self.commit(self.state.plan_repairs(&self.live, self.now));
+        self.live.note_turns(self.now, &turns);
     }
 
     /// The replicas of the first shard of a volume.

@@ -313,8 +313,10 @@ impl World {
         let most = NODE_FRESH_MAX * self.bench.state.nodes_up().len();
         assert!(is <= was.max(most));
         self.check_rows();
-        self.bench
-            .commit(self.bench.state.plan_repairs(&self.bench.live));
+        let now = self.bench.now;
+        let plan = self.bench.state.plan_repairs(&self.bench.live, now);
+        let turns = self.bench.commit(plan);
+        self.bench.live.note_turns(now, &turns);
         for node in 1..=NODES.len() as u64 {
             let tasks = self.bench.state.repairs(NodeId::new(node));
             assert!(tasks.len() <= NODE_REPAIRS_MAX);

@@ -227,3 +227,30 @@ fn a_node_has_few_repairs_at_a_time() {
     let counts = [1, 2, 3].map(|node| bench.tasks(node).len());
     assert_eq!(counts, [4, 4, 4], "the next one has its turn");
 }
+
+/// A volume that cannot be attached, for damage say, once held its node's turn for ever.
+#[test]
+fn what_does_not_come_to_be_attached_gives_way_to_those_that_wait() {
+    let mut bench = Bench::with(&["a", "b", "c"], 1);
+    let names: Vec<String> = (0..13).map(|i| format!("v{i}")).collect();
+    for name in &names {
+        bench.ready(name, 3);
+        bench.attach(name, "x");
+        bench.commit_set(name, &[0, 1]);
+        bench.detach_all(name);
+    }
+    bench.heal();
+    let has_task = |bench: &Bench, name: &String| !bench.repairers(name).is_empty();
+    let mut had: BTreeMap<&String, u32> = BTreeMap::new();
+    let attached = names.iter().find(|name| has_task(&bench, name)).unwrap();
+    let plan = bench.state.plan_attach(attached, &for_repair("a", false));
+    bench.commit(plan.unwrap());
+    for _ in 0..6 {
+        for name in names.iter().filter(|name| has_task(&bench, name)) {
+            *had.entry(name).or_default() += 1;
+        }
+        bench.wait(super::super::repairs::TURN + Duration::from_secs(2));
+    }
+    assert_eq!(had.len(), 13, "{had:?}");
+    assert_eq!(had[attached], 6, "one that is attached goes on");
+}

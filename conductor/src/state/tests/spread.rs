@@ -108,37 +108,32 @@ fn volumes_of_many_sizes_are_rebuilt_evenly_too() {
 
 #[test]
 fn those_with_the_fewest_replicas_come_first() {
-    let mut bench = Bench::with(&["a", "b", "c", "d"], 1);
-    let names: Vec<String> = (0..12).map(|i| format!("v{i}")).collect();
-    for name in &names {
-        let small = CreateVolume {
+    let mut bench = Bench::with(&STORES[..5], 1);
+    let lost = |r: &ashlar_proto::api::Replica| r.node == NodeId::new(1);
+    let mut worst = None;
+    for n in 0..40 {
+        let name = format!("v{n}");
+        let request = CreateVolume {
             size_bytes: ByteCount::new(GIB),
-            ..volume(name, 3)
+            ..volume(&name, 3)
         };
-        bench.commit(bench.state.plan_create(&bench.live, &small).unwrap());
+        bench.commit(bench.state.plan_create(&bench.live, &request).unwrap());
         bench.settle();
-        bench.attach(name, "x");
-    }
-    // All lack one, the last two.
-    for (n, name) in names.iter().enumerate() {
-        let replicas = bench.replicas(name);
-        let dead = |r: &ashlar_proto::api::Replica| r.node == NodeId::new(1);
-        let mut keep: Vec<usize> = (0..3).filter(|i| !dead(&replicas[*i])).collect();
-        if n == 11 {
-            keep.truncate(1);
+        bench.attach(&name, "x");
+        let replicas = bench.replicas(&name);
+        let keep: Vec<usize> = (0..3).filter(|i| !lost(&replicas[*i])).collect();
+        if keep.len() < 3 {
+            bench.commit_set(&name, &keep);
+            worst = Some((name, keep[0]));
         }
-        bench.commit_set(name, &keep);
     }
+    // Of the last volume that lost one, only one is left in sync.
+    let (worst, left) = worst.unwrap();
+    bench.commit_set(&worst, &[left]);
     bench.set_up(1, false);
-    let plan = bench
-        .state
-        .plan_schedule_node("b", ashlar_proto::api::Schedulable::Cordoned);
-    bench.commit(plan.unwrap());
     bench.wait(GRACE + Duration::from_secs(1));
+    assert!(bench.healing().queued > 0);
     let first = fresh(&bench).into_iter().min_by_key(|(_, id, ..)| *id);
-    let last = bench.state.volume_by_name("v11").unwrap();
-    let out: Vec<_> = last.shards[0].replicas.iter().filter(|r| r.fresh).collect();
-    if let (Some((at, ..)), false) = (first, out.is_empty()) {
-        assert_eq!(at.0, last.id);
-    }
+    let (at, ..) = first.unwrap();
+    assert_eq!(bench.state.volumes[&at.0].name, worst);
 }

@@ -11,7 +11,7 @@
 //! Invariants: a volume is attached at most once, however often its task comes and goes; what
 //! fails is tried again, ever more seldom, while the task stands; a store that stops lets go of all.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::rc::Rc;
@@ -128,6 +128,7 @@ struct Crew<K> {
     /// Tasks that are looked after, the ones that are being let go of included.
     under_way: RefCell<BTreeSet<RepairTask>>,
     changed: Notify,
+    is_stopping: Cell<bool>,
 }
 
 impl<K: Keeper> Crew<K> {
@@ -138,6 +139,7 @@ impl<K: Keeper> Crew<K> {
             wanted: RefCell::default(),
             under_way: RefCell::default(),
             changed: Notify::new(),
+            is_stopping: Cell::new(false),
         })
     }
 
@@ -148,6 +150,10 @@ impl<K: Keeper> Crew<K> {
     }
 
     fn set(self: &Rc<Self>, tasks: Vec<RepairTask>) {
+        // The agent may still send while the store stops.
+        if self.is_stopping.get() {
+            return;
+        }
         self.wanted.replace(tasks.iter().cloned().collect());
         self.changed.notify_all();
         for task in tasks {
@@ -163,6 +169,7 @@ impl<K: Keeper> Crew<K> {
 
     async fn stop(self: &Rc<Self>) {
         self.set(Vec::new());
+        self.is_stopping.set(true);
         let ended = async {
             while !self.under_way.borrow().is_empty() {
                 self.changed.notified().await;

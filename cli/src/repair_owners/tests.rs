@@ -151,5 +151,9 @@ fn a_stop_does_not_wait_for_an_attach() {
         crew.stop().await;
         assert!(reactor.now() - before < Duration::from_secs(1));
         assert_eq!((seen.attaches.get(), seen.held.get()), (1, 0));
+        // What the agent still sends comes too late.
+        crew.set(vec![task(2)]);
+        reactor.sleep(Duration::from_secs(100)).await;
+        assert_eq!(seen.attaches.get(), 1);
     });
 }

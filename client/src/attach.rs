@@ -30,6 +30,7 @@ use crate::catch_up;
 use crate::flush;
 use crate::grant::Grant;
 use crate::health::Counters;
+use crate::hedge::HedgeBudget;
 use crate::options::VolumeOptions;
 use crate::peer::{LaneUser, Peer, PeerKey, PeerTimes};
 use crate::quorum::{Mask, Quorum, Slot};
@@ -46,6 +47,9 @@ use crate::write_log::{AckOrder, WriteLog};
 const REQUEST_BYTES_MAX: u32 = 32 << 20;
 
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// The pause before a detach looks again whether every replica has every write.
+const LAGGARD_PAUSE: Duration = Duration::from_millis(2);
 
 /// Why a volume could not be attached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -246,6 +250,7 @@ fn candidates(
     let times = PeerTimes {
         connect: options.connect_timeout,
         request: options.request_timeout,
+        silence: options.silence_timeout,
     };
     let mut candidates = Vec::with_capacity(grant.volume.shards.len());
     for shard in &grant.volume.shards {
@@ -380,6 +385,7 @@ fn serve<C: ClusterSource>(
         may_have_lost,
         repairs: Cell::new(0),
         reads: Cell::new(0),
+        hedges: HedgeBudget::full(),
         zeroes: zeroes.freeze(),
     });
     let weak = Rc::downgrade(&core);
@@ -461,6 +467,7 @@ async fn drain_and_close(core: &Rc<Core>) -> Result<(), BlockError> {
     let in_time = core.reactor.timeout(core.options.io_timeout, drained).await;
     in_time.map_err(|_| BlockError::Unavailable)?;
     flush::flush_acknowledged(core).await?;
+    await_laggards(core).await;
     flush::settle_all(core).await;
     if !core.is_running() {
         return Err(BlockError::Fenced);
@@ -469,6 +476,21 @@ async fn drain_and_close(core: &Rc<Core>) -> Result<(), BlockError> {
         join_all(shards.iter().map(|shard| close(core, shard))).await;
     }
     Ok(())
+}
+
+/// Waits, for as long as a replica may take to answer, until each that is live holds every write:
+/// the next owner then finds nothing to make equal.
+async fn await_laggards(core: &Rc<Core>) {
+    let deadline = core.reactor.now() + core.options.request_timeout;
+    let lags = |shard: &Rc<Shard>| shard.log.borrow().lags();
+    while core.is_running() && core.reactor.now() < deadline {
+        let moment = core.progress.moment();
+        if !core.listed.borrow().iter().any(lags) {
+            return;
+        }
+        let raised = core.progress.raised_since(moment);
+        let _elapsed = core.reactor.timeout(LAGGARD_PAUSE, raised).await;
+    }
 }
 
 async fn close(core: &Rc<Core>, shard: &Rc<Shard>) {

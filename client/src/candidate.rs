@@ -21,6 +21,8 @@ use crate::shard::Replica;
 pub(crate) struct Answer {
     pub(crate) state: ShardState,
     pub(crate) run: Incarnation,
+    /// When: no older owner is answered there from then on.
+    pub(crate) at: Instant,
 }
 
 /// How a replica has failed rounds of the take-over.

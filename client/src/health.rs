@@ -19,6 +19,8 @@ pub struct VolumeHealth {
     pub blocks_repaired: u64,
     /// Reads that another replica had to answer.
     pub reads_retried: u64,
+    /// Reads that were asked of another replica too because they took long.
+    pub reads_hedged: u64,
     /// Whether unflushed writes of an earlier owner may be gone.
     pub may_have_lost: bool,
     /// Whether another owner has taken the volume.
@@ -32,6 +34,7 @@ pub(crate) struct Counters {
     pub(crate) damage_seen: Counter,
     pub(crate) blocks_repaired: Counter,
     pub(crate) reads_retried: Counter,
+    pub(crate) reads_hedged: Counter,
 }
 
 /// One count.

@@ -7,6 +7,7 @@
 //!    ▼         ▼
 //! attach ──▶ shard ──▶ write_log, quorum          what the answers mean (pure)
 //! takeover     │ └──▶ membership, refusal, repair what becomes of a replica that fails
+//!    │         └──▶ lease                         whether what was read may be shown
 //! reconcile    ▼
 //!            peer ──▶ reactor::link               one session per lane
 //! ```
@@ -21,12 +22,15 @@ mod flush;
 mod grant;
 mod group;
 mod health;
+mod hedge;
+mod lease;
 mod locks;
 mod membership;
 mod memory;
 mod options;
 mod overlap;
 mod peer;
+mod pulse;
 mod quorum;
 mod range;
 mod read;

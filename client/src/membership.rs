@@ -47,9 +47,10 @@ pub(crate) async fn supervise(core: Weak<Core>, shard: Rc<Shard>) {
             start_bringing_up(&core, &shard, slot);
         }
         let reactor = core.reactor.clone();
+        let until_due = until_due(&core, &shard, behind).unwrap_or(pause);
         drop(core);
         let committed = shard.committed.raised_since(moment);
-        pause = match reactor.timeout(pause, committed).await {
+        pause = match reactor.timeout(pause.min(until_due), committed).await {
             Ok(()) => PAUSE_MIN,
             Err(_) => (pause * 2).min(PAUSE_MAX),
         };
@@ -63,15 +64,33 @@ fn slots_behind(shard: &Shard) -> Mask {
     log.quorum().in_sync().minus(log.live())
 }
 
+/// How long a replica may be away before it is proposed out of the set: shorter where writes wait
+/// for it.
+fn grace(core: &Core, shard: &Shard) -> Duration {
+    let log = shard.log.borrow();
+    if log.quorum().acknowledged_by(log.live()) {
+        core.options.replica_grace
+    } else {
+        core.options.replica_grace / 2
+    }
+}
+
+/// The time until the grace of somebody ends.
+fn until_due(core: &Core, shard: &Shard, behind: Mask) -> Option<Duration> {
+    let (now, grace) = (core.reactor.now(), grace(core, shard));
+    let known = shard.behind.get();
+    let ends = behind.slots().filter_map(|slot| known[slot.get()]);
+    let ends = ends.map(|known| known.since + grace);
+    ends.filter(|end| *end > now).map(|end| end - now).min()
+}
+
 /// The set without those who are behind for good, if it may be proposed now.
 fn next_set(core: &Core, shard: &Shard, behind: Mask) -> Option<Mask> {
-    let now = core.reactor.now();
+    let (now, grace) = (core.reactor.now(), grace(core, shard));
     let known = shard.behind.get();
     let lost = shard.log.borrow().lost();
     let leaves = |slot: &Slot| {
-        lost.has(*slot)
-            || known[slot.get()]
-                .is_none_or(|b| b.failed || now - b.since >= core.options.replica_grace)
+        lost.has(*slot) || known[slot.get()].is_none_or(|b| b.failed || now - b.since >= grace)
     };
     let leaving: Mask = behind.slots().filter(leaves).collect();
     let log = shard.log.borrow();

@@ -21,11 +21,16 @@ pub struct VolumeOptions {
     pub attach_timeout: Duration,
     /// How long a request waits for enough replicas before it fails.
     pub io_timeout: Duration,
-    /// How long a replica may take to answer before its session is ended.
+    /// How long a replica may take to answer before its session is ended, as long as its store shows
+    /// that it lives.
     pub request_timeout: Duration,
+    /// How long a store may show no sign of life while requests wait before its sessions are ended.
+    /// Longer, up to `request_timeout`, for one whose answers have taken long lately.
+    pub silence_timeout: Duration,
     /// How long to connect to a store and be greeted.
     pub connect_timeout: Duration,
-    /// How long a replica may be away before it is proposed out of the in-sync set.
+    /// How long a replica may be away before it is proposed out of the in-sync set; half of it where
+    /// writes wait for it.
     pub replica_grace: Duration,
     /// Bytes of requests in flight.
     pub in_flight_bytes: u64,
@@ -53,6 +58,7 @@ impl VolumeOptions {
             attach_timeout: Duration::from_secs(60),
             io_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(8),
+            silence_timeout: Duration::from_millis(600),
             connect_timeout: Duration::from_secs(3),
             replica_grace: Duration::from_secs(2),
             in_flight_bytes: 64 << 20,

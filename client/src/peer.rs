@@ -25,6 +25,7 @@ use ashlar_reactor::link::{self, Frame, Link};
 use ashlar_reactor::{Instant, Reactor};
 use slab::Slab;
 
+use crate::pulse::Pulse;
 use crate::quorum::Slot;
 use crate::read_health::ReadHealth;
 use crate::signal::{Promise, Signal};
@@ -47,10 +48,21 @@ pub(crate) struct PeerKey {
 #[error("the store does not answer")]
 pub(crate) struct PeerLost;
 
+/// The answer to a write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    /// What it says.
+    pub(crate) header: FrameHeader,
+    /// Where in the lane's order it was accepted, if it was.
+    pub(crate) acceptance: Acceptance,
+    /// When the write was sent.
+    pub(crate) sent_at: Instant,
+}
+
 /// What a shard learns from the lanes that hold its replicas.
 pub(crate) trait LaneUser {
-    /// A write was answered; `acceptance` counts where the status is [`Status::Ok`].
-    fn write_answered(&self, slot: Slot, seq: Seq, header: &FrameHeader, acceptance: Acceptance);
+    /// A write was answered.
+    fn write_answered(&self, slot: Slot, seq: Seq, answer: &Answer);
     /// The session ended: nothing more is answered in it.
     fn lane_lost(&self, slot: Slot);
     /// The lane restarted: what it accepted after `upto` may be gone.
@@ -85,8 +97,10 @@ struct Session {
 pub(crate) struct PeerTimes {
     /// To connect and be greeted.
     pub(crate) connect: Duration,
-    /// To answer anything at all, while requests wait.
+    /// To answer any of the requests that wait, as long as the store lives.
     pub(crate) request: Duration,
+    /// To show that the store lives, while requests wait: longer where answers take long.
+    pub(crate) silence: Duration,
 }
 
 /// How many times longer one request may wait while others are answered.
@@ -105,7 +119,9 @@ pub(crate) struct Peer {
     incarnation: Cell<Option<Incarnation>>,
     volatile_cache: Cell<bool>,
     requests: RefCell<Slab<Request>>,
-    last_reply: Cell<Instant>,
+    /// Since when some request has waited without a break.
+    waiting_since: Cell<Instant>,
+    pulse: Cell<Pulse>,
     outbox: RefCell<VecDeque<Frame>>,
     outbox_filled: Signal,
     users: RefCell<Vec<(Weak<dyn LaneUser>, Slot)>>,
@@ -137,7 +153,8 @@ impl Peer {
             incarnation: Cell::new(None),
             volatile_cache: Cell::new(true),
             requests: RefCell::new(Slab::new()),
-            last_reply: Cell::new(Instant::EPOCH),
+            waiting_since: Cell::new(Instant::EPOCH),
+            pulse: Cell::new(Pulse::NONE),
             outbox: RefCell::default(),
             outbox_filled: Signal::default(),
             users: RefCell::default(),
@@ -189,7 +206,15 @@ impl Peer {
     pub(crate) fn expected_read_ns(&self) -> u64 {
         let ahead = self.requests.borrow().len() as u64;
         let health = self.read_health.get();
-        health.expected_ns(self.reactor.now(), ahead)
+        let now = self.reactor.now();
+        let silent = self.pulse.get().silent_for(now, self.waiting_since());
+        let silent_ns = u64::try_from(silent.as_nanos()).unwrap_or(u64::MAX);
+        health.expected_ns(now, ahead).max(silent_ns)
+    }
+
+    /// How long nearly every read of it takes at most: then it is worth asking another.
+    pub(crate) fn hedge_after(&self) -> Duration {
+        self.read_health.get().hedge_after()
     }
 
     /// A read was refused for what its blocks are here. Once that is repaired it is over; where it
@@ -351,11 +376,16 @@ impl Peer {
 
     /// Sends a request and awaits its answer.
     pub(crate) async fn call(&self, frame: Frame) -> Result<Frame, PeerLost> {
+        self.ask(frame).kept().await
+    }
+
+    /// Sends a request; its answer is promised.
+    pub(crate) fn ask(&self, frame: Frame) -> Promise<Result<Frame, PeerLost>> {
         let promise = Promise::new();
         if !self.post(frame, Waiting::Call(promise.clone())) {
-            return Err(PeerLost);
+            promise.keep(Err(PeerLost));
         }
-        promise.kept().await
+        promise
     }
 
     fn post(&self, mut frame: Frame, waiting: Waiting) -> bool {
@@ -367,7 +397,12 @@ impl Peer {
             header: frame.header,
             sent_at: self.reactor.now(),
         };
-        let tag = self.requests.borrow_mut().insert(request);
+        let mut requests = self.requests.borrow_mut();
+        if requests.is_empty() {
+            self.waiting_since.set(request.sent_at);
+        }
+        let tag = requests.insert(request);
+        drop(requests);
         frame.header.tag = u32::try_from(tag).unwrap_or(u32::MAX);
         self.outbox.borrow_mut().push_back(frame);
         self.outbox_filled.raise();
@@ -408,7 +443,9 @@ impl Peer {
             return false;
         }
         self.room.set(header.room);
-        self.last_reply.set(self.reactor.now());
+        let mut pulse = self.pulse.get();
+        pulse.note_reply(self.reactor.now(), request.sent_at, header.kind);
+        self.pulse.set(pulse);
         match request.waiting {
             // Another run of the lane answers: what the session counted on is gone.
             Waiting::Call(promise) if !same_run => {
@@ -434,15 +471,36 @@ impl Peer {
                 } else {
                     Acceptance::DURABLE
                 };
-                user.write_answered(slot, seq, &header, acceptance);
+                let answer = Answer {
+                    header,
+                    acceptance,
+                    sent_at: request.sent_at,
+                };
+                user.write_answered(slot, seq, &answer);
             }
         }
         true
     }
 
+    /// Since when there has always been a request that waited, if there is one now.
+    fn waiting_since(&self) -> Option<Instant> {
+        let waits = !self.requests.borrow().is_empty();
+        waits.then(|| self.waiting_since.get())
+    }
+
     fn oldest_request(&self) -> Option<Instant> {
         let requests = self.requests.borrow();
         requests.iter().map(|(_, request)| request.sent_at).min()
+    }
+
+    /// Asks whether the store lives: its session answers, whatever its disk does.
+    fn ping(self: &Rc<Self>) {
+        let peer = Rc::clone(self);
+        drop(self.reactor.spawn(async move {
+            let request = FrameHeader::request(FrameKind::Ping, 0);
+            // The watchdog sees whether it was answered.
+            let _ = peer.call(wire::frame(request, Vec::new())).await;
+        }));
     }
 }
 
@@ -467,36 +525,41 @@ async fn run_sender(peer: Weak<Peer>, link: Link, number: u64) {
     }
 }
 
-/// Ends a session that answers nothing while requests wait, or leaves one of them out for long. A
-/// slow disk with a long queue is neither.
+/// Ends a session whose store is silent while requests wait, even when asked whether it lives; that
+/// lives and answers none of them; or that leaves one of them out for long. A slow disk with a long
+/// queue is none of these.
 async fn run_watchdog(peer: Weak<Peer>, number: u64) {
+    let mut pinged_at = Instant::EPOCH;
     loop {
         let Some(strong) = peer.upgrade() else { return };
         if !strong.is_session(number) {
             return;
         }
-        let bound = strong.times.request;
         let now = strong.reactor.now();
-        match strong.oldest_request() {
-            None => {
-                let moment = strong.outbox_filled.moment();
-                strong.outbox_filled.raised_since(moment).await;
-            }
-            Some(sent_at)
-                if now - sent_at.max(strong.last_reply.get()) >= bound
-                    || now - sent_at >= bound * STARVED =>
-            {
-                tracing::warn!(store = %strong.key.address, disk = %strong.key.disk,
-                    "store did not answer within {bound:?}: its session is ended");
-                strong.end(number);
-                return;
-            }
-            Some(_) => {
-                let pause = strong.reactor.sleep(bound / 4);
-                drop(strong);
-                pause.await;
-            }
+        let Some(sent_at) = strong.oldest_request() else {
+            let moment = strong.outbox_filled.moment();
+            strong.outbox_filled.raised_since(moment).await;
+            continue;
+        };
+        let (pulse, request) = (strong.pulse.get(), strong.times.request);
+        let silence = pulse.silence(strong.times);
+        let since = strong.waiting_since();
+        let silent = pulse.silent_for(now, since);
+        let unanswered = now - pulse.last_answer.max(since.unwrap_or(now));
+        if silent >= silence || unanswered >= request || now - sent_at >= request * STARVED {
+            tracing::warn!(store = %strong.key.address, disk = %strong.key.disk, ?silent,
+                ?unanswered, "store does not answer: its session is ended");
+            strong.end(number);
+            return;
         }
+        let is_asked = pinged_at > pulse.last_reply && now - pinged_at < silence;
+        if silent >= silence / 2 && !is_asked {
+            strong.ping();
+            pinged_at = now;
+        }
+        let pause = strong.reactor.sleep(silence / 8);
+        drop(strong);
+        pause.await;
     }
 }
 

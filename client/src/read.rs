@@ -11,6 +11,8 @@ use ashlar_reactor::SharedBuffer;
 use ashlar_reactor::link::Frame;
 
 use crate::block_device::BlockError;
+use crate::hedge::{Attempt, Outcome, note_attempt, note_failed, quickest, read_hedged};
+use crate::lease;
 use crate::overlap::BlockRange;
 use crate::quorum::{Mask, Slot};
 use crate::range::{check_sized, push_run, touched_blocks};
@@ -30,17 +32,6 @@ pub(crate) struct Shown {
     pub(crate) entries: Vec<ReadEntry>,
     /// The payloads.
     pub(crate) data: Vec<SharedBuffer>,
-}
-
-/// What one attempt at a replica came to.
-enum Attempt {
-    Shown(Shown),
-    /// Damaged, or not what was asked for: its copy is bad.
-    Bad,
-    /// No answer that tells of its copy.
-    Failed,
-    /// Ask again: it has taken note of the newer epoch, or soon will.
-    Again,
 }
 
 /// Reads `len` bytes at `offset`.
@@ -193,26 +184,29 @@ async fn read_span(core: &Rc<Core>, shard: &Rc<Shard>, span: Span) -> Result<Sho
             failed = Mask::EMPTY;
             continue;
         };
-        match attempt(core, shard, slot, span).await {
+        lease::keep(core, shard);
+        let others = readable.minus(bad).minus(failed).without(slot);
+        let (slot, outcome) = match read_hedged(core, shard, slot, others, span).await {
+            Outcome::One(slot, attempt) => (slot, attempt),
+            Outcome::Both(earlier, slot, attempt) => {
+                note_attempt(core, shard, span, earlier, (&mut bad, &mut failed));
+                (slot, attempt)
+            }
+        };
+        match outcome {
             Attempt::Shown(shown) => {
                 hold_until_acknowledged(core, shard, &shown).await?;
+                lease::hold(core, shard).await?;
                 if !bad.is_empty() {
                     repair::start(core, shard, span, bad, slot);
                 }
                 return Ok(shown);
             }
-            Attempt::Bad => {
-                core.counters.damage_seen.add();
-                core.counters.reads_retried.add();
-                tracing::warn!(volume = %core.name, shard = %shard.index, block = %span.block,
-                    replica = %shard.replica(slot).id, "replica shows a bad copy");
-                bad = bad.with(slot);
-            }
-            Attempt::Failed => {
-                core.counters.reads_retried.add();
-                failed = failed.with(slot);
-            }
             Attempt::Again => core.reactor.yield_now().await,
+            failed_one => {
+                let masks = (&mut bad, &mut failed);
+                note_attempt(core, shard, span, (slot, failed_one), masks);
+            }
         }
     }
 }
@@ -233,64 +227,7 @@ fn choose(core: &Core, shard: &Shard, candidates: Mask) -> Option<Slot> {
             .slots()
             .nth(usize::try_from(position).unwrap_or(0));
     }
-    let expected = |slot: &Slot| shard.replica(*slot).peer.expected_read_ns();
-    candidates.slots().min_by_key(expected)
-}
-
-async fn attempt(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot, span: Span) -> Attempt {
-    let stamp = shard.stamp(core);
-    let request = stamp.read(core.layer, span);
-    let Ok(reply) = shard.replica(slot).peer.call(request).await else {
-        return Attempt::Failed;
-    };
-    match reply.header.status {
-        Status::Ok => {
-            let issued = core.seqs.borrow().last();
-            verify(reply, span.count, issued).map_or(Attempt::Bad, Attempt::Shown)
-        }
-        Status::Damaged | Status::BadChecksum => {
-            // Else its quick refusals would draw the reads of all that it cannot give.
-            shard.replica(slot).peer.note_read_refused();
-            Attempt::Bad
-        }
-        Status::Device => {
-            note_failed(core, shard, slot, Status::Device);
-            Attempt::Bad
-        }
-        Status::StaleEpoch if stamp.epoch < shard.epoch.get() => Attempt::Again,
-        Status::Fenced if reply.header.generation > core.generation => {
-            core.fence();
-            Attempt::Failed
-        }
-        Status::Fenced | Status::NoSuchReplica | Status::StaleEpoch => {
-            shard.set_behind(core, slot, false);
-            Attempt::Failed
-        }
-        status => {
-            note_failed(core, shard, slot, status);
-            Attempt::Failed
-        }
-    }
-}
-
-/// A replica cannot give what it holds: others are asked first for a while. Where its device fails
-/// again and again it counts as one that failed a write, if another is there to go on with.
-fn note_failed(core: &Rc<Core>, shard: &Shard, slot: Slot, status: Status) {
-    let replica = shard.replica(slot);
-    if status != Status::Device {
-        replica.peer.note_read_failed();
-        return;
-    }
-    let is_too_often = replica.peer.note_read_fault();
-    let log = shard.log.borrow();
-    let others = log.live().and(log.quorum().readable()).without(slot);
-    let goes = is_too_often && log.live().has(slot) && !others.is_empty();
-    drop(log);
-    if goes {
-        tracing::warn!(volume = %core.name, shard = %shard.index, replica = %replica.id,
-            "the device of a replica fails reads again and again");
-        shard.set_behind(core, slot, true);
-    }
+    quickest(shard, candidates)
 }
 
 /// What a reply shows, if every part of it holds: as many entries as asked for, a payload for each
@@ -364,12 +301,15 @@ pub(crate) async fn extents_of(
             failed = Mask::EMPTY;
             continue;
         };
+        lease::keep(core, shard);
         let request = shard.stamp(core).extents(core.layer, span);
+        let asked_at = core.reactor.now();
         let reply = shard.replica(slot).peer.call(request).await;
         let Ok(reply) = reply else {
             failed = failed.with(slot);
             continue;
         };
+        shard.note_confirmed(core, slot, asked_at, &reply.header);
         if reply.header.status == Status::Fenced && reply.header.generation > core.generation {
             core.fence();
             return Err(BlockError::Fenced);
@@ -377,7 +317,10 @@ pub(crate) async fn extents_of(
         let runs = wire::meta_of(&reply).and_then(|meta| message::decode_extents(meta).ok());
         let runs = runs.filter(|runs| reply.header.status == Status::Ok && covers(runs, span));
         match runs {
-            Some(runs) => return Ok(runs),
+            Some(runs) => {
+                lease::hold(core, shard).await?;
+                return Ok(runs);
+            }
             None => {
                 if reply.header.status != Status::Ok {
                     note_failed(core, shard, slot, reply.header.status);

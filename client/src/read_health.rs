@@ -23,10 +23,18 @@ const FAULTS_MAX: u32 = 4;
 /// A device that has not failed a read for this long is taken for sound.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
+/// Bounds of the time after which another replica is asked too, and that time for a lane that has
+/// not been read yet. The least is what a busy machine may take to run a task.
+const HEDGE_MIN: Duration = Duration::from_millis(4);
+const HEDGE_MAX: Duration = Duration::from_millis(100);
+const HEDGE_UNKNOWN: Duration = Duration::from_millis(50);
+
 /// See the module.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadHealth {
     usual_ns: u64,
+    /// How far reads are from that, as a rule.
+    spread_ns: u64,
     penalty_ns: u64,
     penalty_at: Instant,
     faults: u32,
@@ -37,6 +45,7 @@ impl ReadHealth {
     /// Of a lane that has not been read yet.
     pub(crate) const UNKNOWN: Self = Self {
         usual_ns: 0,
+        spread_ns: 0,
         penalty_ns: 0,
         penalty_at: Instant::EPOCH,
         faults: 0,
@@ -53,11 +62,25 @@ impl ReadHealth {
     /// A read was answered with what the blocks hold.
     pub(crate) fn note_shown(&mut self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.usual_ns = if self.usual_ns == 0 {
-            took
-        } else {
-            self.usual_ns - self.usual_ns / 8 + took / 8
-        };
+        if self.usual_ns == 0 {
+            (self.usual_ns, self.spread_ns) = (took, took / 2);
+            return;
+        }
+        let off = self.usual_ns.abs_diff(took);
+        self.spread_ns = self.spread_ns - self.spread_ns / 4 + off / 4;
+        self.usual_ns = self.usual_ns - self.usual_ns / 8 + took / 8;
+    }
+
+    /// How long nearly every read takes at most: its usual time and four times the spread, as a
+    /// retransmission timer has it (RFC 6298), which is beyond the 95th percentile.
+    pub(crate) fn hedge_after(&self) -> Duration {
+        if self.usual_ns == 0 {
+            return HEDGE_UNKNOWN;
+        }
+        let bound = self
+            .usual_ns
+            .saturating_add(self.spread_ns.saturating_mul(4));
+        Duration::from_nanos(bound).clamp(HEDGE_MIN, HEDGE_MAX)
     }
 
     /// A read was refused because its blocks are damaged here.

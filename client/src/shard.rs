@@ -16,13 +16,14 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use ashlar_proto::limits::REPLICAS_MAX;
-use ashlar_proto::{Address, Epoch, FrameHeader, ReplicaId, RoomHint, Seq, ShardIndex, Status};
+use ashlar_proto::{Address, Epoch, ReplicaId, RoomHint, Seq, ShardIndex, Status};
 use ashlar_reactor::Instant;
 
 use crate::block_device::BlockError;
 use crate::group::WriteGroup;
+use crate::lease::Lease;
 use crate::membership;
-use crate::peer::{LaneUser, Peer};
+use crate::peer::{Answer, LaneUser, Peer};
 use crate::quorum::{Mask, Slot};
 use crate::refusal::Sent;
 use crate::signal::Signal;
@@ -99,6 +100,10 @@ pub(crate) struct Shard {
     pub(crate) retries: Cell<bool>,
     /// Whether it is in the volume's list of shards with writes.
     pub(crate) listed: Cell<bool>,
+    /// Who has confirmed lately that the shard is this owner's.
+    pub(crate) lease: Cell<Lease>,
+    /// Those that are being asked to.
+    pub(crate) renewing: Cell<Mask>,
     /// The stable that every live replica was last told.
     pub(crate) told: Cell<Seq>,
 }
@@ -126,6 +131,8 @@ impl Shard {
             committed: Signal::default(),
             retries: Cell::new(false),
             listed: Cell::new(false),
+            lease: Cell::new(Lease::NONE),
+            renewing: Cell::new(Mask::EMPTY),
             told: Cell::new(Seq::NONE),
         })
     }
@@ -366,16 +373,22 @@ impl Shard {
 }
 
 impl LaneUser for Shard {
-    fn write_answered(&self, slot: Slot, seq: Seq, header: &FrameHeader, acceptance: Acceptance) {
+    fn write_answered(&self, slot: Slot, seq: Seq, answer: &Answer) {
         let Some(core) = self.core.upgrade() else {
             return;
         };
+        let Answer {
+            header,
+            acceptance,
+            sent_at,
+        } = answer;
+        self.note_confirmed(&core, slot, *sent_at, header);
         if !self.log.borrow().is_taking(slot) {
             self.answered_late(&core, slot, seq, header.status);
             return;
         }
         match header.status {
-            Status::Ok => self.accepted(&core, slot, seq, acceptance),
+            Status::Ok => self.accepted(&core, slot, seq, *acceptance),
             Status::Fenced if header.generation > core.generation => core.fence(),
             Status::NoSpace => self.refused(&core, slot, seq),
             Status::StaleEpoch if header.epoch <= self.epoch.get() => {

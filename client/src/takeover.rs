@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ashlar_proto::api::ProposeInSync;
+use ashlar_proto::limits::READ_LEASE_WAIT;
 use ashlar_proto::message::{BlockKind, SetState, TAIL_ENTRIES_MAX, TailEntry, decode_tail};
 use ashlar_proto::{
     BlockCount, BlockIndex, Generation, Layer, Seq, ShardIndex, Status, VolumeId, Window,
@@ -81,6 +82,7 @@ impl<C: ClusterSource> Takeover<C> {
             made_equal.into_iter().collect::<Result<(), _>>()?;
         }
         self.flush(candidates).await?;
+        self.outlast_leases(candidates).await;
         let may_have_lost = candidates.iter().any(Candidate::may_have_lost);
         for some in candidates.chunks_mut(SHARDS_AT_ONCE) {
             let committed = join_all(some.iter_mut().map(|c| self.commit(c))).await;
@@ -90,6 +92,26 @@ impl<C: ClusterSource> Takeover<C> {
             join_all(some.iter().map(|c| self.settle(c, window))).await;
         }
         Ok((window, may_have_lost))
+    }
+
+    /// Where some of a set did not answer, an older owner may have them to itself: waits until it
+    /// reads nothing any more.
+    async fn outlast_leases(&self, candidates: &[Candidate]) {
+        let some_missing = candidates
+            .iter()
+            .filter(|candidate| candidate.answered() != candidate.quorum.in_sync());
+        let last = some_missing
+            .flat_map(|candidate| {
+                candidate
+                    .answered()
+                    .slots()
+                    .map(|slot| candidate.answer(slot))
+            })
+            .map(|answer| answer.at)
+            .max();
+        if let Some(last) = last {
+            self.reactor.sleep_until(last + READ_LEASE_WAIT).await;
+        }
     }
 
     fn stamp(&self, candidate: &Candidate) -> Stamp {
@@ -155,7 +177,8 @@ impl<C: ClusterSource> Takeover<C> {
                     let run = reply.header.incarnation();
                     let state = wire::state_of(&reply);
                     if let (Status::Ok, Some(state)) = (reply.header.status, state) {
-                        return Ok(Some(Answer { state, run }));
+                        let at = self.reactor.now();
+                        return Ok(Some(Answer { state, run, at }));
                     }
                 }
             }

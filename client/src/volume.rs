@@ -16,6 +16,7 @@ use crate::attach::{self, AttachError};
 use crate::block_device::{BlockDevice, BlockError, Durability, Geometry, ZeroMode};
 use crate::budget::Budget;
 use crate::health::{Counters, VolumeHealth};
+use crate::hedge::HedgeBudget;
 use crate::locks::Locks;
 use crate::membership;
 use crate::options::VolumeOptions;
@@ -82,6 +83,7 @@ pub(crate) struct Core {
     pub(crate) repairs: Cell<usize>,
     /// Reads sent so far, to take turns by.
     pub(crate) reads: Cell<u64>,
+    pub(crate) hedges: HedgeBudget,
     /// A frame's worth of zeroes.
     pub(crate) zeroes: SharedBuffer,
 }
@@ -344,6 +346,7 @@ impl Volume {
             damage_seen: core.counters.damage_seen.get(),
             blocks_repaired: core.counters.blocks_repaired.get(),
             reads_retried: core.counters.reads_retried.get(),
+            reads_hedged: core.counters.reads_hedged.get(),
             may_have_lost: core.may_have_lost,
             fenced: core.phase.get() == Phase::Fenced,
             ..VolumeHealth::default()

@@ -93,9 +93,14 @@ impl Stamp {
         frame(self.header(FrameKind::Close), state.encode())
     }
 
-    /// Makes everything that the lane accepted durable.
+    /// Reads blocks.
     pub(crate) fn read(&self, layer: Layer, span: Span) -> Frame {
         frame(self.spanned(FrameKind::Read, layer, span), Vec::new())
+    }
+
+    /// Asks whether the shard is still the owner's.
+    pub(crate) fn renew(&self) -> Frame {
+        frame(self.header(FrameKind::Renew), Vec::new())
     }
 
     /// Asks which blocks hold data.

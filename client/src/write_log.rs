@@ -359,6 +359,14 @@ impl<T> WriteLog<T> {
         self.entries.iter().filter(missing).map(|e| e.seq).collect()
     }
 
+    /// Whether a live replica has not accepted all writes yet.
+    pub(crate) fn lags(&self) -> bool {
+        let expected = self.live.and(self.quorum.targets());
+        self.entries
+            .iter()
+            .any(|entry| !entry.held().covers(expected))
+    }
+
     /// Bytes of acknowledged writes that `slot` has not accepted.
     pub(crate) fn missing_bytes(&self, slot: Slot) -> u64 {
         let missing = |entry: &&Entry<T>| entry.is_acked() && !entry.held().has(slot);

@@ -56,10 +56,12 @@ pub enum FrameKind {
     Close,
     /// Has a replica fetch from another what it lacks, a bounded part at a time.
     Pull,
+    /// Asks a replica whether the shard is still the owner's: renews the read lease.
+    Renew,
 }
 
 impl FrameKind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Hello,
         Self::Open,
         Self::Tail,
@@ -72,6 +74,7 @@ impl FrameKind {
         Self::Ping,
         Self::Close,
         Self::Pull,
+        Self::Renew,
     ];
 
     /// The code on the wire, from 1.

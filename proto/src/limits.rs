@@ -1,5 +1,7 @@
 //! Every limit of the wire and of the addressing scheme, in one place, each with its derivation.
 
+use std::time::Duration;
+
 /// Bytes in a block: the unit of checksums, versions and maps.
 pub const BLOCK_BYTES: usize = 4096;
 
@@ -41,7 +43,18 @@ pub const SEQ_AHEAD_MAX: u64 = 1 << 23;
 /// Requests in flight on one replica connection.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
 
+/// How long an owner may go on reading after it asked the replicas that last confirmed it: it shows
+/// nothing that it reads unless as many as acknowledge a write have answered, in its generation,
+/// what it asked within this time.
+pub const READ_LEASE: Duration = Duration::from_secs(4);
+
+/// How long who takes over waits, after the last answer that counts, before it leaves replicas out
+/// that did not answer: an older owner may have them to itself. A quarter more than [`READ_LEASE`]:
+/// so far may two clocks drift apart.
+pub const READ_LEASE_WAIT: Duration = Duration::from_secs(5);
+
 // The checksums of a full frame and the entries of a read reply (16 bytes a block) fit its meta.
 const _: () = assert!(FRAME_DATA_BLOCKS_MAX as usize * 16 + 64 <= FRAME_META_BYTES_MAX);
 const _: () = assert!(SHARD_BYTES_DEFAULT / BLOCK_BYTES_U64 <= ZERO_BLOCKS_MAX as u64);
 const _: () = assert!(SEQ_AHEAD_MAX < 1 << 24);
+const _: () = assert!(READ_LEASE_WAIT.as_millis() * 4 >= READ_LEASE.as_millis() * 5);

@@ -221,6 +221,7 @@ impl Replicas {
             FrameKind::Read => Work::Read(admitted),
             FrameKind::Extents => Work::Extents(admitted),
             FrameKind::Tail => Work::Tail(admitted),
+            FrameKind::Renew => Work::Ping,
             FrameKind::Pull => {
                 let pull = Pull::decode(meta).map_err(|_| Status::Malformed)?;
                 Work::Pull(Rc::clone(&gate), pull)

@@ -300,6 +300,7 @@ impl FakeStore {
             FrameKind::Extents => done(Status::Ok, encode_extents(&self.extents(header))),
             // It knows no other store.
             FrameKind::Pull => done(Status::Unavailable, Vec::new()),
+            FrameKind::Renew => done(Status::Ok, Vec::new()),
             _ => done(Status::Malformed, Vec::new()),
         }
     }

@@ -72,7 +72,7 @@ fn volume_conforms_with_any_number_of_replicas() {
         let highest = contents[0].iter().filter(|((s, _), _)| s.get() == 0);
         assert!(
             highest.map(|(_, v)| v.seq).max().unwrap() <= stable,
-            "settled to the end"
+            "settled to the end: {replicas} {ack:?} {volatile}"
         );
     }
 }
@@ -676,7 +676,7 @@ fn a_read_waits_for_the_write_that_it_shows() {
             let other = volume.clone();
             reads.push(reactor.spawn(async move { holds(&other, 1, 2).await }));
         }
-        reactor.sleep(Duration::from_secs(1)).await;
+        reactor.sleep(Duration::from_millis(300)).await;
         assert!(!writing.is_finished());
         assert!(reads.iter().all(|read| !read.is_finished()), "held");
         cluster.stores[1].faults.hangs.set(false);

@@ -15,9 +15,10 @@ fn read(clock: libc::clockid_t) -> libc::timespec {
     time
 }
 
-/// The monotonic clock: since boot, so that all reactors of a machine agree.
+/// The monotonic clock: since boot, so that all reactors of a machine agree. It counts the time that
+/// the machine was suspended, too: a lease does not outlive it.
 pub(crate) fn now() -> Instant {
-    let time = read(libc::CLOCK_MONOTONIC);
+    let time = read(libc::CLOCK_BOOTTIME);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
     Instant::from_nanos(seconds * 1_000_000_000 + nanos)

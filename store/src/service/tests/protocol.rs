@@ -195,6 +195,7 @@ fn random_headers_never_harm_the_store() {
                 FrameKind::Ping,
                 FrameKind::Close,
                 FrameKind::Pull,
+                FrameKind::Renew,
             ];
             let small = |most: u64| {
                 let raw = reactor.random_u64();

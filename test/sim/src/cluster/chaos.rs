@@ -25,6 +25,7 @@ enum Trouble {
     CutOneWay(usize),
     Isolate,
     Coup,
+    Split(usize),
     Heal,
     Media(usize),
 }
@@ -66,10 +67,11 @@ impl Cluster {
             46..52 => (plan.process_crashes, Trouble::CrashAllStores),
             52..60 => (plan.power_losses, Trouble::PowerLoss(store)),
             60..72 => (plan.power_losses, Trouble::Blackout),
-            72..79 => (plan.partitions, Trouble::Partition(store)),
-            79..85 => (plan.partitions, Trouble::CutOneWay(store)),
-            85..89 => (plan.partitions, Trouble::Isolate),
-            89..94 => (plan.partitions, Trouble::Coup),
+            72..77 => (plan.partitions, Trouble::Partition(store)),
+            77..82 => (plan.partitions, Trouble::CutOneWay(store)),
+            82..84 => (plan.partitions, Trouble::Isolate),
+            84..88 => (plan.partitions, Trouble::Coup),
+            88..95 => (plan.partitions, Trouble::Split(store)),
             _ => (plan.partitions, Trouble::Heal),
         };
         trouble.0.then_some(trouble.1)
@@ -132,7 +134,8 @@ impl Cluster {
                 }
             }
             Trouble::Coup => self.coup().await,
-            Trouble::Heal => self.world.heal(),
+            Trouble::Split(number) => self.split(number).await,
+            Trouble::Heal => self.heal(),
             Trouble::Media(number) => {
                 if let Some(disk) = self.stores[number].disk(&self.world) {
                     self.damage(&disk);
@@ -166,8 +169,36 @@ impl Cluster {
                 self.pause().await;
             }
         }
-        self.world.heal();
+        self.heal();
         self.pause().await;
+    }
+
+    /// The owner is left with one store, a new owner has all the others: each side goes on as if
+    /// the other were dead.
+    async fn split(&mut self, number: usize) {
+        let Some(old) = self.owners.last().map(Owner::host) else {
+            return;
+        };
+        for (other, store) in self.stores.iter().enumerate() {
+            if other == number {
+                let hosts = OWNER_HOSTS.iter().filter(|host| **host != old);
+                hosts.for_each(|host| self.world.partition(*host, store.host()));
+            } else {
+                self.world.partition(old, store.host());
+            }
+        }
+        if self.rng.chance(700_000) {
+            self.metadata.borrow_mut().cut_off.insert(old);
+        }
+        self.start_owner();
+        let pause = self.rng.between(1, 20_000_000);
+        self.world.sleep(Duration::from_micros(pause)).await;
+        self.heal();
+    }
+
+    fn heal(&self) {
+        self.world.heal();
+        self.metadata.borrow_mut().cut_off.clear();
     }
 
     async fn pause(&mut self) {

@@ -5,7 +5,8 @@
 //! caught up yet. Its answers take time, and some are lost before or after the deed.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Metadata {
     rng: Rng,
     /// Of a million answers, how many are lost.
     pub lost_per_million: u32,
+    /// Hosts that do not reach the conductor.
+    pub cut_off: BTreeSet<IpAddr>,
     /// What must not have been proposed.
     pub failure: Option<String>,
 }
@@ -95,6 +98,7 @@ impl Metadata {
             granted: BTreeMap::new(),
             rng,
             lost_per_million: 0,
+            cut_off: BTreeSet::new(),
             failure: None,
         }))
     }
@@ -204,6 +208,8 @@ fn in_sync_disks(shard: &Shard) -> Vec<DiskId> {
 pub struct MemorySource {
     /// The owner's process.
     pub reactor: Reactor,
+    /// Its host.
+    pub host: IpAddr,
     /// The map.
     pub metadata: Rc<RefCell<Metadata>>,
 }
@@ -225,13 +231,14 @@ impl MemorySource {
             )
         };
         self.reactor.sleep(Duration::from_micros(there)).await;
-        if lost_there {
+        let is_cut_off = || self.metadata.borrow().cut_off.contains(&self.host);
+        if lost_there || is_cut_off() {
             self.reactor.sleep(Duration::from_secs(1)).await;
             return Err(SourceError::Unreachable);
         }
         let answer = act(&mut self.metadata.borrow_mut());
         self.reactor.sleep(Duration::from_micros(back)).await;
-        if lost_back {
+        if lost_back || is_cut_off() {
             self.reactor.sleep(Duration::from_secs(1)).await;
             return Err(SourceError::Unreachable);
         }

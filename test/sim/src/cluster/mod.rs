@@ -260,6 +260,7 @@ impl Cluster {
             .net();
         });
         self.metadata.borrow_mut().lost_per_million = 0;
+        self.metadata.borrow_mut().cut_off.clear();
         for number in 0..self.stores.len() {
             if let Some(disk) = self.stores[number].disk(&self.world) {
                 disk.faults(DiskFaults::heal);

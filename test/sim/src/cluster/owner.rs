@@ -60,6 +60,7 @@ impl Cluster {
         let reactor = process.reactor().clone();
         let source = Rc::new(MemorySource {
             reactor: reactor.clone(),
+            host,
             metadata: Rc::clone(&self.metadata),
         });
         let (shape, record) = (self.shape, self.record.clone());

@@ -82,6 +82,40 @@ impl ClusterSource for Conductor {
     }
 }
 
+/// An owner's road to the conductor.
+#[derive(Clone)]
+pub struct Road {
+    conductor: Rc<Conductor>,
+    /// Nothing gets through.
+    pub is_cut: Rc<Cell<bool>>,
+}
+
+impl Road {
+    fn check(&self) -> Result<&Conductor, SourceError> {
+        let open = !self.is_cut.get();
+        open.then_some(&*self.conductor)
+            .ok_or(SourceError::Unreachable)
+    }
+}
+
+impl ClusterSource for Road {
+    async fn attach(&self, name: &str, ask: &AttachRequest) -> Result<Attachment, SourceError> {
+        self.check()?.attach(name, ask).await
+    }
+
+    async fn detach(&self, name: &str, ask: &DetachRequest) -> Result<(), SourceError> {
+        self.check()?.detach(name, ask).await
+    }
+
+    async fn propose_in_sync(
+        &self,
+        name: &str,
+        ask: &ProposeInSync,
+    ) -> Result<InSyncCommitted, SourceError> {
+        self.check()?.propose_in_sync(name, ask).await
+    }
+}
+
 /// One store's host.
 pub struct Site {
     number: u8,
@@ -255,8 +289,21 @@ impl Cluster {
         self.world.process("owner", host)
     }
 
+    /// A road to the conductor of its own.
+    pub fn road(&self) -> Road {
+        Road {
+            conductor: Rc::clone(&self.conductor),
+            is_cut: Rc::default(),
+        }
+    }
+
     /// Attaches with short bounds.
     pub async fn attach(&self, reactor: &Reactor) -> Result<Volume, AttachError> {
+        self.attach_over(reactor, self.road()).await
+    }
+
+    /// The same over a given road.
+    pub async fn attach_over(&self, reactor: &Reactor, road: Road) -> Result<Volume, AttachError> {
         let options = VolumeOptions {
             attach_patience: Duration::from_secs(2),
             attach_timeout: Duration::from_secs(60),
@@ -265,7 +312,7 @@ impl Cluster {
             replica_grace: Duration::from_secs(1),
             ..VolumeOptions::new("test")
         };
-        Volume::attach(reactor, Rc::clone(&self.conductor), "v", options).await
+        Volume::attach(reactor, road, "v", options).await
     }
 
     /// Runs a test's future.

@@ -351,6 +351,78 @@ fn a_fenced_owner_is_refused_by_real_stores() {
     });
 }
 
+/// One replica is left to the old owner and reached by nobody else: it has not been fenced, and what
+/// it holds is old.
+#[test]
+fn a_cut_off_owner_shows_nothing_stale() {
+    let cluster = Cluster::new(44, 3, AckRule::Majority, DiskSpec::new);
+    let (first, second) = (cluster.owner(), cluster.owner());
+    let [first_host, second_host] = [1, 2].map(|number| IpAddr::from([10, 0, 2, number]));
+    cluster.run(async {
+        let road = cluster.road();
+        let old = cluster.attach_over(first.reactor(), road.clone());
+        let old = old.await.unwrap();
+        write(first.reactor(), &old, 1, 1).await;
+        let world = &cluster.world;
+        road.is_cut.set(true);
+        world.partition(second_host, cluster.sites[0].host());
+        for site in &cluster.sites[1..] {
+            world.partition(first_host, site.host());
+        }
+        // What it was told within the lease may still be shown: nobody serves before that ends.
+        assert!(holds(&old, 1, 1).await);
+        let asked = first.reactor().spawn({
+            let (old, reactor) = (old.clone(), first.reactor().clone());
+            async move {
+                let mut shown = 0;
+                while let Ok(pieces) = old.read(4096, 4096).await {
+                    assert!(bytes_of(&pieces) == pattern(1, 4096));
+                    shown += 1;
+                    reactor.sleep(Duration::from_millis(20)).await;
+                }
+                shown
+            }
+        });
+        let new = cluster.attach(second.reactor()).await.unwrap();
+        assert!(holds(&new, 1, 1).await);
+        write(second.reactor(), &new, 1, 2).await;
+        let shown = asked.await;
+        assert!(shown > 20, "it goes on for as long as it may: {shown}");
+        let unavailable = Err(BlockError::Unavailable);
+        assert_eq!(old.read(4096, 4096).await.map(|_| ()), unavailable);
+        world.heal();
+        road.is_cut.set(false);
+        let fenced = Err(BlockError::Fenced);
+        first.reactor().sleep(Duration::from_secs(5)).await;
+        assert_eq!(old.read(4096, 4096).await.map(|_| ()), fenced);
+        assert!(holds(&new, 1, 2).await);
+        new.detach().await.unwrap();
+    });
+}
+
+/// Reads alone keep the lease; a long rest costs nothing but a question.
+#[test]
+fn reads_alone_keep_the_lease() {
+    let cluster = Cluster::new(45, 3, AckRule::Majority, DiskSpec::new);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 1, 1).await;
+        for pause in [10_000, 0, 1, 3999, 4000, 4001, 60_000] {
+            reactor.sleep(Duration::from_millis(pause)).await;
+            let before = reactor.now();
+            assert!(holds(&volume, 1, 1).await);
+            let took = reactor.now() - before;
+            assert!(took < Duration::from_millis(50), "{pause}: {took:?}");
+        }
+        for _ in 0..2000 {
+            reactor.sleep(Duration::from_millis(10)).await;
+            assert!(holds(&volume, 1, 1).await);
+        }
+    });
+}
+
 #[test]
 fn bit_rot_on_one_replica_is_answered_around_and_repaired() {
     for replicas in [2, 3] {

@@ -19,6 +19,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use ashlar_proto::message::{Pull, Pulled, SetState};
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{BlockIndex, Incarnation, Seq, Status};
 
 use crate::membership::start_proposal;
@@ -144,7 +145,7 @@ async fn bring_back(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> bool {
 async fn attempt(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<Total, Failure> {
     let Joined { above, upto, run } = join(core, shard, slot).await?;
     let mut total = Total::default();
-    let mut next = Some(BlockIndex::new(0));
+    let mut next = (!is_planted(Planted::JoinWithoutPull)).then_some(BlockIndex::new(0));
     while let Some(from) = next {
         let pulled = pull(core, shard, slot, (above, upto), from).await?;
         check(core, shard, slot, run)?;
@@ -196,7 +197,9 @@ async fn join(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<Joined, 
     }
     let upto = core.seqs.borrow().last();
     shard.log.borrow_mut().join(slot);
-    shard.send_missing(core, slot);
+    if !is_planted(Planted::JoinWithoutKept) {
+        shard.send_missing(core, slot);
+    }
     core.list(shard);
     // What damage cost it may lie anywhere.
     let is_whole = !state.damaged && !state.suspect;

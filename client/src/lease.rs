@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ashlar_proto::limits::{READ_LEASE, REPLICAS_MAX};
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{FrameHeader, Status};
 use ashlar_reactor::Instant;
 
@@ -82,7 +83,7 @@ pub(crate) fn keep(core: &Rc<Core>, shard: &Rc<Shard>) {
 
 /// Waits until what was read may be shown.
 pub(crate) async fn hold(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(), BlockError> {
-    if shard.is_confirmed(core, READ_LEASE) {
+    if shard.is_confirmed(core, READ_LEASE) || is_planted(Planted::NoLease) {
         return core.check();
     }
     let deadline = core.reactor.now() + core.options.io_timeout;

@@ -4,6 +4,7 @@
 
 use ashlar_proto::api::AckRule;
 use ashlar_proto::limits::REPLICAS_MAX;
+use ashlar_proto::planted::{Planted, is_planted};
 
 /// The position of a replica in its shard's map, below [`REPLICAS_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -135,14 +136,30 @@ impl Quorum {
 
     /// Whether `answered` is enough to acknowledge: `a` of the old set *and* of the new one.
     pub(crate) fn acknowledged_by(self, answered: Mask) -> bool {
-        let enough = |set: Mask| answered.and(set).len() >= self.rule.ack_count(set.len());
+        let enough = |set: Mask| {
+            let counted = if is_planted(Planted::CountNonMembers) {
+                answered
+            } else {
+                answered.and(set)
+            };
+            counted.len() >= self.rule.ack_count(set.len())
+        };
+        if let Some(proposed) = self.proposed
+            && is_planted(Planted::CountProposedOnly)
+        {
+            return enough(proposed);
+        }
         enough(self.in_sync) && self.proposed.is_none_or(enough)
     }
 
     /// Replicas of the committed set that must answer a take-over: `n − a + 1`.
     pub(crate) fn takeover_count(self) -> usize {
         let n = self.in_sync.len();
-        n - self.rule.ack_count(n) + 1
+        let needed = n - self.rule.ack_count(n) + 1;
+        if is_planted(Planted::TooFewAnswers) {
+            return (needed - 1).max(1);
+        }
+        needed
     }
 
     /// The same with `next` proposed.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use ashlar_proto::limits::{FRAME_DATA_BLOCKS_MAX, ZERO_BLOCKS_MAX};
 use ashlar_proto::message::{TailEntry, TailKind};
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{BlockCount, BlockIndex, Layer, Seq};
 
 use crate::quorum::{Mask, Slot};
@@ -106,7 +107,12 @@ fn best_versions(tails: &[(Slot, Vec<TailEntry>)]) -> BTreeMap<(BlockIndex, Laye
                 sources: Mask::EMPTY,
             };
             let found = best.entry((entry.block, entry.layer)).or_insert(this);
-            if entry.seq > found.seq {
+            let is_better = if is_planted(Planted::ReconcileLower) {
+                entry.seq < found.seq
+            } else {
+                entry.seq > found.seq
+            };
+            if is_better {
                 *found = this;
             }
             if entry.seq == found.seq {

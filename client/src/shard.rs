@@ -16,6 +16,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use ashlar_proto::limits::REPLICAS_MAX;
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{Address, Epoch, ReplicaId, RoomHint, Seq, ShardIndex, Status};
 use ashlar_reactor::Instant;
 
@@ -426,7 +427,9 @@ impl LaneUser for Shard {
     }
 
     fn lane_restarted(&self, slot: Slot, upto: Acceptance) {
-        self.log.borrow_mut().forget(slot, upto);
+        if !is_planted(Planted::CountAfterRestart) {
+            self.log.borrow_mut().forget(slot, upto);
+        }
     }
 
     fn lane_flushed(&self) {

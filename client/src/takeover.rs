@@ -7,6 +7,7 @@ use std::time::Duration;
 use ashlar_proto::api::ProposeInSync;
 use ashlar_proto::limits::READ_LEASE_WAIT;
 use ashlar_proto::message::{BlockKind, SetState, TAIL_ENTRIES_MAX, TailEntry, decode_tail};
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{
     BlockCount, BlockIndex, Generation, Layer, Seq, ShardIndex, Status, VolumeId, Window,
 };
@@ -254,7 +255,7 @@ impl<C: ClusterSource> Takeover<C> {
                 });
             }
         }
-        if candidate.quorum.in_sync().len() == 1 {
+        if candidate.quorum.in_sync().len() == 1 || is_planted(Planted::NoReconcile) {
             return Ok(());
         }
         // The highest stable holds for all of the set: below it there is nothing to copy.
@@ -501,6 +502,11 @@ fn next_window(candidates: &[Candidate]) -> Option<Window> {
         let highest = state.highest.max(state.stable).window();
         state.window.max(highest)
     });
-    let next = seen.max().unwrap_or_default().next();
+    let seen = seen.max().unwrap_or_default();
+    let next = if is_planted(Planted::ReuseWindow) && seen > Window::default() {
+        seen
+    } else {
+        seen.next()
+    };
     (next <= Window::MAX).then_some(next)
 }

@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 
 use ashlar_proto::limits::REPLICAS_MAX;
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{BlockCount, BlockIndex, Seq};
 
 use crate::quorum::{Mask, Quorum, Slot};
@@ -320,6 +321,9 @@ impl<T> WriteLog<T> {
     /// Up to where every replica of the sets holds every write of this shard durably, given that
     /// the volume has given no seq above `issued`.
     pub(crate) fn stable(&self, issued: Seq) -> Seq {
+        if is_planted(Planted::StableTooFar) {
+            return issued;
+        }
         let front = self.entries.front().map(|entry| before(entry.seq));
         self.frozen.or(front).unwrap_or(issued)
     }
@@ -328,6 +332,9 @@ impl<T> WriteLog<T> {
     /// write to it.
     pub(crate) fn readable(&self, span: Span) -> Mask {
         let candidates = self.quorum.readable().and(self.live);
+        if is_planted(Planted::ReadLagging) {
+            return candidates;
+        }
         self.lagging
             .iter()
             .filter(|lagging| lagging.span.overlaps(span))

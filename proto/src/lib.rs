@@ -10,6 +10,7 @@ pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod message;
+pub mod planted;
 pub mod status;
 
 pub use address::{Address, ParseAddressError};

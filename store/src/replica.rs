@@ -13,6 +13,7 @@ use ashlar_proto::message::{
     EXTENTS_MAX, Open, Pull, SetState, ShardState, TAIL_ENTRIES_MAX, decode_checksums,
     encode_extents, encode_read, encode_tail,
 };
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{BLOCK_BYTES, BlockCount, FrameHeader, FrameKind, Incarnation, Status};
 use ashlar_reactor::SharedBuffer;
 use ashlar_reactor::channel::Notify;
@@ -286,7 +287,10 @@ impl Replicas {
                 let from = (header.block, header.layer);
                 let key = admitted.gate().key();
                 let tail = self.lane.tail(key, header.seq, from, TAIL_ENTRIES_MAX);
-                let tail = tail.await.map_err(LaneError::status)?;
+                let mut tail = tail.await.map_err(LaneError::status)?;
+                if is_planted(Planted::ShortTail) {
+                    tail.retain(|entry| entry.block.get() % 2 == 0);
+                }
                 Ok(Answer::meta(encode_tail(&tail)))
             }
             Work::Pull(gate, pull) => {
@@ -311,12 +315,20 @@ impl Replicas {
     async fn open(&self, opening: Opening, header: &FrameHeader) -> Result<Answer, Status> {
         let admitted = opening.settled().await?;
         let change = StateChange {
-            generation: Some(header.generation),
+            generation: (!is_planted(Planted::ForgetGeneration)).then_some(header.generation),
             epoch: Some(header.epoch),
             ..StateChange::default()
         };
         let state = self.advance(admitted.gate(), change).await?;
         opening.confirm()?;
+        if is_planted(Planted::ForgetGeneration) {
+            let generation = header.generation;
+            let state = ShardState {
+                generation,
+                ..state
+            };
+            admitted.gate().learn(state);
+        }
         Ok(Answer::meta(state.encode()))
     }
 

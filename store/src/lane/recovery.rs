@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use ashlar_proto::crc::crc32c;
+use ashlar_proto::planted::{Planted as Rule, is_planted};
 use ashlar_proto::{LaneIndex, Lsn};
 use ashlar_reactor::future::join_all;
 
@@ -328,7 +329,11 @@ impl<'a> Recovery<'a> {
             log_blocks += blocks;
         }
         let mut state = State {
-            incarnation: slot.incarnation.next(),
+            incarnation: if is_planted(Rule::SameIncarnation) && slot.incarnation.get() > 0 {
+                slot.incarnation
+            } else {
+                slot.incarnation.next()
+            },
             slot_number: slot.number,
             slot_from: slot.from,
             lsns,

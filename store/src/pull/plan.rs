@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 
 use ashlar_proto::message::{TailEntry, TailKind};
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{BlockIndex, Layer, Seq, Window};
 
 /// The source cannot tell what it has of a block.
@@ -92,6 +93,9 @@ fn decide(theirs: Option<TailEntry>, mine: Option<TailEntry>, bounds: Bounds) ->
         };
     }
     let is_equal = |mine: &TailEntry| theirs.is_some_and(|theirs| theirs.seq == mine.seq);
+    if is_planted(Planted::NoBurial) {
+        return None;
+    }
     let orphan = mine.filter(|mine| !is_equal(mine) && mine.seq.window() < bounds.window)?;
     Some(Action::Bury(orphan.seq))
 }

@@ -6,6 +6,9 @@ mod linear;
 mod soak;
 mod workload;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use ashlar_proto::planted::{Planted, plant};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -41,8 +44,10 @@ enum Command {
     },
     /// Overwrites a nearly full lane at random for hours of virtual time, then fills it.
     Soak(soak::SoakOptions),
-    /// Leaves rules of a store out, one after another: each must be noticed.
+    /// Leaves rules of owners and stores out, one after another: each must be noticed.
     Bugs {
+        /// Only these, by name.
+        only: Vec<String>,
         /// Seeds to try for each.
         #[arg(long, default_value_t = 200)]
         seeds: u64,
@@ -67,7 +72,11 @@ fn main() -> ExitCode {
                 false
             }
         },
-        Command::Bugs { seeds, seconds } => bugs(seeds, seconds),
+        Command::Bugs {
+            seeds,
+            seconds,
+            only,
+        } => bugs(seeds, seconds, &only),
     };
     if good {
         ExitCode::SUCCESS
@@ -114,27 +123,45 @@ fn replay(seed: u64, seconds: u64) -> bool {
     outcome.failure.is_none()
 }
 
-fn bugs(seeds: u64, seconds: u64) -> bool {
-    let mut missed = 0;
+fn bugs(seeds: u64, seconds: u64, only: &[String]) -> bool {
+    let (mut found, mut missed) = (0, 0);
+    let mut note = |name: String, first: Option<(u64, String)>| match first {
+        Some((seed, what)) => {
+            found += 1;
+            let line = what.lines().next().unwrap_or_default();
+            println!("{name}: seed {seed}: {line}");
+        }
+        None => {
+            missed += 1;
+            println!("{name}: NOT FOUND in {seeds} seeds");
+        }
+    };
+    let is_chosen = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
     for bug in cluster::StoreBug::ALL {
-        let found = (1..=seeds).find_map(|seed| {
-            let failure = cluster::run(seed, seconds, Some(bug), false).failure?;
-            Some((seed, failure))
-        });
-        match found {
-            Some((seed, what)) => {
-                let line = what.lines().next().unwrap_or_default();
-                println!("{bug:?}: seed {seed}: {line}");
-            }
-            None => {
-                missed += 1;
-                println!("{bug:?}: NOT FOUND in {seeds} seeds");
-            }
+        let name = format!("Reference{bug:?}");
+        if is_chosen(&name) {
+            let fails = |seed| cluster::run(seed, seconds, Some(bug), false).failure;
+            note(name, first_failure(seeds, fails));
         }
     }
-    println!(
-        "{} found, {missed} missed",
-        cluster::StoreBug::ALL.len() - missed
-    );
+    for bug in Planted::ALL {
+        let name = format!("{bug:?}");
+        if is_chosen(&name) {
+            plant(Some(bug));
+            let fails = |seed| cluster::run(seed, seconds, None, false).failure;
+            note(name, first_failure(seeds, fails));
+            plant(None);
+        }
+    }
+    println!("{found} found, {missed} missed");
     missed == 0
+}
+
+/// The first seed that fails. A broken rule may also trip an assertion of the code itself.
+fn first_failure(seeds: u64, fails: impl Fn(u64) -> Option<String>) -> Option<(u64, String)> {
+    (1..=seeds).find_map(|seed| {
+        let outcome = catch_unwind(AssertUnwindSafe(|| fails(seed)));
+        let failure = outcome.unwrap_or_else(|_| Some("the code panicked".to_owned()))?;
+        Some((seed, failure))
+    })
 }

@@ -1,0 +1,112 @@
+//! Rules that can be left out on purpose, to prove that the simulator would notice.
+//!
+//! With the feature `planted`, which only the simulator turns on, a thread can leave one of them out
+//! ([`plant`]). Without it [`is_planted`] is a constant `false`, and nothing of this is in the code.
+
+/// One rule left out, of an owner or of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// What was read is shown without a lease.
+    NoLease,
+    /// Answers of replicas that are in no set count towards acknowledgements.
+    CountNonMembers,
+    /// While a change of the set is proposed, the new set alone acknowledges.
+    CountProposedOnly,
+    /// A take-over makes no tails equal.
+    NoReconcile,
+    /// A take-over copies the lower of two seqs.
+    ReconcileLower,
+    /// A take-over uses the window of the owner before it.
+    ReuseWindow,
+    /// A take-over is content with one answer less.
+    TooFewAnswers,
+    /// A flush is answered before anything is durable.
+    FlushEarly,
+    /// What a replica lost in a restart still counts as accepted there.
+    CountAfterRestart,
+    /// A version that is not acknowledged is shown.
+    ShowUnacknowledged,
+    /// A replica that lags is read all the same.
+    ReadLagging,
+    /// Requests to the same blocks are sent without waiting for each other.
+    NoOverlapOrder,
+    /// Replicas are told that everything is stable.
+    StableTooFar,
+    /// A replica that catches up is not sent what was written before it joined.
+    JoinWithoutKept,
+    /// A replica is taken in before it has fetched what it lacks.
+    JoinWithoutPull,
+    /// Orphans are left where they are.
+    NoBurial,
+    /// A store answers requests of any generation.
+    NoFence,
+    /// A store does not make the generation durable.
+    ForgetGeneration,
+    /// A store answers a flush and makes nothing durable.
+    FlushNothing,
+    /// A store leaves out every other entry of a tail.
+    ShortTail,
+    /// A store keeps its incarnation over a restart.
+    SameIncarnation,
+    /// Neither store nor owner compares checksums with what was read.
+    NoChecksums,
+    /// A segment is free before its live blocks have moved.
+    CollectorFreesLive,
+    /// A checkpoint names what is not durable yet.
+    CheckpointTooEarly,
+}
+
+impl Planted {
+    /// All of them.
+    pub const ALL: [Self; 24] = [
+        Self::NoLease,
+        Self::CountNonMembers,
+        Self::CountProposedOnly,
+        Self::NoReconcile,
+        Self::ReconcileLower,
+        Self::ReuseWindow,
+        Self::TooFewAnswers,
+        Self::FlushEarly,
+        Self::CountAfterRestart,
+        Self::ShowUnacknowledged,
+        Self::ReadLagging,
+        Self::NoOverlapOrder,
+        Self::StableTooFar,
+        Self::JoinWithoutKept,
+        Self::JoinWithoutPull,
+        Self::NoBurial,
+        Self::NoFence,
+        Self::ForgetGeneration,
+        Self::FlushNothing,
+        Self::ShortTail,
+        Self::SameIncarnation,
+        Self::NoChecksums,
+        Self::CollectorFreesLive,
+        Self::CheckpointTooEarly,
+    ];
+}
+
+#[cfg(feature = "planted")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Planted>> = const { std::cell::Cell::new(None) };
+}
+
+/// Leaves a rule out on this thread from now on, or none.
+#[cfg(feature = "planted")]
+pub fn plant(bug: Option<Planted>) {
+    PLANTED.set(bug);
+}
+
+/// Whether this rule is left out.
+#[cfg(feature = "planted")]
+#[must_use]
+pub fn is_planted(bug: Planted) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Whether this rule is left out: never.
+#[cfg(not(feature = "planted"))]
+#[must_use]
+pub const fn is_planted(_bug: Planted) -> bool {
+    false
+}

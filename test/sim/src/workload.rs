@@ -122,6 +122,8 @@ pub struct Worker<D> {
     pub record: Record,
     /// Set when it is to end.
     pub stop: Rc<Cell<bool>>,
+    /// It only reads.
+    pub only_reads: bool,
 }
 
 impl<D: BlockDevice> Worker<D> {
@@ -140,6 +142,9 @@ impl<D: BlockDevice> Worker<D> {
     async fn request(&mut self) -> Result<(), BlockError> {
         let sectors = self.shape.range(&mut self.rng);
         let durable = self.rng.chance(100_000);
+        if self.only_reads {
+            return self.read(sectors).await;
+        }
         match self.rng.below(100) {
             0..45 => self.write(sectors, durable).await,
             45..85 => self.read(sectors).await,
@@ -304,6 +309,7 @@ mod tests {
                     shape,
                     record: record.clone(),
                     stop: Rc::clone(&stop),
+                    only_reads: false,
                 };
                 drop(process.reactor().spawn(worker.run()));
             }

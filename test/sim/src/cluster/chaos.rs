@@ -176,9 +176,13 @@ impl Cluster {
     /// The owner is left with one store, a new owner has all the others: each side goes on as if
     /// the other were dead.
     async fn split(&mut self, number: usize) {
+        let rng = self.rng.fork();
         let Some(old) = self.owners.last().map(Owner::host) else {
             return;
         };
+        if let Some(owner) = self.owners.last() {
+            owner.start_reader(self.shape, &self.record, rng);
+        }
         for (other, store) in self.stores.iter().enumerate() {
             if other == number {
                 let hosts = OWNER_HOSTS.iter().filter(|host| **host != old);

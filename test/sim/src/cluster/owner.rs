@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use ashlar_client::{Volume, VolumeOptions};
 use ashlar_reactor::Task;
-use ashlar_reactor::sim::{Process, World};
+use ashlar_reactor::sim::{Process, Rng, World};
 
 use super::metadata::{MemorySource, VOLUME_NAME};
 use super::stores::Store;
 use super::{Cluster, finish};
 use crate::history::Life;
-use crate::workload::{Worker, read_into};
+use crate::workload::{Record, Shape, Worker, read_into};
 
 /// Where owners live, one after another.
 pub(super) const OWNER_HOSTS: [IpAddr; 3] = [owner_host(100), owner_host(101), owner_host(102)];
@@ -109,6 +109,7 @@ impl Cluster {
                     shape,
                     record: record.clone(),
                     stop: Rc::clone(&shared.stop),
+                    only_reads: false,
                 };
                 shared
                     .workers
@@ -131,6 +132,26 @@ impl Owner {
 
     pub(super) fn trouble(&self) -> String {
         self.progress.trouble.borrow().clone()
+    }
+
+    /// Has it read beside its other requests: where its writes wait for replicas that it does not
+    /// reach, it goes on reading.
+    pub(super) fn start_reader(&self, shape: Shape, record: &Record, rng: Rng) {
+        let Some((volume, life)) = self.progress.volume.borrow().clone() else {
+            return;
+        };
+        let worker = Worker {
+            device: volume,
+            reactor: self.process.reactor().clone(),
+            life,
+            rng,
+            shape,
+            record: record.clone(),
+            stop: Rc::clone(&self.progress.stop),
+            only_reads: true,
+        };
+        let reading = self.process.reactor().spawn(worker.run());
+        self.progress.workers.borrow_mut().push(reading);
     }
 
     pub(super) fn host(&self) -> IpAddr {
@@ -165,7 +186,7 @@ impl Owner {
         &self,
         world: &World,
         sectors: Range<u64>,
-        record: &crate::workload::Record,
+        record: &Record,
     ) -> Result<(), String> {
         let attached = self.progress.volume.borrow().clone();
         let (volume, life) = attached.ok_or("the owner serves")?;

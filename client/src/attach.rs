@@ -16,9 +16,9 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use ashlar_proto::api::{
-    AttachRequest, Attachment, DetachRequest, DiskLocation, Shard as ShardMap,
+    AttachRequest, Attachment, DetachRequest, DiskLocation, Shard as ShardMap, VolumeMap,
 };
-use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX, REPLICAS_MAX};
+use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX, SLOTS_MAX};
 use ashlar_proto::message::SetState;
 use ashlar_proto::{Address, DiskId, ReplicaId, ShardIndex, Status, Window, lane_of};
 use ashlar_reactor::{Instant, Reactor};
@@ -31,12 +31,13 @@ use crate::flush;
 use crate::grant::Grant;
 use crate::health::Counters;
 use crate::hedge::HedgeBudget;
+use crate::map;
 use crate::options::VolumeOptions;
 use crate::peer::{LaneUser, Peer, PeerKey, PeerTimes};
-use crate::quorum::{Mask, Quorum, Slot};
+use crate::quorum::{Mask, Quorum};
 use crate::route::Route;
 use crate::shard::{Replica, Shard};
-use crate::signal::{Signal, join_all};
+use crate::signal::{Promise, Signal, join_all};
 use crate::source::{ClusterSource, SourceError};
 use crate::takeover::{Takeover, TakeoverError};
 use crate::volume::{Core, Phase};
@@ -247,11 +248,7 @@ fn candidates(
     peers: &mut BTreeMap<PeerKey, Rc<Peer>>,
 ) -> Result<Vec<Candidate>, AttachError> {
     let map = |what| AttachError::Map { what };
-    let times = PeerTimes {
-        connect: options.connect_timeout,
-        request: options.request_timeout,
-        silence: options.silence_timeout,
-    };
+    let times = PeerTimes::of(options);
     let mut candidates = Vec::with_capacity(grant.volume.shards.len());
     for shard in &grant.volume.shards {
         let mut replicas = Vec::new();
@@ -278,7 +275,7 @@ fn candidates(
             });
         }
         let in_sync = in_sync.count();
-        if in_sync == 0 || replicas.len() > REPLICAS_MAX {
+        if in_sync == 0 || replicas.len() > SLOTS_MAX {
             return Err(map("in-sync replicas of a shard"));
         }
         let quorum = Quorum::new(grant.volume.ack, Mask::first(in_sync));
@@ -287,7 +284,7 @@ fn candidates(
     Ok(candidates)
 }
 
-fn reached_at(location: &DiskLocation, options: &VolumeOptions) -> Address {
+pub(crate) fn reached_at(location: &DiskLocation, options: &VolumeOptions) -> Address {
     let local = options
         .local
         .iter()
@@ -366,7 +363,12 @@ fn serve<C: ClusterSource>(
         geometry,
         route,
         replicas: grant.volume.replicas,
-        peers: takeover.peers,
+        peers: RefCell::new(takeover.peers),
+        news: RefCell::new(Some(VolumeMap {
+            volume: grant.volume.clone(),
+            disks: grant.disks.clone(),
+            revision: grant.revision,
+        })),
         shards: OnceCell::new(),
         seqs: RefCell::new(Seqs::new(window)),
         first_window: window,
@@ -405,6 +407,8 @@ fn serve<C: ClusterSource>(
     }
     let background = flush::run_background(weak, Rc::clone(&core.work));
     drop(reactor.spawn(background));
+    let following = map::follow(Rc::downgrade(&core), grant.revision);
+    drop(reactor.spawn(following));
     let joins = catch_up::run(Rc::downgrade(&core), Rc::clone(&core.lacking));
     drop(reactor.spawn(joins));
     tracing::info!(volume = %core.name, generation = %core.generation, window = %window,
@@ -420,9 +424,9 @@ fn into_shard(core: &Weak<Core>, candidate: Candidate) -> Rc<Shard> {
         candidate.replicas,
         WriteLog::new(candidate.quorum),
     );
-    for (position, replica) in shard.replicas.iter().enumerate() {
+    for (slot, replica) in shard.replicas() {
         let user = Rc::downgrade(&shard) as Weak<dyn LaneUser>;
-        replica.peer.add_user(user, Slot::new(position));
+        replica.peer.add_user(user, slot);
     }
     shard
 }
@@ -502,9 +506,7 @@ async fn close(core: &Rc<Core>, shard: &Rc<Shard>) {
         caught_up: false,
     };
     let live = shard.log.borrow().live();
-    let closed = live.slots().map(|slot| {
-        let peer = &shard.replica(slot).peer;
-        peer.call(stamp.close(state))
-    });
-    join_all(closed).await;
+    let ask = |slot| shard.replica(slot).peer.ask(stamp.close(state));
+    let asked: Vec<_> = live.slots().map(ask).collect();
+    join_all(asked.iter().map(Promise::kept)).await;
 }

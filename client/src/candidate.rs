@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ashlar_proto::limits::REPLICAS_MAX;
+use ashlar_proto::limits::SLOTS_MAX;
 use ashlar_proto::message::ShardState;
 use ashlar_proto::{Epoch, Incarnation, ShardIndex, Status};
 use ashlar_reactor::Instant;
@@ -44,10 +44,10 @@ pub(crate) struct Candidate {
     pub(crate) replicas: Vec<Replica>,
     /// Its committed set.
     pub(crate) quorum: Quorum,
-    answers: [Option<Answer>; REPLICAS_MAX],
+    answers: [Option<Answer>; SLOTS_MAX],
     /// Those with a version, damaged, that nobody can give and that may be above what others have.
     doubtful: Cell<Mask>,
-    troubles: Cell<[Option<Trouble>; REPLICAS_MAX]>,
+    troubles: Cell<[Option<Trouble>; SLOTS_MAX]>,
 }
 
 impl Candidate {
@@ -63,9 +63,9 @@ impl Candidate {
             epoch,
             replicas,
             quorum,
-            answers: [None; REPLICAS_MAX],
+            answers: [None; SLOTS_MAX],
             doubtful: Cell::new(Mask::EMPTY),
-            troubles: Cell::new([None; REPLICAS_MAX]),
+            troubles: Cell::new([None; SLOTS_MAX]),
         }
     }
 
@@ -102,7 +102,7 @@ impl Candidate {
         for trouble in self.troubles.get_mut().iter_mut().flatten() {
             trouble.in_last_round = false;
         }
-        self.answers = [None; REPLICAS_MAX];
+        self.answers = [None; SLOTS_MAX];
     }
 
     /// Notes what a replica answered to being opened.

@@ -22,6 +22,7 @@ use ashlar_proto::message::{Pull, Pulled, SetState};
 use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{BlockIndex, Incarnation, Seq, Status};
 
+use crate::map;
 use crate::membership::start_proposal;
 use crate::quorum::{Mask, Slot};
 use crate::shard::Shard;
@@ -83,6 +84,8 @@ pub(crate) async fn run(core: Weak<Core>, lacking: Rc<Signal>) {
             return;
         };
         let reactor = strong.reactor.clone();
+        // Nothing is under way for those that are not in sync.
+        map::apply(&strong);
         let mut absent = Vec::new();
         for shard in strong.shards() {
             absent.extend(
@@ -91,7 +94,12 @@ pub(crate) async fn run(core: Weak<Core>, lacking: Rc<Signal>) {
                     .map(|slot| (Rc::clone(shard), slot)),
             );
         }
-        if absent.is_empty() {
+        let is_any_leaving = strong
+            .shards()
+            .iter()
+            .fold(false, |any, shard| retire(&strong, shard) | any);
+        let has_news = strong.news.borrow().is_some();
+        if absent.is_empty() && !is_any_leaving && !has_news {
             drop(strong);
             pause = PAUSE_MIN;
             lacking.raised_since(moment).await;
@@ -113,9 +121,34 @@ pub(crate) async fn run(core: Weak<Core>, lacking: Rc<Signal>) {
     }
 }
 
+/// Proposes a replica that is to leave out of the set, once enough others are in it. Whether one is
+/// left that is to.
+fn retire(core: &Rc<Core>, shard: &Rc<Shard>) -> bool {
+    let log = shard.log.borrow();
+    let in_sync = log.quorum().in_sync();
+    let leaving = shard.leaving.get().and(in_sync);
+    let Some(slot) = leaving.slots().next() else {
+        return false;
+    };
+    let next = in_sync.without(slot);
+    let durable = shard.durable();
+    let is_enough = next.len() >= usize::from(core.replicas);
+    let may_propose = is_enough && log.may_propose(next, core.flushed.get(), &durable);
+    let wanted = log.undurable(&durable);
+    drop(log);
+    if may_propose {
+        start_proposal(core, shard, next);
+    } else if is_enough {
+        shard.flush_up_to(&wanted);
+    }
+    is_enough
+}
+
 /// The replicas of a shard that are in no set.
 fn absentees(shard: &Shard) -> Mask {
-    Mask::first(shard.replicas.len()).minus(shard.log.borrow().quorum().targets())
+    shard
+        .occupied()
+        .minus(shard.log.borrow().quorum().targets())
 }
 
 async fn bring_back(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> bool {
@@ -351,9 +384,7 @@ async fn propose(
                 continue;
             }
             let wanted = shard.log.borrow().undurable(&durable);
-            for (replica, upto) in shard.replicas.iter().zip(wanted) {
-                replica.peer.flush(upto);
-            }
+            shard.flush_up_to(&wanted);
         }
         let raised = core.progress.raised_since(moment);
         let _elapsed = core.reactor.timeout(TRY_PAUSE, raised).await;

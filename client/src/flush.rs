@@ -13,9 +13,8 @@ use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_reactor::Instant;
 
 use crate::block_device::{BlockError, Durability};
-use crate::quorum::Slot;
 use crate::shard::Shard;
-use crate::signal::{Signal, join_all};
+use crate::signal::{Promise, Signal, join_all};
 use crate::volume::Core;
 use crate::write_log::{AckOrder, FlushNeed};
 
@@ -69,9 +68,7 @@ fn ask(core: &Rc<Core>, order: AckOrder) -> bool {
         let need = shard.log.borrow().flush_need(order, &shard.durable());
         if let FlushNeed::Flush(wanted) = need {
             satisfied = false;
-            for (replica, upto) in shard.replicas.iter().zip(wanted) {
-                replica.peer.flush(upto);
-            }
+            shard.flush_up_to(&wanted);
         }
     }
     if satisfied {
@@ -140,10 +137,10 @@ pub(crate) async fn settle_all(core: &Rc<Core>) {
         let moment = core.progress.moment();
         let mut left = false;
         for (shard, wanted) in shards.iter().zip(&wanted) {
-            for (replica, &upto) in shard.replicas.iter().zip(wanted) {
-                replica.peer.flush(upto);
-                left |= replica.peer.is_up() && replica.peer.durable() < upto;
-            }
+            shard.flush_up_to(wanted);
+            left |= shard.replicas().any(|(slot, replica)| {
+                replica.peer.is_up() && replica.peer.durable() < wanted[slot.get()]
+            });
         }
         let now = core.reactor.now();
         if !left || now >= deadline {
@@ -180,11 +177,9 @@ async fn tell_stable(core: &Rc<Core>, shard: &Shard) {
         caught_up: false,
     };
     let live = shard.log.borrow().live();
-    let told = live.slots().map(|slot: Slot| {
-        let peer = &shard.replica(slot).peer;
-        peer.call(stamp.set_state(state))
-    });
-    let replies = join_all(told).await;
+    let tell = |slot| shard.replica(slot).peer.ask(stamp.set_state(state));
+    let told: Vec<_> = live.slots().map(tell).collect();
+    let replies = join_all(told.iter().map(Promise::kept)).await;
     let all = replies
         .iter()
         .all(|reply| matches!(reply, Ok(reply) if reply.header.status == Status::Ok));

@@ -14,7 +14,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use ashlar_proto::limits::{READ_LEASE, REPLICAS_MAX};
+use ashlar_proto::limits::{READ_LEASE, SLOTS_MAX};
 use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{FrameHeader, Status};
 use ashlar_reactor::Instant;
@@ -29,16 +29,21 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// When each replica was last asked what it has since answered in the owner's generation.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Lease([Option<Instant>; REPLICAS_MAX]);
+pub(crate) struct Lease([Option<Instant>; SLOTS_MAX]);
 
 impl Lease {
     /// Nobody has answered yet.
-    pub(crate) const NONE: Self = Self([None; REPLICAS_MAX]);
+    pub(crate) const NONE: Self = Self([None; SLOTS_MAX]);
 
     /// `slot` has answered what it was asked at `asked_at`.
     pub(crate) fn note(&mut self, slot: Slot, asked_at: Instant) {
         let last = &mut self.0[slot.get()];
         *last = (*last).max(Some(asked_at));
+    }
+
+    /// What `slot` has answered is of no use any more.
+    pub(crate) fn forget(&mut self, slot: Slot) {
+        self.0[slot.get()] = None;
     }
 
     /// Those that have answered what they were asked less than `within` before `now`.
@@ -156,7 +161,7 @@ mod tests {
     #[test]
     fn no_lease_is_left_where_a_take_over_was_complete() {
         for rule in [AckRule::Majority, AckRule::All] {
-            for count in 1..=REPLICAS_MAX {
+            for count in 1..=SLOTS_MAX {
                 let quorum = Quorum::new(rule, Mask::first(count));
                 for taken in 0..1 << count {
                     let slots = (0..count).map(Slot::new);

@@ -7,6 +7,7 @@
 //!    ▼         ▼
 //! attach ──▶ shard ──▶ write_log, quorum          what the answers mean (pure)
 //! takeover     │ └──▶ membership, refusal, repair what becomes of a replica that fails
+//!    │         ├──▶ catch_up, map                 who comes and who goes for good
 //!    │         └──▶ lease                         whether what was read may be shown
 //! reconcile    ▼
 //!            peer ──▶ reactor::link               one session per lane
@@ -25,6 +26,7 @@ mod health;
 mod hedge;
 mod lease;
 mod locks;
+mod map;
 mod membership;
 mod memory;
 mod options;

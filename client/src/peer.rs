@@ -25,6 +25,7 @@ use ashlar_reactor::link::{self, Frame, Link};
 use ashlar_reactor::{Instant, Reactor};
 use slab::Slab;
 
+use crate::options::VolumeOptions;
 use crate::pulse::Pulse;
 use crate::quorum::Slot;
 use crate::read_health::ReadHealth;
@@ -62,11 +63,11 @@ pub(crate) struct Answer {
 /// What a shard learns from the lanes that hold its replicas.
 pub(crate) trait LaneUser {
     /// A write was answered.
-    fn write_answered(&self, slot: Slot, seq: Seq, answer: &Answer);
+    fn write_answered(&self, lane: &Peer, slot: Slot, seq: Seq, answer: &Answer);
     /// The session ended: nothing more is answered in it.
-    fn lane_lost(&self, slot: Slot);
+    fn lane_lost(&self, lane: &Peer, slot: Slot);
     /// The lane restarted: what it accepted after `upto` may be gone.
-    fn lane_restarted(&self, slot: Slot, upto: Acceptance);
+    fn lane_restarted(&self, lane: &Peer, slot: Slot, upto: Acceptance);
     /// More is durable than before.
     fn lane_flushed(&self);
 }
@@ -101,6 +102,17 @@ pub(crate) struct PeerTimes {
     pub(crate) request: Duration,
     /// To show that the store lives, while requests wait: longer where answers take long.
     pub(crate) silence: Duration,
+}
+
+impl PeerTimes {
+    /// As the volume's options have them.
+    pub(crate) fn of(options: &VolumeOptions) -> Self {
+        Self {
+            connect: options.connect_timeout,
+            request: options.request_timeout,
+            silence: options.silence_timeout,
+        }
+    }
 }
 
 /// How many times longer one request may wait while others are answered.
@@ -170,6 +182,13 @@ impl Peer {
     /// Tells `user` from now on what becomes of its replica in `slot`.
     pub(crate) fn add_user(&self, user: Weak<dyn LaneUser>, slot: Slot) {
         self.users.borrow_mut().push((user, slot));
+    }
+
+    /// Tells `user` nothing more of its replica in `slot`. Gives whether anybody is left.
+    pub(crate) fn remove_user(&self, user: &Weak<dyn LaneUser>, slot: Slot) -> bool {
+        let mut users = self.users.borrow_mut();
+        users.retain(|(known, at)| !(*at == slot && Weak::ptr_eq(known, user)));
+        !users.is_empty()
     }
 
     /// The lane, and where it is reached.
@@ -299,7 +318,7 @@ impl Peer {
         if known.is_some_and(|known| known != incarnation) {
             self.read_health.set(ReadHealth::UNKNOWN);
             let upto = self.durable.get();
-            self.each_user(|user, slot| user.lane_restarted(slot, upto));
+            self.each_user(|user, slot| user.lane_restarted(self, slot, upto));
         }
         let number = self.sessions.get() + 1;
         self.sessions.set(number);
@@ -350,7 +369,7 @@ impl Peer {
         self.flushing.set(false);
         self.flush_wanted.set(Acceptance::NONE);
         let requests = self.requests.take();
-        self.each_user(|user, slot| user.lane_lost(slot));
+        self.each_user(|user, slot| user.lane_lost(self, slot));
         for (_, request) in requests {
             if let Waiting::Call(promise) = request.waiting {
                 promise.keep(Err(PeerLost));
@@ -476,7 +495,7 @@ impl Peer {
                     acceptance,
                     sent_at: request.sent_at,
                 };
-                user.write_answered(slot, seq, &answer);
+                user.write_answered(self, slot, seq, &answer);
             }
         }
         true

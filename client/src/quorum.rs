@@ -3,17 +3,17 @@
 //! Pure. A [`Slot`] is a replica's position in its shard's map, a [`Mask`] a set of slots.
 
 use ashlar_proto::api::AckRule;
-use ashlar_proto::limits::REPLICAS_MAX;
+use ashlar_proto::limits::SLOTS_MAX;
 use ashlar_proto::planted::{Planted, is_planted};
 
-/// The position of a replica in its shard's map, below [`REPLICAS_MAX`].
+/// The position of a replica in its shard's map, below [`SLOTS_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Slot(usize);
 
 impl Slot {
     /// The slot at a position.
     pub(crate) fn new(position: usize) -> Self {
-        assert!(position < REPLICAS_MAX, "a shard has few replicas");
+        assert!(position < SLOTS_MAX, "a shard has few replicas");
         Self(position)
     }
 
@@ -83,9 +83,7 @@ impl Mask {
 
     /// Its slots in order.
     pub(crate) fn slots(self) -> impl Iterator<Item = Slot> {
-        (0..REPLICAS_MAX)
-            .map(Slot)
-            .filter(move |&slot| self.has(slot))
+        (0..SLOTS_MAX).map(Slot).filter(move |&slot| self.has(slot))
     }
 }
 

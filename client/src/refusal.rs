@@ -71,6 +71,17 @@ impl Sent {
         self.refused = self.refused.with(slot);
     }
 
+    /// The replica in `slot` is gone for good, with whatever it kept.
+    pub(crate) fn vacate(&mut self, slot: Slot) {
+        for mask in [
+            &mut self.unanswered,
+            &mut self.maybe_kept,
+            &mut self.refused,
+        ] {
+            *mask = mask.without(slot);
+        }
+    }
+
     /// Whether `slot` kept it once, or may have.
     pub(crate) fn may_be_kept_by(&self, slot: Slot) -> bool {
         self.maybe_kept.has(slot)

@@ -15,7 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use ashlar_proto::limits::REPLICAS_MAX;
+use ashlar_proto::limits::SLOTS_MAX;
 use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{Address, Epoch, ReplicaId, RoomHint, Seq, ShardIndex, Status};
 use ashlar_reactor::Instant;
@@ -81,14 +81,17 @@ pub(crate) struct Shard {
     pub(crate) this: Weak<Shard>,
     /// Its position in the volume.
     pub(crate) index: ShardIndex,
-    /// Its replicas, by slot.
-    pub(crate) replicas: Vec<Replica>,
+    /// Its replicas. A slot changes hands only while nothing is under way for it, see
+    /// [`crate::map`].
+    slots: RefCell<[Option<Rc<Replica>>; SLOTS_MAX]>,
+    /// Those that are to leave once enough others are in sync.
+    pub(crate) leaving: Cell<Mask>,
     /// Its writes that are not stable yet.
     pub(crate) log: RefCell<WriteLog<Pending>>,
     /// Raised at each commit.
     pub(crate) epoch: Cell<Epoch>,
     /// Who is behind or was not long ago, by slot.
-    pub(crate) behind: Cell<[Option<Behind>; REPLICAS_MAX]>,
+    pub(crate) behind: Cell<[Option<Behind>; SLOTS_MAX]>,
     /// Those that refuse blocks for what they lost once.
     pub(crate) suspect: Cell<Mask>,
     /// Whether its membership task runs.
@@ -118,14 +121,19 @@ impl Shard {
         replicas: Vec<Replica>,
         log: WriteLog<Pending>,
     ) -> Rc<Self> {
+        let mut slots = [const { None }; SLOTS_MAX];
+        for (slot, replica) in slots.iter_mut().zip(replicas) {
+            *slot = Some(Rc::new(replica));
+        }
         Rc::new_cyclic(|this| Self {
             core,
             this: Weak::clone(this),
             index,
-            replicas,
+            slots: RefCell::new(slots),
+            leaving: Cell::new(Mask::EMPTY),
             log: RefCell::new(log),
             epoch: Cell::new(epoch),
-            behind: Cell::new([None; REPLICAS_MAX]),
+            behind: Cell::new([None; SLOTS_MAX]),
             suspect: Cell::new(Mask::EMPTY),
             supervised: Cell::new(false),
             rising: Cell::new(Mask::EMPTY),
@@ -139,15 +147,63 @@ impl Shard {
     }
 
     /// The replica in a slot.
-    pub(crate) fn replica(&self, slot: Slot) -> &Replica {
-        &self.replicas[slot.get()]
+    pub(crate) fn replica(&self, slot: Slot) -> Rc<Replica> {
+        let slots = self.slots.borrow();
+        Rc::clone(
+            slots[slot.get()]
+                .as_ref()
+                .expect("a slot in use has a replica"),
+        )
+    }
+
+    /// The slots that have a replica.
+    pub(crate) fn occupied(&self) -> Mask {
+        let slots = self.slots.borrow();
+        let has_one = |slot: &Slot| slots[slot.get()].is_some();
+        (0..SLOTS_MAX).map(Slot::new).filter(has_one).collect()
+    }
+
+    /// All replicas, with their slots.
+    pub(crate) fn replicas(&self) -> impl Iterator<Item = (Slot, Rc<Replica>)> {
+        let slots = self.slots.borrow().clone();
+        let numbered = slots.into_iter().enumerate();
+        numbered.filter_map(|(at, replica)| Some((Slot::new(at), replica?)))
+    }
+
+    /// Gives an empty slot to a replica, or empties it.
+    pub(crate) fn set_slot(&self, slot: Slot, replica: Option<Rc<Replica>>) {
+        self.slots.borrow_mut()[slot.get()] = replica;
+    }
+
+    /// Forgets the replica of a slot and all that was known of it.
+    pub(crate) fn vacate(&self, slot: Slot) {
+        self.set_slot(slot, None);
+        let mut behind = self.behind.get();
+        behind[slot.get()] = None;
+        self.behind.set(behind);
+        self.suspect.set(self.suspect.get().without(slot));
+        self.leaving.set(self.leaving.get().without(slot));
+        let mut lease = self.lease.get();
+        lease.forget(slot);
+        self.lease.set(lease);
+    }
+
+    /// Has the lanes flushed up to these acceptances, by slot.
+    pub(crate) fn flush_up_to(&self, wanted: &DurableUpTo) {
+        for (replica, &upto) in self.slots.borrow().iter().zip(wanted) {
+            if let Some(replica) = replica {
+                replica.peer.flush(upto);
+            }
+        }
     }
 
     /// Up to where each lane has been flushed.
     pub(crate) fn durable(&self) -> DurableUpTo {
-        let mut durable = [Acceptance::NONE; REPLICAS_MAX];
-        for (upto, replica) in durable.iter_mut().zip(&self.replicas) {
-            *upto = replica.peer.durable();
+        let mut durable = [Acceptance::NONE; SLOTS_MAX];
+        for (upto, replica) in durable.iter_mut().zip(&*self.slots.borrow()) {
+            if let Some(replica) = replica {
+                *upto = replica.peer.durable();
+            }
         }
         durable
     }
@@ -347,6 +403,13 @@ impl Shard {
         }
     }
 
+    /// Whether the replica in a slot is on that lane: an answer may come late for one before it.
+    fn is_on(&self, lane: &Peer, slot: Slot) -> bool {
+        let slots = self.slots.borrow();
+        let replica = slots[slot.get()].as_ref();
+        replica.is_some_and(|replica| std::ptr::eq(&raw const *replica.peer, lane))
+    }
+
     /// After a change of the sets: acknowledges, fails and lets go of what that has decided.
     pub(crate) fn review(&self, core: &Rc<Core>) {
         let mut log = self.log.borrow_mut();
@@ -374,8 +437,8 @@ impl Shard {
 }
 
 impl LaneUser for Shard {
-    fn write_answered(&self, slot: Slot, seq: Seq, answer: &Answer) {
-        let Some(core) = self.core.upgrade() else {
+    fn write_answered(&self, lane: &Peer, slot: Slot, seq: Seq, answer: &Answer) {
+        let Some(core) = self.core.upgrade().filter(|_| self.is_on(lane, slot)) else {
             return;
         };
         let Answer {
@@ -415,8 +478,9 @@ impl LaneUser for Shard {
         }
     }
 
-    fn lane_lost(&self, slot: Slot) {
-        let Some(core) = self.core.upgrade().filter(|core| core.is_running()) else {
+    fn lane_lost(&self, lane: &Peer, slot: Slot) {
+        let core = self.core.upgrade().filter(|core| core.is_running());
+        let Some(core) = core.filter(|_| self.is_on(lane, slot)) else {
             return;
         };
         if self.log.borrow().is_taking(slot) {
@@ -426,8 +490,8 @@ impl LaneUser for Shard {
         }
     }
 
-    fn lane_restarted(&self, slot: Slot, upto: Acceptance) {
-        if !is_planted(Planted::CountAfterRestart) {
+    fn lane_restarted(&self, lane: &Peer, slot: Slot, upto: Acceptance) {
+        if self.is_on(lane, slot) && !is_planted(Planted::CountAfterRestart) {
             self.log.borrow_mut().forget(slot, upto);
         }
     }

@@ -5,7 +5,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use ashlar_proto::api::{AttachRequest, Attachment, DetachRequest, InSyncCommitted, ProposeInSync};
+use ashlar_proto::api::{
+    AttachRequest, Attachment, DetachRequest, InSyncCommitted, ProposeInSync, Revision, VolumeMap,
+};
 
 /// Why the conductor did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +57,13 @@ pub trait ClusterSource: 'static {
         request: &AttachRequest,
     ) -> Result<Attachment, SourceError>;
 
+    /// The volume's map as soon as it has changed after a revision, or as it stands after some
+    /// time.
+    ///
+    /// # Errors
+    /// [`SourceError::NotFound`], [`SourceError::Refused`], [`SourceError::Unreachable`].
+    async fn map(&self, volume: &str, after: Revision) -> Result<VolumeMap, SourceError>;
+
     /// Gives the volume back.
     ///
     /// # Errors
@@ -77,6 +86,7 @@ type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, SourceError>> + 'a>>;
 
 /// A [`ClusterSource`] behind a pointer, so that the owner's code is compiled once.
 pub(crate) trait AnySource {
+    fn map<'a>(&'a self, volume: &'a str, after: Revision) -> Answer<'a, VolumeMap>;
     fn detach<'a>(&'a self, volume: &'a str, request: &'a DetachRequest) -> Answer<'a, ()>;
     fn propose<'a>(
         &'a self,
@@ -86,6 +96,10 @@ pub(crate) trait AnySource {
 }
 
 impl<C: ClusterSource> AnySource for C {
+    fn map<'a>(&'a self, volume: &'a str, after: Revision) -> Answer<'a, VolumeMap> {
+        Box::pin(ClusterSource::map(self, volume, after))
+    }
+
     fn detach<'a>(&'a self, volume: &'a str, request: &'a DetachRequest) -> Answer<'a, ()> {
         Box::pin(ClusterSource::detach(self, volume, request))
     }
@@ -106,6 +120,10 @@ impl<C: ClusterSource> ClusterSource for Rc<C> {
         request: &AttachRequest,
     ) -> Result<Attachment, SourceError> {
         C::attach(self, volume, request).await
+    }
+
+    async fn map(&self, volume: &str, after: Revision) -> Result<VolumeMap, SourceError> {
+        C::map(self, volume, after).await
     }
 
     async fn detach(&self, volume: &str, request: &DetachRequest) -> Result<(), SourceError> {

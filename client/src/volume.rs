@@ -8,6 +8,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
 
+use ashlar_proto::api::VolumeMap;
 use ashlar_proto::message::Extent;
 use ashlar_proto::{ClusterId, Generation, Layer, VolumeId, Window};
 use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
@@ -55,7 +56,7 @@ pub(crate) struct Core {
     pub(crate) geometry: Geometry,
     pub(crate) route: Route,
     pub(crate) replicas: u8,
-    pub(crate) peers: Vec<Rc<Peer>>,
+    pub(crate) peers: RefCell<Vec<Rc<Peer>>>,
     pub(crate) shards: OnceCell<Vec<Rc<Shard>>>,
     pub(crate) seqs: RefCell<Seqs>,
     /// The first window of this generation.
@@ -72,8 +73,10 @@ pub(crate) struct Core {
     pub(crate) progress: Signal,
     /// Raised when a shard is listed, or enough bytes wait for a flush.
     pub(crate) work: Rc<Signal>,
-    /// Raised when a replica has left a set: it is to be brought back.
+    /// Raised when a replica has left a set, or the map has changed: it is to be brought back.
     pub(crate) lacking: Rc<Signal>,
+    /// A map of the conductor that has not been looked at yet.
+    pub(crate) news: RefCell<Option<VolumeMap>>,
     /// The shards that have had writes since they were last settled and told.
     pub(crate) listed: RefCell<Vec<Rc<Shard>>>,
     pub(crate) retained: Cell<u64>,
@@ -93,7 +96,7 @@ impl Drop for Core {
         self.phase.set(Phase::Detached);
         self.work.raise();
         self.lacking.raise();
-        for peer in &self.peers {
+        for peer in self.peers.borrow().iter() {
             peer.close();
         }
     }
@@ -134,7 +137,8 @@ impl Core {
         for shard in self.shards() {
             shard.abandon(error);
         }
-        for peer in &self.peers {
+        let peers = self.peers.borrow().clone();
+        for peer in &peers {
             peer.close();
         }
         self.acks.raise();
@@ -243,9 +247,7 @@ impl Core {
         let shards = self.listed.borrow().clone();
         for shard in shards {
             let wanted = shard.log.borrow().undurable(&shard.durable());
-            for (replica, upto) in shard.replicas.iter().zip(wanted) {
-                replica.peer.flush(upto);
-            }
+            shard.flush_up_to(&wanted);
             let (behind, live) = {
                 let log = shard.log.borrow();
                 let behind = log.quorum().in_sync().minus(log.live()).minus(log.lost());

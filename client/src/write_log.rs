@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use ashlar_proto::limits::REPLICAS_MAX;
+use ashlar_proto::limits::SLOTS_MAX;
 use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{BlockCount, BlockIndex, Seq};
 
@@ -42,7 +42,7 @@ impl Acceptance {
 }
 
 /// Up to where each slot's lane has been flushed.
-pub(crate) type DurableUpTo = [Acceptance; REPLICAS_MAX];
+pub(crate) type DurableUpTo = [Acceptance; SLOTS_MAX];
 
 /// A volume's order of acknowledgements, from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,7 +95,7 @@ pub(crate) struct Entry<T> {
     pub(crate) bytes: u64,
     /// What the caller keeps with it.
     pub(crate) payload: T,
-    accepted: [Acceptance; REPLICAS_MAX],
+    accepted: [Acceptance; SLOTS_MAX],
     acked: AckOrder,
 }
 
@@ -227,7 +227,7 @@ impl<T> WriteLog<T> {
             span,
             bytes,
             payload,
-            accepted: [Acceptance::NONE; REPLICAS_MAX],
+            accepted: [Acceptance::NONE; SLOTS_MAX],
             acked: AckOrder::NONE,
         });
     }
@@ -449,7 +449,7 @@ impl<T> WriteLog<T> {
 
     /// What a flush of every write acknowledged up to `order` needs.
     pub(crate) fn flush_need(&self, order: AckOrder, durable: &DurableUpTo) -> FlushNeed {
-        let mut wanted = [Acceptance::NONE; REPLICAS_MAX];
+        let mut wanted = [Acceptance::NONE; SLOTS_MAX];
         let mut satisfied = true;
         for entry in &self.entries {
             if !entry.is_acked() || entry.acked > order {
@@ -473,7 +473,7 @@ impl<T> WriteLog<T> {
 
     /// The flushes that make everything durable that live replicas hold.
     pub(crate) fn undurable(&self, durable: &DurableUpTo) -> DurableUpTo {
-        let mut wanted = [Acceptance::NONE; REPLICAS_MAX];
+        let mut wanted = [Acceptance::NONE; SLOTS_MAX];
         for entry in &self.entries {
             let on = entry.held().minus(entry.durable(durable));
             for slot in on.and(self.live.or(self.joining)).slots() {

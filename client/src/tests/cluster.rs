@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AckRule, AttachRequest, Attachment, DetachRequest, DiskLocation, Health, InSyncCommitted,
-    ProposeInSync, Replica, Revision, Shard, Volume as VolumeMap, VolumeState,
+    ProposeInSync, Replica, Revision, Shard, Volume as VolumeMap, VolumeMap as ApiMap, VolumeState,
 };
 use ashlar_proto::{
     ByteCount, ClusterId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex, VolumeId,
@@ -68,6 +68,11 @@ impl ClusterSource for FakeConductor {
             disks: self.disks.clone(),
             revision: Revision(1),
         })
+    }
+
+    async fn map(&self, _: &str, _: Revision) -> Result<ApiMap, SourceError> {
+        // It never changes.
+        std::future::pending().await
     }
 
     async fn detach(&self, _: &str, request: &DetachRequest) -> Result<(), SourceError> {

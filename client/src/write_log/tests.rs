@@ -5,7 +5,7 @@ use ashlar_proto::Window;
 use ashlar_proto::api::AckRule;
 use proptest::prelude::*;
 
-const NOWHERE: DurableUpTo = [Acceptance::NONE; REPLICAS_MAX];
+const NOWHERE: DurableUpTo = [Acceptance::NONE; SLOTS_MAX];
 
 fn seq(number: u64) -> Seq {
     Seq::from_raw(Window::new(5).start().get() + number).unwrap()
@@ -81,8 +81,8 @@ fn a_volatile_restart_uncounts_what_was_not_flushed() {
             log.accept(slot(position), seq(number), acceptance, order(number));
         }
     }
-    let mut durable = [first; REPLICAS_MAX];
-    let all = FlushNeed::Flush([second; REPLICAS_MAX]);
+    let mut durable = [first; SLOTS_MAX];
+    let all = FlushNeed::Flush([second; SLOTS_MAX]);
     assert_eq!(log.flush_need(order(2), &durable), all);
     assert_eq!(log.flush_need(order(1), &durable), FlushNeed::Satisfied);
     log.set_behind(slot(0));
@@ -91,7 +91,7 @@ fn a_volatile_restart_uncounts_what_was_not_flushed() {
     durable[1] = second;
     assert_eq!(
         log.flush_need(order(2), &durable),
-        FlushNeed::Flush([Acceptance::NONE, Acceptance::NONE, second])
+        FlushNeed::Flush([Acceptance::NONE, Acceptance::NONE, second, Acceptance::NONE])
     );
     durable[2] = second;
     assert_eq!(log.flush_need(order(2), &durable), FlushNeed::Satisfied);

@@ -6,8 +6,8 @@
 //!
 //! - A write that never returned may take effect until the next owner serves, not after.
 //! - Where caches were lost, the next owner may find any write since the last flush.
-//! - A read that an owner got after it had been replaced proves nothing: without leases a cut-off
-//!   owner may read the past. Its acknowledged writes must still stand before the new owner's.
+//! - An acknowledgement that an owner gets after it was replaced must stand before the new owner's
+//!   writes. What it reads, whenever that returns, must be explained like any other read.
 
 use std::collections::BTreeSet;
 
@@ -105,14 +105,8 @@ fn check_sector(history: &History, sector: u64, ids: &[OpId]) -> Result<(), Viol
         if !finished && !observed.contains(&seen_as) {
             continue;
         }
-        let replaced = history.serves.iter().find(|serve| serve.life > op.life);
-        if let OpKind::Read(_) = op.kind {
-            let Ending::Done(done) = op.ending else {
-                continue;
-            };
-            if replaced.is_some_and(|serve| serve.at < done) {
-                continue;
-            }
+        if matches!(op.kind, OpKind::Read(_)) && !finished {
+            continue;
         }
         steps.push((op.invoked, Step::Invoke(id)));
         if let Ending::Done(at) | Ending::Refused(at) = op.ending {
@@ -227,7 +221,7 @@ impl Search<'_> {
             .pending
             .iter()
             .copied()
-            .filter(|&id| self.op(id).life < serve.life)
+            .filter(|&id| self.op(id).life < serve.life && self.seen(id).is_none())
             .collect();
         let mut all = self.explore()?;
         if serve.lossy {
@@ -274,7 +268,7 @@ impl Search<'_> {
             .into_iter()
             .map(|mut c| {
                 c.effected.retain(|id| !older.contains(id));
-                c
+                self.with_reads(c)
             })
             .collect();
         if self.configurations.is_empty() {

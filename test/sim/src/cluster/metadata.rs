@@ -13,13 +13,17 @@ use std::time::Duration;
 use ashlar_client::{ClusterSource, SourceError};
 use ashlar_proto::api::{
     AckRule, AttachRequest, Attachment, DetachRequest, DiskLocation, Health, InSyncCommitted,
-    ProposeInSync, Replica, Revision, Shard, Volume, VolumeState,
+    ProposeInSync, Replica, Revision, Shard, Volume, VolumeMap, VolumeState,
 };
 use ashlar_proto::{
     ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, ReplicaId, ShardIndex, VolumeId,
 };
 use ashlar_reactor::Reactor;
 use ashlar_reactor::sim::Rng;
+
+/// How long a question for the map waits for news, and how often it looks.
+const MAP_WAIT: Duration = Duration::from_secs(30);
+const MAP_POLL: Duration = Duration::from_millis(200);
 
 /// The only volume.
 pub const VOLUME_NAME: &str = "volume";
@@ -35,6 +39,8 @@ pub struct Metadata {
     /// In-sync sets as they were when each generation was granted.
     granted: BTreeMap<Generation, Vec<Vec<DiskId>>>,
     rng: Rng,
+    /// Raised at each change.
+    revision: Revision,
     /// Of a million answers, how many are lost.
     pub lost_per_million: u32,
     /// Hosts that do not reach the conductor.
@@ -97,6 +103,7 @@ impl Metadata {
             disks,
             granted: BTreeMap::new(),
             rng,
+            revision: Revision(1),
             lost_per_million: 0,
             cut_off: BTreeSet::new(),
             failure: None,
@@ -123,6 +130,14 @@ impl Metadata {
         self.volume.ack
     }
 
+    fn map(&self) -> VolumeMap {
+        VolumeMap {
+            volume: self.volume.clone(),
+            disks: self.disks.clone(),
+            revision: self.revision,
+        }
+    }
+
     fn attach(&mut self, request: &AttachRequest) -> Result<Attachment, SourceError> {
         match &self.volume.attached_by {
             Some(holder) if *holder != request.owner && !request.force => {
@@ -133,6 +148,7 @@ impl Metadata {
             _ => {}
         }
         self.volume.generation = self.volume.generation.next();
+        self.revision.0 += 1;
         self.volume.attached_by = Some(request.owner.clone());
         let sets = self.volume.shards.iter().map(in_sync_disks).collect();
         self.granted.insert(self.volume.generation, sets);
@@ -140,7 +156,7 @@ impl Metadata {
             cluster: CLUSTER,
             volume: self.volume.clone(),
             disks: self.disks.clone(),
-            revision: Revision(u64::from(self.volume.generation.get())),
+            revision: self.revision,
         })
     }
 
@@ -185,6 +201,7 @@ impl Metadata {
             self.failure
                 .get_or_insert(format!("shard {at}: an empty set was proposed"));
         }
+        self.revision.0 += 1;
         shard.epoch = shard.epoch.next();
         for replica in &mut shard.replicas {
             replica.in_sync = proposal.in_sync.contains(&replica.id);
@@ -249,6 +266,14 @@ impl MemorySource {
 impl ClusterSource for MemorySource {
     async fn attach(&self, _: &str, request: &AttachRequest) -> Result<Attachment, SourceError> {
         self.ask(|metadata| metadata.attach(request)).await
+    }
+
+    async fn map(&self, _: &str, after: Revision) -> Result<VolumeMap, SourceError> {
+        let until = self.reactor.now() + MAP_WAIT;
+        while self.metadata.borrow().revision == after && self.reactor.now() < until {
+            self.reactor.sleep(MAP_POLL).await;
+        }
+        self.ask(|metadata| Ok(metadata.map())).await
     }
 
     async fn detach(&self, _: &str, request: &DetachRequest) -> Result<(), SourceError> {

@@ -177,7 +177,28 @@ fn refused_writes_take_no_effect() {
 }
 
 #[test]
-fn a_replaced_owners_reads_prove_nothing_but_its_acknowledgements_stand() {
+fn a_replaced_owner_shows_nothing_old() {
+    let mut script = Script::new();
+    let first = script.write();
+    let old = script.life;
+    script.serve(false);
+    // Nothing was written since: it may be the present.
+    let late = script
+        .history
+        .begin(old, OpKind::Read(vec![first]), 0..1, false);
+    script.end(late);
+    assert!(script.good());
+    script.write();
+    let stale = script
+        .history
+        .begin(old, OpKind::Read(vec![first]), 0..1, false);
+    assert!(script.good(), "it has not returned");
+    script.end(stale);
+    assert!(!script.good());
+}
+
+#[test]
+fn what_a_replaced_owner_acknowledges_late_stands() {
     let mut script = Script::new();
     let first = script.write();
     let stale = script.begin_read(first);

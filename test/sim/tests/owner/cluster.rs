@@ -5,15 +5,16 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ashlar_client::{AttachError, ClusterSource, SourceError, Volume, VolumeOptions};
+use ashlar_client::{AttachError, ClusterSource, SourceError, Volume as Attached, VolumeOptions};
 use ashlar_proto::api::{
     AckRule, Assignment, AttachRequest, Attachment, DetachRequest, DiskLocation, Health,
-    InSyncCommitted, ProposeInSync, Replica, Revision, Shard, Volume as VolumeMap, VolumeState,
+    InSyncCommitted, ProposeInSync, Replica, Revision, Shard, Volume, VolumeMap, VolumeState,
 };
 use ashlar_proto::{
     Address, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex,
     VolumeId,
 };
+use ashlar_reactor::channel::Notify;
 use ashlar_reactor::sim::{DiskSpec, Process, SimDisk, World};
 use ashlar_reactor::{DiskOptions, Reactor};
 use ashlar_store::disk::{FormatOptions, format_disk};
@@ -30,8 +31,10 @@ pub const VOLUME_BYTES: u64 = 20 << 20;
 
 /// The conductor's part.
 pub struct Conductor {
-    map: RefCell<VolumeMap>,
+    map: RefCell<Volume>,
     disks: Vec<DiskLocation>,
+    revision: Cell<u64>,
+    changed: Notify,
 }
 
 impl Conductor {
@@ -44,6 +47,36 @@ impl Conductor {
     }
 }
 
+impl Conductor {
+    fn change(&self) {
+        self.revision.set(self.revision.get() + 1);
+        self.changed.notify_all();
+    }
+
+    /// Puts a fresh replica on another store, beside the one on `from` if that is to leave, else in
+    /// its place. Its store has yet to be told.
+    pub fn replace(&self, shard: usize, from: u64, to: u8, leaves: bool) {
+        let mut map = self.map.borrow_mut();
+        let shard = &mut map.shards[shard];
+        let fresh = Replica {
+            id: ReplicaId::new(1000 + self.revision.get()),
+            node: NodeId::new(u64::from(to)),
+            disk: disk_id(to),
+            in_sync: false,
+            fresh: true,
+            leaving: false,
+        };
+        let old = shard.replicas.iter_mut().find(|r| r.node.get() == from);
+        old.unwrap().leaving = leaves;
+        if !leaves {
+            shard.replicas.retain(|r| r.node.get() != from);
+        }
+        shard.replicas.push(fresh);
+        drop(map);
+        self.change();
+    }
+}
+
 impl ClusterSource for Conductor {
     async fn attach(&self, _: &str, _: &AttachRequest) -> Result<Attachment, SourceError> {
         let mut map = self.map.borrow_mut();
@@ -52,7 +85,18 @@ impl ClusterSource for Conductor {
             cluster: CLUSTER,
             volume: map.clone(),
             disks: self.disks.clone(),
-            revision: Revision(1),
+            revision: Revision(self.revision.get()),
+        })
+    }
+
+    async fn map(&self, _: &str, after: Revision) -> Result<VolumeMap, SourceError> {
+        while Revision(self.revision.get()) == after {
+            self.changed.notified().await;
+        }
+        Ok(VolumeMap {
+            volume: self.map.borrow().clone(),
+            disks: self.disks.clone(),
+            revision: Revision(self.revision.get()),
         })
     }
 
@@ -75,9 +119,12 @@ impl ClusterSource for Conductor {
         }
         for replica in &mut shard.replicas {
             replica.in_sync = proposal.in_sync.contains(&replica.id);
+            replica.fresh &= !replica.in_sync;
         }
+        shard.replicas.retain(|r| r.in_sync || !r.leaving);
         shard.epoch = shard.epoch.next();
         let shard = shard.clone();
+        self.change();
         Ok(InSyncCommitted { shard })
     }
 }
@@ -101,6 +148,12 @@ impl Road {
 impl ClusterSource for Road {
     async fn attach(&self, name: &str, ask: &AttachRequest) -> Result<Attachment, SourceError> {
         self.check()?.attach(name, ask).await
+    }
+
+    async fn map(&self, name: &str, after: Revision) -> Result<VolumeMap, SourceError> {
+        let map = self.check()?.map(name, after).await;
+        // It may have been cut meanwhile.
+        self.check().and(map)
     }
 
     async fn detach(&self, name: &str, ask: &DetachRequest) -> Result<(), SourceError> {
@@ -171,9 +224,20 @@ fn disk_id(number: u8) -> DiskId {
 impl Cluster {
     /// `replicas` stores with a replica of every shard each.
     pub fn new(seed: u64, replicas: u8, ack: AckRule, spec: fn(u64) -> DiskSpec) -> Self {
+        Self::with_spare(seed, replicas, 0, ack, spec)
+    }
+
+    /// The same, and some stores that hold nothing yet.
+    pub fn with_spare(
+        seed: u64,
+        replicas: u8,
+        spare: u8,
+        ack: AckRule,
+        spec: fn(u64) -> DiskSpec,
+    ) -> Self {
         let world = World::new(seed);
         let mut sites = Vec::new();
-        for number in 0..replicas {
+        for number in 0..replicas + spare {
             let host = IpAddr::from([10, 0, 1, number]);
             let size = u64::from(LANES) * (96 << 20) + (2 << 20);
             let disk = world.add_disk(host, "/disk", spec(size));
@@ -195,7 +259,7 @@ impl Cluster {
                 process: RefCell::new(None),
             });
         }
-        let conductor = Rc::new(map_of(&sites, ack));
+        let conductor = Rc::new(map_of(&sites, replicas, ack));
         let cluster = Self {
             world,
             sites,
@@ -204,7 +268,7 @@ impl Cluster {
         };
         for number in 0..cluster.sites.len() {
             cluster.start(number);
-            cluster.assign(number);
+            cluster.run(cluster.assign(number));
         }
         cluster
     }
@@ -245,19 +309,21 @@ impl Cluster {
         self.world.power_loss(site.host());
     }
 
-    fn assign(&self, number: usize) {
+    /// Tells a store what the map says that it holds.
+    pub async fn assign(&self, number: usize) {
         let map = self.conductor.map.borrow().clone();
-        let replicas = map.shards.iter().flat_map(|shard| {
-            let replica = &shard.replicas[number];
+        let disk = disk_id(u8::try_from(number).unwrap());
+        let replicas = map.shards.iter().filter_map(|shard| {
+            let replica = shard.replicas.iter().find(|r| r.disk == disk)?;
             let start = u64::from(shard.index.get()) * SHARD_BYTES;
             let bytes = (VOLUME_BYTES - start).min(SHARD_BYTES);
             Some(Assignment {
                 volume: VOLUME,
                 shard: shard.index,
                 replica: replica.id,
-                disk: replica.disk,
+                disk,
                 blocks: u32::try_from(bytes / 4096).unwrap(),
-                may_create: true,
+                may_create: map.generation == Generation::new(0) || replica.fresh,
             })
         });
         let replicas: Vec<_> = replicas.collect();
@@ -265,11 +331,9 @@ impl Cluster {
             let process = self.sites[number].process.borrow();
             process.as_ref().unwrap().1.control()
         };
-        self.run(async {
-            control.set_cluster(CLUSTER).await.unwrap();
-            let applied = control.apply(replicas).await.unwrap();
-            assert!(applied.refused.is_empty());
-        });
+        control.set_cluster(CLUSTER).await.unwrap();
+        let applied = control.apply(replicas).await.unwrap();
+        assert!(applied.refused.is_empty());
     }
 
     /// The damage that a store's disk reports.
@@ -298,12 +362,16 @@ impl Cluster {
     }
 
     /// Attaches with short bounds.
-    pub async fn attach(&self, reactor: &Reactor) -> Result<Volume, AttachError> {
+    pub async fn attach(&self, reactor: &Reactor) -> Result<Attached, AttachError> {
         self.attach_over(reactor, self.road()).await
     }
 
     /// The same over a given road.
-    pub async fn attach_over(&self, reactor: &Reactor, road: Road) -> Result<Volume, AttachError> {
+    pub async fn attach_over(
+        &self,
+        reactor: &Reactor,
+        road: Road,
+    ) -> Result<Attached, AttachError> {
         let options = VolumeOptions {
             attach_patience: Duration::from_secs(2),
             attach_timeout: Duration::from_secs(60),
@@ -312,7 +380,7 @@ impl Cluster {
             replica_grace: Duration::from_secs(1),
             ..VolumeOptions::new("test")
         };
-        Volume::attach(reactor, road, "v", options).await
+        Attached::attach(reactor, road, "v", options).await
     }
 
     /// Runs a test's future.
@@ -321,7 +389,7 @@ impl Cluster {
     }
 }
 
-fn map_of(sites: &[Site], ack: AckRule) -> Conductor {
+fn map_of(sites: &[Site], replicas: u8, ack: AckRule) -> Conductor {
     let shards = u32::try_from(VOLUME_BYTES.div_ceil(SHARD_BYTES)).unwrap();
     let replica = |shard: u32, site: &Site| Replica {
         id: ReplicaId::new(u64::from(shard) * 10 + u64::from(site.number) + 1),
@@ -334,14 +402,17 @@ fn map_of(sites: &[Site], ack: AckRule) -> Conductor {
     let shards = (0..shards).map(|shard| Shard {
         index: ShardIndex::new(shard),
         epoch: Epoch::new(1),
-        replicas: sites.iter().map(|site| replica(shard, site)).collect(),
+        replicas: sites[..usize::from(replicas)]
+            .iter()
+            .map(|site| replica(shard, site))
+            .collect(),
     });
-    let map = VolumeMap {
+    let map = Volume {
         id: VOLUME,
         name: "v".into(),
         size_bytes: ByteCount::new(VOLUME_BYTES),
         shard_bytes: ByteCount::new(SHARD_BYTES),
-        replicas: u8::try_from(sites.len()).unwrap(),
+        replicas,
         ack,
         state: VolumeState::Ready,
         health: Health::Healthy,
@@ -359,5 +430,7 @@ fn map_of(sites: &[Site], ack: AckRule) -> Conductor {
     Conductor {
         map: RefCell::new(map),
         disks: disks.collect(),
+        revision: Cell::new(1),
+        changed: Notify::new(),
     }
 }

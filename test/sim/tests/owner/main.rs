@@ -351,6 +351,91 @@ fn a_fenced_owner_is_refused_by_real_stores() {
     });
 }
 
+/// A store is gone for good: its replicas are made anew elsewhere, under writes, and the volume
+/// does without it from then on.
+#[test]
+fn replicas_are_made_anew_elsewhere() {
+    let cluster = Cluster::with_spare(46, 3, 1, AckRule::Majority, DiskSpec::new);
+    let (first, second) = (cluster.owner(), cluster.owner());
+    cluster.run(async {
+        let reactor = first.reactor().clone();
+        let volume = cluster.attach(&reactor).await.unwrap();
+        for block in 0..400 {
+            write(&reactor, &volume, block * 11, block).await;
+        }
+        cluster.sites[1].kill();
+        reactor.sleep(Duration::from_secs(5)).await;
+        for shard in 0..3 {
+            assert_eq!(cluster.conductor.in_sync(shard), [0, 2]);
+            cluster.conductor.replace(shard, 1, 3, false);
+        }
+        cluster.assign(3).await;
+        for block in 300..600 {
+            write(&reactor, &volume, block * 7, block + 1000).await;
+            reactor.sleep(Duration::from_millis(10)).await;
+        }
+        reactor.sleep(Duration::from_secs(20)).await;
+        for shard in 0..3 {
+            assert_eq!(cluster.conductor.in_sync(shard), [0, 2, 3]);
+        }
+        assert_eq!(volume.health().shards_degraded, 0);
+        // What is made anew is all there is: the others go.
+        cluster.sites[0].kill();
+        cluster.sites[2].kill();
+        cluster.restart(0).await;
+        for block in 300..600 {
+            assert!(holds(&volume, block * 7, block + 1000).await, "{block}");
+        }
+        first.crash();
+        let reactor = second.reactor().clone();
+        let volume = cluster.attach(&reactor).await.unwrap();
+        for block in 300..600 {
+            assert!(holds(&volume, block * 7, block + 1000).await, "{block}");
+        }
+        assert!(holds(&volume, 11, 1).await);
+        volume.detach().await.unwrap();
+    });
+}
+
+/// A replica is moved while it is read and written: there are never fewer than three.
+#[test]
+fn a_replica_is_moved_under_writes() {
+    let cluster = Cluster::with_spare(47, 3, 1, AckRule::Majority, DiskSpec::new);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        for block in 0..400 {
+            write(&reactor, &volume, block * 11, block).await;
+        }
+        for (from, to) in [(1, 3), (3, 1), (1, 3), (2, 1), (1, 2)] {
+            for shard in 0..3 {
+                cluster.conductor.replace(shard, from, to, true);
+            }
+            cluster.assign(to.into()).await;
+            let until = reactor.now() + Duration::from_secs(60);
+            let is_moved = || (0..3).all(|shard| !cluster.conductor.in_sync(shard).contains(&from));
+            let mut round = 0;
+            while !is_moved() {
+                assert!(reactor.now() < until, "moves {from} to {to}");
+                round += 1;
+                write(&reactor, &volume, round % 400 * 11, round % 400).await;
+                assert!(holds(&volume, round % 400 * 11, round % 400).await);
+                for shard in 0..3 {
+                    assert!(cluster.conductor.in_sync(shard).len() >= 3);
+                }
+                reactor.sleep(Duration::from_millis(5)).await;
+            }
+            cluster.assign(usize::try_from(from).unwrap()).await;
+        }
+        for block in 0..400 {
+            assert!(holds(&volume, block * 11, block).await, "{block}");
+        }
+        assert_eq!(volume.health().shards_degraded, 0);
+        volume.detach().await.unwrap();
+    });
+}
+
 /// One replica is left to the old owner and reached by nobody else: it has not been fenced, and what
 /// it holds is old.
 #[test]

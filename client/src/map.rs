@@ -1,0 +1,200 @@
+//! The conductor's map of an attached volume: replicas that come, go for good, or move.
+//!
+//! A task follows the map; what has changed is taken over between two rounds of
+//! [`crate::catch_up`], when nothing is under way for a replica that is not in sync. Invariants: a
+//! slot changes hands only while its replica is in no set and nobody asks it anything; whoever is in
+//! the set stays, whatever the map says, until the owner itself has proposed it away.
+
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use ashlar_proto::api::{DiskLocation, Revision, Shard as ShardMap, VolumeMap};
+use ashlar_proto::limits::SLOTS_MAX;
+use ashlar_proto::{ReplicaId, lane_of};
+
+use crate::attach::reached_at;
+use crate::peer::{LaneUser, Peer, PeerKey, PeerTimes};
+use crate::quorum::{Mask, Slot};
+use crate::shard::{Replica, Shard};
+use crate::source::SourceError;
+use crate::volume::Core;
+
+/// The pause before a conductor that does not answer is asked again, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Follows the map for as long as the volume is attached.
+pub(crate) async fn follow(core: Weak<Core>, mut after: Revision) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let Some(strong) = core.upgrade().filter(|core| core.is_running()) else {
+            return;
+        };
+        let (reactor, source) = (strong.reactor.clone(), Rc::clone(&strong.source));
+        let name = strong.name.clone();
+        // The wait is long: an owner that is dropped meanwhile is not held.
+        drop(strong);
+        let answer = source.map(&name, after).await;
+        let Some(strong) = core.upgrade().filter(|core| core.is_running()) else {
+            return;
+        };
+        match answer {
+            Ok(map) if map.revision != after => {
+                pause = PAUSE_MIN;
+                after = map.revision;
+                take_note(&strong, map);
+            }
+            // The wait ended without news.
+            Ok(_) => {}
+            // What it says of the volume is told at the next proposal.
+            Err(error) => {
+                if !matches!(error, SourceError::Unreachable) {
+                    tracing::warn!(volume = %strong.name, %error,
+                        "the conductor does not give the map of an attached volume");
+                }
+                drop(strong);
+                reactor.sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+}
+
+fn take_note(core: &Core, map: VolumeMap) {
+    if map.volume.id != core.id || map.volume.generation != core.generation {
+        if map.volume.id != core.id || map.volume.generation > core.generation {
+            core.fence();
+        }
+        return;
+    }
+    core.news.replace(Some(map));
+    core.lacking.raise();
+}
+
+/// Takes over what the last map says that was heard.
+pub(crate) fn apply(core: &Rc<Core>) {
+    let Some(map) = core.news.take() else {
+        return;
+    };
+    let mut is_complete = true;
+    for (shard, told) in core.shards().iter().zip(&map.volume.shards) {
+        is_complete &= apply_to(core, shard, told, &map.disks);
+    }
+    if !is_complete && core.news.borrow().is_none() {
+        // Something is still under way: in the next round.
+        core.news.replace(Some(map));
+    }
+}
+
+/// Whether nothing is left to be done for the shard.
+fn apply_to(core: &Rc<Core>, shard: &Rc<Shard>, told: &ShardMap, disks: &[DiskLocation]) -> bool {
+    let mut is_complete = true;
+    let mut leaving = Mask::EMPTY;
+    for (slot, replica) in shard.replicas() {
+        let known = told.replicas.iter().find(|known| known.id == replica.id);
+        let location = known.and_then(|known| disks.iter().find(|disk| disk.disk == known.disk));
+        let moved =
+            location.is_some_and(|to| reached_at(to, &core.options) != replica.peer.key().address);
+        if known.is_some_and(|known| known.leaving) {
+            leaving = leaving.with(slot);
+        }
+        is_complete &= match (known, location) {
+            (None, _) => vacate(core, shard, slot, &replica),
+            (Some(_), Some(location)) if moved => relocate(core, shard, slot, &replica, location),
+            _ => true,
+        };
+    }
+    shard.leaving.set(leaving);
+    for replica in &told.replicas {
+        let is_known = shard.replicas().any(|(_, known)| known.id == replica.id);
+        let location = disks.iter().find(|disk| disk.disk == replica.disk);
+        let free = (0..SLOTS_MAX).map(Slot::new);
+        let free = free.filter(|slot| !shard.occupied().has(*slot)).min();
+        match (location.filter(|to| to.lanes > 0), free) {
+            _ if is_known => {}
+            (Some(location), Some(slot)) => {
+                tracing::info!(volume = %core.name, shard = %shard.index, replica = %replica.id,
+                    disk = %location.disk, "replica to be caught up");
+                occupy(core, shard, slot, replica.id, location);
+            }
+            _ => is_complete = false,
+        }
+    }
+    is_complete
+}
+
+/// Empties a slot, if its replica is in no set and nobody asks it anything.
+fn vacate(core: &Core, shard: &Rc<Shard>, slot: Slot, replica: &Replica) -> bool {
+    let mut log = shard.log.borrow_mut();
+    let is_counted = log.quorum().targets().or(log.joining()).has(slot);
+    if is_counted || shard.rising.get().or(shard.renewing.get()).has(slot) {
+        return false;
+    }
+    log.forget_all(slot);
+    for pending in log.payloads_mut() {
+        pending.sent.vacate(slot);
+    }
+    drop(log);
+    shard.vacate(slot);
+    leave(core, shard, slot, replica);
+    tracing::info!(volume = %core.name, shard = %shard.index, replica = %replica.id,
+        "replica is gone for good, or elsewhere");
+    true
+}
+
+/// Goes on with a replica where its disk is now. What it accepted elsewhere and no flush covered is
+/// sent again.
+fn relocate(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    slot: Slot,
+    replica: &Replica,
+    to: &DiskLocation,
+) -> bool {
+    if vacate(core, shard, slot, replica) {
+        occupy(core, shard, slot, replica.id, to);
+        return true;
+    }
+    let is_asked = shard.rising.get().or(shard.renewing.get()).has(slot);
+    if replica.peer.is_up() || is_asked || shard.log.borrow().is_taking(slot) {
+        return false;
+    }
+    shard.log.borrow_mut().forget(slot, replica.peer.durable());
+    leave(core, shard, slot, replica);
+    occupy(core, shard, slot, replica.id, to);
+    true
+}
+
+fn occupy(core: &Core, shard: &Rc<Shard>, slot: Slot, id: ReplicaId, location: &DiskLocation) {
+    let peer = peer_of(core, shard, location);
+    peer.add_user(Rc::downgrade(shard) as Weak<dyn LaneUser>, slot);
+    let address = location.address.clone();
+    shard.set_slot(slot, Some(Rc::new(Replica { id, address, peer })));
+}
+
+/// Hears nothing more of a replica's lane; ends the session that nobody uses.
+fn leave(core: &Core, shard: &Rc<Shard>, slot: Slot, replica: &Replica) {
+    let user = Rc::downgrade(shard) as Weak<dyn LaneUser>;
+    if !replica.peer.remove_user(&user, slot) {
+        replica.peer.close();
+        let mut peers = core.peers.borrow_mut();
+        peers.retain(|peer| !Rc::ptr_eq(peer, &replica.peer));
+    }
+}
+
+/// The session that reaches the shard's lane on a disk.
+fn peer_of(core: &Core, shard: &Shard, location: &DiskLocation) -> Rc<Peer> {
+    let key = PeerKey {
+        address: reached_at(location, &core.options),
+        disk: location.disk,
+        lane: lane_of(core.id, shard.index, location.lanes),
+    };
+    let mut peers = core.peers.borrow_mut();
+    if let Some(known) = peers.iter().find(|peer| *peer.key() == key) {
+        return Rc::clone(known);
+    }
+    let times = PeerTimes::of(&core.options);
+    let peer = Peer::new(&core.reactor, key, core.cluster, times);
+    peers.push(Rc::clone(&peer));
+    peer
+}

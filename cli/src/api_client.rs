@@ -191,7 +191,6 @@ impl ApiClient {
     }
 
     /// `GET /v1/volumes/{name}/map`: waits up to `wait` for one that has changed after `after`.
-    #[expect(dead_code, reason = "owners do not follow maps yet")]
     pub async fn volume_map(
         &self,
         name: &str,

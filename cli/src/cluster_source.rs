@@ -5,11 +5,13 @@
 //!                   ▲────────── answer, by a channel of its own ──┘
 //! ```
 
+use std::time::Duration;
+
 use ashlar_client::{AttachError, ClusterSource, SourceError};
 use ashlar_nbd_server::{ExportInfo, OpenError};
 use ashlar_proto::api::{
-    AttachRequest, Attachment, DetachRequest, InSyncCommitted, Problem, ProposeInSync, Volume,
-    VolumeState,
+    AttachRequest, Attachment, DetachRequest, InSyncCommitted, Problem, ProposeInSync, Revision,
+    Volume, VolumeMap, VolumeState,
 };
 use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
@@ -19,11 +21,15 @@ use crate::api_client::{ApiClient, ApiError};
 /// Calls that wait to be sent; beyond them owners wait.
 const CALLS_QUEUED_MAX: usize = 64;
 
+/// How long a question for a volume's map waits for news.
+const MAP_WAIT: Duration = Duration::from_secs(30);
+
 type Answer<T> = remote::Sender<Result<T, SourceError>>;
 
 /// A call on its way.
 enum Call {
     Attach(String, AttachRequest, Answer<Attachment>),
+    Map(String, Revision, Answer<VolumeMap>),
     Detach(String, DetachRequest, Answer<()>),
     Propose(String, ProposeInSync, Answer<InSyncCommitted>),
     List(Answer<Vec<Volume>>),
@@ -82,6 +88,11 @@ impl ClusterSource for HttpClusterSource {
             .await
     }
 
+    async fn map(&self, volume: &str, after: Revision) -> Result<VolumeMap, SourceError> {
+        let volume = volume.to_owned();
+        self.call(|answer| Call::Map(volume, after, answer)).await
+    }
+
     async fn detach(&self, volume: &str, request: &DetachRequest) -> Result<(), SourceError> {
         let (volume, request) = (volume.to_owned(), request.clone());
         self.call(|answer| Call::Detach(volume, request, answer))
@@ -110,6 +121,10 @@ async fn carry_out(client: ApiClient, call: Call) {
                 other => other.map_err(|error| translate(&name, &error)),
             };
             let _ = answer.try_send(outcome);
+        }
+        Call::Map(name, after, answer) => {
+            let outcome = client.volume_map(&name, after, MAP_WAIT).await;
+            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
         }
         Call::Detach(name, request, answer) => {
             let outcome = client.detach(&name, &request).await;
@@ -150,6 +165,7 @@ fn translate(volume: &str, error: &ApiError) -> SourceError {
             "volume-not-found" => SourceError::NotFound,
             "volume-not-ready" => SourceError::NotReady,
             "stale-generation" | "stale-epoch" => SourceError::Superseded,
+            "replica-gone" => SourceError::ReplicaGone,
             code => SourceError::Refused { code: code.into() },
         },
         ApiError::Unreachable { .. } | ApiError::NoAnswer { .. } | ApiError::Strange { .. } => {
@@ -178,7 +194,9 @@ fn source_error(error: &SourceError) -> OpenError {
         SourceError::NotFound => OpenError::Unknown,
         SourceError::Attached { .. } | SourceError::Superseded => OpenError::InUse,
         SourceError::NotReady | SourceError::Unreachable => OpenError::Unavailable,
-        SourceError::Refused { .. } => OpenError::Failed(Box::new(error.clone())),
+        SourceError::ReplicaGone | SourceError::Refused { .. } => {
+            OpenError::Failed(Box::new(error.clone()))
+        }
     }
 }
 
@@ -203,6 +221,7 @@ mod tests {
             (refused(409, "volume-not-ready"), SourceError::NotReady),
             (refused(409, "stale-generation"), SourceError::Superseded),
             (refused(409, "stale-epoch"), SourceError::Superseded),
+            (refused(409, "replica-gone"), SourceError::ReplicaGone),
             (refused(503, "stopping"), SourceError::Unreachable),
             (refused(500, "internal"), SourceError::Unreachable),
             (

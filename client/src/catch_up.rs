@@ -144,11 +144,10 @@ fn retire(core: &Rc<Core>, shard: &Rc<Shard>) -> bool {
     is_enough
 }
 
-/// The replicas of a shard that are in no set.
+/// The replicas of a shard that are in no set and are to come into it.
 fn absentees(shard: &Shard) -> Mask {
-    shard
-        .occupied()
-        .minus(shard.log.borrow().quorum().targets())
+    let targets = shard.log.borrow().quorum().targets();
+    shard.occupied().minus(shard.leaving.get()).minus(targets)
 }
 
 async fn bring_back(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> bool {
@@ -230,9 +229,7 @@ async fn join(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<Joined, 
     }
     let upto = core.seqs.borrow().last();
     shard.log.borrow_mut().join(slot);
-    if !is_planted(Planted::JoinWithoutKept) {
-        shard.send_missing(core, slot);
-    }
+    shard.send_missing(core, slot);
     core.list(shard);
     // What damage cost it may lie anywhere.
     let is_whole = !state.damaged && !state.suspect;

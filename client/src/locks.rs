@@ -62,7 +62,7 @@ impl Locks {
     /// Holds `range`, once no earlier request holds or waits for a block of it.
     pub(crate) async fn acquire(self: &Rc<Self>, range: BlockRange) -> RangeGuard {
         let range = if is_planted(Planted::NoOverlapOrder) {
-            BlockRange::new(range.first, range.first)
+            self.overlap.borrow_mut().aside()
         } else {
             range
         };

@@ -240,10 +240,17 @@ pub(crate) fn start_proposal(core: &Rc<Core>, shard: &Rc<Shard>, next: Mask) {
     drop(core.reactor.spawn(async move {
         let mut pause = PAUSE_MIN * 4;
         while let Some(core) = weak.upgrade().filter(|core| core.is_running()) {
-            if let Some(epoch) = propose(&core, &shard, &proposal).await {
-                shard.epoch.set(epoch);
-                commit(&core, &shard, next);
-                break;
+            match propose(&core, &shard, &proposal).await {
+                Outcome::Committed(epoch) => {
+                    shard.epoch.set(epoch);
+                    commit(&core, &shard, next);
+                    break;
+                }
+                Outcome::Never => {
+                    withdraw(&core, &shard);
+                    break;
+                }
+                Outcome::Unknown => {}
             }
             let reactor = core.reactor.clone();
             drop(core);
@@ -253,11 +260,21 @@ pub(crate) fn start_proposal(core: &Rc<Core>, shard: &Rc<Shard>, next: Mask) {
     }));
 }
 
-/// Proposes once; the epoch of the new set, if it is known to be committed.
-async fn propose(core: &Rc<Core>, shard: &Shard, proposal: &ProposeInSync) -> Option<Epoch> {
+/// What is known of a proposal.
+enum Outcome {
+    /// The new set stands, at this epoch.
+    Committed(Epoch),
+    /// It was not committed, and never will be.
+    Never,
+    Unknown,
+}
+
+/// Proposes once.
+async fn propose(core: &Rc<Core>, shard: &Shard, proposal: &ProposeInSync) -> Outcome {
     let attempt = core.source.propose(&core.name, proposal);
     match core.reactor.timeout(PROPOSAL_TIMEOUT, attempt).await {
-        Ok(Ok(committed)) => return Some(committed.shard.epoch),
+        Ok(Ok(committed)) => return Outcome::Committed(committed.shard.epoch),
+        Ok(Err(SourceError::ReplicaGone)) => return Outcome::Never,
         Ok(Err(SourceError::Superseded | SourceError::NotFound)) => core.fence(),
         Ok(Err(SourceError::Unreachable)) | Err(_) => {}
         Ok(Err(error)) => {
@@ -265,7 +282,17 @@ async fn propose(core: &Rc<Core>, shard: &Shard, proposal: &ProposeInSync) -> Op
                 "the conductor refuses an in-sync set: it is proposed again");
         }
     }
-    None
+    Outcome::Unknown
+}
+
+/// The set stays as it was; who would have come into it does not count.
+fn withdraw(core: &Rc<Core>, shard: &Shard) {
+    tracing::info!(volume = %core.name, shard = %shard.index,
+        "a replica was replaced before it was taken in");
+    shard.log.borrow_mut().withdraw();
+    core.lacking.raise();
+    shard.review(core);
+    shard.committed.raise();
 }
 
 fn commit(core: &Rc<Core>, shard: &Shard, next: Mask) {

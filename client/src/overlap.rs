@@ -53,6 +53,13 @@ impl Overlap {
         Some(ticket)
     }
 
+    /// A range that nobody else asks for.
+    pub(crate) fn aside(&mut self) -> BlockRange {
+        self.next_ticket += 1;
+        let first = (1 << 62) + self.next_ticket;
+        BlockRange::new(first, first + 1)
+    }
+
     /// Gives a held range back; returns whom that grants theirs.
     pub(crate) fn release(&mut self, range: BlockRange) -> Vec<Ticket> {
         let end = self.held.remove(&range.first);

@@ -170,6 +170,14 @@ impl Quorum {
         }
     }
 
+    /// The same without the proposal, which is known never to be committed.
+    pub(crate) fn withdraw(self) -> Self {
+        Self {
+            proposed: None,
+            ..self
+        }
+    }
+
     /// The same with the proposal committed.
     pub(crate) fn commit(self) -> Self {
         Self {

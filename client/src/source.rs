@@ -28,6 +28,10 @@ pub enum SourceError {
     /// name: it was granted to another owner or deleted since.
     #[error("volume was attached elsewhere since")]
     Superseded,
+    /// The set proposed has a replica that was replaced since. It was not committed, and never will
+    /// be.
+    #[error("a replica of the proposed set is gone")]
+    ReplicaGone,
     /// The conductor refuses the request itself; repeating it changes nothing.
     #[error("conductor refused: {code}")]
     Refused {
@@ -73,8 +77,8 @@ pub trait ClusterSource: 'static {
     /// Commits the next in-sync set of a shard, if generation and epoch are current.
     ///
     /// # Errors
-    /// [`SourceError::NotFound`], [`SourceError::Superseded`], [`SourceError::Refused`],
-    /// [`SourceError::Unreachable`].
+    /// [`SourceError::NotFound`], [`SourceError::Superseded`], [`SourceError::ReplicaGone`],
+    /// [`SourceError::Refused`], [`SourceError::Unreachable`].
     async fn propose_in_sync(
         &self,
         volume: &str,

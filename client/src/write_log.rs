@@ -491,7 +491,7 @@ impl<T> WriteLog<T> {
         settled
             && self.quorum.proposed().is_none()
             && self.entries.iter().filter(|e| e.is_acked()).all(|entry| {
-                entry.held().covers(next)
+                (entry.held().covers(next) || is_planted(Planted::ProposeIncomplete))
                     && (entry.acked > flushed || entry.durable(durable).covers(next))
             })
     }
@@ -505,7 +505,16 @@ impl<T> WriteLog<T> {
 
     /// The proposal is committed.
     pub(crate) fn commit(&mut self) {
-        self.quorum = self.quorum.commit();
+        self.change_to(self.quorum.commit());
+    }
+
+    /// The proposal will never be committed: the committed set goes on alone.
+    pub(crate) fn withdraw(&mut self) {
+        self.change_to(self.quorum.withdraw());
+    }
+
+    fn change_to(&mut self, quorum: Quorum) {
+        self.quorum = quorum;
         let stays = self.quorum.in_sync();
         self.live = self.live.and(stays);
         self.lost = self.lost.and(stays);

@@ -32,8 +32,8 @@ pub enum Planted {
     NoOverlapOrder,
     /// Replicas are told that everything is stable.
     StableTooFar,
-    /// A replica that catches up is not sent what was written before it joined.
-    JoinWithoutKept,
+    /// A set is proposed whose replicas do not hold every acknowledged write.
+    ProposeIncomplete,
     /// A replica is taken in before it has fetched what it lacks.
     JoinWithoutPull,
     /// Orphans are left where they are.
@@ -72,7 +72,7 @@ impl Planted {
         Self::ReadLagging,
         Self::NoOverlapOrder,
         Self::StableTooFar,
-        Self::JoinWithoutKept,
+        Self::ProposeIncomplete,
         Self::JoinWithoutPull,
         Self::NoBurial,
         Self::NoFence,

@@ -160,7 +160,7 @@ impl Plan {
     pub fn draw(rng: &mut Rng) -> Self {
         let calm = rng.chance(100_000);
         let mut on = |per_million| !calm && rng.chance(per_million);
-        let (process_crashes, power_losses, partitions) = (on(600_000), on(600_000), on(300_000));
+        let (process_crashes, power_losses, partitions) = (on(600_000), on(600_000), on(500_000));
         let (resets, refusals, stalls) = (on(300_000), on(300_000), on(300_000));
         let (hides, volatile_cache) = (on(500_000), on(600_000));
         let mut rate = |enabled: bool, most| {

@@ -26,6 +26,8 @@ enum Trouble {
     Isolate,
     Coup,
     Split(usize),
+    Seclude(usize),
+    LoseConductor,
     Heal,
     Media(usize),
 }
@@ -67,11 +69,13 @@ impl Cluster {
             46..52 => (plan.process_crashes, Trouble::CrashAllStores),
             52..60 => (plan.power_losses, Trouble::PowerLoss(store)),
             60..72 => (plan.power_losses, Trouble::Blackout),
-            72..77 => (plan.partitions, Trouble::Partition(store)),
-            77..82 => (plan.partitions, Trouble::CutOneWay(store)),
-            82..84 => (plan.partitions, Trouble::Isolate),
-            84..88 => (plan.partitions, Trouble::Coup),
-            88..95 => (plan.partitions, Trouble::Split(store)),
+            72..76 => (plan.partitions, Trouble::Partition(store)),
+            76..80 => (plan.partitions, Trouble::CutOneWay(store)),
+            80..82 => (plan.partitions, Trouble::Isolate),
+            82..85 => (plan.partitions, Trouble::Coup),
+            85..91 => (plan.partitions, Trouble::Split(store)),
+            91..93 => (plan.partitions, Trouble::Seclude(store)),
+            93..97 => (plan.partitions, Trouble::LoseConductor),
             _ => (plan.partitions, Trouble::Heal),
         };
         trouble.0.then_some(trouble.1)
@@ -135,6 +139,11 @@ impl Cluster {
             }
             Trouble::Coup => self.coup().await,
             Trouble::Split(number) => self.split(number).await,
+            Trouble::Seclude(number) => self.seclude(number).await,
+            Trouble::LoseConductor => {
+                let hosts = self.owners.iter().map(Owner::host);
+                self.metadata.borrow_mut().cut_off.extend(hosts);
+            }
             Trouble::Heal => self.heal(),
             Trouble::Media(number) => {
                 if let Some(disk) = self.stores[number].disk(&self.world) {
@@ -152,6 +161,9 @@ impl Cluster {
         };
         for store in &self.stores {
             self.world.partition(old, store.host());
+        }
+        if self.rng.chance(700_000) {
+            self.metadata.borrow_mut().cut_off.insert(old);
         }
         self.start_owner();
         self.pause().await;
@@ -171,6 +183,22 @@ impl Cluster {
         }
         self.heal();
         self.pause().await;
+    }
+
+    /// A new owner reaches one store alone for a while.
+    async fn seclude(&mut self, number: usize) {
+        self.start_owner();
+        let Some(new) = self.owners.last().map(Owner::host) else {
+            return;
+        };
+        for (other, store) in self.stores.iter().enumerate() {
+            if other != number {
+                self.world.partition(new, store.host());
+            }
+        }
+        let pause = self.rng.between(1, 15_000_000);
+        self.world.sleep(Duration::from_micros(pause)).await;
+        self.heal();
     }
 
     /// The owner is left with one store, a new owner has all the others: each side goes on as if
@@ -195,7 +223,7 @@ impl Cluster {
             self.metadata.borrow_mut().cut_off.insert(old);
         }
         self.start_owner();
-        let pause = self.rng.between(1, 20_000_000);
+        let pause = self.rng.between(1_000_000, 20_000_000);
         self.world.sleep(Duration::from_micros(pause)).await;
         self.heal();
     }

@@ -37,6 +37,8 @@ pub struct ClusterOptions {
     pub disk_lanes: u16,
     /// More arguments for each `ashlar store`.
     pub store_arguments: Vec<String>,
+    /// More arguments for `ashlar conductor`.
+    pub conductor_arguments: Vec<String>,
     /// More arguments for `ashlar nbd`.
     pub nbd_arguments: Vec<String>,
     /// More arguments for `ashlar up`.
@@ -53,6 +55,7 @@ impl Default for ClusterOptions {
             disk_size: "4GiB".to_owned(),
             disk_lanes: 1,
             store_arguments: Vec::new(),
+            conductor_arguments: Vec::new(),
             nbd_arguments: Vec::new(),
             up_arguments: Vec::new(),
         }
@@ -236,7 +239,7 @@ impl Cluster {
         }
         let more = match name {
             "up" => self.options.up_arguments.as_slice(),
-            "conductor" => &[],
+            "conductor" => self.options.conductor_arguments.as_slice(),
             "nbd" => &self.options.nbd_arguments,
             _ => &self.options.store_arguments,
         };

@@ -88,6 +88,38 @@ pub struct Ledger {
     random: Random,
     /// What has been answered in all.
     pub tally: Tally,
+    /// How long requests took since this was last taken.
+    pub delays: Delays,
+}
+
+/// How long requests took, by powers of ten, and the longest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delays {
+    /// Below 1 ms, 10 ms, 100 ms, 300 ms, 1 s, 3 s, and longer.
+    counts: [u64; 7],
+    /// The longest.
+    pub longest: Duration,
+}
+
+impl Delays {
+    const BOUNDS_MS: [u64; 6] = [1, 10, 100, 300, 1000, 3000];
+
+    fn note(&mut self, took: Duration) {
+        let bound = |ms: &u64| took < Duration::from_millis(*ms);
+        let class = Self::BOUNDS_MS.iter().position(bound);
+        self.counts[class.unwrap_or(Self::BOUNDS_MS.len())] += 1;
+        self.longest = self.longest.max(took);
+    }
+}
+
+impl std::fmt::Display for Delays {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "longest {:.1} ms;", self.longest.as_secs_f64() * 1e3)?;
+        for (bound, count) in Self::BOUNDS_MS.iter().zip(self.counts) {
+            write!(f, " <{bound} ms: {count}")?;
+        }
+        write!(f, " more: {}", self.counts[Self::BOUNDS_MS.len()])
+    }
 }
 
 impl Ledger {
@@ -100,6 +132,7 @@ impl Ledger {
             version: 0,
             random: Random(seed),
             tally: Tally::default(),
+            delays: Delays::default(),
         }
     }
 
@@ -111,7 +144,7 @@ impl Ledger {
     /// If a read shows what it must not, or the server refuses a request.
     pub fn run(&mut self, client: &mut NbdClient, depth: usize, limit: Duration) -> Result<bool> {
         let start = Instant::now();
-        let mut in_flight: HashMap<u64, Request> = HashMap::new();
+        let mut in_flight: HashMap<u64, (Request, Instant)> = HashMap::new();
         let mut cookie = 0;
         loop {
             while in_flight.len() < depth && start.elapsed() < limit {
@@ -125,7 +158,7 @@ impl Ledger {
                 };
                 let offset = first * BLOCK as u64;
                 let length = u32::try_from(blocks * BLOCK as u64)?;
-                in_flight.insert(cookie, request);
+                in_flight.insert(cookie, (request, Instant::now()));
                 if client
                     .submit(command, cookie, offset, length, &data)
                     .is_err()
@@ -137,13 +170,15 @@ impl Ledger {
                 return Ok(true);
             }
             let payload = |cookie| match in_flight.get(&cookie) {
-                Some(Request::Read { blocks, .. }) => usize::try_from(*blocks).unwrap_or(0) * BLOCK,
+                Some((Request::Read { blocks, .. }, _)) => {
+                    usize::try_from(*blocks).unwrap_or(0) * BLOCK
+                }
                 _ => 0,
             };
             let Ok((reply, data)) = client.reply(payload) else {
                 return self.lost();
             };
-            let Some(request) = in_flight.remove(&reply.cookie) else {
+            let Some((request, sent_at)) = in_flight.remove(&reply.cookie) else {
                 bail!(
                     "an answer to cookie {}, which is not in flight",
                     reply.cookie
@@ -154,6 +189,7 @@ impl Ledger {
                 "{request:?} failed with error {}",
                 reply.error
             );
+            self.delays.note(sent_at.elapsed());
             self.answered(request, &data)?;
         }
     }

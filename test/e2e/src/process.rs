@@ -215,8 +215,17 @@ impl Drop for Service {
 
 /// Kills a process group with SIGKILL, if it is still there.
 pub fn kill_group(leader: u32) {
+    signal_group(leader, Signal::SIGKILL);
+}
+
+/// Stops the group that a process leads with SIGSTOP, until it is resumed.
+pub fn pause_group(leader: u32) {
+    signal_group(leader, Signal::SIGSTOP);
+}
+
+fn signal_group(leader: u32, signal: Signal) {
     if let Ok(leader) = i32::try_from(leader) {
-        let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
+        let _ = killpg(Pid::from_raw(leader), signal);
     }
 }
 

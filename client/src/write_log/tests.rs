@@ -82,7 +82,7 @@ fn a_volatile_restart_uncounts_what_was_not_flushed() {
         }
     }
     let mut durable = [first; SLOTS_MAX];
-    let all = FlushNeed::Flush([second; SLOTS_MAX]);
+    let all = FlushNeed::Flush([second, second, second, Acceptance::NONE]);
     assert_eq!(log.flush_need(order(2), &durable), all);
     assert_eq!(log.flush_need(order(1), &durable), FlushNeed::Satisfied);
     log.set_behind(slot(0));

@@ -147,7 +147,7 @@ impl Arena {
     fn map_class(&self, class: usize) -> NonNull<Slot> {
         let slot_bytes = PAGE_BYTES << class;
         let bytes = REGION_BYTES.max(slot_bytes);
-        let memory = map(bytes);
+        let memory = take_spare(bytes).unwrap_or_else(|| map(bytes));
         let mut regions = self.regions.borrow_mut();
         let region = RegionId(u32::try_from(regions.len()).expect("regions are counted in u32"));
         let slots: Box<[Slot]> = (0..bytes / slot_bytes)
@@ -219,9 +219,52 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         for region in self.regions.get_mut() {
-            unmap(region.memory, region.bytes);
+            if region.pinned || !keep_spare(region.memory, region.bytes) {
+                unmap(region.memory, region.bytes);
+            }
         }
     }
+}
+
+/// Regions of pools that ended on this thread, for those that begin: simulated processes come and
+/// go by the hundred, and fresh memory is what they would spend most of their time on.
+struct Spare(Vec<(NonNull<u8>, usize)>);
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        for (memory, bytes) in self.0.drain(..) {
+            unmap(memory, bytes);
+        }
+    }
+}
+
+/// Regions kept for reuse on one thread.
+const SPARE_MAX: usize = 64;
+
+thread_local! {
+    static SPARE: RefCell<Spare> = const { RefCell::new(Spare(Vec::new())) };
+}
+
+fn take_spare(bytes: usize) -> Option<NonNull<u8>> {
+    let taken = SPARE.try_with(|spare| {
+        let spare = &mut spare.borrow_mut().0;
+        let at = spare.iter().rposition(|&(_, size)| size == bytes)?;
+        Some(spare.swap_remove(at).0)
+    });
+    taken.ok().flatten()
+}
+
+/// Keeps a region that nobody uses any more, unless there are enough or the thread ends.
+fn keep_spare(memory: NonNull<u8>, bytes: usize) -> bool {
+    let kept = SPARE.try_with(|spare| {
+        let spare = &mut spare.borrow_mut().0;
+        let is_kept = spare.len() < SPARE_MAX;
+        if is_kept {
+            spare.push((memory, bytes));
+        }
+        is_kept
+    });
+    kept.unwrap_or(false)
 }
 
 /// The class of the smallest slots that hold `len` bytes.

@@ -6,11 +6,17 @@ mod linear;
 mod soak;
 mod workload;
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ashlar_proto::planted::{Planted, plant};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+// Worlds come and go by the thousand.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Runs the real code in simulated worlds: one seed, one run, the same every time.
 #[derive(Parser)]
@@ -33,6 +39,9 @@ enum Command {
         /// Virtual seconds of faults in each run.
         #[arg(long, default_value_t = 20)]
         seconds: u64,
+        /// Seeds at a time.
+        #[arg(long, default_value_t = jobs())]
+        jobs: usize,
     },
     /// Runs one seed again and says what happens in it.
     Replay {
@@ -63,7 +72,8 @@ fn main() -> ExitCode {
             seeds,
             first,
             seconds,
-        } => run(first, seeds, seconds),
+            jobs,
+        } => run(first..first.saturating_add(seeds), seconds, jobs),
         Command::Replay { seed, seconds } => replay(seed, seconds),
         Command::Soak(options) => match soak::soak(options) {
             Ok(()) => true,
@@ -85,30 +95,53 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(first: u64, seeds: u64, seconds: u64) -> bool {
-    let (mut passed, mut failed) = (0, 0);
-    for seed in first..first + seeds {
+fn run(seeds: Range<u64>, seconds: u64, jobs: usize) -> bool {
+    let failed = AtomicU64::new(0);
+    let total = seeds.end - seeds.start;
+    on_threads(seeds, jobs, |seed| {
         let outcome = cluster::run(seed, seconds, None, false);
         let again = cluster::run(seed, seconds, None, false);
         let failure = outcome.failure.clone().or_else(|| {
             let differs = outcome.hash != again.hash;
             differs.then(|| "two runs of the seed took different steps".to_owned())
         });
-        match failure {
-            None => passed += 1,
-            Some(what) => {
-                failed += 1;
-                println!("seed {seed} FAILED: {what}");
-                println!("  replay: ashlar-sim replay {seed} --seconds {seconds}");
-            }
-        }
-        println!(
+        let mut text = format!(
             "seed {seed}: {} requests, {} lives, trace {:016x}",
             outcome.requests, outcome.lives, outcome.hash
         );
-    }
-    println!("{passed} passed, {failed} failed");
+        if let Some(what) = failure {
+            failed.fetch_add(1, Ordering::Relaxed);
+            text += &format!("\nseed {seed} FAILED: {what}");
+            text += &format!("\n  replay: ashlar-sim replay {seed} --seconds {seconds}");
+        }
+        println!("{text}");
+    });
+    let failed = failed.into_inner();
+    println!("{} passed, {failed} failed", total - failed);
     failed == 0
+}
+
+/// Does something with each seed, several at once.
+fn on_threads(seeds: Range<u64>, jobs: usize, work: impl Fn(u64) + Sync) {
+    let next = AtomicU64::new(seeds.start);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    work(seed);
+                }
+            });
+        }
+    });
+}
+
+/// One for each processor.
+fn jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 fn replay(seed: u64, seconds: u64) -> bool {
@@ -124,35 +157,28 @@ fn replay(seed: u64, seconds: u64) -> bool {
 }
 
 fn bugs(seeds: u64, seconds: u64, only: &[String]) -> bool {
-    let (mut found, mut missed) = (0, 0);
-    let mut note = |name: String, first: Option<(u64, String)>| match first {
-        Some((seed, what)) => {
-            found += 1;
-            let line = what.lines().next().unwrap_or_default();
-            println!("{name}: seed {seed}: {line}");
-        }
-        None => {
-            missed += 1;
-            println!("{name}: NOT FOUND in {seeds} seeds");
-        }
-    };
     let is_chosen = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
-    for bug in cluster::StoreBug::ALL {
-        let name = format!("Reference{bug:?}");
-        if is_chosen(&name) {
-            let fails = |seed| cluster::run(seed, seconds, Some(bug), false).failure;
-            note(name, first_failure(seeds, fails));
+    let reference =
+        cluster::StoreBug::ALL.map(|bug| (format!("Reference{bug:?}"), Some(bug), None));
+    let planted = Planted::ALL.map(|bug| (format!("{bug:?}"), None, Some(bug)));
+    let all: Vec<_> = reference.into_iter().chain(planted).collect();
+    let all: Vec<_> = all.into_iter().filter(|one| is_chosen(&one.0)).collect();
+    let found = AtomicU64::new(0);
+    on_threads(0..all.len() as u64, jobs(), |at| {
+        let (name, store, rule) = &all[usize::try_from(at).unwrap_or(0)];
+        plant(*rule);
+        let fails = |seed| cluster::run(seed, seconds, *store, false).failure;
+        match first_failure(seeds, fails) {
+            Some((seed, what)) => {
+                found.fetch_add(1, Ordering::Relaxed);
+                let line = what.lines().next().unwrap_or_default();
+                println!("{name}: seed {seed}: {line}");
+            }
+            None => println!("{name}: NOT FOUND in {seeds} seeds"),
         }
-    }
-    for bug in Planted::ALL {
-        let name = format!("{bug:?}");
-        if is_chosen(&name) {
-            plant(Some(bug));
-            let fails = |seed| cluster::run(seed, seconds, None, false).failure;
-            note(name, first_failure(seeds, fails));
-            plant(None);
-        }
-    }
+    });
+    let found = found.into_inner();
+    let missed = all.len() as u64 - found;
     println!("{found} found, {missed} missed");
     missed == 0
 }

@@ -195,6 +195,7 @@ impl Search<'_> {
                 self.pending.insert(id);
                 if self.seen(id).is_none() {
                     self.losable.insert(id);
+                    return Ok(());
                 }
                 let all = std::mem::take(&mut self.configurations);
                 self.configurations = all.into_iter().map(|c| self.with_reads(c)).collect();
@@ -327,6 +328,9 @@ impl Search<'_> {
         let history = self.history;
         let under = |id: &OpId| matches!(history.op(*id).ending, Ending::Done(at) if at < last);
         self.losable.retain(|id| !under(id));
+        if self.configurations.iter().all(|c| c.base.is_none()) {
+            return;
+        }
         let all = std::mem::take(&mut self.configurations);
         self.configurations = all
             .into_iter()

@@ -79,7 +79,7 @@ impl Shape {
             } else {
                 100_000
             },
-            pause: Duration::from_micros(rng.between(1, 20_000)),
+            pause: Duration::from_micros(rng.between(1, 40_000)),
         }
     }
 
@@ -245,10 +245,10 @@ pub async fn read_into<D: BlockDevice>(
     let pieces = device
         .read(at, u32::try_from(len).unwrap_or(u32::MAX))
         .await?;
-    let data: Vec<u8> = pieces
-        .iter()
-        .flat_map(|piece| piece.iter().copied())
-        .collect();
+    let mut data = Vec::with_capacity(len);
+    for piece in &pieces {
+        data.extend_from_slice(piece);
+    }
     if data.len() != len {
         record.fail(format!("a read of {len} bytes gave {}", data.len()));
         return Ok(());

@@ -422,11 +422,10 @@ impl Replica {
         let header = &frame.header;
         let blocks = usize::from(header.data_blocks);
         let checksums = decode_checksums(meta, blocks).map_err(|_| Status::Malformed)?;
-        let data: Vec<u8> = frame
-            .data
-            .iter()
-            .flat_map(|piece| piece.iter().copied())
-            .collect();
+        let mut data = Vec::with_capacity(blocks * BLOCK_BYTES);
+        for piece in &frame.data {
+            data.extend_from_slice(piece);
+        }
         if data
             .chunks(BLOCK_BYTES)
             .zip(&checksums)

@@ -13,6 +13,7 @@ use ashlar_proto::planted::{Planted, plant};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 // Worlds come and go by the thousand.
 #[global_allocator]
@@ -42,6 +43,9 @@ enum Command {
         /// Seeds at a time.
         #[arg(long, default_value_t = jobs())]
         jobs: usize,
+        /// Begins no further seed once so many minutes have passed.
+        #[arg(long)]
+        minutes: Option<u64>,
     },
     /// Runs one seed again and says what happens in it.
     Replay {
@@ -73,7 +77,11 @@ fn main() -> ExitCode {
             first,
             seconds,
             jobs,
-        } => run(first..first.saturating_add(seeds), seconds, jobs),
+            minutes,
+        } => {
+            let limit = minutes.map(|minutes| Duration::from_secs(minutes * 60));
+            run(first..first.saturating_add(seeds), seconds, jobs, limit)
+        }
         Command::Replay { seed, seconds } => replay(seed, seconds),
         Command::Soak(options) => match soak::soak(options) {
             Ok(()) => true,
@@ -95,10 +103,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(seeds: Range<u64>, seconds: u64, jobs: usize) -> bool {
-    let failed = AtomicU64::new(0);
-    let total = seeds.end - seeds.start;
+fn run(seeds: Range<u64>, seconds: u64, jobs: usize, limit: Option<Duration>) -> bool {
+    let (failed, total) = (AtomicU64::new(0), AtomicU64::new(0));
+    let start = Instant::now();
     on_threads(seeds, jobs, |seed| {
+        if limit.is_some_and(|limit| start.elapsed() >= limit) {
+            return;
+        }
+        total.fetch_add(1, Ordering::Relaxed);
         let outcome = cluster::run(seed, seconds, None, false);
         let again = cluster::run(seed, seconds, None, false);
         let failure = outcome.failure.clone().or_else(|| {
@@ -116,7 +128,9 @@ fn run(seeds: Range<u64>, seconds: u64, jobs: usize) -> bool {
         }
         println!("{text}");
     });
-    let failed = failed.into_inner();
+    let (failed, total) = (failed.into_inner(), total.into_inner());
+    let hours = total as f64 * seconds as f64 / 3600.0;
+    println!("{total} seeds, each twice: {hours:.1} virtual hours of faults");
     println!("{} passed, {failed} failed", total - failed);
     failed == 0
 }

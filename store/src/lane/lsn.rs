@@ -129,7 +129,10 @@ impl LsnTracker {
 
     /// The gaps that a slot with this `from` must record, failed writes among them.
     pub(crate) fn gaps_for_slot(&mut self, from: Lsn) -> Vec<Gap> {
-        self.gaps.retain(|gap| gap.last >= from.get());
+        // One that `done_through` has yet to pass stays in the books, or it never would.
+        let passed = self.done_through;
+        self.gaps
+            .retain(|gap| gap.last >= from.get() || gap.last > passed);
         let failed = self.failed.iter().map(|&lsn| Gap {
             first: lsn,
             last: lsn,
@@ -138,6 +141,7 @@ impl LsnTracker {
         self.gaps
             .iter()
             .copied()
+            .filter(|gap| gap.last >= from.get())
             .chain(found)
             .chain(failed)
             .collect()
@@ -185,6 +189,21 @@ mod tests {
         let gaps = books.gaps_for_slot(Lsn::new(1));
         books.gaps_recorded(&gaps);
         assert_eq!(books.done_through(), Lsn::new(9));
+    }
+
+    #[test]
+    fn known_gaps_are_passed_once_the_one_below_them_is_recorded() {
+        let known = Gap { first: 6, last: 7 };
+        let found = Gap { first: 5, last: 5 };
+        let leap = Gap { first: 9, last: 19 };
+        let (gaps, unrecorded) = (vec![known], vec![found, leap]);
+        let mut books = LsnTracker::start(Lsn::new(20), Lsn::new(4), [8], gaps, unrecorded);
+        // The first slot after recovery begins where the log goes on.
+        let recorded = books.gaps_for_slot(Lsn::new(20));
+        assert_eq!(recorded, [found, leap]);
+        books.gaps_recorded(&recorded);
+        assert_eq!(books.done_through(), Lsn::new(19));
+        assert!(books.gaps_for_slot(Lsn::new(20)).is_empty());
     }
 
     #[test]

@@ -28,6 +28,8 @@ enum Trouble {
     Split(usize),
     Seclude(usize),
     LoseConductor,
+    Empty(usize),
+    Tidy,
     Heal,
     Media(usize),
 }
@@ -61,6 +63,15 @@ impl Cluster {
             return Some(Trouble::Media(victim));
         }
         let drawn = self.rng.below(100);
+        let has_spare = self.stores.len() > self.replicas;
+        if has_spare && self.rng.chance(150_000) {
+            let empties = self.rng.chance(800_000);
+            return Some(if empties {
+                Trouble::Empty(store)
+            } else {
+                Trouble::Tidy
+            });
+        }
         let trouble = match drawn {
             0..20 => (plan.process_crashes, Trouble::CrashOwner),
             20..28 => (plan.process_crashes, Trouble::ReplaceOwner),
@@ -144,6 +155,11 @@ impl Cluster {
                 let hosts = self.owners.iter().map(Owner::host);
                 self.metadata.borrow_mut().cut_off.extend(hosts);
             }
+            Trouble::Empty(number) => {
+                let disk = self.stores[number].location().disk;
+                self.metadata.borrow_mut().empty(disk);
+            }
+            Trouble::Tidy => self.metadata.borrow_mut().tidy(),
             Trouble::Heal => self.heal(),
             Trouble::Media(number) => {
                 if let Some(disk) = self.stores[number].disk(&self.world) {

@@ -1,8 +1,10 @@
 //! The conductor of a simulated cluster: one volume's map in memory, and the road to it.
 //!
 //! It commits what the design says and no more: a generation at each attach, and an in-sync set
-//! when generation and epoch are current. It also watches: a set may only shrink, for nothing is
-//! caught up yet. Its answers take time, and some are lost before or after the deed.
+//! when generation and epoch are current. Between these it replaces replicas that are not in sync
+//! and moves others, as a conductor does for lost and draining disks. It also watches: no proposal
+//! takes one replica in and another out. Its answers take time, and some are lost before or after
+//! the deed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,11 +14,12 @@ use std::time::Duration;
 
 use ashlar_client::{ClusterSource, SourceError};
 use ashlar_proto::api::{
-    AckRule, AttachRequest, Attachment, DetachRequest, DiskLocation, Health, InSyncCommitted,
-    ProposeInSync, Replica, Revision, Shard, Volume, VolumeMap, VolumeState,
+    AckRule, Assignment, AttachRequest, Attachment, DetachRequest, DiskLocation, Health,
+    InSyncCommitted, ProposeInSync, Replica, Revision, Shard, Volume, VolumeMap, VolumeState,
 };
 use ashlar_proto::{
-    ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, ReplicaId, ShardIndex, VolumeId,
+    BlockCount, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, ReplicaId, ShardIndex,
+    VolumeId,
 };
 use ashlar_reactor::Reactor;
 use ashlar_reactor::sim::Rng;
@@ -39,6 +42,9 @@ pub struct Metadata {
     /// In-sync sets as they were when each generation was granted.
     granted: BTreeMap<Generation, Vec<Vec<DiskId>>>,
     rng: Rng,
+    next_replica: u64,
+    /// Fresh replicas that their stores have made: they are not made again.
+    made: BTreeSet<ReplicaId>,
     /// Raised at each change.
     revision: Revision,
     /// Of a million answers, how many are lost.
@@ -61,15 +67,20 @@ pub struct VolumeShape {
 }
 
 impl Metadata {
-    /// A volume with a replica of each shard on each disk.
+    /// A volume with a replica of each shard on each of the first `replicas` disks.
     #[must_use]
-    pub fn new(shape: VolumeShape, disks: Vec<DiskLocation>, rng: Rng) -> Rc<RefCell<Self>> {
+    pub fn new(
+        shape: VolumeShape,
+        replicas: usize,
+        disks: Vec<DiskLocation>,
+        rng: Rng,
+    ) -> Rc<RefCell<Self>> {
         let shards = shape.bytes.div_ceil(shape.shard_bytes);
         let mut next_replica = 0;
         let shards = (0..u32::try_from(shards).unwrap_or(u32::MAX)).map(|index| Shard {
             index: ShardIndex::new(index),
             epoch: Epoch::new(1),
-            replicas: disks
+            replicas: disks[..replicas]
                 .iter()
                 .map(|disk| {
                     next_replica += 1;
@@ -89,7 +100,7 @@ impl Metadata {
             name: VOLUME_NAME.to_owned(),
             size_bytes: ByteCount::new(shape.bytes),
             shard_bytes: ByteCount::new(shape.shard_bytes),
-            replicas: u8::try_from(disks.len()).unwrap_or(u8::MAX),
+            replicas: u8::try_from(replicas).unwrap_or(u8::MAX),
             ack: shape.ack,
             state: VolumeState::Ready,
             health: Health::Healthy,
@@ -98,11 +109,14 @@ impl Metadata {
             attached_by: None,
             shards: shards.collect(),
         };
+        let next_replica = next_replica + 1;
         Rc::new(RefCell::new(Self {
             volume,
             disks,
             granted: BTreeMap::new(),
             rng,
+            next_replica,
+            made: BTreeSet::new(),
             revision: Revision(1),
             lost_per_million: 0,
             cut_off: BTreeSet::new(),
@@ -135,6 +149,83 @@ impl Metadata {
             volume: self.volume.clone(),
             disks: self.disks.clone(),
             revision: self.revision,
+        }
+    }
+
+    /// What a disk must hold.
+    #[must_use]
+    pub fn assignments(&self, disk: DiskId, blocks: BlockCount) -> Vec<Assignment> {
+        let held = self.volume.shards.iter().filter_map(|shard| {
+            let replica = shard.replicas.iter().find(|r| r.disk == disk)?;
+            Some(Assignment {
+                volume: VOLUME,
+                shard: shard.index,
+                replica: replica.id,
+                disk,
+                blocks: blocks.get(),
+                may_create: replica.fresh && !self.made.contains(&replica.id),
+            })
+        });
+        held.collect()
+    }
+
+    /// A store has carried these out.
+    pub fn note_made(&mut self, assignments: &[Assignment]) {
+        self.made.extend(assignments.iter().map(|a| a.replica));
+    }
+
+    /// Makes replicas of a disk elsewhere: in place of those that are not in sync, beside those that
+    /// are, which are to leave then.
+    pub fn empty(&mut self, disk: DiskId) {
+        for shard in &mut self.volume.shards {
+            let Some(position) = shard.replicas.iter().position(|r| r.disk == disk) else {
+                continue;
+            };
+            let holds = |d: &DiskLocation| shard.replicas.iter().any(|r| r.disk == d.disk);
+            let free: Vec<_> = self.disks.iter().filter(|d| !holds(d)).collect();
+            let is_moving = shard.replicas.len() > usize::from(self.volume.replicas);
+            if free.is_empty() {
+                continue;
+            }
+            let to = free[self.rng.index(free.len())];
+            let fresh = Replica {
+                id: ReplicaId::new(self.next_replica),
+                node: to.node,
+                disk: to.disk,
+                in_sync: false,
+                fresh: true,
+                leaving: false,
+            };
+            let old = &mut shard.replicas[position];
+            if !old.in_sync {
+                *old = fresh;
+            } else if !is_moving {
+                old.leaving = true;
+                shard.replicas.push(fresh);
+            } else {
+                continue;
+            }
+            self.next_replica += 1;
+            self.revision.0 += 1;
+        }
+    }
+
+    /// Ends moves: what is fresh beside a leaving replica goes, and that stays; one that has left
+    /// goes.
+    pub fn tidy(&mut self) {
+        let replicas = usize::from(self.volume.replicas);
+        for shard in &mut self.volume.shards {
+            if shard.replicas.len() > replicas {
+                let before = shard.replicas.len();
+                let gone = |r: &Replica| r.leaving && !r.in_sync;
+                if shard.replicas.iter().any(gone) {
+                    shard.replicas.retain(|r| !gone(r));
+                } else if shard.replicas.iter().any(|r| r.fresh) {
+                    shard.replicas.retain(|r| !r.fresh);
+                    shard.replicas.iter_mut().for_each(|r| r.leaving = false);
+                }
+                self.revision.0 += u64::from(shard.replicas.len() != before);
+            }
         }
     }
 
@@ -191,6 +282,10 @@ impl Metadata {
         if shard.epoch != proposal.epoch {
             return Err(SourceError::Superseded);
         }
+        let is_known = |id: &ReplicaId| shard.replicas.iter().any(|known| known.id == *id);
+        if !proposal.in_sync.iter().all(is_known) {
+            return Err(SourceError::ReplicaGone);
+        }
         let comes = |replica: &Replica| wanted(replica) && !replica.in_sync;
         let leaves = |replica: &Replica| !wanted(replica) && replica.in_sync;
         if shard.replicas.iter().any(comes) && shard.replicas.iter().any(leaves) {
@@ -205,6 +300,10 @@ impl Metadata {
         shard.epoch = shard.epoch.next();
         for replica in &mut shard.replicas {
             replica.in_sync = proposal.in_sync.contains(&replica.id);
+            replica.fresh &= !replica.in_sync;
+        }
+        if proposal.in_sync.len() >= usize::from(self.volume.replicas) {
+            shard.replicas.retain(|r| r.in_sync || !r.leaving);
         }
         Ok(InSyncCommitted {
             shard: shard.clone(),

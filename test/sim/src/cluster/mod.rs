@@ -68,6 +68,8 @@ struct Cluster {
     rng: Rng,
     plan: Plan,
     shape: Shape,
+    /// Of each shard.
+    replicas: usize,
     stores: Vec<Store>,
     metadata: Rc<RefCell<Metadata>>,
     record: Record,
@@ -150,15 +152,21 @@ impl Cluster {
             Together::Apart
         };
         let apart = matches!(together, Together::Apart);
-        let stores: Vec<Store> = (0..replicas)
-            .map(|number| Store::new(world, number, apart, &plan, bug, &mut rng))
+        // Where replicas can be made elsewhere, stores must be able to fetch from each other.
+        let spare = if apart && bug.is_none() && rng.chance(500_000) {
+            1 + rng.index(2)
+        } else {
+            0
+        };
+        let stores: Vec<Store> = (0..replicas + spare)
+            .map(|number| Store::new(world, number, (apart, spare > 0), &plan, bug, &mut rng))
             .collect();
         let faulty = replicas == 3 && apart && bug.is_none() && rng.chance(400_000);
         let victim = faulty
             .then(|| rng.index(replicas))
             .filter(|&v| stores[v].disk(world).is_some());
         let disks = stores.iter().map(Store::location).collect();
-        let metadata = Metadata::new(volume, disks, rng.fork());
+        let metadata = Metadata::new(volume, replicas, disks, rng.fork());
         if rng.chance(300_000) {
             metadata.borrow_mut().lost_per_million = 50_000;
         }
@@ -169,6 +177,7 @@ impl Cluster {
             rng,
             plan,
             shape,
+            replicas,
             stores,
             metadata,
             record: Record::default(),
@@ -195,7 +204,8 @@ impl Cluster {
         let common = self.common_process();
         let (world, record) = (self.world.clone(), self.record.clone());
         let fallible = self.victim == Some(number);
-        self.stores[number].restart_if_dead(&world, &record, common, fallible);
+        let metadata = Rc::clone(&self.metadata);
+        self.stores[number].restart_if_dead(&world, &record, &metadata, common, fallible);
     }
 
     /// Whether some shard is left with no replica but the one whose disk has faults.
@@ -217,9 +227,9 @@ impl Cluster {
     /// The run: faults for a while, then peace, then the checks.
     async fn drive(&mut self, faults: Duration, verbose: bool) -> Result<(), String> {
         for number in 0..self.stores.len() {
-            let shards = self.metadata.borrow().shards().to_vec();
+            let metadata = Rc::clone(&self.metadata);
             let store = &mut self.stores[number];
-            store.prepare(&self.world, &shards, SHARD_BLOCKS).await?;
+            store.prepare(&self.world, &metadata).await?;
             self.restart_store(number);
         }
         if let Some(victim) = self.victim {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ashlar_proto::api::{Assignment, DiskLocation, Shard};
+use ashlar_proto::api::{Assignment, DiskLocation};
 use ashlar_proto::message::ReadEntry;
 use ashlar_proto::{
     Address, BlockCount, BlockIndex, ByteCount, DiskId, Layer, NodeId, ShardIndex, lane_of,
@@ -16,9 +16,10 @@ use ashlar_reactor::sim::{DiskSpec, Process, Rng, SimDisk, World, fault::Plan};
 use ashlar_reactor::{DiskOptions, Reactor};
 use ashlar_store::disk::{FormatOptions, format_disk, open_disk};
 use ashlar_store::lane::{LaneOptions, ShardKey};
-use ashlar_store::{StoreHandle, StoreOptions, StoreService};
+use ashlar_store::{StoreControl, StoreHandle, StoreOptions, StoreService};
 
-use super::metadata::{CLUSTER, VOLUME};
+use super::SHARD_BLOCKS;
+use super::metadata::{CLUSTER, Metadata, VOLUME};
 use super::owner::OWNER_HOSTS;
 use super::reference::{self, Image, StoreBug};
 use super::{finish, host};
@@ -35,6 +36,9 @@ const DISK_BYTES: u64 = 160 << 20;
 const READ_BLOCKS: u32 = 64;
 /// How long the preparation or inspection of a disk may take.
 const LIMIT: Duration = Duration::from_secs(600);
+
+/// How often a store looks for changes of what it holds.
+const AGENT_PERIOD: Duration = Duration::from_millis(300);
 
 /// What runs in a store's process.
 enum Kind {
@@ -56,7 +60,7 @@ impl Store {
     pub(super) fn new(
         world: &World,
         number: usize,
-        apart: bool,
+        (apart, must_be_real): (bool, bool),
         plan: &Plan,
         bug: Option<StoreBug>,
         rng: &mut Rng,
@@ -67,7 +71,7 @@ impl Store {
             OWNER_HOSTS[0]
         };
         let path = PathBuf::from(format!("/disk-{number}"));
-        let kind = if bug.is_some() || rng.chance(100_000) {
+        let kind = if bug.is_some() || rng.chance(100_000) && !must_be_real {
             let image = Image::new(disk_id(number), plan.volatile_cache, bug, rng.fork());
             Kind::Reference(Rc::new(RefCell::new(image)))
         } else {
@@ -131,28 +135,18 @@ impl Store {
     pub(super) async fn prepare(
         &mut self,
         world: &World,
-        shards: &[Shard],
-        blocks: BlockCount,
+        metadata: &Rc<RefCell<Metadata>>,
     ) -> Result<(), String> {
         let disk = disk_id(self.number);
-        let mut assignments = Vec::new();
-        for shard in shards {
-            let replica = shard.replicas.iter().find(|replica| replica.disk == disk);
-            let replica = replica.ok_or("each shard has a replica on each disk")?;
-            assignments.push(Assignment {
-                volume: VOLUME,
-                shard: shard.index,
-                replica: replica.id,
-                disk,
-                blocks: blocks.get(),
-                may_create: true,
-            });
+        let mut assignments = metadata.borrow().assignments(disk, SHARD_BLOCKS);
+        for assignment in &mut assignments {
+            assignment.may_create = true;
         }
         match &self.kind {
             Kind::Reference(image) => {
                 for assignment in assignments {
                     let (shard, replica) = (assignment.shard, assignment.replica);
-                    image.borrow_mut().create(shard, replica, blocks);
+                    image.borrow_mut().create(shard, replica, SHARD_BLOCKS);
                 }
             }
             Kind::Real(options, segment) => {
@@ -174,6 +168,7 @@ impl Store {
         &mut self,
         world: &World,
         record: &Record,
+        metadata: &Rc<RefCell<Metadata>>,
         common: Option<Process>,
         fallible: bool,
     ) {
@@ -193,13 +188,13 @@ impl Store {
                 let (number, record) = (self.number, record.clone());
                 let (address, local) = self.local_address();
                 let disk = DiskOptions::new(&self.path);
-                let serving = serve(
-                    reactor,
-                    options.clone(),
-                    disk,
-                    vec![address, local],
-                    fallible,
-                );
+                let agent = Agent {
+                    reactor: reactor.clone(),
+                    disk: disk_id(number),
+                    metadata: Rc::clone(metadata),
+                };
+                let listen = vec![address, local];
+                let serving = serve(agent, options.clone(), disk, listen, fallible);
                 drop(process.reactor().spawn(async move {
                     if let Err(error) = serving.await
                         && !fallible
@@ -303,15 +298,43 @@ async fn start(
     Ok(handle)
 }
 
+/// Tells its store what to hold.
+struct Agent {
+    reactor: Reactor,
+    disk: DiskId,
+    metadata: Rc<RefCell<Metadata>>,
+}
+
+impl Agent {
+    async fn run(self, control: StoreControl) {
+        let mut known = Vec::new();
+        loop {
+            let wanted = self.metadata.borrow().assignments(self.disk, SHARD_BLOCKS);
+            if wanted != known {
+                let Ok(applied) = control.apply(wanted.clone()).await else {
+                    return;
+                };
+                if applied.refused.is_empty() {
+                    self.metadata.borrow_mut().note_made(&wanted);
+                    known = wanted;
+                }
+            }
+            self.reactor.sleep(AGENT_PERIOD).await;
+        }
+    }
+}
+
 /// Serves until the process dies.
 async fn serve(
-    reactor: Reactor,
+    agent: Agent,
     options: LaneOptions,
     disk: DiskOptions,
     listen: Vec<Address>,
     fallible: bool,
 ) -> Result<()> {
+    let reactor = agent.reactor.clone();
     let handle = start(&reactor, options, disk, listen, fallible).await?;
+    drop(reactor.spawn(agent.run(handle.control())));
     handle.stopped().await;
     Ok(())
 }

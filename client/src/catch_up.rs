@@ -116,8 +116,15 @@ pub(crate) async fn run(core: Weak<Core>, lacking: Rc<Signal>) {
         if is_any_back {
             pause = PAUSE_MIN;
         }
-        reactor.sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        let news = lacking.raised_since(moment);
+        pause = match reactor.timeout(pause, news).await {
+            // Not at once: what wakes it may come again and again.
+            Ok(()) => {
+                reactor.sleep(PAUSE_MIN / 5).await;
+                PAUSE_MIN
+            }
+            Err(_) => (pause * 2).min(PAUSE_MAX),
+        };
     }
 }
 

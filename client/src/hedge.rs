@@ -16,7 +16,7 @@ use crate::peer::PeerLost;
 use crate::quorum::{Mask, Slot};
 use crate::read::{Shown, verify};
 use crate::repair;
-use crate::shard::Shard;
+use crate::shard::{Replica, Shard};
 use crate::signal::Promise;
 use crate::volume::Core;
 use crate::write_log::Span;
@@ -193,6 +193,7 @@ pub(crate) fn note_attempt(
 /// A read on its way.
 struct Asked {
     slot: Slot,
+    replica: Rc<Replica>,
     epoch: Epoch,
     at: Instant,
     reply: Promise<Result<Frame, PeerLost>>,
@@ -201,11 +202,13 @@ struct Asked {
 fn ask(core: &Core, shard: &Shard, slot: Slot, span: Span) -> Asked {
     let stamp = shard.stamp(core);
     let request = stamp.read(core.layer, span);
+    let replica = shard.replica(slot);
     Asked {
         slot,
         epoch: stamp.epoch,
         at: core.reactor.now(),
-        reply: shard.replica(slot).peer.ask(request),
+        reply: replica.peer.ask(request),
+        replica,
     }
 }
 
@@ -234,7 +237,7 @@ impl Asked {
             }
             Status::Damaged | Status::BadChecksum => {
                 // Else its quick refusals would draw the reads of all that it cannot give.
-                shard.replica(slot).peer.note_read_refused();
+                self.replica.peer.note_read_refused();
                 Attempt::Bad
             }
             Status::Device => {

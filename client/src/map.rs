@@ -124,10 +124,12 @@ fn apply_to(core: &Rc<Core>, shard: &Rc<Shard>, told: &ShardMap, disks: &[DiskLo
 }
 
 /// Empties a slot, if its replica is in no set and nobody asks it anything.
-fn vacate(core: &Core, shard: &Rc<Shard>, slot: Slot, replica: &Replica) -> bool {
+fn vacate(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot, replica: &Rc<Replica>) -> bool {
     let mut log = shard.log.borrow_mut();
     let is_counted = log.quorum().targets().or(log.joining()).has(slot);
-    if is_counted || shard.rising.get().or(shard.renewing.get()).has(slot) {
+    let is_asked = shard.rising.get().or(shard.renewing.get()).has(slot);
+    // Beside the slot and the caller somebody may hold it: a read under way, a repair.
+    if is_counted || is_asked || Rc::strong_count(replica) > 2 {
         return false;
     }
     log.forget_all(slot);
@@ -139,6 +141,7 @@ fn vacate(core: &Core, shard: &Rc<Shard>, slot: Slot, replica: &Replica) -> bool
     leave(core, shard, slot, replica);
     tracing::info!(volume = %core.name, shard = %shard.index, replica = %replica.id,
         "replica is gone for good, or elsewhere");
+    shard.review(core);
     true
 }
 
@@ -148,15 +151,15 @@ fn relocate(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
     slot: Slot,
-    replica: &Replica,
+    replica: &Rc<Replica>,
     to: &DiskLocation,
 ) -> bool {
     if vacate(core, shard, slot, replica) {
         occupy(core, shard, slot, replica.id, to);
         return true;
     }
-    let is_asked = shard.rising.get().or(shard.renewing.get()).has(slot);
-    if replica.peer.is_up() || is_asked || shard.log.borrow().is_taking(slot) {
+    // Who brings it up where it was sees that it is elsewhere.
+    if replica.peer.is_up() || shard.log.borrow().is_taking(slot) {
         return false;
     }
     shard.log.borrow_mut().forget(slot, replica.peer.durable());

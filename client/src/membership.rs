@@ -190,7 +190,8 @@ async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), 
         }
     }
     // From here in one turn: no write may slip between what is sent again and what is new.
-    if shard.log.borrow().lost().has(slot) || !slots_behind(shard).has(slot) {
+    let is_same = Rc::ptr_eq(&shard.replica(slot), &replica);
+    if !is_same || shard.log.borrow().lost().has(slot) || !slots_behind(shard).has(slot) {
         return Err(PeerLost);
     }
     let mut behind = shard.behind.get();
@@ -217,7 +218,7 @@ async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), 
 pub(crate) fn give_up_on(core: &Core, shard: &Shard, slot: Slot) -> bool {
     let mut log = shard.log.borrow_mut();
     let rest = log.live().without(slot);
-    if !log.quorum().acknowledged_by(rest) {
+    if !log.quorum().in_sync().has(slot) || !log.quorum().acknowledged_by(rest) {
         return false;
     }
     log.set_lost(slot);
@@ -299,6 +300,7 @@ fn commit(core: &Rc<Core>, shard: &Shard, next: Mask) {
     let left = shard.log.borrow().quorum().in_sync().minus(next);
     shard.log.borrow_mut().commit();
     for slot in left.slots() {
+        shard.forget_trouble(slot);
         shard.note_unanswered(core, slot);
         core.counters.replicas_dropped.add();
         tracing::warn!(volume = %core.name, shard = %shard.index,
@@ -324,9 +326,14 @@ pub(crate) async fn record_window(core: Rc<Core>, window: ashlar_proto::Window) 
             log.live().and(log.quorum().targets())
         };
         let mut recorded = Mask::EMPTY;
-        for slot in live.slots() {
-            let stamp = shard.stamp(&core);
-            let reply = shard.replica(slot).peer.call(stamp.set_state(state)).await;
+        // Held: their slots do not change hands meanwhile.
+        let replicas: Vec<_> = live
+            .slots()
+            .map(|slot| (slot, shard.replica(slot)))
+            .collect();
+        for (slot, replica) in replicas {
+            let stamp = shard.stamp(&core).without_stable();
+            let reply = replica.peer.call(stamp.set_state(state)).await;
             match reply.map(|reply| wire::state_of(&reply).map(|s| (reply.header, s))) {
                 Ok(Some((header, state)))
                     if header.status == Status::Ok && state.window >= window =>

@@ -16,6 +16,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use ashlar_proto::frame::PROTOCOL_VERSION;
+use ashlar_proto::limits::{BLOCK_BYTES_U64, REQUESTS_IN_FLIGHT_MAX};
 use ashlar_proto::message::{Hello, HelloReply};
 use ashlar_proto::{
     Address, ClusterId, DiskId, FrameHeader, FrameKind, Incarnation, LaneIndex, RoomHint, Seq,
@@ -114,6 +115,9 @@ impl PeerTimes {
         }
     }
 }
+
+/// Half of what a store takes at a time on one connection.
+const DEEP_BYTES: u64 = 16 << 20;
 
 /// How many times longer one request may wait while others are answered.
 const STARVED: u32 = 4;
@@ -430,6 +434,8 @@ impl Peer {
 
     /// Makes durable what the lane accepted up to `upto`; users are told when it is.
     pub(crate) fn flush(self: &Rc<Self>, upto: Acceptance) {
+        // What another lane accepted, before the replica moved here, is no concern of this one.
+        let upto = upto.min(self.accepted.get());
         if self.durable.get() >= upto || self.session.borrow().is_none() {
             return;
         }
@@ -512,6 +518,20 @@ impl Peer {
         requests.iter().map(|(_, request)| request.sent_at).min()
     }
 
+    /// Whether more waits than the store takes off the connection while its disk is slow.
+    fn is_deep_in_work(&self) -> bool {
+        let requests = self.requests.borrow();
+        let blocks = |request: &Request| {
+            let asked = match request.header.kind {
+                FrameKind::Read => request.header.count.get(),
+                _ => 0,
+            };
+            u64::from(request.header.data_blocks) + u64::from(asked)
+        };
+        let blocks: u64 = requests.iter().map(|(_, request)| blocks(request)).sum();
+        requests.len() >= REQUESTS_IN_FLIGHT_MAX / 2 || blocks * BLOCK_BYTES_U64 >= DEEP_BYTES
+    }
+
     /// Asks whether the store lives: its session answers, whatever its disk does.
     fn ping(self: &Rc<Self>) {
         let peer = Rc::clone(self);
@@ -561,7 +581,12 @@ async fn run_watchdog(peer: Weak<Peer>, number: u64) {
             continue;
         };
         let (pulse, request) = (strong.pulse.get(), strong.times.request);
-        let silence = pulse.silence(strong.times);
+        // A store takes so much at a time, and what asks whether it lives waits behind the rest.
+        let silence = if strong.is_deep_in_work() {
+            request
+        } else {
+            pulse.silence(strong.times)
+        };
         let since = strong.waiting_since();
         let silent = pulse.silent_for(now, since);
         let unanswered = now - pulse.last_answer.max(since.unwrap_or(now));

@@ -271,16 +271,21 @@ async fn hold_until_acknowledged(
     if !in_flight() || is_planted(Planted::ShowUnacknowledged) {
         return Ok(());
     }
-    let acknowledged = async {
+    acknowledged(core, || !in_flight()).await
+}
+
+/// Waits until it is so, which acknowledgements bring about.
+async fn acknowledged(core: &Rc<Core>, is_so: impl Fn() -> bool) -> Result<(), BlockError> {
+    let waiting = async {
         loop {
             let moment = core.acks.moment();
-            if !in_flight() || !core.is_running() {
+            if is_so() || !core.is_running() {
                 return;
             }
             core.acks.raised_since(moment).await;
         }
     };
-    core.bounded(acknowledged).await?;
+    core.bounded(waiting).await?;
     core.check()
 }
 
@@ -309,7 +314,8 @@ pub(crate) async fn extents_of(
         lease::keep(core, shard);
         let request = shard.stamp(core).extents(core.layer, span);
         let asked_at = core.reactor.now();
-        let reply = shard.replica(slot).peer.call(request).await;
+        let replica = shard.replica(slot);
+        let reply = replica.peer.call(request).await;
         let Ok(reply) = reply else {
             failed = failed.with(slot);
             continue;
@@ -323,6 +329,9 @@ pub(crate) async fn extents_of(
         let runs = runs.filter(|runs| reply.header.status == Status::Ok && covers(runs, span));
         match runs {
             Some(runs) => {
+                // What is under way may be shown in these, and may never have been.
+                let is_settled = || !shard.log.borrow().has_unacked_in(span);
+                acknowledged(core, is_settled).await?;
                 lease::hold(core, shard).await?;
                 return Ok(runs);
             }

@@ -24,6 +24,12 @@ pub(crate) fn start(core: &Rc<Core>, shard: &Rc<Shard>, span: Span, bad: Mask, s
     core.repairs.set(core.repairs.get() + 1);
     let (core, shard) = (Rc::clone(core), Rc::clone(shard));
     let reactor = core.reactor.clone();
+    // Held: their slots do not change hands meanwhile.
+    let held: Vec<_> = bad
+        .with(source)
+        .slots()
+        .map(|slot| shard.replica(slot))
+        .collect();
     drop(reactor.spawn(async move {
         let mut rest = span;
         while rest.count.get() > 0 && core.is_running() {
@@ -36,11 +42,20 @@ pub(crate) fn start(core: &Rc<Core>, shard: &Rc<Shard>, span: Span, bad: Mask, s
             }
             rest = rest.skip(BlockCount::new(1));
         }
+        drop(held);
         core.repairs.set(core.repairs.get() - 1);
     }));
 }
 
 async fn repair_block(core: &Rc<Core>, shard: &Shard, block: Span, bad: Slot, source: Slot) {
+    let is_counted = {
+        let log = shard.log.borrow();
+        log.quorum().targets().and(log.live()).has(bad)
+    };
+    if !is_counted {
+        // Who has left is caught up as a whole.
+        return;
+    }
     if show(core, shard, block, bad).await.is_some() {
         return;
     }
@@ -59,6 +74,7 @@ async fn repair_block(core: &Rc<Core>, shard: &Shard, block: Span, bad: Slot, so
     };
     let frame = shard
         .stamp(core)
+        .without_stable()
         .version(core.layer, block, entry.seq, &body);
     let replica = shard.replica(bad);
     let written = replica.peer.call(frame).await;

@@ -146,7 +146,8 @@ impl Shard {
         })
     }
 
-    /// The replica in a slot.
+    /// The replica in a slot. Who holds it holds the slot: it does not change hands meanwhile, see
+    /// [`crate::map`].
     pub(crate) fn replica(&self, slot: Slot) -> Rc<Replica> {
         let slots = self.slots.borrow();
         Rc::clone(
@@ -175,12 +176,17 @@ impl Shard {
         self.slots.borrow_mut()[slot.get()] = replica;
     }
 
-    /// Forgets the replica of a slot and all that was known of it.
-    pub(crate) fn vacate(&self, slot: Slot) {
-        self.set_slot(slot, None);
+    /// Forgets the trouble that a replica had: it comes back as a whole.
+    pub(crate) fn forget_trouble(&self, slot: Slot) {
         let mut behind = self.behind.get();
         behind[slot.get()] = None;
         self.behind.set(behind);
+    }
+
+    /// Forgets the replica of a slot and all that was known of it.
+    pub(crate) fn vacate(&self, slot: Slot) {
+        self.set_slot(slot, None);
+        self.forget_trouble(slot);
         self.suspect.set(self.suspect.get().without(slot));
         self.leaving.set(self.leaving.get().without(slot));
         let mut lease = self.lease.get();
@@ -290,6 +296,9 @@ impl Shard {
     pub(crate) fn set_behind(&self, core: &Rc<Core>, slot: Slot, failed: bool) {
         if self.log.borrow().joining().has(slot) {
             self.stop_joining(core, slot);
+            return;
+        }
+        if !self.log.borrow().quorum().targets().has(slot) {
             return;
         }
         let now = core.reactor.now();

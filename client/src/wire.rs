@@ -27,7 +27,8 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// The same for a replica that is not in sync: its horizon must not move.
+    /// The same for a replica that is not in sync, or may not be by the time it is told: its horizon
+    /// must not move.
     pub(crate) fn without_stable(self) -> Self {
         Self {
             stable: Seq::NONE,
@@ -95,7 +96,8 @@ impl Stamp {
 
     /// Reads blocks.
     pub(crate) fn read(&self, layer: Layer, span: Span) -> Frame {
-        frame(self.spanned(FrameKind::Read, layer, span), Vec::new())
+        let stamp = self.without_stable();
+        frame(stamp.spanned(FrameKind::Read, layer, span), Vec::new())
     }
 
     /// Asks whether the shard is still the owner's.
@@ -105,7 +107,8 @@ impl Stamp {
 
     /// Asks which blocks hold data.
     pub(crate) fn extents(&self, layer: Layer, span: Span) -> Frame {
-        frame(self.spanned(FrameKind::Extents, layer, span), Vec::new())
+        let stamp = self.without_stable();
+        frame(stamp.spanned(FrameKind::Extents, layer, span), Vec::new())
     }
 
     /// Writes a version of some blocks.

@@ -348,6 +348,12 @@ impl<T> WriteLog<T> {
             && self.get(seq).is_some_and(|entry| !entry.is_acked())
     }
 
+    /// Whether a write to some of these blocks is not acknowledged.
+    pub(crate) fn has_unacked_in(&self, span: Span) -> bool {
+        let mut unacked = self.unacked.iter().filter_map(|&seq| self.get(seq));
+        unacked.any(|entry| !entry.is_acked() && entry.span.overlaps(span))
+    }
+
     /// The writes that are not acknowledged.
     pub(crate) fn unacked(&self) -> impl Iterator<Item = &Entry<T>> {
         self.entries.iter().filter(|entry| !entry.is_acked())
@@ -407,6 +413,7 @@ impl<T> WriteLog<T> {
             "who is of the sets does not join"
         );
         self.forget_all(slot);
+        self.lost = self.lost.without(slot);
         self.joining = self.joining.with(slot);
     }
 

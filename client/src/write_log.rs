@@ -192,7 +192,12 @@ impl<T> WriteLog<T> {
 
     /// Those that a new write goes to.
     pub(crate) fn recipients(&self) -> Mask {
-        self.quorum.targets().and(self.live).or(self.joining)
+        let joining = if is_planted(Planted::ProposeIncomplete) {
+            Mask::EMPTY
+        } else {
+            self.joining
+        };
+        self.quorum.targets().and(self.live).or(joining)
     }
 
     /// Whether what `slot` answers to writes counts for anything.

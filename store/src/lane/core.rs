@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ashlar_proto::limits::BLOCK_BYTES_U64;
+use ashlar_proto::planted::{Planted as Rule, is_planted};
 use ashlar_proto::{BLOCK_BYTES, LaneIndex};
 use ashlar_reactor::{Buffer, Disk, Reactor, SharedBuffer};
 
@@ -147,7 +148,11 @@ impl Core {
         let above = self.state.borrow().lsns.done_above();
         let core = self.clone();
         drop(self.reactor.spawn(async move {
-            let result = core.disk.flush().await;
+            let result = if is_planted(Rule::FlushNothing) {
+                Ok(())
+            } else {
+                core.disk.flush().await
+            };
             {
                 let mut state = core.state.borrow_mut();
                 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use ashlar_proto::message::{Extent, ReadEntry, ShardState, TailEntry};
-use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{
     BLOCK_BYTES, BlockCount, BlockIndex, ByteCount, Epoch, Handle, Incarnation, LaneIndex, Layer,
     ReplicaId, RoomHint, Seq,
@@ -135,9 +134,6 @@ impl Lane {
         }
         drop(reply);
         waiter.wait().await?;
-        if is_planted(Planted::FlushNothing) {
-            return Ok(());
-        }
         self.0.flush().await
     }
 

@@ -170,6 +170,9 @@ fn replay(seed: u64, seconds: u64) -> bool {
     outcome.failure.is_none()
 }
 
+/// Virtual seconds after which disks of the size simulated have been written over.
+const COLLECTOR_SECONDS: u64 = 90;
+
 fn bugs(seeds: u64, seconds: u64, only: &[String]) -> bool {
     let is_chosen = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
     let reference =
@@ -181,6 +184,11 @@ fn bugs(seeds: u64, seconds: u64, only: &[String]) -> bool {
     on_threads(0..all.len() as u64, jobs(), |at| {
         let (name, store, rule) = &all[usize::try_from(at).unwrap_or(0)];
         plant(*rule);
+        // A collector has something to do only once the log has gone round.
+        let seconds = match rule {
+            Some(Planted::CollectorFreesLive) => seconds.max(COLLECTOR_SECONDS),
+            _ => seconds,
+        };
         let fails = |seed| cluster::run(seed, seconds, *store, false).failure;
         match first_failure(seeds, fails) {
             Some((seed, what)) => {

@@ -84,8 +84,8 @@ impl Cluster {
             76..80 => (plan.partitions, Trouble::CutOneWay(store)),
             80..82 => (plan.partitions, Trouble::Isolate),
             82..85 => (plan.partitions, Trouble::Coup),
-            85..91 => (plan.partitions, Trouble::Split(store)),
-            91..93 => (plan.partitions, Trouble::Seclude(store)),
+            85..90 => (plan.partitions, Trouble::Split(store)),
+            90..93 => (plan.partitions, Trouble::Seclude(store)),
             93..97 => (plan.partitions, Trouble::LoseConductor),
             _ => (plan.partitions, Trouble::Heal),
         };
@@ -201,8 +201,15 @@ impl Cluster {
         self.pause().await;
     }
 
-    /// A new owner reaches one store alone for a while.
+    /// A store misses some writes; a new owner reaches it alone for a while.
     async fn seclude(&mut self, number: usize) {
+        self.stores[number].crash();
+        let pause = self.rng.between(1, 1_500_000);
+        self.world.sleep(Duration::from_micros(pause)).await;
+        if let Some(old) = self.owners.last().map(Owner::host) {
+            self.world.partition(old, self.stores[number].host());
+        }
+        self.restart_store(number);
         self.start_owner();
         let Some(new) = self.owners.last().map(Owner::host) else {
             return;

@@ -30,8 +30,8 @@ pub(super) const LANES: u16 = 2;
 /// Where each store listens.
 const PORT: u16 = 7100;
 
-/// Bytes of each disk.
-const DISK_BYTES: u64 = 160 << 20;
+/// Bytes of a disk: the smaller, the more its collector has to do.
+const DISK_BYTES: [u64; 2] = [132 << 20, 160 << 20];
 /// Blocks that one read of an inspection covers.
 const READ_BLOCKS: u32 = 64;
 /// How long the preparation or inspection of a disk may take.
@@ -77,7 +77,7 @@ impl Store {
         } else {
             let spec = DiskSpec {
                 volatile_cache: plan.volatile_cache,
-                ..DiskSpec::new(DISK_BYTES)
+                ..DiskSpec::new(DISK_BYTES[rng.index(DISK_BYTES.len())])
             };
             let disk = world.add_disk(host, &path, spec);
             disk.faults(|faults| faults.hide_per_million = plan.hide_per_million);

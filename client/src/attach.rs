@@ -36,6 +36,7 @@ use crate::options::VolumeOptions;
 use crate::peer::{LaneUser, Peer, PeerKey, PeerTimes};
 use crate::quorum::{Mask, Quorum};
 use crate::route::Route;
+use crate::scrub;
 use crate::shard::{Replica, Shard};
 use crate::signal::{Promise, Signal, join_all};
 use crate::source::{ClusterSource, SourceError};
@@ -386,6 +387,7 @@ fn serve<C: ClusterSource>(
         counters: Counters::default(),
         may_have_lost,
         repairs: Cell::new(0),
+        repairing: RefCell::default(),
         reads: Cell::new(0),
         hedges: HedgeBudget::full(),
         zeroes: zeroes.freeze(),
@@ -409,6 +411,7 @@ fn serve<C: ClusterSource>(
     drop(reactor.spawn(background));
     let following = map::follow(Rc::downgrade(&core), grant.revision);
     drop(reactor.spawn(following));
+    drop(reactor.spawn(scrub::run(Rc::downgrade(&core))));
     let joins = catch_up::run(Rc::downgrade(&core), Rc::clone(&core.lacking));
     drop(reactor.spawn(joins));
     tracing::info!(volume = %core.name, generation = %core.generation, window = %window,

@@ -41,6 +41,7 @@ mod reconcile;
 mod refusal;
 mod repair;
 mod route;
+mod scrub;
 mod shard;
 mod signal;
 mod source;

@@ -43,6 +43,10 @@ pub struct VolumeOptions {
     pub flush_bytes: u64,
     /// Time after which it does, too.
     pub flush_interval: Duration,
+    /// Pause before each pass of the scrub over the volume.
+    pub scrub_interval: Duration,
+    /// Bytes that each replica reads in a second for it; none: only maps are compared.
+    pub scrub_pace: u64,
 }
 
 impl VolumeOptions {
@@ -66,6 +70,8 @@ impl VolumeOptions {
             retained_bytes_max: 192 << 20,
             flush_bytes: 64 << 20,
             flush_interval: Duration::from_secs(5),
+            scrub_interval: Duration::from_secs(24 * 3600),
+            scrub_pace: 8 << 20,
         }
     }
 }

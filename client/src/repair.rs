@@ -38,7 +38,11 @@ pub(crate) fn start(core: &Rc<Core>, shard: &Rc<Shard>, span: Span, bad: Mask, s
                 count: BlockCount::new(1),
             };
             for slot in bad.slots() {
-                repair_block(&core, &shard, block, slot, source).await;
+                let copy = (shard.index, block.block, slot);
+                if core.repairing.borrow_mut().insert(copy) {
+                    repair_block(&core, &shard, block, slot, source).await;
+                    core.repairing.borrow_mut().remove(&copy);
+                }
             }
             rest = rest.skip(BlockCount::new(1));
         }

@@ -42,6 +42,14 @@ impl Route {
         (fits && bytes.is_multiple_of(BLOCK_BYTES_U64)).then_some(Self { shard_blocks })
     }
 
+    /// Blocks of one shard of a volume of `size_bytes`.
+    pub(crate) fn blocks_of(self, size_bytes: u64, shard: ShardIndex) -> u32 {
+        let blocks = size_bytes / BLOCK_BYTES_U64;
+        let start = u64::from(shard.get()).saturating_mul(self.shard_blocks);
+        let blocks = blocks.saturating_sub(start).min(self.shard_blocks);
+        u32::try_from(blocks).unwrap_or(u32::MAX)
+    }
+
     /// Pieces that frames with payload carry.
     pub(crate) fn data_pieces(self, range: BlockRange) -> impl Iterator<Item = Piece> {
         self.pieces(range, FRAME_BLOCKS)

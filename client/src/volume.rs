@@ -5,12 +5,13 @@
 //! until it is detached or fenced, and a fenced owner never serves again.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::rc::Rc;
 
 use ashlar_proto::api::VolumeMap;
 use ashlar_proto::message::Extent;
-use ashlar_proto::{ClusterId, Generation, Layer, VolumeId, Window};
+use ashlar_proto::{BlockIndex, ClusterId, Generation, Layer, ShardIndex, VolumeId, Window};
 use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
 
 use crate::attach::{self, AttachError};
@@ -84,6 +85,8 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     pub(crate) may_have_lost: bool,
     pub(crate) repairs: Cell<usize>,
+    /// The copies that are being repaired.
+    pub(crate) repairing: RefCell<BTreeSet<(ShardIndex, BlockIndex, Slot)>>,
     /// Reads sent so far, to take turns by.
     pub(crate) reads: Cell<u64>,
     pub(crate) hedges: HedgeBudget,

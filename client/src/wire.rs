@@ -105,6 +105,12 @@ impl Stamp {
         frame(self.header(FrameKind::Renew), Vec::new())
     }
 
+    /// Has a replica compare blocks with their checksums.
+    pub(crate) fn verify(&self, layer: Layer, span: Span) -> Frame {
+        let stamp = self.without_stable();
+        frame(stamp.spanned(FrameKind::Verify, layer, span), Vec::new())
+    }
+
     /// Asks which blocks hold data.
     pub(crate) fn extents(&self, layer: Layer, span: Span) -> Frame {
         let stamp = self.without_stable();

@@ -58,10 +58,12 @@ pub enum FrameKind {
     Pull,
     /// Asks a replica whether the shard is still the owner's: renews the read lease.
     Renew,
+    /// Has a replica read blocks and compare them with their checksums, and send none of them.
+    Verify,
 }
 
 impl FrameKind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Hello,
         Self::Open,
         Self::Tail,
@@ -75,6 +77,7 @@ impl FrameKind {
         Self::Close,
         Self::Pull,
         Self::Renew,
+        Self::Verify,
     ];
 
     /// The code on the wire, from 1.

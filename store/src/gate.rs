@@ -186,7 +186,9 @@ impl Gate {
                 self.check_range(header, ZERO_BLOCKS_MAX)?;
                 check_version(header, &state)
             }
-            FrameKind::Read => self.check_range(header, u32::from(FRAME_DATA_BLOCKS_MAX)),
+            FrameKind::Read | FrameKind::Verify => {
+                self.check_range(header, u32::from(FRAME_DATA_BLOCKS_MAX))
+            }
             FrameKind::Extents => self.check_range(header, u32::MAX),
             _ => Ok(()),
         }

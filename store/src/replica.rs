@@ -219,7 +219,7 @@ impl Replicas {
                 Work::Write(admitted, checksums)
             }
             FrameKind::Zeroes => Work::Zeroes(admitted),
-            FrameKind::Read => Work::Read(admitted),
+            FrameKind::Read | FrameKind::Verify => Work::Read(admitted),
             FrameKind::Extents => Work::Extents(admitted),
             FrameKind::Tail => Work::Tail(admitted),
             FrameKind::Renew => Work::Ping,
@@ -273,6 +273,9 @@ impl Replicas {
                     .read(key, header.layer, header.block, header.count);
                 let (entries, data) = read.await.map_err(LaneError::status)?;
                 let meta = encode_read(&entries);
+                if header.kind == FrameKind::Verify {
+                    return Ok(Answer::meta(meta));
+                }
                 Ok(Answer { meta, data })
             }
             Work::Extents(admitted) => {

@@ -85,7 +85,7 @@ async fn acquire(semaphore: &Semaphore, permits: usize) -> Permit {
 /// Memory that a request takes while it is under way: what it brings or what it asks for.
 fn payload_bytes(frame: &Frame) -> usize {
     let asked = match frame.header.kind {
-        FrameKind::Read => frame.header.count.get() as usize,
+        FrameKind::Read | FrameKind::Verify => frame.header.count.get() as usize,
         FrameKind::Tail | FrameKind::Extents => 64,
         FrameKind::Pull => usize::from(FRAME_DATA_BLOCKS_MAX),
         _ => 1,

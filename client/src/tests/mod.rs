@@ -6,4 +6,5 @@ mod cluster;
 mod damage;
 mod replica;
 mod scenarios;
+mod scrub;
 mod trouble;

@@ -105,6 +105,13 @@ impl FakeStore {
         Address::Tcp((self.host, 7000).into())
     }
 
+    /// Loses a block, and does not know it.
+    pub(super) fn lose(&self, shard: ShardIndex, block: BlockIndex) {
+        let mut media = self.media.borrow_mut();
+        media.cached.remove(&(shard, block));
+        media.durable.remove(&(shard, block));
+    }
+
     /// Makes a replica.
     pub(super) fn create(&self, shard: ShardIndex, replica: ReplicaId) {
         let known = Known {
@@ -300,7 +307,7 @@ impl FakeStore {
             FrameKind::Extents => done(Status::Ok, encode_extents(&self.extents(header))),
             // It knows no other store.
             FrameKind::Pull => done(Status::Unavailable, Vec::new()),
-            FrameKind::Renew => done(Status::Ok, Vec::new()),
+            FrameKind::Renew | FrameKind::Verify => done(Status::Ok, Vec::new()),
             _ => done(Status::Malformed, Vec::new()),
         }
     }

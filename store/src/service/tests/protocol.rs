@@ -196,6 +196,7 @@ fn random_headers_never_harm_the_store() {
                 FrameKind::Close,
                 FrameKind::Pull,
                 FrameKind::Renew,
+                FrameKind::Verify,
             ];
             let small = |most: u64| {
                 let raw = reactor.random_u64();

@@ -79,6 +79,8 @@ impl Cluster {
                     options.attach_patience = Duration::from_millis(500);
                     options.flush_interval = Duration::from_millis(200);
                     options.io_timeout = Duration::from_secs(5);
+                    options.scrub_interval = Duration::from_secs(8);
+                    options.scrub_pace = 1 << 20;
                 }
                 match Volume::attach(&reactor, Rc::clone(&source), VOLUME_NAME, options).await {
                     Ok(volume) => break volume,

@@ -346,7 +346,7 @@ impl Server {
         }
         let nothing = (Vec::new(), Vec::new());
         match header.kind {
-            FrameKind::Renew => Ok(nothing),
+            FrameKind::Renew | FrameKind::Verify => Ok(nothing),
             FrameKind::Tail => Ok((replica.tail(header, bug), Vec::new())),
             FrameKind::SetState | FrameKind::Close => {
                 let set = SetState::decode(meta).map_err(|_| Status::Malformed)?;

@@ -215,6 +215,8 @@ pub struct Cluster {
     /// The map.
     pub conductor: Rc<Conductor>,
     owners: Cell<u8>,
+    /// Of the owners that attach from then on.
+    pub scrub_interval: Cell<Duration>,
 }
 
 fn disk_id(number: u8) -> DiskId {
@@ -265,6 +267,7 @@ impl Cluster {
             sites,
             conductor,
             owners: Cell::new(0),
+            scrub_interval: Cell::new(Duration::from_secs(24 * 3600)),
         };
         for number in 0..cluster.sites.len() {
             cluster.start(number);
@@ -378,6 +381,8 @@ impl Cluster {
             io_timeout: Duration::from_secs(20),
             request_timeout: Duration::from_secs(5),
             replica_grace: Duration::from_secs(1),
+            scrub_interval: self.scrub_interval.get(),
+            scrub_pace: 64 << 20,
             ..VolumeOptions::new("test")
         };
         Attached::attach(reactor, road, "v", options).await

@@ -544,6 +544,37 @@ fn bit_rot_on_one_replica_is_answered_around_and_repaired() {
 }
 
 #[test]
+fn bit_rot_that_nobody_reads_is_found_and_repaired() {
+    let cluster = Cluster::new(48, 3, AckRule::Majority, DiskSpec::new);
+    cluster.scrub_interval.set(Duration::from_secs(20));
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        for block in 0..600 {
+            write(&reactor, &volume, block * 7, block + 9000).await;
+        }
+        volume.flush().await.unwrap();
+        reactor.sleep(Duration::from_secs(6)).await;
+        for (site, block) in [(0, 9010), (1, 9400), (2, 9599)] {
+            for offset in cluster.sites[site].find(&pattern(block, 4096)) {
+                cluster.sites[site].disk.flip(offset + 99, 3);
+            }
+        }
+        reactor.sleep(Duration::from_secs(60)).await;
+        let health = volume.health();
+        assert_eq!(health.blocks_repaired, 3, "{health:?}");
+        assert_eq!(health.shards_degraded, 0);
+        for (site, block) in [(0, 9010), (1, 9400), (2, 9599)] {
+            assert!(cluster.damage(site).await >= 1);
+            let again = cluster.sites[site].find(&pattern(block, 4096));
+            assert!(!again.is_empty(), "a good copy is on the media again");
+        }
+        volume.detach().await.unwrap();
+    });
+}
+
+#[test]
 fn the_whole_volume_is_written_read_and_settled() {
     let cluster = Cluster::new(6, 3, AckRule::All, DiskSpec::new);
     let first = cluster.owner();

@@ -1,0 +1,274 @@
+//! Scrubbing: what nobody reads is looked at all the same, while there are others to repair it from.
+//!
+//! ```text
+//! maps   every pass: per block and layer, do all replicas in sync show the same version?
+//! deep   at a set pace: does what lies on each device match its checksums?
+//! ```
+//!
+//! What is settled must be the same everywhere; of two versions the one with the higher seq is the
+//! later write. Versions above the horizon are on their way, and left alone. A replica in no set is
+//! caught up as a whole instead. Invariant: a repair writes a version under its own seq, so nothing
+//! newer is ever outranked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use ashlar_proto::limits::{BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX};
+use ashlar_proto::message::{
+    BlockKind, ReadEntry, TAIL_ENTRIES_MAX, TailEntry, TailKind, decode_tail,
+};
+use ashlar_proto::{BlockCount, BlockIndex, Layer, Seq, Status};
+use ashlar_reactor::Instant;
+
+use crate::quorum::{Mask, Slot};
+use crate::read::{Blocks, verify};
+use crate::repair;
+use crate::shard::Shard;
+use crate::signal::join_all;
+use crate::volume::Core;
+use crate::wire::{self, Body};
+use crate::write_log::Span;
+
+/// The least pause between two questions of a scrub: it is in no hurry.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a shard whose replicas are not all well is left alone.
+const LATER: Duration = Duration::from_secs(10);
+
+/// The first pass comes after this part of the usual time.
+const FIRST_PASS: u32 = 24;
+
+/// Blocks that one question of a deep scrub covers.
+const DEEP_BLOCKS: u32 = FRAME_DATA_BLOCKS_MAX as u32;
+
+/// Scrubs a volume for as long as it is attached.
+pub(crate) async fn run(core: Weak<Core>) {
+    let Some(strong) = core.upgrade() else { return };
+    let reactor = strong.reactor.clone();
+    let (interval, pace) = (strong.options.scrub_interval, strong.options.scrub_pace);
+    drop(strong);
+    // Sooner at first: some are never attached for long.
+    let mut pause = interval / FIRST_PASS;
+    loop {
+        reactor.sleep(pause).await;
+        pause = interval;
+        let mut index = 0;
+        loop {
+            let Some(strong) = core.upgrade().filter(|core| core.is_running()) else {
+                return;
+            };
+            let Some(shard) = strong.shards().get(index).cloned() else {
+                break;
+            };
+            let whole = compare_maps(&strong, &shard).await;
+            if whole.is_some() && pace > 0 {
+                look_at_all(&core, &strong, &shard, pace).await;
+            }
+            drop(strong);
+            reactor
+                .sleep(if whole.is_some() { PAUSE } else { LATER })
+                .await;
+            index += 1;
+        }
+    }
+}
+
+/// Those whose settled versions must be the same; none where there is nothing to compare, or
+/// something is going on.
+fn comparable(shard: &Shard) -> Option<Mask> {
+    let log = shard.log.borrow();
+    let quorum = log.quorum();
+    let members = quorum.in_sync().and(log.live());
+    let is_calm = quorum.proposed().is_none() && log.joining().is_empty();
+    let suspect = members.and(shard.suspect.get());
+    (is_calm && suspect.is_empty() && members == quorum.in_sync() && members.len() > 1)
+        .then_some(members)
+}
+
+/// One replica's versions from a block on, and where they end.
+struct Page {
+    versions: BTreeMap<(BlockIndex, Layer), TailEntry>,
+    /// The first block that it says nothing of; none where it says all.
+    end: Option<BlockIndex>,
+}
+
+/// Compares the maps of a shard; none where that cannot be done now.
+async fn compare_maps(core: &Rc<Core>, shard: &Rc<Shard>) -> Option<()> {
+    let mut from = BlockIndex::new(0);
+    loop {
+        let members = comparable(shard)?;
+        let settled = shard.stamp(core).stable;
+        let pages = members.slots().map(|slot| page(core, shard, slot, from));
+        let pages: Option<Vec<Page>> = join_all(pages).await.into_iter().collect();
+        let pages = pages?;
+        let end = pages.iter().filter_map(|page| page.end).min();
+        for block in differing(&pages, end, settled) {
+            mend(core, shard, block, settled).await?;
+        }
+        match end {
+            Some(end) if end > from => from = end,
+            // More versions of one block than a page has: it is looked at when it is read.
+            Some(_) => from = from.checked_add(BlockCount::new(1))?,
+            None => return Some(()),
+        }
+        core.reactor.sleep(PAUSE).await;
+    }
+}
+
+async fn page(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot, from: BlockIndex) -> Option<Page> {
+    let request = shard.stamp(core).without_stable();
+    let request = request.tail(Seq::NONE, from, Layer::new(0));
+    let reply = shard.replica(slot).peer.call(request).await.ok()?;
+    if reply.header.status != Status::Ok {
+        return None;
+    }
+    let entries = decode_tail(wire::meta_of(&reply)?).ok()?;
+    let is_full = entries.len() >= TAIL_ENTRIES_MAX;
+    let end = entries.last().filter(|_| is_full).map(|last| last.block);
+    let versions = entries
+        .iter()
+        .map(|entry| ((entry.block, entry.layer), *entry));
+    Some(Page {
+        versions: versions.collect(),
+        end,
+    })
+}
+
+/// The blocks, below `end`, of which the pages show different versions that are settled.
+fn differing(pages: &[Page], end: Option<BlockIndex>, settled: Seq) -> BTreeSet<BlockIndex> {
+    let keys: BTreeSet<_> = pages.iter().flat_map(|page| page.versions.keys()).collect();
+    let is_within = |block: BlockIndex| end.is_none_or(|end| block < end);
+    let differs = |key: &(BlockIndex, Layer)| {
+        let shown = || pages.iter().map(|page| page.versions.get(key));
+        if shown().flatten().any(|entry| entry.seq > settled) {
+            return false;
+        }
+        // Zeroes may be dropped where nothing lies below them.
+        let version = |entry: Option<&TailEntry>| {
+            entry
+                .filter(|entry| entry.kind != TailKind::Zero)
+                .map(|entry| (entry.seq, entry.kind))
+        };
+        let is_damaged = shown().flatten().any(|e| e.kind == TailKind::Damaged);
+        let mut versions = shown().map(version);
+        let first = versions.next();
+        is_damaged || versions.any(|version| Some(version) != first)
+    };
+    let differing = keys
+        .into_iter()
+        .filter(|key| is_within(key.0) && differs(key));
+    differing.map(|key| key.0).collect()
+}
+
+/// What one replica shows of a block: nothing where it cannot.
+async fn show(core: &Core, shard: &Shard, slot: Slot, block: Span) -> Option<(ReadEntry, Body)> {
+    let request = shard.stamp(core).read(core.layer, block);
+    let reply = shard.replica(slot).peer.call(request).await.ok()?;
+    if reply.header.status != Status::Ok {
+        return None;
+    }
+    let issued = core.seqs.borrow().last();
+    let shown = verify(reply, block.count, issued)?;
+    let entry = *shown.entries.first()?;
+    let body = match Blocks::new(&shown.data).next() {
+        Some(data) => Body::with_checksums(&[entry.crc], vec![data]),
+        None => Body::Zeroes,
+    };
+    Some((entry, body))
+}
+
+/// Makes a block the same on all: as whoever has the latest version shows it.
+async fn mend(core: &Rc<Core>, shard: &Rc<Shard>, at: BlockIndex, settled: Seq) -> Option<()> {
+    let block = Span {
+        block: at,
+        count: BlockCount::new(1),
+    };
+    let members = comparable(shard)?;
+    // Held: their slots do not change hands meanwhile.
+    let held: Vec<_> = members
+        .slots()
+        .map(|slot| (slot, shard.replica(slot)))
+        .collect();
+    let shown = held.iter().map(|(slot, _)| show(core, shard, *slot, block));
+    let shown = join_all(shown).await;
+    let content = |entry: &ReadEntry| (entry.kind == BlockKind::Data).then_some(entry.crc);
+    let readable = shown.iter().flatten();
+    let (best, body) = readable.max_by_key(|(entry, _)| entry.seq)?;
+    if best.seq > settled || best.seq == Seq::NONE {
+        // Written again since.
+        return Some(());
+    }
+    for ((slot, replica), shown) in held.iter().zip(&shown) {
+        let is_same = shown
+            .as_ref()
+            .is_some_and(|(entry, _)| content(entry) == content(best));
+        if is_same || comparable(shard)? != members {
+            continue;
+        }
+        core.counters.damage_seen.add();
+        tracing::warn!(volume = %core.name, shard = %shard.index, block = %at,
+            replica = %replica.id, seq = %best.seq, "scrub: a replica lacks a settled write");
+        let stamp = shard.stamp(core).without_stable();
+        let request = stamp.version(core.layer, block, best.seq, body);
+        let reply = replica.peer.call(request).await.ok()?;
+        let is_mended = show(core, shard, *slot, block)
+            .await
+            .is_some_and(|(entry, _)| entry.seq >= best.seq);
+        if reply.header.status == Status::Ok && is_mended {
+            core.counters.blocks_repaired.add();
+        }
+    }
+    Some(())
+}
+
+/// Has every replica of a shard compare what lies on its device with its checksums.
+async fn look_at_all(core: &Weak<Core>, first: &Rc<Core>, shard: &Rc<Shard>, pace: u64) {
+    let reactor = first.reactor.clone();
+    let blocks = first
+        .route
+        .blocks_of(first.geometry.size_bytes, shard.index);
+    let mut span = Span {
+        block: BlockIndex::new(0),
+        count: BlockCount::new(blocks),
+    };
+    while span.count.get() > 0 {
+        let Some(core) = core.upgrade().filter(|core| core.is_running()) else {
+            return;
+        };
+        let Some(members) = comparable(shard) else {
+            return;
+        };
+        let started: Instant = reactor.now();
+        let part = Span {
+            count: span.count.min(BlockCount::new(DEEP_BLOCKS)),
+            ..span
+        };
+        for slot in members.slots() {
+            look_at(&core, shard, members, slot, part).await;
+        }
+        span = span.skip(part.count);
+        drop(core);
+        let bytes = u64::from(part.count.get()) * BLOCK_BYTES_U64;
+        let due = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / pace.max(1));
+        reactor.sleep_until(started + due.max(PAUSE)).await;
+    }
+}
+
+/// Has one replica look at a span; what is bad there is repaired from another.
+async fn look_at(core: &Rc<Core>, shard: &Rc<Shard>, members: Mask, slot: Slot, span: Span) {
+    let stamp = shard.stamp(core);
+    let replica = shard.replica(slot);
+    let reply = replica.peer.call(stamp.verify(core.layer, span)).await;
+    let Ok(reply) = reply else { return };
+    if !matches!(reply.header.status, Status::Damaged | Status::Device) {
+        return;
+    }
+    let Some(source) = members.without(slot).slots().next() else {
+        return;
+    };
+    core.counters.damage_seen.add();
+    tracing::warn!(volume = %core.name, shard = %shard.index, block = %span.block,
+        replica = %replica.id, "scrub: a replica has a bad copy");
+    repair::start(core, shard, span, Mask::EMPTY.with(slot), source);
+}

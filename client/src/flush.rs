@@ -139,7 +139,7 @@ pub(crate) async fn settle_all(core: &Rc<Core>) {
         for (shard, wanted) in shards.iter().zip(&wanted) {
             shard.flush_up_to(wanted);
             left |= shard.replicas().any(|(slot, replica)| {
-                replica.peer.is_up() && replica.peer.durable() < wanted[slot.get()]
+                replica.peer.is_up() && replica.peer.lacks_flush(wanted[slot.get()])
             });
         }
         let now = core.reactor.now();

@@ -99,7 +99,7 @@ fn apply_to(core: &Rc<Core>, shard: &Rc<Shard>, told: &ShardMap, disks: &[DiskLo
             leaving = leaving.with(slot);
         }
         is_complete &= match (known, location) {
-            (None, _) => vacate(core, shard, slot, &replica),
+            (None, _) => vacate(core, shard, slot, &replica, true),
             (Some(_), Some(location)) if moved => relocate(core, shard, slot, &replica, location),
             _ => true,
         };
@@ -123,8 +123,15 @@ fn apply_to(core: &Rc<Core>, shard: &Rc<Shard>, told: &ShardMap, disks: &[DiskLo
     is_complete
 }
 
-/// Empties a slot, if its replica is in no set and nobody asks it anything.
-fn vacate(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot, replica: &Rc<Replica>) -> bool {
+/// Empties a slot, if its replica is in no set and nobody asks it anything. With `is_gone` it never
+/// comes back, and whatever it kept is gone with it.
+fn vacate(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    slot: Slot,
+    replica: &Rc<Replica>,
+    is_gone: bool,
+) -> bool {
     let mut log = shard.log.borrow_mut();
     let is_counted = log.quorum().targets().or(log.joining()).has(slot);
     let is_asked = shard.rising.get().or(shard.renewing.get()).has(slot);
@@ -134,14 +141,20 @@ fn vacate(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot, replica: &Rc<Replica>)
     }
     log.forget_all(slot);
     for pending in log.payloads_mut() {
-        pending.sent.vacate(slot);
+        if is_gone {
+            pending.sent.vacate(slot);
+        } else {
+            pending.sent.note_lost(slot);
+        }
     }
     drop(log);
     shard.vacate(slot);
     leave(core, shard, slot, replica);
-    tracing::info!(volume = %core.name, shard = %shard.index, replica = %replica.id,
-        "replica is gone for good, or elsewhere");
-    shard.review(core);
+    tracing::info!(volume = %core.name, shard = %shard.index, replica = %replica.id, is_gone,
+        "replica is elsewhere, or gone for good");
+    if is_gone {
+        shard.review(core);
+    }
     true
 }
 
@@ -154,7 +167,7 @@ fn relocate(
     replica: &Rc<Replica>,
     to: &DiskLocation,
 ) -> bool {
-    if vacate(core, shard, slot, replica) {
+    if vacate(core, shard, slot, replica, false) {
         occupy(core, shard, slot, replica.id, to);
         return true;
     }

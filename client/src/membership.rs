@@ -150,6 +150,13 @@ async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), 
         .peer
         .call(shard.stamp(core).open(replica.id))
         .await?;
+    if !Rc::ptr_eq(&shard.replica(slot), &replica) {
+        // It is elsewhere since: nobody may use this session.
+        if !replica.peer.has_users() {
+            replica.peer.close();
+        }
+        return Err(PeerLost);
+    }
     match opened.header.status {
         Status::Ok => {}
         Status::Fenced if opened.header.generation > core.generation => {
@@ -218,7 +225,7 @@ async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), 
 pub(crate) fn give_up_on(core: &Core, shard: &Shard, slot: Slot) -> bool {
     let mut log = shard.log.borrow_mut();
     let rest = log.live().without(slot);
-    if !log.quorum().in_sync().has(slot) || !log.quorum().acknowledged_by(rest) {
+    if !log.quorum().targets().has(slot) || !log.quorum().acknowledged_by(rest) {
         return false;
     }
     log.set_lost(slot);
@@ -309,6 +316,10 @@ fn commit(core: &Rc<Core>, shard: &Shard, next: Mask) {
     }
     shard.review(core);
     shard.committed.raise();
+    // Who fell behind while it was only proposed is of the set now.
+    if !slots_behind(shard).is_empty() {
+        shard.supervise(core);
+    }
 }
 
 /// Records a window on enough replicas of every shard, and on every live one.

@@ -119,6 +119,9 @@ impl PeerTimes {
 /// Half of what a store takes at a time on one connection.
 const DEEP_BYTES: u64 = 16 << 20;
 
+/// A store that is so deep in work may be silent for at least this long.
+const DEEP_SILENCE: Duration = Duration::from_secs(3);
+
 /// How many times longer one request may wait while others are answered.
 const STARVED: u32 = 4;
 
@@ -193,6 +196,11 @@ impl Peer {
         let mut users = self.users.borrow_mut();
         users.retain(|(known, at)| !(*at == slot && Weak::ptr_eq(known, user)));
         !users.is_empty()
+    }
+
+    /// Whether anybody is told what becomes of it.
+    pub(crate) fn has_users(&self) -> bool {
+        !self.users.borrow().is_empty()
     }
 
     /// The lane, and where it is reached.
@@ -432,6 +440,11 @@ impl Peer {
         true
     }
 
+    /// Whether something that this lane accepted up to `upto` is not durable.
+    pub(crate) fn lacks_flush(&self, upto: Acceptance) -> bool {
+        self.durable.get() < upto.min(self.accepted.get())
+    }
+
     /// Makes durable what the lane accepted up to `upto`; users are told when it is.
     pub(crate) fn flush(self: &Rc<Self>, upto: Acceptance) {
         // What another lane accepted, before the replica moved here, is no concern of this one.
@@ -583,7 +596,7 @@ async fn run_watchdog(peer: Weak<Peer>, number: u64) {
         let (pulse, request) = (strong.pulse.get(), strong.times.request);
         // A store takes so much at a time, and what asks whether it lives waits behind the rest.
         let silence = if strong.is_deep_in_work() {
-            request
+            pulse.silence(strong.times).max(DEEP_SILENCE.min(request))
         } else {
             pulse.silence(strong.times)
         };

@@ -330,7 +330,13 @@ pub(crate) async fn extents_of(
         match runs {
             Some(runs) => {
                 // What is under way may be shown in these, and may never have been.
-                let is_settled = || !shard.log.borrow().has_unacked_in(span);
+                let upto = core.seqs.borrow().last();
+                let count = runs.iter().map(|run| run.count.get()).sum();
+                let told = Span {
+                    count: BlockCount::new(count),
+                    ..span
+                };
+                let is_settled = || !shard.log.borrow().has_unacked_in(told, upto);
                 acknowledged(core, is_settled).await?;
                 lease::hold(core, shard).await?;
                 return Ok(runs);

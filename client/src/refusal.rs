@@ -41,7 +41,7 @@ impl Sent {
     }
 
     /// An answer of `slot` that is still open does not count any more: it may be kept there.
-    fn note_lost(&mut self, slot: Slot) {
+    pub(crate) fn note_lost(&mut self, slot: Slot) {
         if self.unanswered.has(slot) {
             self.unanswered = self.unanswered.without(slot);
             self.maybe_kept = self.maybe_kept.with(slot);
@@ -160,6 +160,7 @@ impl Shard {
         let removed = log.remove_refused(seq);
         drop(log);
         if let Some(entry) = removed {
+            core.acks.raise();
             core.note_freed(entry.bytes);
             if let Some(group) = entry.payload.group {
                 group.end_one(Err(BlockError::NoSpace));

@@ -8,7 +8,7 @@ use ashlar_proto::{BlockCount, Seq, Status};
 
 use crate::quorum::{Mask, Slot};
 use crate::read::{Blocks, Shown, verify};
-use crate::shard::Shard;
+use crate::shard::{Replica, Shard};
 use crate::volume::Core;
 use crate::wire::Body;
 use crate::write_log::Span;
@@ -18,18 +18,22 @@ const REPAIRS_MAX: usize = 8;
 
 /// Repairs `span` on those in `bad` from `source`, in the background.
 pub(crate) fn start(core: &Rc<Core>, shard: &Rc<Shard>, span: Span, bad: Mask, source: Slot) {
+    // One of them may have gone for good since it was asked.
+    let bad = bad.and(shard.occupied());
+    if bad.is_empty() || !shard.occupied().has(source) {
+        return;
+    }
     if core.repairs.get() >= REPAIRS_MAX {
         return;
     }
     core.repairs.set(core.repairs.get() + 1);
     let (core, shard) = (Rc::clone(core), Rc::clone(shard));
     let reactor = core.reactor.clone();
-    // Held: their slots do not change hands meanwhile.
-    let held: Vec<_> = bad
-        .with(source)
+    let copies: Vec<_> = bad
         .slots()
-        .map(|slot| shard.replica(slot))
+        .map(|slot| (slot, shard.replica(slot)))
         .collect();
+    let good = (source, shard.replica(source));
     drop(reactor.spawn(async move {
         let mut rest = span;
         while rest.count.get() > 0 && core.is_running() {
@@ -37,33 +41,32 @@ pub(crate) fn start(core: &Rc<Core>, shard: &Rc<Shard>, span: Span, bad: Mask, s
                 block: rest.block,
                 count: BlockCount::new(1),
             };
-            for slot in bad.slots() {
-                let copy = (shard.index, block.block, slot);
+            for bad in &copies {
+                let copy = (shard.index, block.block, bad.0);
                 if core.repairing.borrow_mut().insert(copy) {
-                    repair_block(&core, &shard, block, slot, source).await;
+                    repair_block(&core, &shard, block, bad, &good).await;
                     core.repairing.borrow_mut().remove(&copy);
                 }
             }
             rest = rest.skip(BlockCount::new(1));
         }
-        drop(held);
         core.repairs.set(core.repairs.get() - 1);
     }));
 }
 
-async fn repair_block(core: &Rc<Core>, shard: &Shard, block: Span, bad: Slot, source: Slot) {
-    let is_counted = {
-        let log = shard.log.borrow();
-        log.quorum().targets().and(log.live()).has(bad)
+/// A replica, and the slot that it had when the repair began.
+type Copy = (Slot, Rc<Replica>);
+
+async fn repair_block(core: &Rc<Core>, shard: &Shard, block: Span, bad: &Copy, good: &Copy) {
+    let counts = |copy: &Copy| {
+        let may_be_read = shard.log.borrow().readable(block).has(copy.0);
+        may_be_read && Rc::ptr_eq(&shard.replica(copy.0), &copy.1)
     };
-    if !is_counted {
-        // Who has left is caught up as a whole.
+    // Who has left is caught up as a whole.
+    if !counts(bad) || !counts(good) || show(core, shard, block, &bad.1).await.is_some() {
         return;
     }
-    if show(core, shard, block, bad).await.is_some() {
-        return;
-    }
-    let Some(good) = show(core, shard, block, source).await else {
+    let Some(good) = show(core, shard, block, &good.1).await else {
         return;
     };
     let entry = good.entries[0];
@@ -76,14 +79,12 @@ async fn repair_block(core: &Rc<Core>, shard: &Shard, block: Span, bad: Slot, so
         (BlockKind::Zero, _) => Body::Zeroes,
         _ => return,
     };
-    let frame = shard
-        .stamp(core)
-        .without_stable()
-        .version(core.layer, block, entry.seq, &body);
-    let replica = shard.replica(bad);
+    let stamp = shard.stamp(core).without_stable();
+    let frame = stamp.version(core.layer, block, entry.seq, &body);
+    let replica = &bad.1;
     let written = replica.peer.call(frame).await;
     let accepted = matches!(&written, Ok(reply) if reply.header.status == Status::Ok);
-    if accepted && show(core, shard, block, bad).await.is_some() {
+    if accepted && show(core, shard, block, replica).await.is_some() {
         core.counters.blocks_repaired.add();
         tracing::info!(volume = %core.name, shard = %shard.index, block = %block.block,
             replica = %replica.id, "bad copy repaired");
@@ -91,9 +92,9 @@ async fn repair_block(core: &Rc<Core>, shard: &Shard, block: Span, bad: Slot, so
 }
 
 /// What a replica shows of one block, if that is good.
-async fn show(core: &Core, shard: &Shard, block: Span, slot: Slot) -> Option<Shown> {
+async fn show(core: &Core, shard: &Shard, block: Span, replica: &Replica) -> Option<Shown> {
     let request = shard.stamp(core).read(core.layer, block);
-    let reply = shard.replica(slot).peer.call(request).await.ok()?;
+    let reply = replica.peer.call(request).await.ok()?;
     let issued = core.seqs.borrow().last();
     let good = reply.header.status == Status::Ok;
     good.then(|| verify(reply, block.count, issued)).flatten()

@@ -24,7 +24,7 @@ use ashlar_reactor::Instant;
 use crate::quorum::{Mask, Slot};
 use crate::read::{Blocks, verify};
 use crate::repair;
-use crate::shard::Shard;
+use crate::shard::{Replica, Shard};
 use crate::signal::join_all;
 use crate::volume::Core;
 use crate::wire::{self, Body};
@@ -162,9 +162,14 @@ fn differing(pages: &[Page], end: Option<BlockIndex>, settled: Seq) -> BTreeSet<
 }
 
 /// What one replica shows of a block: nothing where it cannot.
-async fn show(core: &Core, shard: &Shard, slot: Slot, block: Span) -> Option<(ReadEntry, Body)> {
+async fn show(
+    core: &Core,
+    shard: &Shard,
+    replica: &Replica,
+    block: Span,
+) -> Option<(ReadEntry, Body)> {
     let request = shard.stamp(core).read(core.layer, block);
-    let reply = shard.replica(slot).peer.call(request).await.ok()?;
+    let reply = replica.peer.call(request).await.ok()?;
     if reply.header.status != Status::Ok {
         return None;
     }
@@ -186,11 +191,8 @@ async fn mend(core: &Rc<Core>, shard: &Rc<Shard>, at: BlockIndex, settled: Seq) 
     };
     let members = comparable(shard)?;
     // Held: their slots do not change hands meanwhile.
-    let held: Vec<_> = members
-        .slots()
-        .map(|slot| (slot, shard.replica(slot)))
-        .collect();
-    let shown = held.iter().map(|(slot, _)| show(core, shard, *slot, block));
+    let held: Vec<_> = members.slots().map(|slot| shard.replica(slot)).collect();
+    let shown = held.iter().map(|replica| show(core, shard, replica, block));
     let shown = join_all(shown).await;
     let content = |entry: &ReadEntry| (entry.kind == BlockKind::Data).then_some(entry.crc);
     let readable = shown.iter().flatten();
@@ -199,7 +201,7 @@ async fn mend(core: &Rc<Core>, shard: &Rc<Shard>, at: BlockIndex, settled: Seq) 
         // Written again since.
         return Some(());
     }
-    for ((slot, replica), shown) in held.iter().zip(&shown) {
+    for (replica, shown) in held.iter().zip(&shown) {
         let is_same = shown
             .as_ref()
             .is_some_and(|(entry, _)| content(entry) == content(best));
@@ -212,7 +214,7 @@ async fn mend(core: &Rc<Core>, shard: &Rc<Shard>, at: BlockIndex, settled: Seq) 
         let stamp = shard.stamp(core).without_stable();
         let request = stamp.version(core.layer, block, best.seq, body);
         let reply = replica.peer.call(request).await.ok()?;
-        let is_mended = show(core, shard, *slot, block)
+        let is_mended = show(core, shard, replica, block)
             .await
             .is_some_and(|(entry, _)| entry.seq >= best.seq);
         if reply.header.status == Status::Ok && is_mended {
@@ -245,6 +247,9 @@ async fn look_at_all(core: &Weak<Core>, first: &Rc<Core>, shard: &Rc<Shard>, pac
             ..span
         };
         for slot in members.slots() {
+            if comparable(shard) != Some(members) {
+                return;
+            }
             look_at(&core, shard, members, slot, part).await;
         }
         span = span.skip(part.count);

@@ -253,7 +253,7 @@ impl Core {
             shard.flush_up_to(&wanted);
             let (behind, live) = {
                 let log = shard.log.borrow();
-                let behind = log.quorum().in_sync().minus(log.live()).minus(log.lost());
+                let behind = log.quorum().targets().minus(log.live()).minus(log.lost());
                 (behind, log.live())
             };
             for slot in behind.slots() {

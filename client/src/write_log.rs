@@ -353,9 +353,10 @@ impl<T> WriteLog<T> {
             && self.get(seq).is_some_and(|entry| !entry.is_acked())
     }
 
-    /// Whether a write to some of these blocks is not acknowledged.
-    pub(crate) fn has_unacked_in(&self, span: Span) -> bool {
-        let mut unacked = self.unacked.iter().filter_map(|&seq| self.get(seq));
+    /// Whether a write to some of these blocks, of a seq up to `upto`, is not acknowledged.
+    pub(crate) fn has_unacked_in(&self, span: Span, upto: Seq) -> bool {
+        let unacked = self.unacked.iter().take_while(|&&seq| seq <= upto);
+        let mut unacked = unacked.filter_map(|&seq| self.get(seq));
         unacked.any(|entry| !entry.is_acked() && entry.span.overlaps(span))
     }
 

@@ -52,13 +52,11 @@ pub enum Planted {
     NoChecksums,
     /// A segment is free before its live blocks have moved.
     CollectorFreesLive,
-    /// A checkpoint names what is not durable yet.
-    CheckpointTooEarly,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 23] = [
         Self::NoLease,
         Self::CountNonMembers,
         Self::CountProposedOnly,
@@ -82,7 +80,6 @@ impl Planted {
         Self::SameIncarnation,
         Self::NoChecksums,
         Self::CollectorFreesLive,
-        Self::CheckpointTooEarly,
     ];
 }
 

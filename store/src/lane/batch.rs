@@ -234,6 +234,16 @@ impl Batch {
         (fits && (1..=HEADER_BLOCKS_MAX).contains(&blocks)).then_some(blocks)
     }
 
+    /// Reads a header that begins these blocks, whatever the segment's nonce: for where the segment's
+    /// own header is bad.
+    pub(crate) fn decode_any(blocks: &[u8], address: u64) -> Option<Self> {
+        let mut input = Decoder::new(blocks);
+        input.bytes(8)?;
+        let nonce = input.u64()?;
+        let header = Self::peek(blocks, nonce, address)? * BLOCK_BYTES;
+        Self::decode(blocks.get(..header)?, nonce, address)
+    }
+
     /// Reads a header from exactly its blocks; `None` for a stale, foreign or torn one.
     pub(crate) fn decode(header: &[u8], nonce: u64, address: u64) -> Option<Self> {
         let blocks = Self::peek(header, nonce, address)?;

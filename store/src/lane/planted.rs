@@ -43,7 +43,7 @@ pub(crate) enum Bug {
     TieEarly,
     /// A victim is free before its moves have completed.
     FreeBeforeMovesDone,
-    /// A segment's header is written beside its first batch.
+    /// A segment's header is written beside its first batch, which does not make up for it.
     HeaderInFlight,
 }
 

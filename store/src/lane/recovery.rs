@@ -4,6 +4,8 @@
 //! found                               up to `durable`      above: the tail
 //! batch valid                         apply                verify payload, apply
 //! batch torn, missing, bad CRC        damage               absent; its LSN becomes a gap
+//! blocks that cannot be read          damage if an LSN    damage: it may have been durable
+//!                                     is missing
 //! stale nonce, foreign, LSN in a gap  ignore               ignore
 //! summary bad                         scan the headers
 //! root page bad                       damage of its blocks
@@ -28,7 +30,7 @@ use crate::lane::options::LaneOptions;
 use crate::lane::overlay::Overlay;
 use crate::lane::page::{Page, PageEntry};
 use crate::lane::planted::{Bug, Planted};
-use crate::lane::scan::{Device, SegmentFound, SlotFound};
+use crate::lane::scan::{Device, Hole, SegmentFound, SlotFound, Wholeness};
 use crate::lane::segment::{Segment, SegmentState};
 use crate::lane::shards::{CHECK_MAX, Root, Shards};
 use crate::lane::slot::{RootRef, Slot};
@@ -53,8 +55,8 @@ struct Log {
     highest: u64,
     /// Highest handle seen.
     highest_handle: u32,
-    /// LSNs that should be there, up to `durable`.
-    damage: Vec<Gap>,
+    /// What was durable is missing, or may be.
+    is_damaged: bool,
     /// LSNs that are not there, damage among them.
     missing: Vec<Gap>,
     /// Segments that were read: their first LSN and blocks.
@@ -132,28 +134,44 @@ impl<'a> Recovery<'a> {
                 opened.push(segment);
             }
         }
+        let mut adopted = Vec::new();
         for some in opened.chunks(READS_MAX) {
-            let headers = some.iter().map(|&s| self.device.segment_header(s));
-            for (&segment, header) in some.iter().zip(join_all(headers).await) {
-                if let Some(header) = header.filter(|h| h.order >= slot.next_order) {
-                    let row = &mut rows[segment as usize];
-                    row.state = SegmentState::Open;
-                    row.order = header.order;
-                    row.nonce = header.nonce;
-                    row.filled = true;
-                    row.summarised = false;
+            let starts = some.iter().map(|&s| self.device.segment_start(s));
+            for (&segment, start) in some.iter().zip(join_all(starts).await) {
+                let row = &mut rows[segment as usize];
+                let header = start.header.filter(|h| h.order >= slot.next_order);
+                // A header that does not survive, for a bit that flips, takes no batches with it.
+                let makes_up = !self.planted().has(Bug::HeaderInFlight);
+                let batch = start.batch.filter(|b| makes_up && is_after(slot, b));
+                row.nonce = match (header, batch) {
+                    (Some(header), _) => header.nonce,
+                    (None, Some(batch)) => batch.nonce,
+                    (None, None) if start.is_readable => continue,
+                    // What it hides nobody knows: the scan will tell of it.
+                    (None, None) => 0,
+                };
+                row.state = SegmentState::Open;
+                row.filled = true;
+                row.summarised = false;
+                match header {
+                    Some(header) => row.order = header.order,
+                    None => adopted.push(segment),
                 }
             }
+        }
+        let orders = rows.iter().map(|row| row.order).max().unwrap_or(0);
+        for (segment, order) in adopted.into_iter().zip(slot.next_order.max(orders + 1)..) {
+            rows[segment as usize].order = order;
         }
         let mut wanted = Vec::new();
         for (segment, row) in (0..self.device.layout.segments).zip(rows.iter_mut()) {
             match row.state {
                 SegmentState::Open => {
                     row.state = SegmentState::Sealed;
-                    wanted.push((segment, row.nonce));
+                    wanted.push((segment, row.nonce, None));
                 }
                 SegmentState::Sealed if row.lsn_max >= slot.from => {
-                    wanted.push((segment, row.nonce));
+                    wanted.push((segment, row.nonce, Some(row.lsn_max)));
                 }
                 _ => {}
             }
@@ -163,8 +181,9 @@ impl<'a> Recovery<'a> {
         for some in wanted.chunks(READS_MAX / 2) {
             let reads = some
                 .iter()
-                .map(|&(segment, nonce)| self.device.segment(segment, nonce, stop));
-            for (&(segment, _), found) in some.iter().zip(join_all(reads).await) {
+                .map(|&(segment, nonce, _)| self.device.segment(segment, nonce, stop));
+            for (&(segment, _, last), mut found) in some.iter().zip(join_all(reads).await) {
+                found.last = last;
                 let row = &mut rows[segment as usize];
                 if row.summarised && !found.from_summary {
                     self.damage.note(DamageKind::Summary, u64::from(segment));
@@ -223,13 +242,17 @@ impl<'a> Recovery<'a> {
             })
             .collect();
         segments.sort_unstable();
-        let in_gap = |lsn: u64| slot.gaps.iter().any(|gap| gap.holds(lsn));
+        let holes: Vec<Hole> = found
+            .iter()
+            .filter(|segment| segment.last.is_none_or(|last| last.get() > durable))
+            .flat_map(|segment| segment.holes.iter().copied())
+            .collect();
         let candidates = found.into_iter().flat_map(|segment| segment.batches);
         let mut batches = BTreeMap::new();
         let mut tail = Vec::new();
         for batch in candidates {
             let lsn = batch.lsn.get();
-            if lsn < slot.from.get() || in_gap(lsn) {
+            if !is_after(slot, &batch) {
                 continue;
             }
             if lsn > durable {
@@ -238,11 +261,23 @@ impl<'a> Recovery<'a> {
                 self.damage.note(DamageKind::Batch, lsn);
             }
         }
+        let mut is_any_hidden = false;
         for some in tail.chunks(READS_MAX) {
-            let checks = some.iter().map(|batch| self.device.is_whole(batch));
+            let checks = some.iter().map(|batch| self.device.wholeness(batch));
             for (batch, whole) in some.iter().zip(join_all(checks).await) {
-                if whole && batches.insert(batch.lsn.get(), batch.clone()).is_some() {
-                    self.damage.note(DamageKind::Batch, batch.lsn.get());
+                let lsn = batch.lsn.get();
+                match whole {
+                    Wholeness::Whole => {
+                        if batches.insert(lsn, batch.clone()).is_some() {
+                            self.damage.note(DamageKind::Batch, lsn);
+                        }
+                    }
+                    Wholeness::Torn => {}
+                    // No crash does that: it may have been flushed.
+                    Wholeness::Unreadable => {
+                        self.damage.note(DamageKind::Batch, lsn);
+                        is_any_hidden = true;
+                    }
                 }
             }
         }
@@ -266,12 +301,25 @@ impl<'a> Recovery<'a> {
                 self.damage.note(DamageKind::Batch, lsn);
             }
         }
+        // Above `durable` a missing LSN may be one that never completed. Where the device cannot
+        // read the place, it may as well be one that was flushed.
+        for hole in &holes {
+            let before = hole.before.map_or(0, Lsn::get);
+            let hides = |after: Lsn| {
+                let mut gaps = missing.iter();
+                gaps.any(|gap| gap.first < after.get() && gap.last > before.max(durable))
+            };
+            if hole.after.is_none_or(hides) {
+                self.damage.note(DamageKind::Batch, hole.address);
+                is_any_hidden = true;
+            }
+        }
         Ok(Log {
             batches,
             durable,
             highest,
             highest_handle,
-            damage,
+            is_damaged: is_any_hidden || !damage.is_empty(),
             missing,
             segments,
         })
@@ -362,7 +410,7 @@ impl<'a> Recovery<'a> {
             stats: LaneStats::default(),
         };
         self.replay(&mut state, &log.batches);
-        self.mark_shards(&mut state, &slot, !log.damage.is_empty());
+        self.mark_shards(&mut state, &slot, log.is_damaged);
         state
     }
 
@@ -439,6 +487,12 @@ pub(crate) async fn read_root(device: &Device, root: &RootRef) -> Option<Page> {
         }
     }
     None
+}
+
+/// Whether a batch belongs to what is replayed behind a slot.
+fn is_after(slot: &Slot, batch: &Batch) -> bool {
+    let lsn = batch.lsn.get();
+    lsn >= slot.from.get() && !slot.gaps.iter().any(|gap| gap.holds(lsn))
 }
 
 /// Ranges between two LSNs that are neither there nor in a gap.

@@ -6,7 +6,7 @@ use ashlar_proto::{BLOCK_BYTES, Lsn};
 use ashlar_reactor::{Buffer, Disk, Reactor};
 
 use crate::disk::layout::LaneLayout;
-use crate::lane::batch::Batch;
+use crate::lane::batch::{Batch, HEADER_BLOCKS_MAX};
 use crate::lane::segment::SegmentHeader;
 use crate::lane::slot::{Slot, SlotHead};
 use crate::lane::summary::SummaryHead;
@@ -31,15 +31,71 @@ pub(crate) enum SlotFound {
     Damaged,
 }
 
+/// What a segment begins with.
+#[derive(Debug)]
+pub(crate) struct SegmentStart {
+    /// Its header, of whatever life.
+    pub(crate) header: Option<SegmentHeader>,
+    /// The batch right behind it, of whatever life.
+    pub(crate) batch: Option<Batch>,
+    /// The device can read one of them at least.
+    pub(crate) is_readable: bool,
+}
+
 /// What was found in a segment.
 #[derive(Debug, Default)]
 pub(crate) struct SegmentFound {
     pub(crate) batches: Vec<Batch>,
     /// Its entries come from the summary: headers and payload were not looked at.
     pub(crate) from_summary: bool,
+    /// Where the device could not read what may be a batch.
+    pub(crate) holes: Vec<Hole>,
+    /// The highest LSN in it, when it was sealed before the slot.
+    pub(crate) last: Option<Lsn>,
+}
+
+/// Blocks that the device cannot read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hole {
+    /// Where it begins.
+    pub(crate) address: u64,
+    /// LSN of the batch before it in the segment.
+    pub(crate) before: Option<Lsn>,
+    /// LSN of the batch behind it in the segment.
+    pub(crate) after: Option<Lsn>,
+}
+
+/// What a batch is like when all of it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wholeness {
+    Whole,
+    /// Some of it is not what was written.
+    Torn,
+    /// The device cannot read some of it.
+    Unreadable,
 }
 
 impl SegmentFound {
+    fn note_batch(&mut self, batch: Batch) {
+        if let Some(hole) = self.holes.last_mut() {
+            hole.after.get_or_insert(batch.lsn);
+        }
+        self.batches.push(batch);
+    }
+
+    /// A block that cannot be read; those in a row are one hole.
+    fn note_hole(&mut self, address: u64) {
+        let before = self.batches.last().map(|batch| batch.lsn);
+        let is_new = self.holes.last().is_none_or(|hole| hole.before != before);
+        if is_new {
+            self.holes.push(Hole {
+                address,
+                before,
+                after: None,
+            });
+        }
+    }
+
     pub(crate) fn lsn_max(&self) -> Lsn {
         let lsns = self.batches.iter().map(|batch| batch.lsn);
         lsns.max().unwrap_or_default()
@@ -82,11 +138,39 @@ impl Device {
         }
     }
 
-    /// Reads block 0 of a segment.
-    pub(crate) async fn segment_header(&self, segment: u32) -> Option<SegmentHeader> {
+    /// Reads block 0 of a segment and the batch behind it.
+    pub(crate) async fn segment_start(&self, segment: u32) -> SegmentStart {
         let address = self.layout.segment_address(segment);
-        let block = self.read(address, 1).await?;
-        SegmentHeader::decode(&block, address, self.layout.format)
+        let (head, rest) = match self.read(address, 1 + HEADER_BLOCKS_MAX).await {
+            Some(blocks) => {
+                let (head, rest) = blocks.split_at(BLOCK_BYTES);
+                (Some(head.to_vec()), Some(rest.to_vec()))
+            }
+            // One of them is bad: the other may be enough.
+            None => (
+                self.read(address, 1).await.map(|block| block.to_vec()),
+                self.read_header(address + 1).await,
+            ),
+        };
+        let format = self.layout.format;
+        SegmentStart {
+            is_readable: head.is_some() || rest.is_some(),
+            header: head.and_then(|block| SegmentHeader::decode(&block, address, format)),
+            batch: rest.and_then(|blocks| Batch::decode_any(&blocks, address + 1)),
+        }
+    }
+
+    /// Reads a block, and as many behind it as a batch's header may have; fewer where the device
+    /// cannot read those.
+    async fn read_header(&self, address: u64) -> Option<Vec<u8>> {
+        let mut blocks = self.read(address, 1).await?.to_vec();
+        for next in (address + 1..).take(HEADER_BLOCKS_MAX - 1) {
+            match self.read(next, 1).await {
+                Some(block) => blocks.extend_from_slice(&block),
+                None => break,
+            }
+        }
+        Some(blocks)
     }
 
     /// Finds the batches of a segment: by its summary, else by a scan.
@@ -100,12 +184,10 @@ impl Device {
             return SegmentFound {
                 batches,
                 from_summary: true,
+                ..SegmentFound::default()
             };
         }
-        SegmentFound {
-            batches: self.scan(segment, nonce, stop_at_torn).await,
-            from_summary: false,
-        }
+        self.scan(segment, nonce, stop_at_torn).await
     }
 
     async fn summary(&self, segment: u32, nonce: u64) -> Option<Vec<Batch>> {
@@ -122,10 +204,10 @@ impl Device {
     }
 
     /// Goes through a segment block by block. A bad batch ends nothing.
-    async fn scan(&self, segment: u32, nonce: u64, stop_at_torn: bool) -> Vec<Batch> {
+    async fn scan(&self, segment: u32, nonce: u64, stop_at_torn: bool) -> SegmentFound {
         let start = self.layout.segment_address(segment);
         let blocks = self.layout.segment_blocks;
-        let mut found = Vec::new();
+        let mut found = SegmentFound::default();
         let mut window: Option<(u32, Buffer)> = None;
         let mut at = 1;
         while at < blocks {
@@ -138,10 +220,11 @@ impl Device {
                 let count = SCAN_BLOCKS.min(blocks - at);
                 match self.read(start + u64::from(at), count as usize).await {
                     Some(buffer) => window = Some((at, buffer)),
-                    None => match self.read(start + u64::from(at), 1).await {
-                        // The device cannot read some of it: one block after the other.
-                        Some(buffer) => window = Some((at, buffer)),
+                    None => match self.read_header(start + u64::from(at)).await {
+                        // The device cannot read some of it: a few blocks at a time.
+                        Some(few) => window = Some((at, self.buffer_of(&few))),
                         None => {
+                            found.note_hole(start + u64::from(at));
                             at += 1;
                             continue;
                         }
@@ -154,12 +237,12 @@ impl Device {
             let offset = (at - first) as usize * BLOCK_BYTES;
             match header_at(&buffer[offset..], nonce, start + u64::from(at)) {
                 Some(batch) => {
-                    let whole = !stop_at_torn || self.is_whole(&batch).await;
+                    let whole = !stop_at_torn || self.wholeness(&batch).await == Wholeness::Whole;
                     if !whole {
                         break;
                     }
                     at += batch.total_blocks().max(1);
-                    found.push(batch);
+                    found.note_batch(batch);
                 }
                 None if stop_at_torn => break,
                 None => at += 1,
@@ -168,18 +251,29 @@ impl Device {
         found
     }
 
+    fn buffer_of(&self, bytes: &[u8]) -> Buffer {
+        let mut buffer = self.reactor.buffer(bytes.len());
+        buffer.copy_from_slice(bytes);
+        buffer
+    }
+
     /// Whether header and payload of a batch are as they were written.
-    pub(crate) async fn is_whole(&self, batch: &Batch) -> bool {
+    pub(crate) async fn wholeness(&self, batch: &Batch) -> Wholeness {
         let Some(blocks) = self
             .read(batch.address, batch.total_blocks() as usize)
             .await
         else {
-            return false;
+            return Wholeness::Unreadable;
         };
         let (header, payload) = blocks.split_at(batch.header_blocks() * BLOCK_BYTES);
-        Batch::decode(header, batch.nonce, batch.address)
+        let is_whole = Batch::decode(header, batch.nonce, batch.address)
             .is_some_and(|found| found.lsn == batch.lsn)
-            && batch.payload_is_whole(payload)
+            && batch.payload_is_whole(payload);
+        if is_whole {
+            Wholeness::Whole
+        } else {
+            Wholeness::Torn
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ashlar_proto::message::TailKind;
 use ashlar_proto::{BLOCK_BYTES, BlockCount, BlockIndex, LaneIndex, Seq};
 use ashlar_reactor::DiskOptions;
-use ashlar_reactor::sim::DiskSpec;
+use ashlar_reactor::sim::{DiskSpec, fault::FaultAccess};
 
 use super::bench::{Bench, PATH, key, layer, seq};
 use crate::disk::open_disk;
@@ -223,6 +223,74 @@ fn a_lost_batch_header_makes_old_blocks_suspect_and_new_ones_not() {
     bench.run(Bench::read(&lane, key(1), 301, 1)).unwrap_err();
     assert_eq!(damage(&lane).total(), 0, "the gap is on record");
     assert!(!lane.shard_state(key(1)).unwrap().1.damaged);
+}
+
+/// A segment whose header rots keeps what lies in it: the first batch carries the nonce as well.
+#[test]
+fn a_lost_segment_header_costs_nothing() {
+    let mut bench = Bench::new(11, DiskSpec::write_through(128 * MIB), None);
+    let lane = bench.start();
+    bench.create(&lane, 1, 1 << 20);
+    bench.run(bench.write(&lane, key(1), 0, 4, 5)).unwrap();
+    let data = bench.data_offset(&lane, 1, 0) / BLOCK_BYTES as u64;
+    let layout = lane.core().layout;
+    let segment = layout.segment_of(data).unwrap();
+    bench.run(bench.world.sleep(Duration::from_secs(1)));
+    drop(lane);
+    bench.stop(true);
+    let header = layout.segment_address(segment) * BLOCK_BYTES as u64;
+    bench.disk.flip(header, 300);
+    for _ in 0..2 {
+        let lane = bench.start();
+        assert_eq!(
+            bench.run(Bench::read(&lane, key(1), 0, 4)).unwrap(),
+            [Some((5, false)); 4]
+        );
+        assert_eq!(damage(&lane).total(), 0);
+        drop(lane);
+        bench.stop(true);
+    }
+}
+
+/// What was flushed last may be above every `durable` on the disk: where the device cannot read it,
+/// nobody may take it for a write that never completed.
+#[test]
+fn an_end_of_the_log_that_cannot_be_read_makes_old_blocks_suspect() {
+    for hole in ["header", "payload", "segment"] {
+        let mut bench = Bench::new(12, DiskSpec::new(128 * MIB), None);
+        let lane = bench.start();
+        bench.create(&lane, 1, 1 << 20);
+        bench.run(bench.write(&lane, key(1), 0, 4, 5)).unwrap();
+        bench.run(lane.flush()).unwrap();
+        let data = bench.data_offset(&lane, 1, 0);
+        let block = BLOCK_BYTES as u64;
+        let layout = lane.core().layout;
+        let segment = layout.segment_of(data / block).unwrap();
+        drop(lane);
+        bench.stop(true);
+        let (from, blocks) = match hole {
+            "header" => (data - block, 1),
+            "payload" => (data + block, 1),
+            _ => (layout.segment_address(segment) * block, 8),
+        };
+        bench
+            .disk
+            .faults(|faults| faults.fail(FaultAccess::Read, from..from + blocks * block));
+        let lane = bench.start();
+        assert!(damage(&lane).batch >= 1, "{hole}");
+        let read = bench.run(Bench::read(&lane, key(1), 0, 4));
+        // Where its creation is lost as well, the shard is not there at all.
+        match lane.shard_state(key(1)) {
+            Some((_, state)) => assert!(state.damaged && state.suspect, "{hole}"),
+            None => assert_eq!(hole, "segment"),
+        }
+        read.unwrap_err();
+        drop(lane);
+        bench.stop(true);
+        // It is on record: not found anew at each start.
+        let lane = bench.start();
+        assert_eq!(damage(&lane).batch, 0, "{hole}");
+    }
 }
 
 /// The batch with the record that created a shard rots before the next checkpoint. If the shard's

@@ -216,8 +216,10 @@ impl Search<'_> {
         }
         if let Ending::Refused(_) = self.op(id).ending {
             self.configurations.retain(|c| !c.effected.contains(&id));
-        } else {
+        } else if self.pending.len() > 1 || self.configurations.len() > 1 {
             self.configurations = self.reach(|c| c.effected.contains(&id))?;
+        } else {
+            self.returned_alone(id);
         }
         self.pending.remove(&id);
         if self.configurations.is_empty() {
@@ -236,6 +238,21 @@ impl Search<'_> {
             self.harden(|op| op.invoked == invoked);
         }
         Ok(())
+    }
+
+    /// What [`Search::reach`] finds where nothing else is pending: nearly always.
+    fn returned_alone(&mut self, id: OpId) {
+        let Some(mut only) = self.configurations.pop_first() else {
+            return;
+        };
+        if !only.effected.contains(&id) {
+            if self.seen(id).is_some() {
+                return;
+            }
+            only.current = id;
+            only.effected.insert(id);
+        }
+        self.configurations.insert(only);
     }
 
     /// A new owner serves: older writes have taken effect by now, or never will.

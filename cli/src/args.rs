@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ashlar_client::VolumeOptions;
 use ashlar_proto::api::AckRule;
 use ashlar_proto::{Address, DiskId};
 use bytesize::ByteSize;
@@ -169,6 +170,10 @@ pub struct UpArgs {
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_duration)]
     pub rebuild_after: Duration,
 
+    /// How attached volumes are scrubbed.
+    #[command(flatten)]
+    pub scrub: ScrubArgs,
+
     /// How the reactor thread runs.
     #[command(flatten)]
     pub reactor: ReactorArgs,
@@ -249,6 +254,28 @@ pub struct TlsArgs {
     pub tls_require: bool,
 }
 
+/// How attached volumes are scrubbed.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ScrubArgs {
+    /// Pause before each scrub of an attached volume, as 12h or 7d; 0s for none. The first one comes
+    /// after a twenty-fourth of it.
+    #[arg(long, default_value = "24h", value_name = "TIME", value_parser = parse_duration)]
+    pub scrub_interval: Duration,
+
+    /// Bytes of a volume that each of its replicas reads and checks a second while it is scrubbed;
+    /// with 0B only the replicas' maps are compared.
+    #[arg(long, default_value = "8MiB", value_name = "SIZE", value_parser = parse_size)]
+    pub scrub_rate: u64,
+}
+
+impl ScrubArgs {
+    /// Takes them over into how a volume is attached.
+    pub fn apply(self, options: &mut VolumeOptions) {
+        options.scrub_interval = self.scrub_interval;
+        options.scrub_pace = self.scrub_rate;
+    }
+}
+
 /// `ashlar nbd`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -271,6 +298,10 @@ pub struct NbdArgs {
     /// How the server uses TLS.
     #[command(flatten)]
     pub tls: TlsArgs,
+
+    /// How attached volumes are scrubbed.
+    #[command(flatten)]
+    pub scrub: ScrubArgs,
 
     /// How the reactor thread runs.
     #[command(flatten)]

@@ -43,6 +43,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let mut options = VolumeOptions::new(host::owner("nbd"));
     options.force = args.force_attach;
+    args.scrub.apply(&mut options);
     let source = HttpClusterSource::new(api, &control);
     let catalog = VolumeCatalog::new(&reactor, source, options);
     let front = Front::start(&reactor, &catalog, &args.listen, &args.tls).await?;

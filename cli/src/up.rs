@@ -169,6 +169,7 @@ impl Cluster<'_> {
         // directory shows that it has ended.
         options.force = true;
         options.local = local;
+        self.args.scrub.apply(&mut options);
         let catalog = VolumeCatalog::new(&reactor, source, options);
         let front = Front::start(&reactor, &catalog, &self.args.nbd, &self.args.tls).await?;
         self.announce(&reactor, &front, &stop).await?;

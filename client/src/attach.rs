@@ -21,6 +21,7 @@ use ashlar_proto::api::{
 use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX, SLOTS_MAX};
 use ashlar_proto::message::SetState;
 use ashlar_proto::{Address, DiskId, ReplicaId, ShardIndex, Status, Window, lane_of};
+use ashlar_reactor::future::join_all;
 use ashlar_reactor::{Instant, Reactor};
 
 use crate::block_device::{BlockError, Geometry};
@@ -38,7 +39,7 @@ use crate::quorum::{Mask, Quorum};
 use crate::route::Route;
 use crate::scrub;
 use crate::shard::{Replica, Shard};
-use crate::signal::{Promise, Signal, join_all};
+use crate::signal::{Promise, Signal};
 use crate::source::{ClusterSource, SourceError};
 use crate::takeover::{Takeover, TakeoverError};
 use crate::volume::{Core, Phase};
@@ -388,7 +389,6 @@ fn serve<C: ClusterSource>(
         may_have_lost,
         repairs: Cell::new(0),
         repairing: RefCell::default(),
-        reads: Cell::new(0),
         hedges: HedgeBudget::full(),
         zeroes: zeroes.freeze(),
     });

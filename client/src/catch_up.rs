@@ -21,12 +21,13 @@ use std::time::Duration;
 use ashlar_proto::message::{Pull, Pulled, SetState};
 use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{BlockIndex, Incarnation, Seq, Status};
+use ashlar_reactor::future::join_all;
 
 use crate::map;
 use crate::membership::start_proposal;
 use crate::quorum::{Mask, Slot};
 use crate::shard::Shard;
-use crate::signal::{Signal, join_all};
+use crate::signal::Signal;
 use crate::volume::Core;
 use crate::wire;
 

@@ -11,10 +11,11 @@ use ashlar_proto::Status;
 use ashlar_proto::message::SetState;
 use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_reactor::Instant;
+use ashlar_reactor::future::join_all;
 
 use crate::block_device::{BlockError, Durability};
 use crate::shard::Shard;
-use crate::signal::{Promise, Signal, join_all};
+use crate::signal::{Promise, Signal};
 use crate::volume::Core;
 use crate::write_log::{AckOrder, FlushNeed};
 

@@ -4,12 +4,11 @@
 //! cluster that is slow as a whole is not asked twice for everything.
 
 use std::cell::Cell;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
 
 use ashlar_proto::{Epoch, Status};
 use ashlar_reactor::Instant;
+use ashlar_reactor::future::{Either, race};
 use ashlar_reactor::link::Frame;
 
 use crate::peer::PeerLost;
@@ -58,29 +57,6 @@ impl HedgeBudget {
     }
 }
 
-/// Which of two came first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum First<T> {
-    /// The one that was begun first.
-    Original(T),
-    /// The one begun later.
-    Hedge(T),
-}
-
-/// Awaits whichever of the two is done first; the other one is still there to be awaited.
-pub(crate) async fn first_of<T>(
-    mut original: Pin<&mut impl Future<Output = T>>,
-    mut hedge: Pin<&mut impl Future<Output = T>>,
-) -> First<T> {
-    std::future::poll_fn(move |context| {
-        if let Poll::Ready(done) = original.as_mut().poll(context) {
-            return Poll::Ready(First::Original(done));
-        }
-        hedge.as_mut().poll(context).map(First::Hedge)
-    })
-    .await
-}
-
 /// What one attempt at a replica came to.
 pub(crate) enum Attempt {
     Shown(Shown),
@@ -124,25 +100,25 @@ pub(crate) async fn read_hedged(
     };
     core.counters.reads_hedged.add();
     let hedge = ask(core, shard, other, span);
-    let first = {
-        let original = pin!(original.outcome(core, shard, span));
-        let hedge = pin!(hedge.outcome(core, shard, span));
-        first_of(original, hedge).await
-    };
+    let first = race(
+        original.outcome(core, shard, span),
+        hedge.outcome(core, shard, span),
+    )
+    .await;
     match first {
-        First::Original(shown @ Attempt::Shown(_)) => {
+        Either::First(shown @ Attempt::Shown(_)) => {
             look_at_late(core, shard, span, hedge, slot);
             Outcome::One(slot, shown)
         }
-        First::Hedge(shown @ Attempt::Shown(_)) => {
+        Either::Second(shown @ Attempt::Shown(_)) => {
             look_at_late(core, shard, span, original, other);
             Outcome::One(other, shown)
         }
-        First::Original(attempt) => {
+        Either::First(attempt) => {
             let hedged = hedge.outcome(core, shard, span).await;
             Outcome::Both((slot, attempt), other, hedged)
         }
-        First::Hedge(attempt) => {
+        Either::Second(attempt) => {
             let awaited = original.outcome(core, shard, span).await;
             Outcome::Both((other, attempt), slot, awaited)
         }

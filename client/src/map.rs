@@ -5,12 +5,13 @@
 //! slot changes hands only while its replica is in no set and nobody asks it anything; whoever is in
 //! the set stays, whatever the map says, until the owner itself has proposed it away.
 
+use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use ashlar_proto::api::{DiskLocation, Revision, Shard as ShardMap, VolumeMap};
 use ashlar_proto::limits::SLOTS_MAX;
-use ashlar_proto::{ReplicaId, lane_of};
+use ashlar_proto::{DiskId, ReplicaId, lane_of};
 
 use crate::attach::reached_at;
 use crate::peer::{LaneUser, Peer, PeerKey, PeerTimes};
@@ -22,6 +23,9 @@ use crate::volume::Core;
 /// The pause before a conductor that does not answer is asked again, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// The pause before the map is asked for again after news.
+const NEWS_PAUSE: Duration = Duration::from_millis(250);
 
 /// Follows the map for as long as the volume is attached.
 pub(crate) async fn follow(core: Weak<Core>, mut after: Revision) {
@@ -43,9 +47,17 @@ pub(crate) async fn follow(core: Weak<Core>, mut after: Revision) {
                 pause = PAUSE_MIN;
                 after = map.revision;
                 take_note(&strong, map);
+                drop(strong);
+                // Changes come in bursts: one round for all of them.
+                reactor.sleep(NEWS_PAUSE).await;
             }
             // The wait ended without news.
             Ok(_) => {}
+            Err(SourceError::NotFound) => {
+                tracing::warn!(volume = %strong.name, "the volume was deleted while it was attached");
+                strong.fence();
+                return;
+            }
             // What it says of the volume is told at the next proposal.
             Err(error) => {
                 if !matches!(error, SourceError::Unreachable) {
@@ -71,14 +83,18 @@ fn take_note(core: &Core, map: VolumeMap) {
     core.lacking.raise();
 }
 
+/// Where each disk is.
+type Disks<'a> = HashMap<DiskId, &'a DiskLocation>;
+
 /// Takes over what the last map says that was heard.
 pub(crate) fn apply(core: &Rc<Core>) {
     let Some(map) = core.news.take() else {
         return;
     };
+    let disks: Disks<'_> = map.disks.iter().map(|disk| (disk.disk, disk)).collect();
     let mut is_complete = true;
     for (shard, told) in core.shards().iter().zip(&map.volume.shards) {
-        is_complete &= apply_to(core, shard, told, &map.disks);
+        is_complete &= apply_to(core, shard, told, &disks);
     }
     if !is_complete && core.news.borrow().is_none() {
         // Something is still under way: in the next round.
@@ -87,12 +103,12 @@ pub(crate) fn apply(core: &Rc<Core>) {
 }
 
 /// Whether nothing is left to be done for the shard.
-fn apply_to(core: &Rc<Core>, shard: &Rc<Shard>, told: &ShardMap, disks: &[DiskLocation]) -> bool {
+fn apply_to(core: &Rc<Core>, shard: &Rc<Shard>, told: &ShardMap, disks: &Disks<'_>) -> bool {
     let mut is_complete = true;
     let mut leaving = Mask::EMPTY;
     for (slot, replica) in shard.replicas() {
         let known = told.replicas.iter().find(|known| known.id == replica.id);
-        let location = known.and_then(|known| disks.iter().find(|disk| disk.disk == known.disk));
+        let location = known.and_then(|known| disks.get(&known.disk).copied());
         let moved =
             location.is_some_and(|to| reached_at(to, &core.options) != replica.peer.key().address);
         if known.is_some_and(|known| known.leaving) {
@@ -107,7 +123,7 @@ fn apply_to(core: &Rc<Core>, shard: &Rc<Shard>, told: &ShardMap, disks: &[DiskLo
     shard.leaving.set(leaving);
     for replica in &told.replicas {
         let is_known = shard.replicas().any(|(_, known)| known.id == replica.id);
-        let location = disks.iter().find(|disk| disk.disk == replica.disk);
+        let location = disks.get(&replica.disk).copied();
         let free = (0..SLOTS_MAX).map(Slot::new);
         let free = free.filter(|slot| !shard.occupied().has(*slot)).min();
         match (location.filter(|to| to.lanes > 0), free) {

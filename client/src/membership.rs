@@ -17,7 +17,7 @@ use crate::quorum::{Mask, Slot};
 use crate::shard::Shard;
 use crate::source::SourceError;
 use crate::volume::Core;
-use crate::wire::{self, Stamp};
+use crate::wire;
 
 /// The first pause before something is tried again.
 pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -177,10 +177,7 @@ async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), 
         caught_up: false,
     };
     // A stable in a window that the replica has not recorded yet would be refused.
-    let stamp = Stamp {
-        stable: Seq::NONE,
-        ..shard.stamp(core)
-    };
+    let stamp = shard.stamp(core).without_stable();
     let recorded = replica.peer.call(stamp.set_state(state)).await?;
     let has_window = core.seqs.borrow().window() == window;
     if recorded.header.status != Status::Ok || !has_window || replica.peer.incarnation() != run {

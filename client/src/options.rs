@@ -43,9 +43,9 @@ pub struct VolumeOptions {
     pub flush_bytes: u64,
     /// Time after which it does, too.
     pub flush_interval: Duration,
-    /// Pause before each pass of the scrub over the volume.
+    /// Pause before each pass of the scrub over the volume; zero for no scrub at all.
     pub scrub_interval: Duration,
-    /// Bytes that each replica reads in a second for it; none: only maps are compared.
+    /// Bytes of the volume that each replica reads in a second for it; zero: only maps are compared.
     pub scrub_pace: u64,
 }
 
@@ -58,7 +58,7 @@ impl VolumeOptions {
             force: false,
             repair: false,
             local: Vec::new(),
-            attach_patience: Duration::from_secs(10),
+            attach_patience: Duration::from_secs(5),
             attach_timeout: Duration::from_secs(60),
             io_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(8),

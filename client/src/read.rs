@@ -9,6 +9,7 @@ use ashlar_proto::message::{self, BlockKind, Extent, ReadEntry};
 use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{BlockCount, Seq, Status};
 use ashlar_reactor::SharedBuffer;
+use ashlar_reactor::future::join_all;
 use ashlar_reactor::link::Frame;
 
 use crate::block_device::BlockError;
@@ -20,7 +21,6 @@ use crate::range::{check_sized, push_run, touched_blocks};
 use crate::repair;
 use crate::route::Piece;
 use crate::shard::Shard;
-use crate::signal::join_all;
 use crate::volume::Core;
 use crate::wire;
 use crate::write::{shard_of, span_of};
@@ -215,15 +215,15 @@ async fn read_span(core: &Rc<Core>, shard: &Rc<Shard>, span: Span) -> Result<Sho
 /// How long a read waits before it looks for replicas again.
 const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// One read in so many goes to whoever's turn it is, so that one that was slow is tried again.
+/// One read in so many goes to any replica, so that one that was slow is tried again.
 const EXPLORE_EVERY: u64 = 32;
 
-/// The candidate that is expected to answer first, or now and then the next in turn.
+/// The candidate that is expected to answer first, or now and then any of them. Drawn, not counted:
+/// else requests that come in a pattern would have the same blocks read there each time.
 fn choose(core: &Core, shard: &Shard, candidates: Mask) -> Option<Slot> {
-    let turn = core.reads.get();
-    core.reads.set(turn + 1);
-    if turn.is_multiple_of(EXPLORE_EVERY) && !candidates.is_empty() {
-        let position = turn / EXPLORE_EVERY % candidates.len() as u64;
+    let drawn = core.reactor.random_u64();
+    if drawn.is_multiple_of(EXPLORE_EVERY) && !candidates.is_empty() {
+        let position = drawn / EXPLORE_EVERY % candidates.len() as u64;
         return candidates
             .slots()
             .nth(usize::try_from(position).unwrap_or(0));

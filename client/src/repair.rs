@@ -16,42 +16,48 @@ use crate::write_log::Span;
 /// Repairs in flight at once; a disk that fails everywhere is not worth more.
 const REPAIRS_MAX: usize = 8;
 
-/// Repairs `span` on those in `bad` from `source`, in the background.
+/// Repairs `span` on those in `bad` from `source`, in the background; nothing where many repairs
+/// are under way.
 pub(crate) fn start(core: &Rc<Core>, shard: &Rc<Shard>, span: Span, bad: Mask, source: Slot) {
-    // One of them may have gone for good since it was asked.
-    let bad = bad.and(shard.occupied());
-    if bad.is_empty() || !shard.occupied().has(source) {
-        return;
-    }
     if core.repairs.get() >= REPAIRS_MAX {
         return;
     }
     core.repairs.set(core.repairs.get() + 1);
     let (core, shard) = (Rc::clone(core), Rc::clone(shard));
     let reactor = core.reactor.clone();
+    drop(reactor.spawn(async move {
+        run(&core, &shard, span, bad, source).await;
+        core.repairs.set(core.repairs.get() - 1);
+    }));
+}
+
+/// Repairs `span` on those in `bad` from `source`.
+pub(crate) async fn run(core: &Rc<Core>, shard: &Shard, span: Span, bad: Mask, source: Slot) {
+    // One of them may have gone for good since it was asked.
+    let bad = bad.and(shard.occupied());
+    if bad.is_empty() || !shard.occupied().has(source) {
+        return;
+    }
     let copies: Vec<_> = bad
         .slots()
         .map(|slot| (slot, shard.replica(slot)))
         .collect();
     let good = (source, shard.replica(source));
-    drop(reactor.spawn(async move {
-        let mut rest = span;
-        while rest.count.get() > 0 && core.is_running() {
-            let block = Span {
-                block: rest.block,
-                count: BlockCount::new(1),
-            };
-            for bad in &copies {
-                let copy = (shard.index, block.block, bad.0);
-                if core.repairing.borrow_mut().insert(copy) {
-                    repair_block(&core, &shard, block, bad, &good).await;
-                    core.repairing.borrow_mut().remove(&copy);
-                }
+    let mut rest = span;
+    while rest.count.get() > 0 && core.is_running() {
+        let block = Span {
+            block: rest.block,
+            count: BlockCount::new(1),
+        };
+        for bad in &copies {
+            let copy = (shard.index, block.block, bad.0);
+            if core.repairing.borrow_mut().insert(copy) {
+                repair_block(core, shard, block, bad, &good).await;
+                core.repairing.borrow_mut().remove(&copy);
             }
-            rest = rest.skip(BlockCount::new(1));
         }
-        core.repairs.set(core.repairs.get() - 1);
-    }));
+        rest = rest.skip(BlockCount::new(1));
+    }
 }
 
 /// A replica, and the slot that it had when the repair began.

@@ -16,16 +16,17 @@ use std::time::Duration;
 
 use ashlar_proto::limits::{BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX};
 use ashlar_proto::message::{
-    BlockKind, ReadEntry, TAIL_ENTRIES_MAX, TailEntry, TailKind, decode_tail,
+    BlockKind, ReadEntry, TAIL_ENTRIES_MAX, TailEntry, TailKind, decode_read, decode_tail,
 };
 use ashlar_proto::{BlockCount, BlockIndex, Layer, Seq, Status};
-use ashlar_reactor::Instant;
+use ashlar_reactor::future::join_all;
+use ashlar_reactor::{Instant, Reactor};
 
+use crate::hedge::note_failed;
 use crate::quorum::{Mask, Slot};
 use crate::read::{Blocks, verify};
 use crate::repair;
 use crate::shard::{Replica, Shard};
-use crate::signal::join_all;
 use crate::volume::Core;
 use crate::wire::{self, Body};
 use crate::write_log::Span;
@@ -48,6 +49,9 @@ pub(crate) async fn run(core: Weak<Core>) {
     let reactor = strong.reactor.clone();
     let (interval, pace) = (strong.options.scrub_interval, strong.options.scrub_pace);
     drop(strong);
+    if interval.is_zero() {
+        return;
+    }
     // Sooner at first: some are never attached for long.
     let mut pause = interval / FIRST_PASS;
     loop {
@@ -62,10 +66,10 @@ pub(crate) async fn run(core: Weak<Core>) {
                 break;
             };
             let whole = compare_maps(&strong, &shard).await;
-            if whole.is_some() && pace > 0 {
-                look_at_all(&core, &strong, &shard, pace).await;
-            }
             drop(strong);
+            if whole.is_some() && pace > 0 {
+                look_at_all(&core, &reactor, &shard, pace).await;
+            }
             reactor
                 .sleep(if whole.is_some() { PAUSE } else { LATER })
                 .await;
@@ -224,56 +228,78 @@ async fn mend(core: &Rc<Core>, shard: &Rc<Shard>, at: BlockIndex, settled: Seq) 
     Some(())
 }
 
-/// Has every replica of a shard compare what lies on its device with its checksums.
-async fn look_at_all(core: &Weak<Core>, first: &Rc<Core>, shard: &Rc<Shard>, pace: u64) {
-    let reactor = first.reactor.clone();
-    let blocks = first
-        .route
-        .blocks_of(first.geometry.size_bytes, shard.index);
-    let mut span = Span {
-        block: BlockIndex::new(0),
-        count: BlockCount::new(blocks),
-    };
-    while span.count.get() > 0 {
+/// Has every replica of a shard compare what lies on its device with its checksums, so many bytes
+/// of it a second. It lasts: the volume is held only while a question is under way.
+async fn look_at_all(core: &Weak<Core>, reactor: &Reactor, shard: &Rc<Shard>, pace: u64) {
+    let mut rest = None;
+    loop {
         let Some(core) = core.upgrade().filter(|core| core.is_running()) else {
             return;
         };
-        let Some(members) = comparable(shard) else {
+        let size = core.geometry.size_bytes;
+        let span: Span = rest.unwrap_or_else(|| Span {
+            block: BlockIndex::new(0),
+            count: BlockCount::new(core.route.blocks_of(size, shard.index)),
+        });
+        if span.count.get() == 0 {
             return;
-        };
+        }
         let started: Instant = reactor.now();
         let part = Span {
             count: span.count.min(BlockCount::new(DEEP_BLOCKS)),
             ..span
         };
-        for slot in members.slots() {
-            if comparable(shard) != Some(members) {
-                return;
-            }
-            look_at(&core, shard, members, slot, part).await;
-        }
-        span = span.skip(part.count);
+        let Some(blocks) = look_at_part(&core, shard, part).await else {
+            return;
+        };
+        rest = Some(span.skip(part.count));
         drop(core);
-        let bytes = u64::from(part.count.get()) * BLOCK_BYTES_U64;
+        let bytes = blocks * BLOCK_BYTES_U64;
         let due = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / pace.max(1));
         reactor.sleep_until(started + due.max(PAUSE)).await;
     }
 }
 
-/// Has one replica look at a span; what is bad there is repaired from another.
-async fn look_at(core: &Rc<Core>, shard: &Rc<Shard>, members: Mask, slot: Slot, span: Span) {
+/// Has every replica look at a span. The blocks of data that one of them, at most, has read there;
+/// none where the scrub of the shard cannot go on.
+async fn look_at_part(core: &Rc<Core>, shard: &Rc<Shard>, span: Span) -> Option<u64> {
+    let members = comparable(shard)?;
+    let mut most = 0;
+    for slot in members.slots() {
+        if comparable(shard) != Some(members) {
+            return None;
+        }
+        most = most.max(look_at(core, shard, members, slot, span).await);
+    }
+    Some(most)
+}
+
+/// Has one replica look at a span; what is bad there is repaired from another. The blocks of data
+/// that it has read.
+async fn look_at(core: &Rc<Core>, shard: &Rc<Shard>, members: Mask, slot: Slot, span: Span) -> u64 {
     let stamp = shard.stamp(core);
     let replica = shard.replica(slot);
     let reply = replica.peer.call(stamp.verify(core.layer, span)).await;
-    let Ok(reply) = reply else { return };
-    if !matches!(reply.header.status, Status::Damaged | Status::Device) {
-        return;
+    let Ok(reply) = reply else { return 0 };
+    let all = u64::from(span.count.get());
+    match reply.header.status {
+        Status::Ok => {
+            let count = span.count.get() as usize;
+            let shown = wire::meta_of(&reply).and_then(|meta| decode_read(meta, count).ok());
+            let is_data = |entry: &&ReadEntry| entry.kind == BlockKind::Data;
+            return shown.map_or(all, |shown| shown.iter().filter(is_data).count() as u64);
+        }
+        Status::Damaged => {}
+        Status::Device => note_failed(core, shard, slot, Status::Device),
+        _ => return 0,
     }
     let Some(source) = members.without(slot).slots().next() else {
-        return;
+        return all;
     };
     core.counters.damage_seen.add();
     tracing::warn!(volume = %core.name, shard = %shard.index, block = %span.block,
         replica = %replica.id, "scrub: a replica has a bad copy");
-    repair::start(core, shard, span, Mask::EMPTY.with(slot), source);
+    drop(replica);
+    repair::run(core, shard, span, Mask::EMPTY.with(slot), source).await;
+    all
 }

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -108,36 +107,4 @@ impl<T> Promise<T> {
         })
         .await
     }
-}
-
-/// One of several futures, and then its output.
-enum Joined<F: Future> {
-    Running(Pin<Box<F>>),
-    Done(F::Output),
-}
-
-/// Awaits all of `futures` at once, in one task, and gives their results in order.
-pub(crate) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut joined: Vec<Joined<F>> = futures
-        .into_iter()
-        .map(|future| Joined::Running(Box::pin(future)))
-        .collect();
-    poll_fn(|context| {
-        let mut all = true;
-        for one in &mut joined {
-            if let Joined::Running(running) = one {
-                match running.as_mut().poll(context) {
-                    Poll::Ready(output) => *one = Joined::Done(output),
-                    Poll::Pending => all = false,
-                }
-            }
-        }
-        if all { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    let done = joined.into_iter().filter_map(|one| match one {
-        Joined::Done(output) => Some(output),
-        Joined::Running(_) => None,
-    });
-    done.collect()
 }

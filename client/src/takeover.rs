@@ -11,6 +11,7 @@ use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{
     BlockCount, BlockIndex, Generation, Layer, Seq, ShardIndex, Status, VolumeId, Window,
 };
+use ashlar_reactor::future::join_all;
 use ashlar_reactor::link::Frame;
 use ashlar_reactor::{Instant, Reactor};
 
@@ -19,7 +20,6 @@ use crate::peer::{Peer, PeerLost};
 use crate::quorum::{Mask, Slot};
 use crate::read::verify;
 use crate::reconcile::{self, Copy, Plan};
-use crate::signal::join_all;
 use crate::source::{ClusterSource, SourceError};
 use crate::wire::{self, Body, Stamp};
 use crate::write_log::Span;

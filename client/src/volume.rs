@@ -87,8 +87,6 @@ pub(crate) struct Core {
     pub(crate) repairs: Cell<usize>,
     /// The copies that are being repaired.
     pub(crate) repairing: RefCell<BTreeSet<(ShardIndex, BlockIndex, Slot)>>,
-    /// Reads sent so far, to take turns by.
-    pub(crate) reads: Cell<u64>,
     pub(crate) hedges: HedgeBudget,
     /// A frame's worth of zeroes.
     pub(crate) zeroes: SharedBuffer,

@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use ashlar_proto::limits::{BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX};
+use ashlar_reactor::future::join_all;
 
 use crate::block_device::{BlockError, ZeroMode};
 use crate::overlap::BlockRange;
 use crate::range::whole_blocks;
 use crate::route::Piece;
-use crate::signal::join_all;
 use crate::volume::Core;
 use crate::wire::Body;
 use crate::write::{check_write, merge, send, take, write_blocks};

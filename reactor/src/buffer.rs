@@ -6,9 +6,9 @@
 //!
 //! Invariants:
 //!
-//! - Memory of the pool is mapped zeroed and never unmapped while a handle on it exists: each
-//!   slot in use holds its pool.
-//! - Contents are whatever the last user left; they are never uninitialised.
+//! - Memory of the pool is never unmapped while a handle on it exists: each slot in use holds its
+//!   pool.
+//! - Contents are whatever the last user left, zeroes where there was none: never uninitialised.
 //! - Handles stay on their thread (`!Send`).
 
 mod arena;

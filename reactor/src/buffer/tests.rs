@@ -1,3 +1,5 @@
+//! Buffers: alignment, reuse, sharing, and what outlives what.
+
 use super::*;
 
 #[test]

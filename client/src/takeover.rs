@@ -258,9 +258,10 @@ impl<C: ClusterSource> Takeover<C> {
         if candidate.quorum.in_sync().len() == 1 || is_planted(Planted::NoReconcile) {
             return Ok(());
         }
-        // The highest stable holds for all of the set: below it there is nothing to copy.
-        let settled = slots().map(|slot| candidate.answer(slot).state.stable);
-        let above = settled.max().unwrap_or(Seq::NONE);
+        // Each vouches for what its own log shows to be durable there, and no further: a write that
+        // was flushed and rots before anything behind it says so passes for one that was not.
+        let horizons = slots().map(|slot| candidate.answer(slot).state.stable);
+        let above = horizons.min().unwrap_or(Seq::NONE);
         let tails = join_all(slots().map(|slot| self.tail(candidate, slot, above))).await;
         let tails = tails.into_iter().collect::<Result<Vec<_>, _>>()?;
         let Plan { copies, doubtful } = reconcile::plan(&tails);

@@ -23,6 +23,37 @@ async fn damage_leaf(cluster: &Cluster, owner: &Process, above: u64) {
     store.faults.damaged_upto.set(Seq::from_raw(seq));
 }
 
+/// The end of a store's log rots: what was flushed last, and what said so. It takes that for writes
+/// that were never flushed; the others know that everybody had them.
+#[test]
+fn a_settled_write_that_one_replica_lost_unknowingly_is_copied_to_it() {
+    let cluster = Cluster::new(43, 3, AckRule::Majority, true);
+    let first = cluster.owner();
+    let reactor = first.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 1, 1).await.unwrap();
+        write(&reactor, &volume, 2, 2).await.unwrap();
+        reactor.sleep(Duration::from_secs(7)).await;
+        for store in &cluster.stores {
+            assert!(store.state(0).stable > Seq::NONE, "settled");
+        }
+    });
+    first.crash();
+    for block in [1, 2] {
+        cluster.stores[1].lose(ShardIndex::new(0), BlockIndex::new(block));
+    }
+    cluster.stores[1].lose_horizon(ShardIndex::new(0));
+    let second = cluster.owner();
+    let reactor = second.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        let contents: Vec<_> = cluster.stores.iter().map(|s| s.contents()).collect();
+        assert!(contents.windows(2).all(|pair| pair[0] == pair[1]));
+        assert!(holds(&volume, 1, 1).await && holds(&volume, 2, 2).await);
+    });
+}
+
 /// A damaged page shows each of its blocks with the highest seq of all: that must not hide the
 /// acknowledged write which one replica has and another lacks.
 #[test]

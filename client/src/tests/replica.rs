@@ -112,6 +112,13 @@ impl FakeStore {
         media.durable.remove(&(shard, block));
     }
 
+    /// Loses what says how far a shard is settled.
+    pub(super) fn lose_horizon(&self, shard: ShardIndex) {
+        let mut media = self.media.borrow_mut();
+        let known = media.known.get_mut(&shard);
+        known.expect("the shard is here").state.stable = Seq::NONE;
+    }
+
     /// Makes a replica.
     pub(super) fn create(&self, shard: ShardIndex, replica: ReplicaId) {
         let known = Known {

@@ -314,6 +314,8 @@ impl<'a> Recovery<'a> {
                 is_any_hidden = true;
             }
         }
+        tracing::debug!(lane = %self.index, slot = slot.number, from = slot.from.get(), durable,
+            highest, batches = batches.len(), missing = missing.len(), "log read");
         Ok(Log {
             batches,
             durable,

@@ -16,6 +16,10 @@ use crate::history::{Ending, Flush, History, Moment, Op, OpId, OpKind, Serve};
 /// Configurations that a check may hold at once before it gives up on the history.
 const CONFIGURATIONS_MAX: usize = 200_000;
 
+/// Operations on a sector that are told, before the one that cannot be explained and from it on.
+const LINES_BEFORE: usize = 20;
+const LINES_AFTER: usize = 6;
+
 /// No order explains what one sector showed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("sector {sector}: {what}")]
@@ -427,7 +431,12 @@ impl Search<'_> {
     fn violation(&self, id: OpId) -> Violation {
         let ops = self.history.ops();
         let near = ops.filter(|(_, op)| op.sectors.contains(&self.sector));
+        let mut near: Vec<_> = near.collect();
+        let at = near.iter().position(|&(other, _)| other == id).unwrap_or(0);
+        near.truncate(at + LINES_AFTER);
+        let near = near.split_off(at.saturating_sub(LINES_BEFORE));
         let lines: Vec<String> = near
+            .into_iter()
             .map(|(id, op)| {
                 let what = match &op.kind {
                     OpKind::Read(_) => format!("read of {:?}", self.seen(id)),
@@ -443,7 +452,7 @@ impl Search<'_> {
         Violation {
             sector: self.sector,
             what: format!(
-                "op {id} cannot be explained; all of the sector:\n{}",
+                "op {id} cannot be explained; what lies around it:\n{}",
                 lines.join("\n")
             ),
         }

@@ -183,6 +183,16 @@ impl Replica {
         }
     }
 
+    /// A flush that began when these were accepted has ended; one that began later may have before.
+    fn note_durable(&mut self, accepted: BTreeMap<u32, Version>) {
+        for (block, version) in accepted {
+            let held = self.durable.get(&block);
+            if held.is_none_or(|held| held.seq <= version.seq) {
+                self.durable.insert(block, version);
+            }
+        }
+    }
+
     fn put(&mut self, block: u32, version: Version, last_come_wins: bool) {
         self.state.highest = self.state.highest.max(version.seq);
         let newer = self
@@ -301,7 +311,7 @@ impl Server {
         let loses = self.image.borrow().bug == Some(StoreBug::LoseFlushed);
         for (shard, accepted) in accepted.into_iter().filter(|_| !loses) {
             if let Some(replica) = self.image.borrow_mut().replicas.get_mut(&shard) {
-                replica.durable = accepted;
+                replica.note_durable(accepted);
             }
         }
         self.reply(header, Status::Ok, Vec::new(), Vec::new())

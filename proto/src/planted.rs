@@ -8,8 +8,6 @@
 pub enum Planted {
     /// What was read is shown without a lease.
     NoLease,
-    /// Answers of replicas that are in no set count towards acknowledgements.
-    CountNonMembers,
     /// While a change of the set is proposed, the new set alone acknowledges.
     CountProposedOnly,
     /// A take-over makes no tails equal.
@@ -56,9 +54,8 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 22] = [
         Self::NoLease,
-        Self::CountNonMembers,
         Self::CountProposedOnly,
         Self::NoReconcile,
         Self::ReconcileLower,

@@ -8,6 +8,7 @@ mod extract;
 pub(crate) mod listener;
 mod nodes;
 mod problem;
+mod rebalance;
 mod schedule;
 mod volumes;
 mod watch;
@@ -98,6 +99,10 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
             post(schedule::uncordon_disk::<M>),
         )
         .route("/v1/disks/{id}/drain", post(schedule::drain_disk::<M>))
+        .route("/v1/rebalance", get(rebalance::show::<M>))
+        .route("/v1/rebalance/plan", get(rebalance::plan::<M>))
+        .route("/v1/rebalance/pause", post(rebalance::pause::<M>))
+        .route("/v1/rebalance/resume", post(rebalance::resume::<M>))
         .fallback(async |request: Request| Refused::no_route(request.uri().path()))
         .method_not_allowed_fallback(async |method: Method, request: Request| {
             Refused::no_method(&method, request.uri().path())

@@ -8,12 +8,16 @@
 //! 4. ties go by a hash, so that equal disks get equal shares over many volumes.
 //!
 //! The weight of a disk is its free space, shared with what was promised but is not written yet:
-//! `free · usable / (usable + promised − used)`. Volumes are thin, so promises may exceed the
-//! space, up to [`OVERCOMMIT_MAX`] times.
+//! `free · usable / (usable + promised − used)`, see [`Load`]. Volumes are thin, so promises may
+//! exceed the space, up to [`OVERCOMMIT_MAX`] times.
+
+mod fill;
 
 use std::collections::BTreeMap;
 
 use ashlar_proto::{ByteCount, DiskId, NodeId, ShardIndex, VolumeId};
+
+pub use fill::{Fill, Load, Written};
 
 /// Bytes promised to volumes per usable byte of a disk: the default of OpenStack Cinder's
 /// `max_over_subscription_ratio`.
@@ -34,12 +38,8 @@ pub struct Candidate {
     pub node: NodeId,
     /// The labels of its node.
     pub labels: BTreeMap<String, String>,
-    /// Bytes that volumes can use.
-    pub usable: ByteCount,
-    /// Bytes used.
-    pub used: ByteCount,
-    /// Bytes of the replicas that it holds, written or not.
-    pub promised: ByteCount,
+    /// What lies on it.
+    pub load: Load,
 }
 
 /// A replica of the shard that stays, or is not to be met again.
@@ -103,43 +103,39 @@ fn has(count: usize) -> &'static str {
 struct Bin<'a> {
     candidate: &'a Candidate,
     weight: u128,
-    promised: u64,
+    load: Load,
     given: u64,
 }
 
 impl<'a> Bin<'a> {
     fn new(candidate: &'a Candidate) -> Self {
-        let (usable, used) = (candidate.usable.get(), candidate.used.get());
-        let free = u128::from(usable.saturating_sub(used));
-        let unwritten = u128::from(candidate.promised.get().saturating_sub(used));
-        let weight = free * u128::from(usable) / (u128::from(usable) + unwritten).max(1);
         Self {
             candidate,
-            weight,
-            promised: candidate.promised.get(),
+            weight: candidate.load.weight(),
+            load: candidate.load,
             given: 0,
         }
     }
 
     fn has_room(&self, shard_bytes: u64) -> bool {
-        let usable = self.candidate.usable.get();
-        let full = u128::from(usable) * u128::from(FULL_PERCENT) / 100;
-        let most = u128::from(usable) * u128::from(OVERCOMMIT_MAX);
-        self.weight > 0
-            && u128::from(self.candidate.used.get()) < full
-            && u128::from(self.promised) + u128::from(shard_bytes) <= most
+        self.load.has_room(ByteCount::new(shard_bytes))
     }
 
-    /// Domain labels shared with a disk already chosen, the widest counting most.
     fn overlap(&self, chosen: &[&BTreeMap<String, String>]) -> u32 {
-        let shares = |label: &str| {
-            let own = self.candidate.labels.get(label);
-            own.is_some() && chosen.iter().any(|other| other.get(label) == own)
-        };
-        DOMAIN_LABELS
-            .iter()
-            .fold(0, |sum, label| sum * 2 + u32::from(shares(label)))
+        overlap(&self.candidate.labels, chosen)
     }
+}
+
+/// Domain labels that a node shares with any of the others, the widest counting most.
+#[must_use]
+pub fn overlap(labels: &BTreeMap<String, String>, others: &[&BTreeMap<String, String>]) -> u32 {
+    let shares = |label: &str| {
+        let own = labels.get(label);
+        own.is_some() && others.iter().any(|other| other.get(label) == own)
+    };
+    DOMAIN_LABELS
+        .iter()
+        .fold(0, |sum, label| sum * 2 + u32::from(shares(label)))
 }
 
 /// Chooses `replicas` disks for each shard; `shards` are their lengths in bytes.
@@ -216,7 +212,9 @@ fn place_shard<'a>(
     }
     for &pick in &picks {
         bins[pick].given += 1;
-        bins[pick].promised = bins[pick].promised.saturating_add(bytes);
+        bins[pick].load = bins[pick]
+            .load
+            .with(ByteCount::new(bytes), ByteCount::new(0));
     }
     Some(
         picks

@@ -7,11 +7,14 @@
 //! shard/VOLUME/INDEX           a shard, its epoch and replicas
 //! node/ID                      a store node
 //! disk/ID                      a disk, its node and what the store last reported of it
+//! rebalance                    whether disks are evened out; not there until somebody or something
+//!                              has changed that
 //! ```
 //!
-//! A row is JSON: `{"version":2,"row":{…}}`. A version that is too new is refused, never guessed at.
+//! A row is JSON: `{"version":3,"row":{…}}`. A version that is too new is refused, never guessed at.
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
-//! no replicas; what a row of version 1 does not say is not so.
+//! no replicas; version 3 of replicas that move to even out disks. What an older row does not say is
+//! not so.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::meta::{Change, Key};
 
 /// The version of the rows that this build writes.
-const ROW_VERSION: u32 = 2;
+const ROW_VERSION: u32 = 3;
 
 /// The oldest version that it reads.
 const ROW_VERSION_OLDEST: u32 = 1;
@@ -102,6 +105,9 @@ pub(crate) struct ShardRow {
     /// for an owner may have filled them since.
     #[serde(default)]
     pub(crate) made: Vec<ReplicaId>,
+    /// The one that is leaving does so to even out disks, whether its disk is drained or not.
+    #[serde(default)]
+    pub(crate) rebalancing: bool,
 }
 
 /// The volume that has a name.
@@ -132,6 +138,15 @@ pub(crate) struct DiskRow {
     pub(crate) schedulable: Schedulable,
 }
 
+/// Whether disks are evened out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RebalanceRow {
+    /// Somebody has asked that no moves begin.
+    pub(crate) paused: bool,
+    /// Moves have begun, and begin until disks are even.
+    pub(crate) active: bool,
+}
+
 /// Any row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AnyRow {
@@ -141,6 +156,7 @@ pub(crate) enum AnyRow {
     Shard(ShardRow),
     Node(NodeRow),
     Disk(DiskRow),
+    Rebalance(RebalanceRow),
 }
 
 pub(crate) fn cluster_key() -> Key {
@@ -165,6 +181,10 @@ pub(crate) fn node_key(id: NodeId) -> Key {
 
 pub(crate) fn disk_key(id: DiskId) -> Key {
     Key::new(format!("disk/{id}"))
+}
+
+pub(crate) fn rebalance_key() -> Key {
+    Key::new("rebalance")
 }
 
 #[derive(Serialize)]
@@ -223,6 +243,7 @@ impl AnyRow {
             "shard" => read(key, value).map(Self::Shard),
             "node" => read(key, value).map(Self::Node),
             "disk" => read(key, value).map(Self::Disk),
+            "rebalance" => read(key, value).map(Self::Rebalance),
             _ => Err(RowError::Unknown { key: key.clone() }),
         }
     }
@@ -236,6 +257,7 @@ impl AnyRow {
             Self::Shard(row) => put(shard_key(row.volume, row.index), row),
             Self::Node(row) => put(node_key(row.id), row),
             Self::Disk(row) => put(disk_key(row.report.id), row),
+            Self::Rebalance(row) => put(rebalance_key(), row),
         }
     }
 }
@@ -258,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_bytes_are_those_of_version_2() {
+    fn stored_bytes_are_those_of_version_3() {
         let row = NameRow {
             name: "a".to_owned(),
             volume: VolumeId::new(7),
@@ -266,7 +288,7 @@ mod tests {
         let Change::Put { value, .. } = AnyRow::Name(row).put() else {
             panic!("a put")
         };
-        let golden = r#"{"version":2,"row":{"name":"a","volume":"0000000000000007"}}"#;
+        let golden = r#"{"version":3,"row":{"name":"a","volume":"0000000000000007"}}"#;
         assert_eq!(String::from_utf8(value).unwrap(), golden);
         let row = ShardRow {
             volume: VolumeId::new(7),
@@ -281,16 +303,28 @@ mod tests {
                 leaving: false,
             }],
             made: vec![ReplicaId::new(8)],
+            rebalancing: false,
         };
         let Change::Put { value, .. } = AnyRow::Shard(row).put() else {
             panic!("a put")
         };
         let golden = concat!(
-            r#"{"version":2,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
+            r#"{"version":3,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
             r#""replicas":[{"id":"0000000000000008","node":1,"#,
             r#""disk":"00000000000000000000000000000009","#,
-            r#""in_sync":false,"fresh":true,"leaving":false}],"made":["0000000000000008"]}}"#
+            r#""in_sync":false,"fresh":true,"leaving":false}],"made":["0000000000000008"],"#,
+            r#""rebalancing":false}}"#
         );
+        assert_eq!(String::from_utf8(value).unwrap(), golden);
+        let row = RebalanceRow {
+            paused: true,
+            active: false,
+        };
+        let Change::Put { key, value } = AnyRow::Rebalance(row).put() else {
+            panic!("a put")
+        };
+        assert_eq!(key.as_str(), "rebalance");
+        let golden = r#"{"version":3,"row":{"paused":true,"active":false}}"#;
         assert_eq!(String::from_utf8(value).unwrap(), golden);
     }
 
@@ -319,9 +353,24 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_version_2_are_read() {
+        let value = concat!(
+            r#"{"version":2,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
+            r#""replicas":[{"id":"0000000000000008","node":1,"#,
+            r#""disk":"00000000000000000000000000000009","#,
+            r#""in_sync":true,"fresh":false,"leaving":true}],"made":["0000000000000008"]}}"#
+        );
+        let key = shard_key(VolumeId::new(7), ShardIndex::new(0));
+        let AnyRow::Shard(row) = AnyRow::decode(&key, value.as_bytes()).unwrap() else {
+            panic!("a shard")
+        };
+        assert!(row.replicas[0].leaving && !row.made.is_empty() && !row.rebalancing);
+    }
+
+    #[test]
     fn newer_rows_are_refused() {
-        let refused = AnyRow::decode(&cluster_key(), br#"{"version":3,"row":{"what":1}}"#);
-        assert!(matches!(refused, Err(RowError::Version { version: 3, .. })));
+        let refused = AnyRow::decode(&cluster_key(), br#"{"version":4,"row":{"what":1}}"#);
+        assert!(matches!(refused, Err(RowError::Version { version: 4, .. })));
         let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
         assert!(matches!(unknown, Err(RowError::Unknown { .. })));
     }

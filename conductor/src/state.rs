@@ -15,9 +15,11 @@ mod healing;
 mod map;
 mod nodes;
 mod owners;
+mod rebalance;
 mod removed;
 mod repairs;
 mod schedule;
+mod slots;
 mod subjects;
 mod view;
 mod volumes;
@@ -29,7 +31,8 @@ use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::{ByteCount, ClusterId, DiskId, NodeId, ReplicaId, ShardIndex, VolumeId};
 
 use crate::meta::{Change, Expect, Key, Transaction};
-use crate::row::{AnyRow, ClusterRow, DiskRow, NodeRow, ShardRow, VolumeRow};
+use crate::row::{AnyRow, ClusterRow, DiskRow, NodeRow, RebalanceRow, ShardRow, VolumeRow};
+pub(crate) use healing::Outlook;
 pub(crate) use removed::removed_node;
 pub(crate) use repairs::Turns;
 pub(crate) use subjects::Subject;
@@ -79,6 +82,7 @@ pub(crate) struct ClusterState {
     shards: BTreeMap<At, ShardRow>,
     nodes: BTreeMap<NodeId, NodeRow>,
     disks: BTreeMap<DiskId, DiskRow>,
+    rebalance: RebalanceRow,
     /// What lies on each disk.
     holds: BTreeMap<DiskId, BTreeMap<At, Held>>,
     /// Fresh replicas that their stores have yet to make, and whose shard they are.
@@ -111,6 +115,7 @@ impl ClusterState {
             shards: BTreeMap::new(),
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
+            rebalance: RebalanceRow::default(),
             holds: BTreeMap::new(),
             unmade: BTreeMap::new(),
             joined: 0,

@@ -1,4 +1,5 @@
-//! The clock's look at what is amiss: who is away for how long, what is rebuilt, who repairs it.
+//! The clock's look at what is amiss: who is away for how long, what is rebuilt, what moves to even
+//! out disks, who repairs it.
 
 use std::sync::Arc;
 
@@ -6,7 +7,8 @@ use super::{Cluster, ClusterError};
 use crate::meta::MetaStore;
 
 impl<M: MetaStore> Cluster<M> {
-    /// Makes shards whole and gives repair tasks out; to be called a few times per silence.
+    /// Makes shards whole, evens out disks and gives repair tasks out; to be called a few times per
+    /// silence.
     pub(super) async fn heal(self: &Arc<Self>) -> Result<(), ClusterError> {
         let now = self.now();
         let is_calm = self.change_live(|view| {
@@ -27,6 +29,7 @@ impl<M: MetaStore> Cluster<M> {
                 "replicas are made elsewhere"
             );
         }
+        let is_waiting = self.rebalance(outlook).await?;
         let (turns, _) = self
             .transact(move |view| Ok(view.state.plan_repairs(&view.live, now)))
             .await?;
@@ -35,7 +38,7 @@ impl<M: MetaStore> Cluster<M> {
             let joined = view.state.joined();
             view.live.spell.note(now, outlook.left(), joined);
             // Nothing changes by the passing of time alone, then.
-            let is_calm = outlook.left() == 0 && !view.state.has_repairs();
+            let is_calm = outlook.left() == 0 && !is_waiting && !view.state.has_repairs();
             view.live.calm = is_calm.then(|| view.state.revision());
         });
         Ok(())

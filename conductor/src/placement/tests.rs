@@ -12,9 +12,11 @@ fn disk(disk: u128, node: u64, usable_gib: u64) -> Candidate {
         disk: DiskId::new(disk),
         node: NodeId::new(node),
         labels: BTreeMap::new(),
-        usable: ByteCount::new(usable_gib * GIB),
-        used: ByteCount::new(0),
-        promised: ByteCount::new(0),
+        load: Load {
+            usable: ByteCount::new(usable_gib * GIB),
+            used: ByteCount::new(0),
+            promised: ByteCount::new(0),
+        },
     }
 }
 
@@ -108,8 +110,8 @@ fn shards_are_spread_by_free_space() {
 fn an_empty_disk_does_not_take_a_whole_volume() {
     let mut disks: Vec<_> = (1..=4).map(|i| disk(u128::from(i), i, 100)).collect();
     for candidate in &mut disks[1..] {
-        candidate.used = ByteCount::new(50 * GIB);
-        candidate.promised = ByteCount::new(50 * GIB);
+        candidate.load.used = ByteCount::new(50 * GIB);
+        candidate.load.promised = ByteCount::new(50 * GIB);
     }
     let counts = counts(&place_shards(1, 10, &disks).unwrap());
     assert_eq!(counts[&1], 4);
@@ -119,7 +121,7 @@ fn an_empty_disk_does_not_take_a_whole_volume() {
 #[test]
 fn promises_weigh_but_do_not_bar() {
     let mut disks = [disk(1, 1, 100), disk(2, 2, 100)];
-    disks[0].promised = ByteCount::new(100 * GIB);
+    disks[0].load.promised = ByteCount::new(100 * GIB);
     let counts = counts(&place_shards(1, 30, &disks).unwrap());
     assert_eq!(counts, BTreeMap::from([(1, 10), (2, 20)]));
 }
@@ -127,8 +129,8 @@ fn promises_weigh_but_do_not_bar() {
 #[test]
 fn full_and_overpromised_disks_have_no_room() {
     let mut disks = [disk(1, 1, 100), disk(2, 2, 100), disk(3, 3, 100)];
-    disks[0].used = ByteCount::new(95 * GIB);
-    disks[1].promised = ByteCount::new(OVERCOMMIT_MAX * 100 * GIB - SHARD);
+    disks[0].load.used = ByteCount::new(95 * GIB);
+    disks[1].load.promised = ByteCount::new(OVERCOMMIT_MAX * 100 * GIB - SHARD);
     let error = place_shards(2, 2, &disks).unwrap_err();
     let shard = ShardIndex::new(1);
     assert_eq!(

@@ -33,6 +33,7 @@ impl ClusterState {
     fn put(&mut self, revision: Revision, row: AnyRow) {
         match row {
             AnyRow::Cluster(row) => self.cluster = row,
+            AnyRow::Rebalance(row) => self.rebalance = row,
             AnyRow::Name(row) => {
                 self.names.insert(row.name, row.volume);
             }
@@ -87,8 +88,11 @@ impl ClusterState {
             .collect();
         let after = row.replicas.clone();
         let before = self.shards.insert(at, row);
+        let was_rebalancing = before.as_ref().is_some_and(|before| before.rebalancing);
         let before = before.map_or(Vec::new(), |before| before.replicas);
-        let was_behind = |id| before.iter().any(|r| r.id == id && !r.in_sync);
+        // What moves to even out disks heals nothing.
+        let is_healed = |r: &Replica| !(r.in_sync || r.fresh && was_rebalancing);
+        let was_behind = |id| before.iter().any(|r| r.id == id && is_healed(r));
         let joined = after.iter().filter(|r| r.in_sync && was_behind(r.id));
         self.joined += joined.count() as u64;
         for replica in &before {
@@ -96,6 +100,11 @@ impl ClusterState {
         }
         self.unmade.extend(unmade.into_iter().map(|id| (id, at)));
         self.replace_holds(at, &before, &after, revision);
+        // A report that follows this assignment is the first that counts all that was copied.
+        let was_fresh = |id| before.iter().any(|r| r.id == id && r.fresh);
+        for replica in after.iter().filter(|r| !r.fresh && was_fresh(r.id)) {
+            self.touch_disk(replica.disk, revision);
+        }
         let located = after.iter().filter_map(|r| self.located.get(&r.disk));
         let latest = located.copied().fold(revision, Revision::max);
         self.remap(at.0, latest);

@@ -9,27 +9,24 @@
 //!                          stays, the fresh one goes            the leaving one is dropped
 //! ```
 //!
+//! Moves that even out disks (`rebalance`) go the same way. They are called off where they can no
+//! longer end, and count as nothing amiss.
+//!
 //! Invariants: a replica that is in sync is never removed or replaced here, only an owner's proposal
 //! takes one out of the set; no epoch changes, for no in-sync set does; a shard has at most one
 //! replica more than its volume asks for, and at most one that is leaving; no two replicas of a
-//! shard come to lie on one node; what is admitted stays within [`DISK_FRESH_MAX`] and
-//! [`NODE_FRESH_MAX`].
+//! shard come to lie on one node; what is admitted stays within [`Slots`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ashlar_proto::api::{Replica, Schedulable, VolumeState};
 use ashlar_proto::{ByteCount, DiskId, NodeId, ReplicaId};
 
+use super::slots::Slots;
 use super::{At, ClusterState, Plan, shard_bytes};
 use crate::live::Live;
 use crate::placement::{Candidate, Neighbour, place_beside};
 use crate::row::{AnyRow, ClusterRow, ShardRow, VolumeRow, volume_key};
-
-/// Fresh replicas that one disk takes at a time.
-pub(crate) const DISK_FRESH_MAX: usize = 2;
-
-/// Fresh replicas at a time in the whole cluster, for each node that is up.
-pub(crate) const NODE_FRESH_MAX: usize = 4;
 
 /// What is amiss, of all volumes that are ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +37,8 @@ pub(crate) struct Outlook {
     pub(crate) rebuilding: u32,
     /// Replicas to be made elsewhere that wait for their turn.
     pub(crate) queued: u32,
+    /// Of these, ones in the place of lost replicas.
+    pub(crate) urgent: u32,
     /// Replicas to be made elsewhere for which no disk is eligible.
     pub(crate) without_place: u32,
     /// In-sync replicas on draining disks whose successor is yet to be made.
@@ -54,6 +53,11 @@ impl Outlook {
     /// Replicas that are to come in sync.
     pub(crate) fn left(&self) -> u32 {
         self.out_of_sync.saturating_add(self.draining)
+    }
+
+    fn count_queued(&mut self, deed: Deed) {
+        self.queued += 1;
+        self.urgent += u32::from(deed == Deed::Replace);
     }
 }
 
@@ -156,9 +160,7 @@ struct Healer<'a> {
     live: &'a Live,
     /// Disks that serve and take replicas, with what this plan has promised.
     candidates: Vec<Candidate>,
-    fresh_on: BTreeMap<DiskId, usize>,
-    fresh: usize,
-    fresh_max: usize,
+    slots: Slots,
     next_replica: u64,
     changed: BTreeMap<At, ShardRow>,
     outlook: Outlook,
@@ -170,9 +172,7 @@ impl<'a> Healer<'a> {
             state,
             live,
             candidates: state.candidates(live),
-            fresh_on: BTreeMap::new(),
-            fresh: 0,
-            fresh_max: NODE_FRESH_MAX * state.nodes_up().len(),
+            slots: Slots::free(state),
             next_replica: state.cluster.next_replica,
             changed: BTreeMap::new(),
             outlook: Outlook::default(),
@@ -186,12 +186,12 @@ impl<'a> Healer<'a> {
         let at = (row.volume, row.index);
         let live = self.state.live_in_sync(row);
         let can_be_taken_over = self.state.can_be_taken_over(volume, row);
+        let evens_out = self.evens_out(row);
         for replica in &row.replicas {
             if replica.fresh {
-                *self.fresh_on.entry(replica.disk).or_default() += 1;
-                self.fresh += 1;
+                self.slots.take(replica.disk);
             }
-            if !replica.in_sync {
+            if !(replica.in_sync || replica.fresh && evens_out) {
                 self.outlook.out_of_sync += 1;
                 let is_rebuilt = replica.fresh && self.state.serves(replica.disk);
                 self.outlook.rebuilding += u32::from(is_rebuilt);
@@ -226,6 +226,12 @@ impl<'a> Healer<'a> {
         self.state.schedulable(replica.disk) == Schedulable::Draining
     }
 
+    /// Whether a replica moves only to even out disks.
+    fn evens_out(&self, row: &ShardRow) -> bool {
+        let mut leaving = row.replicas.iter().filter(|r| r.leaving);
+        row.rebalancing && leaving.all(|r| !self.is_draining(r))
+    }
+
     fn is_to_be_replaced(&self, replica: &Replica) -> bool {
         replica.leaving || self.is_draining(replica) || self.state.is_gone(self.live, replica)
     }
@@ -234,23 +240,24 @@ impl<'a> Healer<'a> {
     fn tidied(&self, volume: &VolumeRow, row: &ShardRow) -> Option<ShardRow> {
         let leaving = row.replicas.iter().find(|r| r.leaving)?;
         let has_spare = row.replicas.len() > usize::from(volume.replicas);
-        let is_off = !self.is_draining(leaving);
-        // A successor that is in sync already stays, and the move goes on.
         let fresh = row.replicas.iter().filter(|r| r.fresh);
+        let is_off = if self.evens_out(row) {
+            !has_spare || fresh.clone().any(|r| self.is_to_be_replaced(r))
+        } else {
+            !self.is_draining(leaving)
+        };
+        // A successor that is in sync already stays, and the move goes on.
         let successor = fresh.map(|r| r.id).max().filter(|_| is_off && has_spare);
         let mut tidied = row.clone();
         if is_off && (successor.is_some() || !has_spare) {
-            tidied.replicas.retain(|r| Some(r.id) != successor);
-            for replica in &mut tidied.replicas {
-                replica.leaving = false;
-            }
+            call_off(&mut tidied, successor);
         } else if has_spare && !leaving.in_sync {
             let leaving = leaving.id;
             tidied.replicas.retain(|r| r.id != leaving);
+            forget_gone(&mut tidied);
         } else {
             return None;
         }
-        forget_gone(&mut tidied);
         Some(tidied)
     }
 
@@ -278,22 +285,15 @@ impl<'a> Healer<'a> {
         }
         // One fresh replica in another's place makes no more of them.
         let replaces_fresh = step.deed == Deed::Replace && old.fresh;
-        if !replaces_fresh && self.fresh >= self.fresh_max {
-            self.outlook.queued += 1;
+        if !replaces_fresh && !self.slots.is_any_free() {
+            self.outlook.count_queued(step.deed);
             return;
         }
         let bytes = shard_bytes(volume, step.at.1);
         let Some((node, disk)) = self.find_place(step, &row, &old, bytes) else {
             return;
         };
-        let fresh = Replica {
-            id: ReplicaId::new(self.next_replica),
-            node,
-            disk,
-            in_sync: false,
-            fresh: true,
-            leaving: false,
-        };
+        let fresh = fresh_replica(self.next_replica, node, disk);
         self.next_replica += 1;
         self.count_in(&old, replaces_fresh, disk, bytes);
         match step.deed {
@@ -311,16 +311,14 @@ impl<'a> Healer<'a> {
 
     fn count_in(&mut self, old: &Replica, replaces_fresh: bool, disk: DiskId, bytes: u64) {
         if replaces_fresh {
-            self.fresh -= 1;
-            self.fresh_on.entry(old.disk).and_modify(|n| *n -= 1);
+            self.slots.give_back(old.disk);
             let was_rebuilt = self.state.serves(old.disk);
             self.outlook.rebuilding -= u32::from(was_rebuilt);
         }
-        self.fresh += 1;
-        *self.fresh_on.entry(disk).or_default() += 1;
+        self.slots.take(disk);
         for candidate in self.candidates.iter_mut().filter(|c| c.disk == disk) {
-            let promised = candidate.promised.get().saturating_add(bytes);
-            candidate.promised = ByteCount::new(promised);
+            let (bytes, written) = (ByteCount::new(bytes), ByteCount::new(0));
+            candidate.load = candidate.load.with(bytes, written);
         }
         self.outlook.admitted += 1;
         self.outlook.rebuilding += 1;
@@ -346,15 +344,14 @@ impl<'a> Healer<'a> {
         // The disk that one was lost from comes last.
         let all: Vec<&Candidate> = self.candidates.iter().collect();
         let elsewhere = all.iter().copied().filter(|c| c.disk != old.disk);
-        let has_turn = |c: &&Candidate| {
-            let busy = self.fresh_on.get(&c.disk);
-            busy.is_none_or(|fresh| *fresh < DISK_FRESH_MAX)
-        };
+        let has_turn = |c: &&Candidate| self.slots.is_free_on(c.disk);
         for candidates in [elsewhere.collect(), all.clone()] {
             if place(&others, &candidates).is_some() {
                 let free: Vec<&Candidate> = candidates.into_iter().filter(has_turn).collect();
                 let found = place(&others, &free);
-                self.outlook.queued += u32::from(found.is_none());
+                if found.is_none() {
+                    self.outlook.count_queued(step.deed);
+                }
                 return found;
             }
         }
@@ -390,9 +387,32 @@ impl<'a> Healer<'a> {
     }
 }
 
-/// Forgets of replicas that are not fresh or not there any more that they were made.
+/// A replica that its store is to make.
+pub(super) fn fresh_replica(id: u64, node: NodeId, disk: DiskId) -> Replica {
+    Replica {
+        id: ReplicaId::new(id),
+        node,
+        disk,
+        in_sync: false,
+        fresh: true,
+        leaving: false,
+    }
+}
+
+/// Calls the move of a shard off: its successor goes, if it is still there, and none leaves.
+pub(super) fn call_off(row: &mut ShardRow, successor: Option<ReplicaId>) {
+    row.replicas.retain(|r| Some(r.id) != successor);
+    for replica in &mut row.replicas {
+        replica.leaving = false;
+    }
+    forget_gone(row);
+}
+
+/// Forgets of replicas that are not fresh or not there any more that they were made, and of moves
+/// that they were.
 pub(super) fn forget_gone(row: &mut ShardRow) {
     let replicas = &row.replicas;
     let is_fresh = |id: &ReplicaId| replicas.iter().any(|r| r.id == *id && r.fresh);
     row.made.retain(is_fresh);
+    row.rebalancing &= replicas.iter().any(|r| r.leaving);
 }

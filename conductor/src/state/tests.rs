@@ -18,6 +18,7 @@ use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
 mod drain;
 mod healing;
 mod random;
+mod rebalance;
 mod repairs;
 mod spread;
 
@@ -227,7 +228,10 @@ impl Bench {
 
 /// A state made from the rows of another, as after a start.
 fn read_back(state: &ClusterState) -> ClusterState {
-    let mut rows = vec![AnyRow::Cluster(state.cluster.clone())];
+    let mut rows = vec![
+        AnyRow::Cluster(state.cluster.clone()),
+        AnyRow::Rebalance(state.rebalance),
+    ];
     rows.extend(state.volumes.values().cloned().map(AnyRow::Volume));
     rows.extend(state.shards.values().cloned().map(AnyRow::Shard));
     rows.extend(state.disks.values().cloned().map(AnyRow::Disk));

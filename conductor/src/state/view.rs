@@ -7,7 +7,7 @@ use ashlar_proto::api::{
 };
 use ashlar_proto::{ByteCount, DiskId, NodeId, VolumeId};
 
-use super::ClusterState;
+use super::{ClusterState, Outlook};
 use crate::live::Live;
 use crate::membership::Moment;
 use crate::row::{ShardRow, VolumeRow};
@@ -169,6 +169,7 @@ impl ClusterState {
             let all = reports.iter().map(|report| bytes(report).get());
             ByteCount::new(all.fold(0, u64::saturating_add))
         };
+        let outlook = self.plan_healing(live).answer;
         let with = |wanted: Health| count(health.iter().filter(|h| **h == wanted).count());
         ClusterStatus {
             cluster: self.cluster.id,
@@ -192,7 +193,8 @@ impl ClusterState {
             volumes_degraded: with(Health::Degraded),
             volumes_unavailable: with(Health::Unavailable),
             damage,
-            healing: self.healing(live, now),
+            rebalance: self.rebalance_summary(live, &outlook),
+            healing: self.healing(live, now, &outlook),
             revision: self.revision,
         }
     }
@@ -200,8 +202,7 @@ impl ClusterState {
 
 impl ClusterState {
     /// How far the return of lost replicas has come.
-    fn healing(&self, live: &Live, now: Moment) -> Healing {
-        let outlook = self.plan_healing(live).answer;
+    fn healing(&self, live: &Live, now: Moment, outlook: &Outlook) -> Healing {
         let progress = live.spell.progress(now, outlook.left(), self.joined());
         Healing {
             out_of_sync: outlook.out_of_sync,

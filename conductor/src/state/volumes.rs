@@ -18,7 +18,7 @@ use ashlar_proto::{ByteCount, Epoch, Generation, Layer, NodeId, ReplicaId, Shard
 use super::{At, ClusterState, Plan, shard_bytes};
 use crate::live::Live;
 use crate::meta::Change;
-use crate::placement::{Candidate, place};
+use crate::placement::{Candidate, Load, place};
 use crate::refusal::{InvalidRequest, Refusal, VolumeRefusal, check_name};
 use crate::row::{AnyRow, NameRow, ShardRow, VolumeRow, name_key, shard_key, volume_key};
 
@@ -110,9 +110,11 @@ impl ClusterState {
                 disk: *disk,
                 node: row.node,
                 labels: node.labels.clone(),
-                usable: report.usable_bytes,
-                used: report.used_bytes,
-                promised: self.promised(*disk),
+                load: Load {
+                    usable: report.usable_bytes,
+                    used: report.used_bytes,
+                    promised: self.promised(*disk),
+                },
             })
         });
         usable.collect()
@@ -269,6 +271,7 @@ fn new_shard(volume: VolumeId, index: u32, replicas: Vec<Replica>) -> Change {
         epoch,
         replicas,
         made: Vec::new(),
+        rebalancing: false,
     })
     .put()
 }

@@ -5,6 +5,7 @@
 mod drain;
 mod healing;
 mod problems;
+mod rebalance;
 mod restart;
 mod support;
 mod volumes;

@@ -7,8 +7,8 @@ use ashlar_proto::api::{Replica, Schedulable, repair_owner};
 
 use super::*;
 use crate::row::VolumeRow;
-use crate::state::healing::{DISK_FRESH_MAX, NODE_FRESH_MAX};
 use crate::state::repairs::NODE_REPAIRS_MAX;
+use crate::state::slots::{DISK_FRESH_MAX, NODE_FRESH_MAX};
 
 const NODES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const VOLUMES: u64 = 8;
@@ -39,6 +39,8 @@ struct World {
     missing: BTreeSet<ReplicaId>,
     /// Replicas that stores have made.
     made: BTreeSet<ReplicaId>,
+    moves_begun: usize,
+    moves_called_off: u32,
 }
 
 impl World {
@@ -60,6 +62,8 @@ impl World {
             failed: BTreeSet::new(),
             missing: BTreeSet::new(),
             made,
+            moves_begun: 0,
+            moves_called_off: 0,
         }
     }
 
@@ -79,6 +83,8 @@ impl World {
                 DiskReport {
                     failed: self.failed.contains(&disk).then(|| "broken".to_owned()),
                     missing: missing.filter(|id| self.missing.contains(id)).collect(),
+                    // Small enough for disks to become uneven.
+                    usable_bytes: ByteCount::new(20 * GIB),
                     ..report(disk.get())
                 }
             })
@@ -295,7 +301,11 @@ impl World {
         let before = self.bench.state.shards.clone();
         let fresh_before = fresh_counts(&before);
         let plan = self.bench.state.plan_healing(&self.bench.live);
-        self.bench.commit(plan);
+        let outlook = self.bench.commit(plan);
+        let plan = self.bench.state.plan_rebalance(&self.bench.live, &outlook);
+        let done = self.bench.commit(plan);
+        self.moves_begun += done.begun.len();
+        self.moves_called_off += done.called_off;
         for (at, after) in &self.bench.state.shards {
             let in_sync = |row: &ShardRow| {
                 let set = row.replicas.iter().filter(|r| r.in_sync);
@@ -332,6 +342,7 @@ impl World {
             assert!((wanted..=wanted + 1).contains(&count), "{row:?}");
             assert!(row.replicas.iter().any(|r| r.in_sync), "{row:?}");
             assert!(row.replicas.iter().filter(|r| r.leaving).count() <= 1);
+            assert!(!row.rebalancing || row.replicas.iter().any(|r| r.leaving));
             assert!(row.replicas.iter().all(|r| !(r.fresh && r.in_sync)));
             let nodes = row.replicas.iter().map(|r| self.bench.state.node_of(r));
             let nodes: Vec<NodeId> = nodes.collect();
@@ -385,7 +396,8 @@ fn fresh_counts(shards: &BTreeMap<At, ShardRow>) -> BTreeMap<DiskId, usize> {
     counts
 }
 
-fn run(seed: u64) {
+/// Gives how many moves to even out disks began, and were called off for lost replicas.
+fn run(seed: u64) -> (usize, u32) {
     let mut world = World::new(seed);
     for _ in 0..120 {
         world.happen();
@@ -411,7 +423,7 @@ fn run(seed: u64) {
     for _ in 0..400 {
         world.work();
         world.wait(Duration::from_secs(1));
-        if world.is_whole() {
+        if world.is_whole() && !world.bench.state.rebalance.active {
             world.work();
             world.work();
             assert!(world.is_whole(), "seed {seed}: it stays whole");
@@ -425,7 +437,7 @@ fn run(seed: u64) {
                 "seed {seed}"
             );
             assert_eq!(world.bench.healing().out_of_sync, 0);
-            return;
+            return (world.moves_begun, world.moves_called_off);
         }
     }
     let left = world.bench.healing();
@@ -436,7 +448,11 @@ fn run(seed: u64) {
 
 #[test]
 fn random_clusters_keep_the_rules_and_become_whole() {
+    let (mut begun, mut called_off) = (0, 0);
     for seed in 1..=40 {
-        run(seed);
+        let moves = run(seed);
+        begun += moves.0;
+        called_off += moves.1;
     }
+    assert!(begun > 100 && called_off > 0, "{begun} {called_off}");
 }

@@ -1,7 +1,7 @@
 //! How rebuilt replicas spread over the rest of a cluster, and how many are admitted at a time.
 
 use super::*;
-use crate::state::healing::{DISK_FRESH_MAX, NODE_FRESH_MAX};
+use crate::state::slots::{DISK_FRESH_MAX, NODE_FRESH_MAX};
 
 const STORES: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
 

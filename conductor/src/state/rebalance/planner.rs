@@ -1,0 +1,281 @@
+//! Which replica moves next, if all moves before it were done: a simulation, one move at a time.
+//!
+//! Invariants: the same state and reports give the same moves; no shard moves twice; a move keeps
+//! the rules of placement, and leaves both disks between where the two were, so that the fullest
+//! disks become less full until no move helps.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use ashlar_proto::api::{Replica, VolumeState};
+use ashlar_proto::{ByteCount, DiskId, ReplicaId};
+
+use super::{Move, Why};
+use crate::live::Live;
+use crate::placement::{Candidate, Fill, Load, overlap};
+use crate::row::ShardRow;
+use crate::state::{At, ClusterState};
+
+/// The fullest disks that a move is looked for from, and the emptiest to: where none helps, all
+/// pairs of them are tried.
+const DISKS_LOOKED_AT_MAX: usize = 32;
+
+/// A disk that takes part.
+pub(super) struct Bin {
+    /// The disk, with its load as simulated.
+    pub(super) candidate: Candidate,
+    /// Its load as reported.
+    pub(super) before: Load,
+}
+
+impl Bin {
+    fn disk(&self) -> DiskId {
+        self.candidate.disk
+    }
+
+    fn fill(&self) -> Fill {
+        self.candidate.load.fill()
+    }
+}
+
+/// The replicas of a disk: by length, for how much a move helps depends on nothing else; those of one
+/// length in the order of their ids.
+type Held = BTreeMap<ByteCount, BTreeMap<ReplicaId, At>>;
+
+/// The simulation.
+pub(super) struct Planner<'a> {
+    state: &'a ClusterState,
+    live: &'a Live,
+    bins: Vec<Bin>,
+    /// Shards that have moved here.
+    moved: BTreeSet<At>,
+    /// What lies on the disks that were looked at.
+    held: BTreeMap<DiskId, Held>,
+}
+
+impl<'a> Planner<'a> {
+    /// Begins where all that is under way is done.
+    pub(super) fn new(state: &'a ClusterState, live: &'a Live) -> Self {
+        let bins = state.candidates(live).into_iter().map(|candidate| Bin {
+            before: candidate.load,
+            candidate,
+        });
+        let mut planner = Self {
+            state,
+            live,
+            bins: bins.collect(),
+            moved: BTreeSet::new(),
+            held: BTreeMap::new(),
+        };
+        for row in state.shards.values() {
+            planner.finish(row);
+        }
+        planner
+    }
+
+    /// The disks that take part.
+    pub(super) fn bins(&self) -> &[Bin] {
+        &self.bins
+    }
+
+    /// How far the fullest disk lies from the emptiest.
+    pub(super) fn spread_before(&self) -> Fill {
+        let fills = self.bins.iter().map(|bin| bin.before.fill());
+        let (least, most) = (fills.clone().min(), fills.max());
+        most.unwrap_or_default().above(least.unwrap_or_default())
+    }
+
+    /// The next move between disks that lie further apart than that, done here.
+    pub(super) fn next(&mut self, apart: Fill) -> Option<Move> {
+        let mut order: Vec<usize> = (0..self.bins.len()).collect();
+        order.sort_by_cached_key(|&bin| (Reverse(self.bins[bin].fill()), self.bins[bin].disk()));
+        for &from in order.iter().take(DISKS_LOOKED_AT_MAX) {
+            for &to in order.iter().rev().take(DISKS_LOOKED_AT_MAX) {
+                if self.bins[from].fill().above(self.bins[to].fill()) <= apart {
+                    break;
+                }
+                if let Some(next) = self.best(from, to) {
+                    self.moved.insert(next.0);
+                    return Some(self.carry_out(from, to, next));
+                }
+            }
+        }
+        None
+    }
+
+    /// The replica whose move makes two disks the most alike; of several the oldest.
+    fn best(&mut self, from: usize, to: usize) -> Option<(At, ReplicaId, ByteCount)> {
+        let disk = self.bins[from].disk();
+        if !self.held.contains_key(&disk) {
+            self.held.insert(disk, self.held_by(disk));
+        }
+        let (source, target) = (self.bins[from].candidate.load, &self.bins[to].candidate);
+        let lengths = self.held.get(&disk).into_iter().flatten();
+        let oldest = lengths.filter_map(|(&bytes, held)| {
+            let apart = apart_after(source, target.load, bytes)?;
+            let fits = |(replica, at): &(&ReplicaId, &At)| self.may_move(**replica, **at, target);
+            let (&replica, &at) = held.iter().find(fits)?;
+            let has_room = target.load.has_room(bytes);
+            has_room.then_some((apart, replica, at, bytes))
+        });
+        let (_, replica, at, bytes) = oldest.min()?;
+        Some((at, replica, bytes))
+    }
+
+    fn held_by(&self, disk: DiskId) -> Held {
+        let mut all = Held::new();
+        for (at, held) in self.state.holds.get(&disk).into_iter().flatten() {
+            let of_length = all.entry(self.state.replica_bytes(*at)).or_default();
+            of_length.insert(held.replica, *at);
+        }
+        all
+    }
+
+    /// Whether a replica may move to a disk, how much it helps aside.
+    fn may_move(&self, replica: ReplicaId, at: At, target: &Candidate) -> bool {
+        let Some(row) = self.state.shards.get(&at) else {
+            return false;
+        };
+        let is_met = |r: &Replica| self.state.node_of(r) == target.node;
+        if row.replicas.iter().any(is_met) || self.moved.contains(&at) || !self.is_whole(row) {
+            return false;
+        }
+        let labels = |r| {
+            let node = self.state.nodes.get(&self.state.node_of(r));
+            node.map(|node| &node.labels)
+        };
+        let (own, others): (Vec<_>, Vec<_>) = row.replicas.iter().partition(|r| r.id == replica);
+        let own = own.into_iter().find_map(labels);
+        let others: Vec<_> = others.into_iter().filter_map(labels).collect();
+        own.is_some_and(|own| overlap(&target.labels, &others) <= overlap(own, &others))
+    }
+
+    fn carry_out(
+        &mut self,
+        from: usize,
+        to: usize,
+        (at, replica, bytes): (At, ReplicaId, ByteCount),
+    ) -> Move {
+        let place = |bin: &Bin| (bin.candidate.node, bin.candidate.disk);
+        let (source, target) = (&self.bins[from], &self.bins[to]);
+        let written = source.candidate.load.written(bytes).likely;
+        let source_load = source.candidate.load.without(bytes, written);
+        let target_load = target.candidate.load.with(bytes, written);
+        let next = Move {
+            at,
+            replica,
+            bytes,
+            from: place(source),
+            to: place(target),
+            why: Why {
+                from: source.fill(),
+                from_after: source_load.fill(),
+                to: target.fill(),
+                to_after: target_load.fill(),
+            },
+        };
+        self.bins[from].candidate.load = source_load;
+        self.bins[to].candidate.load = target_load;
+        next
+    }
+
+    /// Whether all replicas of a shard are in sync, serve and stay where they are.
+    fn is_whole(&self, row: &ShardRow) -> bool {
+        let volume = self.state.volumes.get(&row.volume);
+        let is_good = |r: &Replica| {
+            r.in_sync
+                && !r.leaving
+                && self.state.serves(r.disk)
+                && !self.state.is_missing(self.live, r)
+        };
+        volume.is_some_and(|volume| {
+            volume.state == VolumeState::Ready
+                && row.replicas.len() == usize::from(volume.replicas)
+                && row.replicas.iter().all(is_good)
+        })
+    }
+
+    /// What of a shard is under way is done here: who leaves has gone, who is fresh is filled.
+    fn finish(&mut self, row: &ShardRow) {
+        let fresh = row.replicas.iter().filter(|r| r.fresh);
+        let leaving = row.replicas.iter().filter(|r| r.leaving);
+        let changing: Vec<(&Replica, bool)> = fresh
+            .map(|r| (r, true))
+            .chain(leaving.map(|r| (r, false)))
+            .collect();
+        if changing.is_empty() {
+            return;
+        }
+        let bytes = self.state.replica_bytes((row.volume, row.index));
+        let full = row.replicas.iter().filter(|r| !r.fresh);
+        let loads = full.filter_map(|r| self.bins.iter().find(|bin| bin.disk() == r.disk));
+        let written = loads.map(|bin| bin.before.written(bytes).likely).max();
+        let written = written.unwrap_or(bytes);
+        for (replica, comes) in changing {
+            let is_here = |bin: &&mut Bin| bin.disk() == replica.disk;
+            let Some(bin) = self.bins.iter_mut().find(is_here) else {
+                continue;
+            };
+            let load = bin.candidate.load;
+            bin.candidate.load = if comes {
+                // What has been copied already counts twice: rather too full than too empty.
+                let used = load.used.get().saturating_add(written.get());
+                let used = used.min(load.promised.get()).max(load.used.get());
+                Load {
+                    used: ByteCount::new(used),
+                    ..load
+                }
+            } else {
+                load.without(bytes, written)
+            };
+        }
+    }
+}
+
+/// How far apart two disks are after a move from the one to the other, if it helps: both come to lie
+/// between where they were, and if the target is then the fuller one, at most half as far apart as
+/// before. That holds however much of the replica is written, as far as can be told.
+fn apart_after(source: Load, target: Load, bytes: ByteCount) -> Option<Fill> {
+    let (from, to) = (source.fill(), target.fill());
+    let after = |written: ByteCount| {
+        let from_after = source.without(bytes, written).fill();
+        let to_after = target.with(bytes, written).fill();
+        let is_between = |fill: Fill| fill > to && fill < from;
+        let too_far = to_after.above(from_after) > from.above(to).half();
+        let apart = from_after.above(to_after).max(to_after.above(from_after));
+        (is_between(from_after) && is_between(to_after) && !too_far).then_some(apart)
+    };
+    let written = source.written(bytes);
+    after(written.least)?;
+    after(written.most)?;
+    after(written.likely)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(used: u64, promised: u64) -> Load {
+        Load {
+            usable: ByteCount::new(1000),
+            used: ByteCount::new(used),
+            promised: ByteCount::new(promised),
+        }
+    }
+
+    #[test]
+    fn a_move_that_only_swaps_the_two_does_not_help() {
+        let four = ByteCount::new(400);
+        assert_eq!(apart_after(load(400, 400), load(0, 0), four), None);
+        assert!(apart_after(load(800, 800), load(0, 0), four).is_some());
+        assert!(apart_after(load(500, 500), load(0, 0), four).is_none());
+    }
+
+    #[test]
+    fn a_move_that_helps_only_if_the_replica_is_empty_is_not_made() {
+        // Of the two, either may hold all that is written.
+        let one = ByteCount::new(300);
+        assert!(apart_after(load(0, 600), load(0, 0), one).is_some());
+        assert!(apart_after(load(300, 600), load(150, 150), one).is_none());
+    }
+}

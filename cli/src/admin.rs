@@ -14,12 +14,13 @@ use ashlar_proto::api::{
 use crate::api_client::{ApiClient, ApiError};
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
+use crate::rebalance;
 
 /// How long a front end may hold a volume that nobody uses any more.
 const LET_GO: Duration = Duration::from_millis(600);
 
 /// Runs one exchange with the conductor at `api`.
-fn ask<T, F>(api: &str, exchange: impl FnOnce(ApiClient) -> F) -> anyhow::Result<T>
+pub fn ask<T, F>(api: &str, exchange: impl FnOnce(ApiClient) -> F) -> anyhow::Result<T>
 where
     F: Future<Output = Result<T, ApiError>>,
 {
@@ -381,6 +382,7 @@ fn show_status(status: &ClusterStatus) -> anyhow::Result<()> {
         ),
         ("volumes", volumes),
         ("healing", healing(&status.healing)),
+        ("rebalance", rebalance::line(&status.rebalance)),
         ("damage", damage(&status.damage)),
     ];
     for (name, value) in facts {

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     Assignments, AttachRequest, Attachment, ClusterStatus, CreateVolume, DetachRequest, Disk,
-    Heartbeat, InSyncCommitted, List, Node, Problem, ProposeInSync, RegisterNode, Registered,
-    Revision, Schedulable, SetSchedulable, Volume, VolumeMap,
+    Heartbeat, InSyncCommitted, List, Node, Problem, ProposeInSync, Rebalance, RebalancePlan,
+    RegisterNode, Registered, Revision, Schedulable, SetRebalance, SetSchedulable, Volume,
+    VolumeMap,
 };
 use ashlar_proto::{DiskId, NodeId};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
@@ -223,6 +224,22 @@ impl ApiClient {
     pub async fn remove_disk(&self, disk: DiskId) -> Result<(), ApiError> {
         let delete = self.request(Method::DELETE, &["disks", &disk.to_string()]);
         send(delete, &self.base).await.map(drop)
+    }
+
+    /// `GET /v1/rebalance`.
+    pub async fn rebalance(&self) -> Result<Rebalance, ApiError> {
+        self.get(&["rebalance"]).await
+    }
+
+    /// `GET /v1/rebalance/plan`.
+    pub async fn rebalance_plan(&self) -> Result<RebalancePlan, ApiError> {
+        self.get(&["rebalance", "plan"]).await
+    }
+
+    /// `POST /v1/rebalance/pause`, or `…/resume`.
+    pub async fn pause_rebalance(&self, paused: bool) -> Result<Rebalance, ApiError> {
+        let verb = if paused { "pause" } else { "resume" };
+        self.post(&["rebalance", verb], &SetRebalance {}).await
     }
 
     /// `POST /v1/nodes/register`.

@@ -88,6 +88,26 @@ pub enum Command {
         #[command(subcommand)]
         command: DiskCommand,
     },
+    /// Show or pause the moves of replicas from fuller disks to emptier ones.
+    #[command(after_help = "\
+Examples:
+  ashlar rebalance             how even the disks are, and what moves
+  ashlar rebalance --dry-run   what would move, paused or not; changes nothing
+  ashlar rebalance pause       until `ashlar rebalance resume`
+
+Replicas move by themselves when two disks lie more than 10 % of their size apart, until none lie
+more than 3 % apart. Lost replicas and drained disks come first.")]
+    Rebalance {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// Show what would move and how full disks would be then, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// What to do [default: status].
+        #[command(subcommand)]
+        command: Option<RebalanceCommand>,
+    },
     /// Show how the cluster is.
     #[command(after_help = "Example:\n  ashlar status --json | jq .health")]
     Status {
@@ -422,6 +442,20 @@ Example:
   ashlar disk inspect /var/lib/ashlar/disk0
   ashlar disk inspect /var/lib/ashlar/disk0 --volume 00000000000000a1 --json")]
     Inspect(InspectArgs),
+}
+
+/// `ashlar rebalance`.
+#[derive(Debug, Subcommand)]
+pub enum RebalanceCommand {
+    /// Show how even the disks are, and what moves.
+    #[command(after_help = "Example:\n  ashlar rebalance status --json | jq .state")]
+    Status,
+    /// Begin no moves until `ashlar rebalance resume`; those under way end.
+    #[command(after_help = "Example:\n  ashlar rebalance pause")]
+    Pause,
+    /// Begin moves again where disks are uneven.
+    #[command(after_help = "Example:\n  ashlar rebalance resume")]
+    Resume,
 }
 
 /// `ashlar disk cordon`, `uncordon`, `drain` and `remove`.

@@ -13,6 +13,7 @@ mod host;
 mod io_threads;
 mod nbd_role;
 mod output;
+mod rebalance;
 mod repair_owners;
 mod runtime;
 mod signals;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Cli, Command, DiskCommand};
+use crate::args::{Cli, Command, DiskCommand, RebalanceCommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -65,6 +66,21 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             DiskCommand::Schedule(command) => admin::disk(&api.api, &command, json),
             DiskCommand::Format(args) => disk::format(&args, json),
             DiskCommand::Inspect(args) => disk::inspect(&args, json),
+        },
+        Command::Rebalance {
+            api,
+            dry_run,
+            command,
+        } => match command {
+            Some(_) if dry_run => {
+                let message = "--dry-run stands alone: `ashlar rebalance --dry-run`";
+                let kind = clap::error::ErrorKind::ArgumentConflict;
+                Cli::command().error(kind, message).exit()
+            }
+            None if dry_run => rebalance::dry_run(&api.api, json),
+            None | Some(RebalanceCommand::Status) => rebalance::status(&api.api, json),
+            Some(RebalanceCommand::Pause) => rebalance::pause(&api.api, true, json),
+            Some(RebalanceCommand::Resume) => rebalance::pause(&api.api, false, json),
         },
         Command::Status { api } => admin::status(&api.api, json),
         Command::Bench(args) => bench::run(&args, json),

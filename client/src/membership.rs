@@ -307,8 +307,14 @@ fn commit(core: &Rc<Core>, shard: &Shard, next: Mask) {
         shard.forget_trouble(slot);
         shard.note_unanswered(core, slot);
         core.counters.replicas_dropped.add();
-        tracing::warn!(volume = %core.name, shard = %shard.index,
-            replica = %shard.replica(slot).id, "replica left the in-sync set: degraded");
+        let (volume, replica) = (&core.name, shard.replica(slot).id);
+        if shard.leaving.get().has(slot) {
+            tracing::info!(%volume, shard = %shard.index, %replica,
+                "replica left the in-sync set: another has its place");
+        } else {
+            tracing::warn!(%volume, shard = %shard.index, %replica,
+                "replica left the in-sync set: degraded");
+        }
         core.lacking.raise();
     }
     shard.review(core);

@@ -105,19 +105,41 @@ impl Cluster {
             options,
         };
         if cluster.options.separate {
-            for path in (0..stores).flat_map(|store| cluster.separate_disks(store)) {
-                std::fs::create_dir_all(path.parent().context("a disk lies in a directory")?)?;
-                let size = cluster.options.disk_size.clone();
-                let lanes = cluster.options.disk_lanes.to_string();
-                cluster
-                    .ashlar(["disk", "format"])
-                    .arg(&path)
-                    .args(["--size", &size, "--lanes", &lanes])
-                    .check()?;
+            for store in 0..stores {
+                cluster.format_disks(store)?;
             }
         }
         cluster.restart()?;
         Ok(cluster)
+    }
+
+    /// One more store, a process of its own, with empty disks; it is there on return. Gives its name.
+    ///
+    /// # Errors
+    ///
+    /// If it does not get ready.
+    pub fn add_store(&mut self) -> Result<String> {
+        ensure!(self.options.separate, "`ashlar up` has all of its stores");
+        let store = self.options.stores;
+        self.options.stores += 1;
+        self.store_ports.push(free_port()?);
+        self.format_disks(store)?;
+        let name = format!("store-{store}");
+        self.start_service(&name)?;
+        self.wait_ready()?;
+        Ok(name)
+    }
+
+    fn format_disks(&self, store: usize) -> Result<()> {
+        for path in self.separate_disks(store) {
+            std::fs::create_dir_all(path.parent().context("a disk lies in a directory")?)?;
+            let lanes = self.options.disk_lanes.to_string();
+            self.ashlar(["disk", "format"])
+                .arg(&path)
+                .args(["--size", &self.options.disk_size, "--lanes", &lanes])
+                .check()?;
+        }
+        Ok(())
     }
 
     /// Starts every process that does not run, and waits until all stores are there.

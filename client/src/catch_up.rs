@@ -114,7 +114,8 @@ pub(crate) async fn run(core: Weak<Core>, lacking: Rc<Signal>) {
             is_any_back |= join_all(tried).await.contains(&true);
         }
         drop(strong);
-        if is_any_back {
+        // Under load some write is mostly on its way to those who stay: that passes in a moment.
+        if is_any_back || is_any_leaving {
             pause = PAUSE_MIN;
         }
         let news = lacking.raised_since(moment);

@@ -3,6 +3,7 @@
 //! Its directory and its ports stay the same over kills and restarts, as they do for a user.
 
 use crate::binary;
+use crate::namespaces::Namespaces;
 use crate::process::{Service, kill_group, wait_for};
 use crate::tool::Tool;
 use anyhow::{Context, Result, bail, ensure};
@@ -31,6 +32,8 @@ pub struct ClusterOptions {
     pub engine: Option<String>,
     /// A process for each role instead of `ashlar up`.
     pub separate: bool,
+    /// A network namespace for each process, which must be separate.
+    pub isolated: bool,
     /// Size of each disk.
     pub disk_size: String,
     /// `--lanes` of each disk of a store that is a process of its own.
@@ -52,6 +55,7 @@ impl Default for ClusterOptions {
             disks: 1,
             engine: None,
             separate: false,
+            isolated: false,
             disk_size: "4GiB".to_owned(),
             disk_lanes: 1,
             store_arguments: Vec::new(),
@@ -71,6 +75,8 @@ pub struct Cluster {
     nbd: u16,
     store_ports: Vec<u16>,
     services: Vec<(String, Service)>,
+    /// Goes after the services.
+    network: Option<Namespaces>,
     /// A killer has been at work: what it killed may take a moment to end.
     killed: Arc<AtomicBool>,
 }
@@ -95,12 +101,23 @@ impl Cluster {
             .prefix("cluster-")
             .tempdir_in(binary::work_dir())?;
         let stores = if options.separate { options.stores } else { 0 };
+        let network = if options.isolated {
+            ensure!(options.separate, "only processes of their own are isolated");
+            let mut network = Namespaces::new()?;
+            network.add("conductor")?;
+            network.add("nbd")?;
+            (0..stores).try_for_each(|store| network.add(&format!("store-{store}")))?;
+            Some(network)
+        } else {
+            None
+        };
         let mut cluster = Self {
             directory,
             api: free_port()?,
             nbd: free_port()?,
             store_ports: (0..stores).map(|_| free_port()).collect::<Result<_>>()?,
             services: Vec::new(),
+            network,
             killed: Arc::default(),
             options,
         };
@@ -125,6 +142,9 @@ impl Cluster {
         self.store_ports.push(free_port()?);
         self.format_disks(store)?;
         let name = format!("store-{store}");
+        if let Some(network) = &mut self.network {
+            network.add(&name)?;
+        }
         self.start_service(&name)?;
         self.wait_ready()?;
         Ok(name)
@@ -186,7 +206,7 @@ impl Cluster {
             );
             // A process that was killed may still be accepting, but it greets nobody.
             let mut magic = [0; 8];
-            let mut stream = TcpStream::connect(("127.0.0.1", self.nbd))?;
+            let mut stream = TcpStream::connect(self.nbd_address())?;
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
             stream.read_exact(&mut magic)?;
             ensure!(&magic == b"NBDMAGIC", "no NBD server: {magic:?}");
@@ -208,15 +228,48 @@ impl Cluster {
         self.services.retain(|(n, _)| n != name);
         let arguments = self.arguments(name)?;
         let log = self.path().join(format!("{name}.log"));
-        let service = Service::start(name, &log, binary::ashlar(), arguments)?;
+        let (program, mut line) = match &self.network {
+            Some(network) => network.inside(name, binary::ashlar()),
+            None => (binary::ashlar().to_owned(), Vec::new()),
+        };
+        line.extend(arguments);
+        let service = Service::start(name, &log, &program, line)?;
         self.services.push((name.to_owned(), service));
         Ok(())
     }
 
+    /// Where a process is.
+    fn host(&self, name: &str) -> String {
+        let network = self.network.as_ref();
+        network.map_or_else(
+            || "127.0.0.1".to_owned(),
+            |network| network.address_of(name),
+        )
+    }
+
+    fn api_address(&self) -> String {
+        format!("{}:{}", self.host("conductor"), self.api)
+    }
+
+    /// Where the NBD server is.
+    #[must_use]
+    pub fn nbd_address(&self) -> String {
+        format!("{}:{}", self.host("nbd"), self.nbd)
+    }
+
+    /// The network of an isolated cluster.
+    ///
+    /// # Panics
+    ///
+    /// If it is none.
+    #[must_use]
+    pub fn network(&self) -> &Namespaces {
+        self.network.as_ref().expect("the cluster is isolated")
+    }
+
     fn arguments(&self, name: &str) -> Result<Vec<String>> {
         let data = self.data_path().display().to_string();
-        let api = format!("127.0.0.1:{}", self.api);
-        let nbd = format!("127.0.0.1:{}", self.nbd);
+        let (api, nbd) = (self.api_address(), self.nbd_address());
         let conductor = format!("http://{api}");
         let mut arguments: Vec<String> = Vec::new();
         let mut push = |parts: &[&str]| arguments.extend(parts.iter().map(|&part| part.to_owned()));
@@ -245,7 +298,7 @@ impl Cluster {
                     .strip_prefix("store-")
                     .context("no such role")?
                     .parse()?;
-                let listen = format!("127.0.0.1:{}", self.store_ports[store]);
+                let listen = format!("{}:{}", self.host(name), self.store_ports[store]);
                 push(&["store", "--conductor", &conductor, "--listen", &listen]);
                 push(&["--name", name, "--label", &format!("zone={store}")]);
                 push(&["--disk"]);
@@ -309,7 +362,7 @@ impl Cluster {
 
     /// `ashlar` with this cluster's address in its environment.
     pub fn ashlar<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Tool {
-        let api = format!("http://127.0.0.1:{}", self.api);
+        let api = format!("http://{}", self.api_address());
         Tool::new(binary::ashlar())
             .env("ASHLAR_API", api)
             .args(arguments)
@@ -352,7 +405,7 @@ impl Cluster {
     /// An export's URI.
     #[must_use]
     pub fn uri(&self, volume: &str) -> String {
-        format!("nbd://127.0.0.1:{}/{volume}", self.nbd)
+        format!("nbd://{}/{volume}", self.nbd_address())
     }
 
     /// The NBD server's port on loopback.

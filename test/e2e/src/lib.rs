@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod image;
 pub mod inspect;
 pub mod ledger;
+pub mod namespaces;
 pub mod nbd;
 pub mod process;
 pub mod raw_disk;

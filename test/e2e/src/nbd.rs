@@ -79,7 +79,16 @@ impl NbdClient {
     ///
     /// If nobody listens, the export is refused, or 60 s pass.
     pub fn connect(port: u16, export: &str) -> Result<Self> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        Self::connect_to(&format!("127.0.0.1:{port}"), export)
+    }
+
+    /// Connects to a server elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// As [`NbdClient::connect`].
+    pub fn connect_to(address: &str, export: &str) -> Result<Self> {
+        let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.set_write_timeout(Some(Duration::from_secs(60)))?;

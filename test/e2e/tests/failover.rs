@@ -16,6 +16,7 @@ fn cluster(stores: usize) -> Result<Cluster> {
     Cluster::start(ClusterOptions {
         stores,
         separate: true,
+        disk_size: "1GiB".to_owned(),
         conductor_arguments: ["--rebuild-after", "2s"].map(str::to_owned).into(),
         ..ClusterOptions::default()
     })

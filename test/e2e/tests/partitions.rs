@@ -105,6 +105,7 @@ fn parts_of_the_network_fail_under_load() -> Result<()> {
     let cluster = Cluster::start(ClusterOptions {
         separate: true,
         isolated: true,
+        disk_size: "1GiB".to_owned(),
         ..ClusterOptions::default()
     })?;
     cluster.create_volume("v", "64MiB", 3)?;

@@ -53,12 +53,8 @@ pub(crate) async fn follow(core: Weak<Core>, mut after: Revision) {
             }
             // The wait ended without news.
             Ok(_) => {}
-            Err(SourceError::NotFound) => {
-                tracing::warn!(volume = %strong.name, "the volume was deleted while it was attached");
-                strong.fence();
-                return;
-            }
-            // What it says of the volume is told at the next proposal.
+            // What it says of the volume is told at the next proposal. Not even that it knows none of
+            // this name ends the service: it may be another conductor, for a slip of somebody's.
             Err(error) => {
                 if !matches!(error, SourceError::Unreachable) {
                     tracing::warn!(volume = %strong.name, %error,

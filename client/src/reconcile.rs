@@ -54,15 +54,18 @@ struct Best {
     sources: Mask,
 }
 
-/// What makes the tails equal.
-pub(crate) fn plan(tails: &[(Slot, Vec<TailEntry>)]) -> Plan {
+/// What makes the tails equal. Up to `settled`, the highest horizon, whoever has that horizon holds
+/// every version: a damaged one is above none of them.
+pub(crate) fn plan(tails: &[(Slot, Vec<TailEntry>)], settled: Seq) -> Plan {
     let answered: Mask = tails.iter().map(|&(slot, _)| slot).collect();
     let best = best_versions(tails);
     let mut plan = Plan::default();
     for &(slot, ref tail) in tails {
         let is_doubtful = |entry: &TailEntry| {
             let best = best.get(&(entry.block, entry.layer));
-            entry.kind == TailKind::Damaged && best.is_none_or(|best| best.seq < entry.seq)
+            entry.kind == TailKind::Damaged
+                && entry.seq > settled
+                && best.is_none_or(|best| best.seq < entry.seq)
         };
         if tail.iter().any(is_doubtful) {
             plan.doubtful = plan.doubtful.with(slot);
@@ -162,7 +165,7 @@ mod tests {
         let a = vec![entry(1, 5, false), entry(2, 5, false), entry(9, 1, false)];
         let b = vec![entry(1, 3, false), entry(9, 7, true)];
         let tails = [(Slot::new(0), a), (Slot::new(2), b)];
-        let copies = plan(&tails).copies;
+        let copies = plan(&tails, Seq::NONE).copies;
         assert_eq!(copies.len(), 2);
         assert_eq!(
             (copies[0].span.block.get(), copies[0].span.count.get()),
@@ -178,7 +181,10 @@ mod tests {
     fn equal_tails_need_nothing() {
         let tail = vec![entry(1, 5, false)];
         assert_eq!(
-            plan(&[(Slot::new(0), tail.clone()), (Slot::new(1), tail)]),
+            plan(
+                &[(Slot::new(0), tail.clone()), (Slot::new(1), tail)],
+                Seq::NONE
+            ),
             Plan::default()
         );
         assert_eq!(highest(&[]), Seq::NONE);
@@ -193,7 +199,7 @@ mod tests {
             (Slot::new(1), vec![entry(1, 5, false), entry(2, 9, false)]),
             (Slot::new(2), vec![entry(1, 3, false)]),
         ];
-        let plan = plan(&tails);
+        let plan = plan(&tails, Seq::NONE);
         let copies = plan
             .copies
             .iter()
@@ -207,13 +213,26 @@ mod tests {
         assert_eq!(plan.doubtful, Mask::EMPTY.with(Slot::new(0)));
     }
 
+    /// Whoever has the highest horizon holds all up to it, whether its tail is asked for that or not.
+    #[test]
+    fn damage_up_to_the_highest_horizon_is_not_doubtful() {
+        let tails = [
+            (Slot::new(0), vec![damaged(1, 9)]),
+            (Slot::new(1), vec![entry(2, 12, false)]),
+        ];
+        let seq = |number| entry(1, number, false).seq;
+        assert_eq!(plan(&tails, seq(9)).doubtful, Mask::EMPTY);
+        let doubtful = plan(&tails, seq(8)).doubtful;
+        assert_eq!(doubtful, Mask::EMPTY.with(Slot::new(0)));
+    }
+
     #[test]
     fn damage_below_what_can_be_read_is_written_anew() {
         let tails = [
             (Slot::new(0), vec![damaged(1, 5)]),
             (Slot::new(1), vec![entry(1, 5, true)]),
         ];
-        let plan = plan(&tails);
+        let plan = plan(&tails, Seq::NONE);
         assert_eq!(plan.doubtful, Mask::EMPTY);
         assert_eq!(plan.copies.len(), 1);
         assert_eq!(plan.copies[0].targets, Mask::EMPTY.with(Slot::new(0)));
@@ -242,7 +261,7 @@ mod tests {
                     *best = seq.max(*best);
                 }
             }
-            for copy in plan(&tails).copies {
+            for copy in plan(&tails, Seq::NONE).copies {
                 for block in copy.span.block.get()..copy.span.block.get() + copy.span.count.get() {
                     for source in copy.sources.slots() {
                         prop_assert_eq!(replicas[source.get()].get(&block), Some(&copy.seq));

@@ -260,11 +260,12 @@ impl<C: ClusterSource> Takeover<C> {
         }
         // Each vouches for what its own log shows to be durable there, and no further: a write that
         // was flushed and rots before anything behind it says so passes for one that was not.
-        let horizons = slots().map(|slot| candidate.answer(slot).state.stable);
-        let above = horizons.min().unwrap_or(Seq::NONE);
+        let horizons = || slots().map(|slot| candidate.answer(slot).state.stable);
+        let above = horizons().min().unwrap_or(Seq::NONE);
+        let settled = horizons().max().unwrap_or(Seq::NONE);
         let tails = join_all(slots().map(|slot| self.tail(candidate, slot, above))).await;
         let tails = tails.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let Plan { copies, doubtful } = reconcile::plan(&tails);
+        let Plan { copies, doubtful } = reconcile::plan(&tails, settled);
         if !copies.is_empty() {
             tracing::info!(volume = %self.name, shard = %candidate.index,
                 copies = copies.len(), highest = %reconcile::highest(&tails),

@@ -151,7 +151,7 @@ impl<'a> Recovery<'a> {
                     (None, None) => 0,
                 };
                 row.state = SegmentState::Open;
-                row.filled = true;
+                row.filled |= start.is_readable;
                 row.summarised = false;
                 match header {
                     Some(header) => row.order = header.order,

@@ -10,8 +10,8 @@ use std::time::Duration;
 use ashlar_client::{AttachError, ClusterSource, SourceError};
 use ashlar_nbd_server::{ExportInfo, OpenError};
 use ashlar_proto::api::{
-    AttachRequest, Attachment, DetachRequest, InSyncCommitted, Problem, ProposeInSync, Revision,
-    Volume, VolumeMap, VolumeState,
+    AttachRequest, Attachment, DetachRequest, InSyncCommitted, ProposeInSync, Revision, Volume,
+    VolumeMap, VolumeState,
 };
 use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
@@ -160,14 +160,7 @@ fn code(error: &ApiError) -> Option<&str> {
 fn translate(volume: &str, error: &ApiError) -> SourceError {
     tracing::debug!(volume, %error, "a call to the conductor failed");
     match error {
-        ApiError::Refused(Problem { status: 500.., .. }) => SourceError::Unreachable,
-        ApiError::Refused(problem) => match problem.code.as_str() {
-            "volume-not-found" => SourceError::NotFound,
-            "volume-not-ready" => SourceError::NotReady,
-            "stale-generation" | "stale-epoch" => SourceError::Superseded,
-            "replica-gone" => SourceError::ReplicaGone,
-            code => SourceError::Refused { code: code.into() },
-        },
+        ApiError::Refused(problem) => problem.into(),
         ApiError::Unreachable { .. } | ApiError::NoAnswer { .. } | ApiError::Strange { .. } => {
             SourceError::Unreachable
         }
@@ -196,43 +189,6 @@ fn source_error(error: &SourceError) -> OpenError {
         SourceError::NotReady | SourceError::Unreachable => OpenError::Unavailable,
         SourceError::ReplicaGone | SourceError::Refused { .. } => {
             OpenError::Failed(Box::new(error.clone()))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(status: u16, code: &str) -> ApiError {
-        ApiError::Refused(Problem {
-            kind: format!("urn:ashlar:problem:{code}"),
-            title: String::new(),
-            status,
-            detail: String::new(),
-            code: code.to_owned(),
-        })
-    }
-
-    #[test]
-    fn problems_become_what_an_owner_understands() {
-        let cases = [
-            (refused(404, "volume-not-found"), SourceError::NotFound),
-            (refused(409, "volume-not-ready"), SourceError::NotReady),
-            (refused(409, "stale-generation"), SourceError::Superseded),
-            (refused(409, "stale-epoch"), SourceError::Superseded),
-            (refused(409, "replica-gone"), SourceError::ReplicaGone),
-            (refused(503, "stopping"), SourceError::Unreachable),
-            (refused(500, "internal"), SourceError::Unreachable),
-            (
-                refused(422, "invalid-request"),
-                SourceError::Refused {
-                    code: "invalid-request".into(),
-                },
-            ),
-        ];
-        for (error, expected) in cases {
-            assert_eq!(translate("a", &error), expected);
         }
     }
 }

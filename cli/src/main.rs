@@ -14,7 +14,6 @@ mod io_threads;
 mod nbd_role;
 mod output;
 mod rebalance;
-mod repair_owners;
 mod runtime;
 mod signals;
 mod store_agent;

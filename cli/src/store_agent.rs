@@ -6,7 +6,7 @@
 //!  register ──▶ set cluster ──▶ heartbeats ∥ assignments ── any failure ──▶ register
 //! ```
 //!
-//! What an assignment list says of volumes to repair goes to [`crate::repair_owners`].
+//! What an assignment list says of volumes to repair goes to [`ashlar_client::RepairOwners`].
 //!
 //! Invariant: a list of assignments is carried out only if it is of the cluster that the disks
 //! were given to. What is not on a list is removed, so a list of a stranger would be the end of
@@ -15,6 +15,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ashlar_client::RepairTasks;
 use ashlar_proto::api::{
     Assignment, Assignments, DiskReport, Heartbeat, RegisterNode, Registered, Revision,
 };
@@ -25,7 +26,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::api_client::{ApiClient, ApiError};
-use crate::repair_owners::RepairTasks;
 
 /// How long to wait before the first repetition, and how long at most.
 const RETRY_FIRST: Duration = Duration::from_millis(100);

@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use ashlar_client::RepairOwners;
 use ashlar_proto::Address;
 use ashlar_proto::api::DiskReport;
 use ashlar_reactor::channel::remote;
@@ -23,7 +24,6 @@ use crate::api_client::ApiClient;
 use crate::args::StoreArgs;
 use crate::cluster_source::HttpClusterSource;
 use crate::io_threads::IoThreads;
-use crate::repair_owners::RepairOwners;
 use crate::store_agent::{AgentOptions, StoreAgent};
 use crate::{host, runtime, signals};
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use ashlar_client::VolumeOptions;
+use ashlar_client::{RepairOwners, RepairTasks, VolumeOptions};
 use ashlar_conductor::{Conductor, ConductorOptions, Timing};
 use ashlar_proto::Address;
 use ashlar_reactor::channel::remote;
@@ -31,7 +31,6 @@ use crate::catalog::VolumeCatalog;
 use crate::cluster_source::HttpClusterSource;
 use crate::nbd_role::Front;
 use crate::output::print_text;
-use crate::repair_owners::{RepairOwners, RepairTasks};
 use crate::store_agent::{AgentOptions, StoreAgent};
 use crate::{disk, host, runtime, signals};
 

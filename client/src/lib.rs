@@ -12,6 +12,8 @@
 //! reconcile    ▼
 //!            peer ──▶ reactor::link               one session per lane
 //! ```
+//!
+//! [`RepairOwners`] attach what nobody uses, to bring its replicas back.
 
 mod attach;
 pub mod block_device;
@@ -40,6 +42,7 @@ mod read_health;
 mod reconcile;
 mod refusal;
 mod repair;
+mod repair_owners;
 mod route;
 mod scrub;
 mod shard;
@@ -60,5 +63,6 @@ pub use block_device::{BlockDevice, BlockError, Durability, Geometry, ZeroMode};
 pub use health::VolumeHealth;
 pub use memory::MemoryDevice;
 pub use options::VolumeOptions;
+pub use repair_owners::{RepairOwners, RepairTasks};
 pub use source::{ClusterSource, SourceError};
 pub use volume::Volume;

@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use ashlar_proto::api::{
-    AttachRequest, Attachment, DetachRequest, InSyncCommitted, ProposeInSync, Revision, VolumeMap,
+    AttachRequest, Attachment, DetachRequest, InSyncCommitted, Problem, ProposeInSync, Revision,
+    VolumeMap,
 };
 
 /// Why the conductor did not do what it was asked.
@@ -41,6 +42,19 @@ pub enum SourceError {
     /// No answer, or none that tells: the request may or may not have been carried out.
     #[error("conductor does not answer")]
     Unreachable,
+}
+
+impl From<&Problem> for SourceError {
+    fn from(problem: &Problem) -> Self {
+        match problem.code.as_str() {
+            _ if problem.status >= 500 => Self::Unreachable,
+            "volume-not-found" => Self::NotFound,
+            "volume-not-ready" => Self::NotReady,
+            "stale-generation" | "stale-epoch" => Self::Superseded,
+            "replica-gone" => Self::ReplicaGone,
+            code => Self::Refused { code: code.into() },
+        }
+    }
 }
 
 /// What an owner asks of the conductor.
@@ -140,5 +154,42 @@ impl<C: ClusterSource> ClusterSource for Rc<C> {
         proposal: &ProposeInSync,
     ) -> Result<InSyncCommitted, SourceError> {
         C::propose_in_sync(self, volume, proposal).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(status: u16, code: &str) -> Problem {
+        Problem {
+            kind: format!("urn:ashlar:problem:{code}"),
+            title: String::new(),
+            status,
+            detail: String::new(),
+            code: code.to_owned(),
+        }
+    }
+
+    #[test]
+    fn problems_become_what_an_owner_understands() {
+        let cases = [
+            (problem(404, "volume-not-found"), SourceError::NotFound),
+            (problem(409, "volume-not-ready"), SourceError::NotReady),
+            (problem(409, "stale-generation"), SourceError::Superseded),
+            (problem(409, "stale-epoch"), SourceError::Superseded),
+            (problem(409, "replica-gone"), SourceError::ReplicaGone),
+            (problem(503, "stopping"), SourceError::Unreachable),
+            (problem(500, "internal"), SourceError::Unreachable),
+            (
+                problem(422, "invalid-request"),
+                SourceError::Refused {
+                    code: "invalid-request".into(),
+                },
+            ),
+        ];
+        for (problem, expected) in cases {
+            assert_eq!(SourceError::from(&problem), expected);
+        }
     }
 }

@@ -17,14 +17,13 @@ use std::fmt::Display;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ashlar_client::{AttachError, Volume, VolumeOptions};
 use ashlar_proto::Address;
 use ashlar_proto::api::{RepairTask, repair_owner};
 use ashlar_reactor::Reactor;
 use ashlar_reactor::channel::{Notify, remote};
 use ashlar_reactor::future::{Either, race};
 
-use crate::cluster_source::HttpClusterSource;
+use crate::{AttachError, ClusterSource, Volume, VolumeOptions};
 
 /// Lists of tasks on their way from the agent.
 const LISTS_QUEUED_MAX: usize = 4;
@@ -59,18 +58,18 @@ trait Keeper: 'static {
 }
 
 /// Attaches through the client library.
-struct VolumeKeeper {
+struct VolumeKeeper<C> {
     reactor: Reactor,
-    source: HttpClusterSource,
+    source: Rc<C>,
     options: VolumeOptions,
 }
 
-impl Keeper for VolumeKeeper {
+impl<C: ClusterSource> Keeper for VolumeKeeper<C> {
     type Held = Volume;
     type Error = AttachError;
 
     async fn attach(&self, name: &str) -> Result<Volume, AttachError> {
-        let (source, options) = (self.source.clone(), self.options.clone());
+        let (source, options) = (Rc::clone(&self.source), self.options.clone());
         Volume::attach(&self.reactor, source, name, options).await
     }
 
@@ -86,16 +85,25 @@ impl Keeper for VolumeKeeper {
 }
 
 /// The repair owners of one store, on its first reactor.
-pub struct RepairOwners {
-    crew: Rc<Crew<VolumeKeeper>>,
+pub struct RepairOwners<C> {
+    crew: Rc<Crew<VolumeKeeper<C>>>,
 }
 
-impl RepairOwners {
+impl<C> std::fmt::Debug for RepairOwners<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tasks = self.crew.under_way.borrow();
+        f.debug_struct("RepairOwners")
+            .field("tasks", &tasks)
+            .finish()
+    }
+}
+
+impl<C: ClusterSource> RepairOwners<C> {
     /// Begins to carry out what is sent. `local` are stores of this process: the address by which
     /// the cluster knows them, and the one to reach them by.
     pub fn start(
         reactor: &Reactor,
-        source: HttpClusterSource,
+        source: C,
         node_name: &str,
         local: Vec<(Address, Address)>,
     ) -> (Self, RepairTasks) {
@@ -104,7 +112,7 @@ impl RepairOwners {
         options.local = local;
         let keeper = VolumeKeeper {
             reactor: reactor.clone(),
-            source,
+            source: Rc::new(source),
             options,
         };
         let crew = Crew::new(reactor, keeper);

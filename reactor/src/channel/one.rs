@@ -92,6 +92,8 @@ impl<T> Drop for OneshotReceiver<T> {
         let value = {
             let mut state = self.shared.borrow_mut();
             state.closed = true;
+            // The two may be of different processes of a simulation: who is gone is not woken.
+            state.waker = None;
             state.value.take()
         };
         drop(value);

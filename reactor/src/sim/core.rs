@@ -79,6 +79,8 @@ pub(super) struct ProcessState {
     pub host: Host,
     pub clock_offset: Duration,
     pub alive: bool,
+    /// Its tasks do not run before.
+    pub stalled_until_ns: u64,
     pub completions: Vec<Completion>,
     pub sockets: BTreeMap<u32, Socket>,
     pub listeners: BTreeMap<u32, Listening>,
@@ -93,6 +95,7 @@ impl ProcessState {
             host,
             clock_offset,
             alive: true,
+            stalled_until_ns: 0,
             completions: Vec::new(),
             sockets: BTreeMap::new(),
             listeners: BTreeMap::new(),

@@ -266,3 +266,22 @@ fn a_world_ends_with_its_last_handle() {
     drop(world);
     assert_eq!(Rc::strong_count(&alive), 1);
 }
+
+#[test]
+fn a_stalled_process_does_nothing_and_its_clock_goes_on() {
+    let world = World::new(5);
+    let process = world.process("sleeper", HOST);
+    let reactor = process.reactor().clone();
+    let task = process.reactor().spawn(async move {
+        let start = reactor.now();
+        reactor.sleep(Duration::from_secs(1)).await;
+        reactor.now() - start
+    });
+    process.stall(Duration::from_secs(7));
+    let slept = world.run(LIMIT, task).unwrap();
+    assert!(
+        slept < Duration::from_secs(2),
+        "it began only then: {slept:?}"
+    );
+    assert!(world.now() >= crate::Instant::EPOCH + Duration::from_secs(8));
+}

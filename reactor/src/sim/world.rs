@@ -377,12 +377,13 @@ impl Core {
         let now = Instant::from_nanos(state.now_ns);
         let runnable = |(id, reactor): &(ProcessId, Reactor)| {
             let process = &state.processes[id.0];
-            reactor.has_ready()
-                || !process.completions.is_empty()
-                || reactor.shared().is_pending()
-                || reactor
-                    .next_timer()
-                    .is_some_and(|at| at <= now + process.clock_offset)
+            process.stalled_until_ns <= state.now_ns
+                && (reactor.has_ready()
+                    || !process.completions.is_empty()
+                    || reactor.shared().is_pending()
+                    || reactor
+                        .next_timer()
+                        .is_some_and(|at| at <= now + process.clock_offset))
         };
         let ready = reactors.iter().filter(|entry| runnable(entry)).count();
         let choices = ready + usize::from(event_due);
@@ -430,9 +431,10 @@ impl Core {
         let mut state = self.state.borrow_mut();
         let reactors = self.reactors.borrow();
         let timers = reactors.iter().filter_map(|(id, reactor)| {
-            let offset = state.processes[id.0].clock_offset;
+            let process = &state.processes[id.0];
             let at = reactor.next_timer().filter(|&at| at != Instant::FAR)?;
-            Some((at - offset).as_nanos())
+            let at = at - process.clock_offset;
+            Some(at.as_nanos().max(process.stalled_until_ns))
         });
         let next_ns = timers.chain(state.next_event_ns()).min();
         let Some(next_ns) = next_ns else {
@@ -472,6 +474,19 @@ impl Process {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.core.state.borrow_mut().process(self.id).alive
+    }
+
+    /// Its tasks do not run for a while, as if it were suspended. Its clock goes on, its disks and
+    /// its peers do, and what comes for it waits.
+    pub fn stall(&self, time: Duration) {
+        let mut state = self.core.state.borrow_mut();
+        let (now_ns, id) = (state.now_ns, u64::try_from(self.id.0).unwrap_or(u64::MAX));
+        let end = Instant::from_nanos(now_ns) + time;
+        state.trace.event(now_ns, "stall", [id, end.as_nanos(), 0]);
+        let process = state.process(self.id);
+        process.stalled_until_ns = process.stalled_until_ns.max(end.as_nanos());
+        // What it has ready by then has no timer.
+        state.schedule(end.as_nanos(), Event::Tick);
     }
 
     /// Kills it where it stands: its tasks are dropped at whatever they await, any part of its

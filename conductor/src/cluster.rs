@@ -9,13 +9,14 @@ mod rebalance;
 mod requests;
 mod schedule;
 
+use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use ashlar_proto::ClusterId;
 use ashlar_proto::api::Revision;
-use tokio::sync::{Mutex, watch};
-use tokio::time::Instant;
+use ashlar_proto::limits::SHARD_BYTES_DEFAULT;
+use ashlar_proto::{ByteCount, ClusterId};
+use tokio::sync::{Mutex, Notify, oneshot, watch};
 
 use crate::absence::Absence;
 use crate::live::Live;
@@ -23,6 +24,7 @@ use crate::membership::{Membership, Moment};
 use crate::meta::{Events, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX};
 use crate::refusal::Refusal;
 use crate::row::RowError;
+use crate::runtime::Runtime;
 use crate::state::{ClusterState, Plan};
 
 /// Times that a change is planned anew because another conductor was faster.
@@ -30,6 +32,9 @@ const CONFLICTS_MAX: usize = 16;
 
 /// Events read at once.
 pub(crate) const EVENTS_MAX: usize = 1024;
+
+/// Looks for silent nodes in one silence.
+const TICKS_PER_SILENCE: u32 = 10;
 
 /// How a conductor keeps time.
 #[derive(Clone, Copy, Debug)]
@@ -55,17 +60,45 @@ impl Default for Timing {
     }
 }
 
-/// A request was not carried out.
+/// What a cluster is opened with, beside its store.
+#[derive(Clone, Copy, Debug)]
+pub struct ClusterOptions {
+    /// The id of a new cluster; one that is there keeps its own.
+    pub fresh: ClusterId,
+    /// How it keeps time.
+    pub timing: Timing,
+    /// Bytes of each shard of the volumes that are made from now on: whole blocks.
+    pub shard_bytes: ByteCount,
+}
+
+impl ClusterOptions {
+    /// With the usual times and lengths.
+    #[must_use]
+    pub fn new(fresh: ClusterId) -> Self {
+        Self {
+            fresh,
+            timing: Timing::default(),
+            shard_bytes: ByteCount::new(SHARD_BYTES_DEFAULT),
+        }
+    }
+}
+
+/// A request was not carried out; but for [`ClusterError::Refused`], as far as is known.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ClusterError {
+pub enum ClusterError {
+    /// As things stand it is not possible.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The store failed.
     #[error("the metadata cannot be changed or read: {0}")]
     Meta(#[from] MetaError),
+    /// The store holds what cannot be understood.
     #[error(transparent)]
     Row(#[from] RowError),
+    /// Others were faster, again and again.
     #[error("other conductors changed the same rows too often: try again")]
     Contended,
+    /// The work was cut off.
     #[error("the conductor is stopping")]
     Stopping,
 }
@@ -77,23 +110,37 @@ pub(crate) struct View {
 }
 
 /// The cluster behind the API.
-pub(crate) struct Cluster<M> {
+pub struct Cluster<M> {
     store: M,
+    runtime: Arc<dyn Runtime>,
     view: RwLock<View>,
     /// Held from plan to apply.
     turn: Mutex<()>,
     revision: watch::Sender<Revision>,
-    started: Instant,
+    /// Wakes who waits for a revision in the order in which they came; a watch would in any.
+    changed: Notify,
+    started: Duration,
     timing: Timing,
+    shard_bytes: ByteCount,
 }
 
 impl<M: MetaStore> Cluster<M> {
-    /// Reads the state from the store; makes a new cluster of id `fresh` in an empty one.
-    pub(crate) async fn open(
+    /// Reads the state from the store; makes a new cluster in an empty one. It keeps time only
+    /// while [`Cluster::keep_time`] runs.
+    ///
+    /// # Errors
+    /// [`ClusterError::Meta`], [`ClusterError::Row`]; [`ClusterError::Contended`] where another
+    /// conductor changes things meanwhile.
+    pub async fn open(
         store: M,
-        timing: Timing,
-        fresh: ClusterId,
+        runtime: Arc<dyn Runtime>,
+        options: ClusterOptions,
     ) -> Result<Arc<Self>, ClusterError> {
+        let ClusterOptions {
+            fresh,
+            timing,
+            shard_bytes,
+        } = options;
         let mut state = load(&store).await?;
         if state.is_empty() {
             let plan = ClusterState::found(fresh);
@@ -118,20 +165,38 @@ impl<M: MetaStore> Cluster<M> {
             state,
             live: Live::new(membership, absence),
         });
-        let (turn, started) = (Mutex::new(()), Instant::now());
+        let (turn, started) = (Mutex::new(()), runtime.elapsed());
         Ok(Arc::new(Self {
             store,
+            runtime,
             view,
             turn,
             revision,
+            changed: Notify::new(),
             started,
             timing,
+            shard_bytes,
         }))
+    }
+
+    /// Looks for silent nodes and for what is amiss, for ever.
+    pub async fn keep_time(self: Arc<Self>) {
+        let period = self.timing.silence / TICKS_PER_SILENCE;
+        loop {
+            self.runtime.sleep(period).await;
+            if let Err(error) = self.tick().await {
+                tracing::error!(%error, "cannot note which nodes are up");
+            }
+        }
     }
 
     /// The moment that it is now.
     pub(crate) fn now(&self) -> Moment {
-        Moment::after_start(self.started.elapsed())
+        Moment::after_start(self.uptime())
+    }
+
+    fn uptime(&self) -> Duration {
+        self.runtime.elapsed().saturating_sub(self.started)
     }
 
     /// How it keeps time.
@@ -164,8 +229,11 @@ impl<M: MetaStore> Cluster<M> {
         plan: impl FnMut(&View) -> Result<Plan<T>, Refusal> + Send + 'static,
     ) -> Result<(T, Revision), ClusterError> {
         let cluster = Arc::clone(self);
-        let work = tokio::spawn(async move { cluster.transact_here(plan).await });
-        work.await.map_err(|_| ClusterError::Stopping)?
+        let (answer, answered) = oneshot::channel();
+        self.runtime.spawn(Box::pin(async move {
+            let _ = answer.send(cluster.transact_here(plan).await);
+        }));
+        answered.await.map_err(|_| ClusterError::Stopping)?
     }
 
     async fn transact_here<T>(
@@ -207,7 +275,7 @@ impl<M: MetaStore> Cluster<M> {
                         view.state = state;
                         view.state.renew_assignments();
                     });
-                    self.revision.send_replace(revision);
+                    self.tell(revision);
                     return Ok(());
                 }
             };
@@ -223,8 +291,13 @@ impl<M: MetaStore> Cluster<M> {
             if caught_up {
                 return Ok(());
             }
-            self.revision.send_replace(up_to);
+            self.tell(up_to);
         }
+    }
+
+    fn tell(&self, revision: Revision) {
+        self.revision.send_replace(revision);
+        self.changed.notify_waiters();
     }
 
     /// Waits until `done` gives an answer or the time is up.
@@ -233,16 +306,19 @@ impl<M: MetaStore> Cluster<M> {
         wait: Duration,
         mut done: impl FnMut(&View) -> Option<T>,
     ) -> Option<T> {
-        let mut revisions = self.revision.subscribe();
-        let until = Instant::now() + wait;
+        let mut over = None;
         loop {
-            revisions.mark_unchanged();
+            let mut changed = pin!(self.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
             if let Some(answer) = self.read(&mut done) {
                 return Some(answer);
             }
-            match tokio::time::timeout_at(until, revisions.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return None,
+            let over = over.get_or_insert_with(|| self.runtime.sleep(wait));
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = over => return None,
             }
         }
     }

@@ -15,19 +15,17 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::cluster::{Cluster, ClusterError, Timing};
+use crate::cluster::{Cluster, ClusterError, ClusterOptions, Timing};
 use crate::http::listener::BoundedListener;
 use crate::http::{Api, WATCHES_MAX, router};
 use crate::meta::redb_store::RedbStore;
 use crate::meta::{MetaError, MetaStore};
 use crate::row::RowError;
+use crate::runtime::TokioRuntime;
 
 /// How long a stop waits for requests in progress before it cuts their connections, and then for
 /// what they began.
 const STOP_WAIT: Duration = Duration::from_secs(3);
-
-/// Looks for silent nodes in one silence.
-const TICKS_PER_SILENCE: u32 = 10;
 
 /// What a conductor needs to know.
 #[derive(Clone, Debug)]
@@ -127,7 +125,12 @@ impl Conductor {
         })?;
         let store = RedbStore::open(data_dir).await?;
         let metadata = store.revisions();
-        let cluster = Cluster::open(store, timing, fresh_id()?).await?;
+        let options = ClusterOptions {
+            timing,
+            ..ClusterOptions::new(fresh_id()?)
+        };
+        let runtime = Arc::new(TokioRuntime::start());
+        let cluster = Cluster::open(store, runtime, options).await?;
         let stopping = watch::Sender::new(false);
         let clock = tokio::spawn(keep_time(Arc::clone(&cluster), stopping.subscribe()));
         let api = Api {
@@ -202,14 +205,8 @@ fn fresh_id() -> Result<ClusterId, StartError> {
 
 /// Looks for silent nodes until the conductor stops.
 async fn keep_time<M: MetaStore>(cluster: Arc<Cluster<M>>, mut stopping: watch::Receiver<bool>) {
-    let period = cluster.timing().silence / TICKS_PER_SILENCE;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(period) => {}
-            _ = stopping.wait_for(|stopping| *stopping) => return,
-        }
-        if let Err(error) = cluster.tick().await {
-            tracing::error!(%error, "cannot note which nodes are up");
-        }
+    tokio::select! {
+        () = cluster.keep_time() => {}
+        _ = stopping.wait_for(|stopping| *stopping) => {}
     }
 }

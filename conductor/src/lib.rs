@@ -3,6 +3,8 @@
 //! [`Conductor::start`] opens the metadata in a directory and serves `/v1` until
 //! [`Conductor::shutdown`]. What it decides is pure (`state`, [`placement`], [`membership`]); what
 //! it promises is in the [`MetaStore`] before it answers. See `docs/api.md` for the routes.
+//!
+//! [`Cluster`] is what lies behind the routes, over any [`MetaStore`] and [`Runtime`].
 
 mod absence;
 mod cluster;
@@ -14,10 +16,14 @@ pub mod meta;
 pub mod placement;
 mod refusal;
 mod row;
+mod runtime;
 mod spell;
 mod state;
 
-pub use cluster::Timing;
+pub use cluster::{Cluster, ClusterError, ClusterOptions, Timing};
 pub use conductor::{Conductor, ConductorOptions, StartError};
 pub use meta::MetaStore;
 pub use meta::redb_store::RedbStore;
+pub use refusal::{DiskRefusal, InvalidRequest, NodeRefusal, Refusal, VolumeRefusal};
+pub use row::RowError;
+pub use runtime::{Runtime, TokioRuntime, Work};

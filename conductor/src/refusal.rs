@@ -18,8 +18,12 @@ pub(crate) const MAP_ENTRIES_MAX: usize = 64;
 pub(crate) const TEXT_BYTES_MAX: usize = 1024;
 
 /// A field of a request is out of range.
+#[expect(
+    missing_docs,
+    reason = "each message says what its variant and fields are"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum InvalidRequest {
+pub enum InvalidRequest {
     #[error(
         "`{name}` is no name: use 1 to {NAME_BYTES_MAX} of a-z 0-9 . _ -, beginning with a letter \
          or digit"
@@ -45,8 +49,12 @@ pub(crate) enum InvalidRequest {
 }
 
 /// A volume is not in the state that the request needs.
+#[expect(
+    missing_docs,
+    reason = "each message says what its variant and fields are"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum VolumeRefusal {
+pub enum VolumeRefusal {
     #[error("there is no volume `{name}`: see `ashlar volume list`")]
     NotFound { name: String },
     #[error("a volume `{name}` exists already: choose another name, or delete it first")]
@@ -116,8 +124,12 @@ fn advice(state: VolumeState) -> &'static str {
 }
 
 /// A node cannot be what it says it is.
+#[expect(
+    missing_docs,
+    reason = "each message says what its variant and fields are"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NodeRefusal {
+pub enum NodeRefusal {
     #[error("there is no node {node}: register again")]
     NotFound { node: NodeId },
     #[error("there is no node `{node}`: see `ashlar node list`")]
@@ -142,8 +154,12 @@ pub(crate) enum NodeRefusal {
 }
 
 /// A disk cannot be removed.
+#[expect(
+    missing_docs,
+    reason = "each message says what its variant and fields are"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum DiskRefusal {
+pub enum DiskRefusal {
     #[error("there is no disk {disk}: see `ashlar disk list`")]
     NotFound { disk: DiskId },
     #[error(
@@ -166,8 +182,12 @@ fn count(replicas: usize) -> String {
 }
 
 /// Any refusal.
+#[expect(
+    missing_docs,
+    reason = "each message says what its variant and fields are"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     #[error(transparent)]
     Invalid(#[from] InvalidRequest),
     #[error(transparent)]

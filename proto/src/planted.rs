@@ -3,7 +3,7 @@
 //! With the feature `planted`, which only the simulator turns on, a thread can leave one of them out
 //! ([`plant`]). Without it [`is_planted`] is a constant `false`, and nothing of this is in the code.
 
-/// One rule left out, of an owner or of a store.
+/// One rule left out, of an owner, of a store or of a conductor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Planted {
     /// What was read is shown without a lease.
@@ -50,11 +50,23 @@ pub enum Planted {
     NoChecksums,
     /// A segment is free before its live blocks have moved.
     CollectorFreesLive,
+    /// A conductor grants a generation before that is durable.
+    GrantEarly,
+    /// A conductor commits a proposal of any epoch.
+    AnyEpoch,
+    /// A conductor commits a proposal of any generation.
+    AnyGeneration,
+    /// A conductor replaces a replica that is in sync, too, once it has been away for long.
+    ReplaceInSync,
+    /// A conductor drops a replica that is to leave before its successor is in sync.
+    DropLeaving,
+    /// The conductor's metadata are not durable when a commit is answered.
+    ForgetCommits,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 28] = [
         Self::NoLease,
         Self::CountProposedOnly,
         Self::NoReconcile,
@@ -77,6 +89,12 @@ impl Planted {
         Self::SameIncarnation,
         Self::NoChecksums,
         Self::CollectorFreesLive,
+        Self::GrantEarly,
+        Self::AnyEpoch,
+        Self::AnyGeneration,
+        Self::ReplaceInSync,
+        Self::DropLeaving,
+        Self::ForgetCommits,
     ];
 }
 

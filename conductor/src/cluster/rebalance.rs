@@ -38,7 +38,10 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// Moves begin from now on, or none do.
-    pub(crate) async fn pause_rebalance(
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn pause_rebalance(
         self: &Arc<Self>,
         paused: bool,
     ) -> Result<Rebalance, ClusterError> {

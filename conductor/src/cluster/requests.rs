@@ -9,6 +9,7 @@ use ashlar_proto::api::{
     InSyncCommitted, ProposeInSync, RegisterNode, Registered, Revision, Volume, VolumeMap,
     VolumeState,
 };
+use ashlar_proto::planted::{Planted, is_planted};
 
 use super::{Cluster, ClusterError, View};
 use crate::meta::MetaStore;
@@ -19,13 +20,17 @@ const NODES_POLL: Duration = Duration::from_millis(20);
 
 impl<M: MetaStore> Cluster<M> {
     /// Makes a volume and waits for its stores, up to `wait`; gives it as it then stands.
-    pub(crate) async fn create(
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn create(
         self: &Arc<Self>,
         request: CreateVolume,
         wait: Duration,
     ) -> Result<Volume, ClusterError> {
         let name = request.name.clone();
-        let plan = move |view: &View| view.state.plan_create(&view.live, &request);
+        let shard_bytes = self.shard_bytes;
+        let plan = move |view: &View| view.state.plan_create(&view.live, &request, shard_bytes);
         let (id, _) = self.transact(plan).await?;
         self.settle().await?;
         let ready = |view: &View| {
@@ -38,7 +43,10 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// Deletes a volume and waits for its stores, up to `wait`; gives what is left of it.
-    pub(crate) async fn delete(
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn delete(
         self: &Arc<Self>,
         name: String,
         force: bool,
@@ -54,13 +62,23 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// Grants the next generation.
-    pub(crate) async fn attach(
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn attach(
         self: &Arc<Self>,
         name: String,
         request: AttachRequest,
     ) -> Result<Attachment, ClusterError> {
         self.await_nodes_of(&name).await;
         let plan = move |view: &View| view.state.plan_attach(&name, &request);
+        if is_planted(Planted::GrantEarly) {
+            let attachment = self.read(&plan)?.answer;
+            let cluster = Arc::clone(self);
+            self.runtime
+                .spawn(Box::pin(async move { drop(cluster.transact(plan).await) }));
+            return Ok(attachment);
+        }
         let (attachment, revision) = self.transact(plan).await?;
         Ok(Attachment {
             revision,
@@ -81,13 +99,16 @@ impl<M: MetaStore> Cluster<M> {
                     .is_some()
             })
         };
-        while !self.read(heard) && self.started.elapsed() < self.timing.silence {
-            tokio::time::sleep(NODES_POLL).await;
+        while !self.read(heard) && self.uptime() < self.timing.silence {
+            self.runtime.sleep(NODES_POLL).await;
         }
     }
 
     /// Ends an attach.
-    pub(crate) async fn detach(
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn detach(
         self: &Arc<Self>,
         name: String,
         request: DetachRequest,
@@ -97,7 +118,10 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// Commits an in-sync set.
-    pub(crate) async fn propose(
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn propose(
         self: &Arc<Self>,
         name: String,
         request: ProposeInSync,
@@ -107,7 +131,10 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// Takes a store in.
-    pub(crate) async fn register(
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn register(
         self: &Arc<Self>,
         request: RegisterNode,
     ) -> Result<Registered, ClusterError> {
@@ -132,7 +159,10 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// Hears a node.
-    pub(crate) async fn heartbeat(
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn heartbeat(
         self: &Arc<Self>,
         node: NodeId,
         heartbeat: Heartbeat,
@@ -152,7 +182,10 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// A node's assignments, once they are newer than `after` or the wait is over.
-    pub(crate) async fn assignments(
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn assignments(
         &self,
         node: NodeId,
         after: Revision,
@@ -182,7 +215,10 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// A volume's map, once it has changed after `after` or the wait is over.
-    pub(crate) async fn map(
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn map(
         &self,
         name: String,
         after: Revision,
@@ -208,7 +244,7 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// Looks for silent nodes, and for what is amiss; to be called a few times per silence.
-    pub(crate) async fn tick(self: &Arc<Self>) -> Result<(), ClusterError> {
+    pub(super) async fn tick(self: &Arc<Self>) -> Result<(), ClusterError> {
         let now = self.now();
         let silent = self.change_live(|view| view.live.membership.silent(now));
         if self.read(|view| !view.state.plan_silence(&silent).changes.is_empty()) {

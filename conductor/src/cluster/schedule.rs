@@ -11,7 +11,10 @@ use crate::refusal::{DiskRefusal, NodeRefusal, Refusal};
 
 impl<M: MetaStore> Cluster<M> {
     /// A node, by name or id, takes replicas from now on, or none, or loses those that it has.
-    pub(crate) async fn schedule_node(
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn schedule_node(
         self: &Arc<Self>,
         node: String,
         schedulable: Schedulable,
@@ -25,7 +28,10 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// The same for one disk.
-    pub(crate) async fn schedule_disk(
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn schedule_disk(
         self: &Arc<Self>,
         disk: DiskId,
         schedulable: Schedulable,
@@ -38,13 +44,19 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// Forgets a node and its disks.
-    pub(crate) async fn remove_node(self: &Arc<Self>, node: String) -> Result<(), ClusterError> {
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn remove_node(self: &Arc<Self>, node: String) -> Result<(), ClusterError> {
         let plan = move |view: &super::View| view.state.plan_remove_node(&node);
         self.transact(plan).await.map(|_| ())
     }
 
     /// Forgets a disk.
-    pub(crate) async fn remove_disk(self: &Arc<Self>, disk: DiskId) -> Result<(), ClusterError> {
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn remove_disk(self: &Arc<Self>, disk: DiskId) -> Result<(), ClusterError> {
         let plan = move |view: &super::View| view.state.plan_remove_disk(disk);
         self.transact(plan).await.map(|_| ())
     }

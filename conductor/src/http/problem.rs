@@ -215,16 +215,29 @@ impl From<ClusterError> for Refused {
     }
 }
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let (code, title, status) = self.code.facts();
-        let problem = Problem {
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let (code, title, status) = refused.code.facts();
+        Self {
             kind: format!("urn:ashlar:problem:{code}"),
             title: title.to_owned(),
             status: status.as_u16(),
-            detail: self.detail,
+            detail: refused.detail,
             code: code.to_owned(),
-        };
+        }
+    }
+}
+
+impl From<ClusterError> for Problem {
+    fn from(error: ClusterError) -> Self {
+        Refused::from(error).into()
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let (_, _, status) = self.code.facts();
+        let problem = Problem::from(self);
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let json = HeaderValue::from_static("application/problem+json");
         (status, [(header::CONTENT_TYPE, json)], body).into_response()

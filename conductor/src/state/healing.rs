@@ -20,6 +20,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ashlar_proto::api::{Replica, Schedulable, VolumeState};
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{ByteCount, DiskId, NodeId, ReplicaId};
 
 use super::slots::Slots;
@@ -202,7 +203,9 @@ impl<'a> Healer<'a> {
             self.outlook.draining += u32::from(is_to_move);
             let deed = if is_to_move {
                 Deed::Move
-            } else if !replica.in_sync && self.is_to_be_replaced(replica) {
+            } else if (!replica.in_sync || is_planted(Planted::ReplaceInSync))
+                && self.is_to_be_replaced(replica)
+            {
                 Deed::Replace
             } else {
                 continue;
@@ -251,7 +254,7 @@ impl<'a> Healer<'a> {
         let mut tidied = row.clone();
         if is_off && (successor.is_some() || !has_spare) {
             call_off(&mut tidied, successor);
-        } else if has_spare && !leaving.in_sync {
+        } else if has_spare && (!leaving.in_sync || is_planted(Planted::DropLeaving)) {
             let leaving = leaving.id;
             tidied.replicas.retain(|r| r.id != leaving);
             forget_gone(&mut tidied);

@@ -7,6 +7,7 @@ use ashlar_proto::api::{
     AckRule, AttachRequest, CreateVolume, DetachRequest, DiskReport, Health, ProposeInSync,
     RegisterNode, VolumeState,
 };
+use ashlar_proto::limits::SHARD_BYTES_DEFAULT;
 use ashlar_proto::{Epoch, Generation};
 
 use super::*;
@@ -23,6 +24,9 @@ mod repairs;
 mod spread;
 
 const GIB: u64 = 1 << 30;
+
+/// Bytes of each shard of a volume.
+const SHARD_BYTES: ByteCount = ByteCount::new(SHARD_BYTES_DEFAULT);
 
 /// How long a disk is waited for.
 const GRACE: Duration = Duration::from_secs(300);
@@ -166,7 +170,7 @@ impl Bench {
     fn create(&mut self, name: &str, replicas: u8) -> VolumeId {
         let plan = self
             .state
-            .plan_create(&self.live, &volume(name, replicas))
+            .plan_create(&self.live, &volume(name, replicas), SHARD_BYTES)
             .unwrap();
         self.commit(plan)
     }
@@ -302,7 +306,7 @@ fn a_name_is_taken_until_its_volume_is_gone_and_ids_are_not_given_again() {
     let first = bench.ready("v", 3);
     let taken = bench
         .state
-        .plan_create(&bench.live, &volume("v", 1))
+        .plan_create(&bench.live, &volume("v", 1), SHARD_BYTES)
         .unwrap_err();
     assert_eq!(
         taken,
@@ -316,7 +320,7 @@ fn a_name_is_taken_until_its_volume_is_gone_and_ids_are_not_given_again() {
     assert!(
         bench
             .state
-            .plan_create(&bench.live, &volume("v", 1))
+            .plan_create(&bench.live, &volume("v", 1), SHARD_BYTES)
             .is_err()
     );
     assert!(bench.state.assignments(NodeId::new(1)).is_empty());
@@ -454,7 +458,7 @@ fn placement_uses_nodes_that_are_up() {
     bench.set_up(2, false);
     let refused = bench
         .state
-        .plan_create(&bench.live, &volume("v", 3))
+        .plan_create(&bench.live, &volume("v", 3), SHARD_BYTES)
         .unwrap_err();
     let text = refused.to_string();
     assert!(

@@ -10,9 +10,7 @@
 use std::collections::BTreeMap;
 
 use ashlar_proto::api::{CreateVolume, Replica, Schedulable, VolumeState};
-use ashlar_proto::limits::{
-    BLOCK_BYTES_U64, REPLICAS_MAX, SHARD_BYTES_DEFAULT, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN,
-};
+use ashlar_proto::limits::{BLOCK_BYTES_U64, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
 use ashlar_proto::{ByteCount, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex, VolumeId};
 
 use super::{At, ClusterState, Plan, shard_bytes};
@@ -35,6 +33,7 @@ impl ClusterState {
         &self,
         live: &Live,
         request: &CreateVolume,
+        shard_bytes: ByteCount,
     ) -> Result<Plan<VolumeId>, Refusal> {
         check_create(request)?;
         if self.names.contains_key(&request.name) {
@@ -48,7 +47,7 @@ impl ClusterState {
             id: VolumeId::new(cluster.next_volume),
             name: request.name.clone(),
             size_bytes: request.size_bytes,
-            shard_bytes: ByteCount::new(SHARD_BYTES_DEFAULT),
+            shard_bytes,
             replicas: request.replicas,
             ack: request.ack,
             state: VolumeState::Creating,

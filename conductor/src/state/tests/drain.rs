@@ -28,7 +28,12 @@ fn attached(names: &'static [&str], disks: u128) -> (Bench, &'static str) {
         size_bytes: ByteCount::new(GIB),
         ..volume("v", 3)
     };
-    bench.commit(bench.state.plan_create(&bench.live, &small).unwrap());
+    bench.commit(
+        bench
+            .state
+            .plan_create(&bench.live, &small, SHARD_BYTES)
+            .unwrap(),
+    );
     bench.settle();
     bench.attach("v", "x");
     let first = bench.replicas("v")[0].node.get();
@@ -43,10 +48,14 @@ fn a_cordoned_node_gets_no_new_replicas() {
         bench.ready(name, 3);
     }
     assert!(bench.state.assignments(NodeId::new(1)).is_empty());
-    let refused = bench.state.plan_create(&bench.live, &volume("x", 3));
+    let refused = bench
+        .state
+        .plan_create(&bench.live, &volume("x", 3), SHARD_BYTES);
     assert!(refused.is_ok());
     bench.schedule("b", Schedulable::Draining);
-    let refused = bench.state.plan_create(&bench.live, &volume("x", 3));
+    let refused = bench
+        .state
+        .plan_create(&bench.live, &volume("x", 3), SHARD_BYTES);
     assert!(matches!(refused, Err(Refusal::Placement(_))));
 }
 

@@ -51,7 +51,12 @@ impl World {
                 size_bytes: ByteCount::new((n % 3 * 4 + 1) * GIB),
                 ..volume(&format!("v{n}"), u8::try_from(n % 3 + 1).unwrap())
             };
-            bench.commit(bench.state.plan_create(&bench.live, &request).unwrap());
+            bench.commit(
+                bench
+                    .state
+                    .plan_create(&bench.live, &request, SHARD_BYTES)
+                    .unwrap(),
+            );
         }
         bench.settle();
         let replicas = bench.state.shards.values().flat_map(|row| &row.replicas);

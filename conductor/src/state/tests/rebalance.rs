@@ -43,7 +43,7 @@ impl Pool {
             ..volume(name, replicas)
         };
         let bench = &mut self.bench;
-        let Ok(plan) = bench.state.plan_create(&bench.live, &request) else {
+        let Ok(plan) = bench.state.plan_create(&bench.live, &request, SHARD_BYTES) else {
             return;
         };
         bench.commit(plan);

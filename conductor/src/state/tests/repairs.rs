@@ -173,7 +173,12 @@ fn a_fresh_replica_needs_an_owner_once_its_store_has_made_it() {
         size_bytes: ByteCount::new(GIB),
         ..volume("v", 3)
     };
-    bench.commit(bench.state.plan_create(&bench.live, &small).unwrap());
+    bench.commit(
+        bench
+            .state
+            .plan_create(&bench.live, &small, SHARD_BYTES)
+            .unwrap(),
+    );
     bench.settle();
     bench.attach("v", "x");
     bench.set_up(bench.replicas("v")[1].node.get(), false);

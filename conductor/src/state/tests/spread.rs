@@ -14,7 +14,12 @@ fn with_one_store_lost(bytes: impl Fn(u64) -> u64) -> Bench {
             size_bytes: ByteCount::new(bytes(n)),
             ..volume(&format!("v{n}"), 3)
         };
-        bench.commit(bench.state.plan_create(&bench.live, &request).unwrap());
+        bench.commit(
+            bench
+                .state
+                .plan_create(&bench.live, &request, SHARD_BYTES)
+                .unwrap(),
+        );
     }
     bench.settle();
     bench.set_up(1, false);
@@ -117,7 +122,12 @@ fn those_with_the_fewest_replicas_come_first() {
             size_bytes: ByteCount::new(GIB),
             ..volume(&name, 3)
         };
-        bench.commit(bench.state.plan_create(&bench.live, &request).unwrap());
+        bench.commit(
+            bench
+                .state
+                .plan_create(&bench.live, &request, SHARD_BYTES)
+                .unwrap(),
+        );
         bench.settle();
         bench.attach(&name, "x");
         let replicas = bench.replicas(&name);

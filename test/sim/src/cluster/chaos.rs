@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ashlar_reactor::sim::{SimDisk, fault::FaultAccess};
 
+use super::operator::Command;
 use super::owner::{OWNER_HOSTS, Owner};
 use super::stores::Store;
 use super::{Cluster, Together};
@@ -28,8 +29,12 @@ enum Trouble {
     Split(usize),
     Seclude(usize),
     LoseConductor,
-    Empty(usize),
-    Tidy,
+    CrashConductor,
+    LongOutage,
+    StallConductor,
+    /// The conductor and some stores do not reach each other.
+    CutStores,
+    Command(Command),
     Heal,
     Media(usize),
 }
@@ -53,7 +58,8 @@ impl Cluster {
     }
 
     fn has_failed(&self) -> bool {
-        self.record.failure().is_some() || self.metadata.borrow().failure.is_some()
+        let archive = self.conductor.archive();
+        self.record.failure().is_some() || archive.ledger(|ledger| ledger.failure()).is_some()
     }
 
     fn draw(&mut self) -> Option<Trouble> {
@@ -65,11 +71,13 @@ impl Cluster {
         let drawn = self.rng.below(100);
         let has_spare = self.stores.len() > self.replicas;
         if has_spare && self.rng.chance(150_000) {
-            let empties = self.rng.chance(800_000);
-            return Some(if empties {
-                Trouble::Empty(store)
-            } else {
-                Trouble::Tidy
+            return Some(Trouble::Command(self.draw_command(store)));
+        }
+        if plan.process_crashes && self.rng.chance(60_000) {
+            return Some(match self.rng.below(8) {
+                0 => Trouble::LongOutage,
+                1 => Trouble::StallConductor,
+                _ => Trouble::CrashConductor,
             });
         }
         let trouble = match drawn {
@@ -86,7 +94,8 @@ impl Cluster {
             82..85 => (plan.partitions, Trouble::Coup),
             85..90 => (plan.partitions, Trouble::Split(store)),
             90..93 => (plan.partitions, Trouble::Seclude(store)),
-            93..97 => (plan.partitions, Trouble::LoseConductor),
+            93..95 => (plan.partitions, Trouble::LoseConductor),
+            95..97 => (plan.partitions, Trouble::CutStores),
             _ => (plan.partitions, Trouble::Heal),
         };
         trouble.0.then_some(trouble.1)
@@ -153,13 +162,30 @@ impl Cluster {
             Trouble::Seclude(number) => self.seclude(number).await,
             Trouble::LoseConductor => {
                 let hosts = self.owners.iter().map(Owner::host);
-                self.metadata.borrow_mut().cut_off.extend(hosts);
+                self.conductor.roads.borrow_mut().cut_off.extend(hosts);
             }
-            Trouble::Empty(number) => {
-                let disk = self.stores[number].location().disk;
-                self.metadata.borrow_mut().empty(disk);
+            Trouble::CrashConductor => self.conductor.crash(),
+            Trouble::LongOutage => {
+                self.conductor.crash();
+                let away = self.rng.between(2_000_000, 30_000_000);
+                self.conductor_away_until = self.world.now() + Duration::from_micros(away);
             }
-            Trouble::Tidy => self.metadata.borrow_mut().tidy(),
+            Trouble::StallConductor => {
+                let stall = self.rng.between(100_000, 15_000_000);
+                self.conductor.stall(Duration::from_micros(stall));
+            }
+            Trouble::CutStores => {
+                for store in &self.stores {
+                    if self.rng.chance(400_000) {
+                        self.conductor
+                            .roads
+                            .borrow_mut()
+                            .cut_off
+                            .insert(store.host());
+                    }
+                }
+            }
+            Trouble::Command(command) => self.command(command),
             Trouble::Heal => self.heal(),
             Trouble::Media(number) => {
                 if let Some(disk) = self.stores[number].disk(&self.world) {
@@ -179,7 +205,7 @@ impl Cluster {
             self.world.partition(old, store.host());
         }
         if self.rng.chance(700_000) {
-            self.metadata.borrow_mut().cut_off.insert(old);
+            self.conductor.roads.borrow_mut().cut_off.insert(old);
         }
         self.start_owner();
         self.pause().await;
@@ -243,7 +269,7 @@ impl Cluster {
             }
         }
         if self.rng.chance(700_000) {
-            self.metadata.borrow_mut().cut_off.insert(old);
+            self.conductor.roads.borrow_mut().cut_off.insert(old);
         }
         self.start_owner();
         let pause = self.rng.between(1_000_000, 20_000_000);
@@ -253,7 +279,7 @@ impl Cluster {
 
     fn heal(&self) {
         self.world.heal();
-        self.metadata.borrow_mut().cut_off.clear();
+        self.conductor.roads.borrow_mut().cut_off.clear();
     }
 
     async fn pause(&mut self) {
@@ -305,8 +331,8 @@ impl Cluster {
         for number in hit {
             self.stores[number].power_loss(&self.world);
             if self.plan.volatile_cache {
-                let disk = self.stores[number].location().disk;
-                let shards = self.metadata.borrow().shards().len();
+                let disk = self.stores[number].disk_id();
+                let shards = self.shards().len();
                 let lost = (0..shards).map(|shard| (disk, shard));
                 self.lost.borrow_mut().extend(lost);
             }
@@ -319,6 +345,9 @@ impl Cluster {
             if self.rng.chance(600_000) {
                 self.restart_store(number);
             }
+        }
+        if self.world.now() >= self.conductor_away_until && self.rng.chance(600_000) {
+            self.restart_conductor();
         }
         self.owners.retain(Owner::is_alive);
         if self.owners.is_empty() && self.rng.chance(700_000) {

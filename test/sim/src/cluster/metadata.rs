@@ -1,389 +1,273 @@
-//! The conductor of a simulated cluster: one volume's map in memory, and the road to it.
+//! The metadata of a simulated cluster: the conductor's rows in memory, which outlive its crashes.
 //!
-//! It commits what the design says and no more: a generation at each attach, and an in-sync set
-//! when generation and epoch are current. Between these it replaces replicas that are not in sync
-//! and moves others, as a conductor does for lost and draining disks. It also watches: no proposal
-//! takes one replica in and another out. Its answers take time, and some are lost before or after
-//! the deed.
+//! A commit takes time before and after the deed, so a conductor that crashes while it waits finds
+//! it done or not, never half. Some end in an error that tells nothing, some in a conflict with
+//! nobody, and events are soon forgotten. Whatever is committed passes by the [`Ledger`].
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-use std::rc::Rc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ashlar_client::{ClusterSource, SourceError};
-use ashlar_proto::api::{
-    AckRule, Assignment, AttachRequest, Attachment, DetachRequest, DiskLocation, Health,
-    InSyncCommitted, ProposeInSync, Replica, Revision, Shard, Volume, VolumeMap, VolumeState,
+use ashlar_conductor::Runtime;
+use ashlar_conductor::meta::{
+    Change, Event, Events, Key, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX, Page, Row,
+    Transaction,
 };
-use ashlar_proto::{
-    BlockCount, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, ReplicaId, ShardIndex,
-    VolumeId,
-};
-use ashlar_reactor::Reactor;
+use ashlar_proto::api::Revision;
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_reactor::sim::Rng;
+use tokio::sync::watch;
 
-/// How long a question for the map waits for news, and how often it looks.
-const MAP_WAIT: Duration = Duration::from_secs(30);
-const MAP_POLL: Duration = Duration::from_millis(200);
+use super::ledger::Ledger;
+use super::runtime::SimRuntime;
 
-/// The only volume.
-pub const VOLUME_NAME: &str = "volume";
-/// Its id.
-pub const VOLUME: VolumeId = VolumeId::new(0x51b);
-/// The cluster.
-pub const CLUSTER: ClusterId = ClusterId::new(0xc1a5);
+/// Longest that a commit takes before and after the deed, in µs.
+const COMMIT_US_MAX: u64 = 4_000;
+/// Longest that reading takes, in µs.
+const READ_US_MAX: u64 = 300;
+/// Events that are kept, at most.
+const EVENTS_KEPT: usize = 64;
 
-/// The map of the volume.
-pub struct Metadata {
-    volume: Volume,
-    disks: Vec<DiskLocation>,
-    /// In-sync sets as they were when each generation was granted.
-    granted: BTreeMap<Generation, Vec<Vec<DiskId>>>,
-    rng: Rng,
-    next_replica: u64,
-    /// Fresh replicas that their stores have made: they are not made again.
-    made: BTreeSet<ReplicaId>,
-    /// Raised at each change.
+/// What goes wrong with the metadata.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MetaFaults {
+    /// Of a million commits, how many end in an error, whether they took effect or not.
+    pub errors_per_million: u32,
+    /// Of a million commits, how many fail as if another conductor had been faster.
+    pub conflicts_per_million: u32,
+    /// Of a million questions for events, how many come too late.
+    pub compactions_per_million: u32,
+}
+
+/// The rows, whoever reads and writes them. Clones are the same.
+#[derive(Clone)]
+pub struct Archive(Arc<Mutex<Shelf>>);
+
+struct Shelf {
+    rows: BTreeMap<Key, Row>,
+    events: VecDeque<Event>,
     revision: Revision,
-    /// Of a million answers, how many are lost.
-    pub lost_per_million: u32,
-    /// Hosts that do not reach the conductor.
-    pub cut_off: BTreeSet<IpAddr>,
-    /// What must not have been proposed.
-    pub failure: Option<String>,
+    /// Events up to here are forgotten.
+    compacted: Revision,
+    rng: Rng,
+    faults: MetaFaults,
+    ledger: Ledger,
+    /// With [`Planted::ForgetCommits`]: the rows that a crash goes back to.
+    durable: Option<(BTreeMap<Key, Row>, Revision)>,
 }
 
-/// How the volume is cut.
-#[derive(Clone, Copy, Debug)]
-pub struct VolumeShape {
-    /// Bytes of the volume.
-    pub bytes: u64,
-    /// Bytes of each shard but the last.
-    pub shard_bytes: u64,
-    /// When a write is acknowledged.
-    pub ack: AckRule,
+/// How a commit goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Good,
+    Conflict,
+    ErrorBefore,
+    ErrorAfter,
 }
 
-impl Metadata {
-    /// A volume with a replica of each shard on each of the first `replicas` disks.
-    #[must_use]
-    pub fn new(
-        shape: VolumeShape,
-        replicas: usize,
-        disks: Vec<DiskLocation>,
-        rng: Rng,
-    ) -> Rc<RefCell<Self>> {
-        let shards = shape.bytes.div_ceil(shape.shard_bytes);
-        let mut next_replica = 0;
-        let shards = (0..u32::try_from(shards).unwrap_or(u32::MAX)).map(|index| Shard {
-            index: ShardIndex::new(index),
-            epoch: Epoch::new(1),
-            replicas: disks[..replicas]
-                .iter()
-                .map(|disk| {
-                    next_replica += 1;
-                    Replica {
-                        id: ReplicaId::new(next_replica),
-                        node: disk.node,
-                        disk: disk.disk,
-                        in_sync: true,
-                        fresh: false,
-                        leaving: false,
-                    }
-                })
-                .collect(),
-        });
-        let volume = Volume {
-            id: VOLUME,
-            name: VOLUME_NAME.to_owned(),
-            size_bytes: ByteCount::new(shape.bytes),
-            shard_bytes: ByteCount::new(shape.shard_bytes),
-            replicas: u8::try_from(replicas).unwrap_or(u8::MAX),
-            ack: shape.ack,
-            state: VolumeState::Ready,
-            health: Health::Healthy,
-            generation: Generation::new(0),
-            head_layer: Layer::new(1),
-            attached_by: None,
-            shards: shards.collect(),
-        };
-        let next_replica = next_replica + 1;
-        Rc::new(RefCell::new(Self {
-            volume,
-            disks,
-            granted: BTreeMap::new(),
+impl Archive {
+    /// Empty.
+    pub fn new(rng: Rng) -> Self {
+        Self(Arc::new(Mutex::new(Shelf {
+            rows: BTreeMap::new(),
+            events: VecDeque::new(),
+            revision: Revision(0),
+            compacted: Revision(0),
             rng,
-            next_replica,
-            made: BTreeSet::new(),
-            revision: Revision(1),
-            lost_per_million: 0,
-            cut_off: BTreeSet::new(),
-            failure: None,
-        }))
+            faults: MetaFaults::default(),
+            ledger: Ledger::default(),
+            durable: None,
+        })))
     }
 
-    /// The shards as they stand.
-    #[must_use]
-    pub fn shards(&self) -> &[Shard] {
-        &self.volume.shards
+    fn lock(&self) -> MutexGuard<'_, Shelf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For each shard: the set that a generation was granted on, and the set now.
-    #[must_use]
-    pub fn sets(&self, generation: Generation) -> Vec<(Vec<DiskId>, Vec<DiskId>)> {
-        let granted = self.granted.get(&generation).cloned().unwrap_or_default();
-        let now = self.volume.shards.iter().map(in_sync_disks);
-        granted.into_iter().zip(now).collect()
+    /// Sets what goes wrong from now on.
+    pub fn set_faults(&self, faults: MetaFaults) {
+        self.lock().faults = faults;
     }
 
-    /// The acknowledgement rule.
-    #[must_use]
-    pub fn ack(&self) -> AckRule {
-        self.volume.ack
+    /// Looks at what is committed, or notes what passes by it.
+    pub fn ledger<T>(&self, with: impl FnOnce(&mut Ledger) -> T) -> T {
+        with(&mut self.lock().ledger)
     }
 
-    fn map(&self) -> VolumeMap {
-        VolumeMap {
-            volume: self.volume.clone(),
-            disks: self.disks.clone(),
-            revision: self.revision,
+    /// The conductor's process has ended.
+    pub fn crash(&self) {
+        let mut shelf = self.lock();
+        if let Some((rows, revision)) = shelf.durable.take() {
+            shelf.compacted = revision;
+            shelf.events.clear();
+            shelf.revision = revision;
+            let values = rows.iter().map(|(key, row)| (key, row.value.as_slice()));
+            shelf.ledger.go_back(values);
+            shelf.rows = rows;
         }
     }
+}
 
-    /// What a disk must hold.
-    #[must_use]
-    pub fn assignments(&self, disk: DiskId, blocks: BlockCount) -> Vec<Assignment> {
-        let held = self.volume.shards.iter().filter_map(|shard| {
-            let replica = shard.replicas.iter().find(|r| r.disk == disk)?;
-            Some(Assignment {
-                volume: VOLUME,
-                shard: shard.index,
-                replica: replica.id,
-                disk,
-                blocks: blocks.get(),
-                may_create: replica.fresh && !self.made.contains(&replica.id),
-            })
-        });
-        held.collect()
+impl Shelf {
+    fn micros(&mut self, most: u64) -> Duration {
+        Duration::from_micros(self.rng.below(most))
     }
 
-    /// A store has carried these out.
-    pub fn note_made(&mut self, assignments: &[Assignment]) {
-        self.made.extend(assignments.iter().map(|a| a.replica));
-    }
-
-    /// Makes replicas of a disk elsewhere: in place of those that are not in sync, beside those that
-    /// are, which are to leave then.
-    pub fn empty(&mut self, disk: DiskId) {
-        for shard in &mut self.volume.shards {
-            let Some(position) = shard.replicas.iter().position(|r| r.disk == disk) else {
-                continue;
-            };
-            let holds = |d: &DiskLocation| shard.replicas.iter().any(|r| r.disk == d.disk);
-            let free: Vec<_> = self.disks.iter().filter(|d| !holds(d)).collect();
-            let is_moving = shard.replicas.len() > usize::from(self.volume.replicas);
-            if free.is_empty() {
-                continue;
-            }
-            let to = free[self.rng.index(free.len())];
-            let fresh = Replica {
-                id: ReplicaId::new(self.next_replica),
-                node: to.node,
-                disk: to.disk,
-                in_sync: false,
-                fresh: true,
-                leaving: false,
-            };
-            let old = &mut shard.replicas[position];
-            if !old.in_sync {
-                *old = fresh;
-            } else if !is_moving {
-                old.leaving = true;
-                shard.replicas.push(fresh);
+    fn fate(&mut self) -> Fate {
+        let faults = self.faults;
+        if self.rng.chance(faults.conflicts_per_million) {
+            Fate::Conflict
+        } else if self.rng.chance(faults.errors_per_million) {
+            let before = self.rng.chance(500_000);
+            if before {
+                Fate::ErrorBefore
             } else {
-                continue;
+                Fate::ErrorAfter
             }
-            self.next_replica += 1;
-            self.revision.0 += 1;
+        } else {
+            Fate::Good
         }
     }
 
-    /// Ends moves: what is fresh beside a leaving replica goes, and that stays; one that has left
-    /// goes.
-    pub fn tidy(&mut self) {
-        let replicas = usize::from(self.volume.replicas);
-        for shard in &mut self.volume.shards {
-            if shard.replicas.len() > replicas {
-                let before = shard.replicas.len();
-                let gone = |r: &Replica| r.leaving && !r.in_sync;
-                if shard.replicas.iter().any(gone) {
-                    shard.replicas.retain(|r| !gone(r));
-                } else if shard.replicas.iter().any(|r| r.fresh) {
-                    shard.replicas.retain(|r| !r.fresh);
-                    shard.replicas.iter_mut().for_each(|r| r.leaving = false);
-                }
-                self.revision.0 += u64::from(shard.replicas.len() != before);
+    fn commit(&mut self, transaction: &Transaction) -> Outcome {
+        let is_as_expected = transaction.expect.iter().all(|expect| {
+            let row = self.rows.get(&expect.key);
+            row.map(|row| row.modified) == expect.modified
+        });
+        if !is_as_expected {
+            return Outcome::Conflict;
+        }
+        if is_planted(Planted::ForgetCommits) && (self.durable.is_none() || self.rng.chance(50_000))
+        {
+            self.durable = Some((self.rows.clone(), self.revision));
+        }
+        let revision = Revision(self.revision.0 + 1);
+        self.revision = revision;
+        for change in &transaction.changes {
+            let (key, value) = match change {
+                Change::Put { key, value } => (key, Some(value)),
+                Change::Delete { key } => (key, None),
+            };
+            let before = self.rows.remove(key);
+            if let Some(value) = value {
+                let created = before.as_ref().map_or(revision, |row| row.created);
+                let row = Row {
+                    key: key.clone(),
+                    value: value.clone(),
+                    created,
+                    modified: revision,
+                };
+                self.rows.insert(key.clone(), row);
             }
-        }
-    }
-
-    fn attach(&mut self, request: &AttachRequest) -> Result<Attachment, SourceError> {
-        match &self.volume.attached_by {
-            Some(holder) if *holder != request.owner && !request.force => {
-                return Err(SourceError::Attached {
-                    owner: holder.as_str().into(),
-                });
-            }
-            _ => {}
-        }
-        self.volume.generation = self.volume.generation.next();
-        self.revision.0 += 1;
-        self.volume.attached_by = Some(request.owner.clone());
-        let sets = self.volume.shards.iter().map(in_sync_disks).collect();
-        self.granted.insert(self.volume.generation, sets);
-        Ok(Attachment {
-            cluster: CLUSTER,
-            volume: self.volume.clone(),
-            disks: self.disks.clone(),
-            revision: self.revision,
-        })
-    }
-
-    fn detach(&mut self, request: &DetachRequest) -> Result<(), SourceError> {
-        if (request.volume, request.generation) != (self.volume.id, self.volume.generation) {
-            return Err(SourceError::Superseded);
-        }
-        self.volume.attached_by = None;
-        Ok(())
-    }
-
-    fn propose(&mut self, proposal: &ProposeInSync) -> Result<InSyncCommitted, SourceError> {
-        if (proposal.volume, proposal.generation) != (self.volume.id, self.volume.generation) {
-            return Err(SourceError::Superseded);
-        }
-        let at = usize::try_from(proposal.shard.get()).unwrap_or(usize::MAX);
-        let shard = self
-            .volume
-            .shards
-            .get_mut(at)
-            .ok_or(SourceError::NotFound)?;
-        let wanted = |replica: &Replica| proposal.in_sync.contains(&replica.id);
-        let same = shard
-            .replicas
-            .iter()
-            .all(|replica| replica.in_sync == wanted(replica));
-        if shard.epoch == proposal.epoch.next() && same {
-            return Ok(InSyncCommitted {
-                shard: shard.clone(),
+            self.ledger.changed(key.as_str(), value.map(Vec::as_slice));
+            self.events.push_back(Event {
+                revision,
+                key: key.clone(),
+                value: value.cloned(),
+                before: before.map(|row| row.value),
             });
         }
-        if shard.epoch != proposal.epoch {
-            return Err(SourceError::Superseded);
+        while self.events.len() > EVENTS_KEPT
+            && let Some(first) = self.events.pop_front()
+        {
+            self.compacted = first.revision;
         }
-        let is_known = |id: &ReplicaId| shard.replicas.iter().any(|known| known.id == *id);
-        if !proposal.in_sync.iter().all(is_known) {
-            return Err(SourceError::ReplicaGone);
+        Outcome::Committed(revision)
+    }
+
+    fn events(&mut self, after: Revision) -> Events {
+        if self.rng.chance(self.faults.compactions_per_million) {
+            self.compacted = self.revision;
+            self.events.clear();
         }
-        let comes = |replica: &Replica| wanted(replica) && !replica.in_sync;
-        let leaves = |replica: &Replica| !wanted(replica) && replica.in_sync;
-        if shard.replicas.iter().any(comes) && shard.replicas.iter().any(leaves) {
-            let what = format!("shard {at}: one proposal takes a replica in and another out");
-            self.failure.get_or_insert(what);
+        if after < self.compacted || after > self.revision {
+            return Events::Compacted;
         }
-        if !shard.replicas.iter().any(wanted) {
-            self.failure
-                .get_or_insert(format!("shard {at}: an empty set was proposed"));
+        let new = self.events.iter().filter(|event| event.revision > after);
+        Events::Read {
+            list: new.cloned().collect(),
+            up_to: self.revision,
         }
-        self.revision.0 += 1;
-        shard.epoch = shard.epoch.next();
-        for replica in &mut shard.replicas {
-            replica.in_sync = proposal.in_sync.contains(&replica.id);
-            replica.fresh &= !replica.in_sync;
+    }
+
+    fn page(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Page {
+        let limit = limit.clamp(1, PAGE_ROWS_MAX);
+        let is_wanted =
+            |key: &Key| key.as_str().starts_with(prefix) && after.is_none_or(|after| key > after);
+        let mut rows = self.rows.values().filter(|row| is_wanted(&row.key));
+        let page = rows.by_ref().take(limit).cloned().collect();
+        Page {
+            revision: self.revision,
+            rows: page,
+            more: rows.next().is_some(),
         }
-        if proposal.in_sync.len() >= usize::from(self.volume.replicas) {
-            shard.replicas.retain(|r| r.in_sync || !r.leaving);
-        }
-        Ok(InSyncCommitted {
-            shard: shard.clone(),
-        })
     }
 }
 
-fn in_sync_disks(shard: &Shard) -> Vec<DiskId> {
-    shard
-        .replicas
-        .iter()
-        .filter(|r| r.in_sync)
-        .map(|r| r.disk)
-        .collect()
+/// The rows as one life of the conductor reaches them.
+pub struct SimStore {
+    archive: Archive,
+    runtime: Arc<SimRuntime>,
+    revision: watch::Sender<Revision>,
 }
 
-/// An owner's road to the metadata.
-pub struct MemorySource {
-    /// The owner's process.
-    pub reactor: Reactor,
-    /// Its host.
-    pub host: IpAddr,
-    /// The map.
-    pub metadata: Rc<RefCell<Metadata>>,
+impl SimStore {
+    /// Takes its time by the runtime of that life.
+    pub fn new(archive: Archive, runtime: Arc<SimRuntime>) -> Self {
+        let revision = watch::Sender::new(archive.lock().revision);
+        Self {
+            archive,
+            runtime,
+            revision,
+        }
+    }
+
+    async fn work(&self, us_max: u64) {
+        let time = self.archive.lock().micros(us_max);
+        self.runtime.sleep(time).await;
+    }
 }
 
-impl MemorySource {
-    async fn ask<T>(
+impl MetaStore for SimStore {
+    async fn read(&self, key: &Key) -> Result<Option<Row>, MetaError> {
+        self.work(READ_US_MAX).await;
+        Ok(self.archive.lock().rows.get(key).cloned())
+    }
+
+    async fn scan(
         &self,
-        act: impl FnOnce(&mut Metadata) -> Result<T, SourceError>,
-    ) -> Result<T, SourceError> {
-        let (there, back, lost_there, lost_back) = {
-            let mut metadata = self.metadata.borrow_mut();
-            let rate = metadata.lost_per_million;
-            let rng = &mut metadata.rng;
-            (
-                rng.below(3_000),
-                rng.below(3_000),
-                rng.chance(rate),
-                rng.chance(rate),
-            )
+        prefix: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Page, MetaError> {
+        self.work(READ_US_MAX).await;
+        Ok(self.archive.lock().page(prefix, after, limit))
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, MetaError> {
+        let fate = self.archive.lock().fate();
+        self.work(COMMIT_US_MAX).await;
+        let outcome = match fate {
+            Fate::Conflict => Outcome::Conflict,
+            Fate::ErrorBefore => return Err(MetaError::Stopped),
+            Fate::Good | Fate::ErrorAfter => self.archive.lock().commit(&transaction),
         };
-        self.reactor.sleep(Duration::from_micros(there)).await;
-        let is_cut_off = || self.metadata.borrow().cut_off.contains(&self.host);
-        if lost_there || is_cut_off() {
-            self.reactor.sleep(Duration::from_secs(1)).await;
-            return Err(SourceError::Unreachable);
+        self.work(COMMIT_US_MAX).await;
+        if fate == Fate::ErrorAfter {
+            return Err(MetaError::Stopped);
         }
-        let answer = act(&mut self.metadata.borrow_mut());
-        self.reactor.sleep(Duration::from_micros(back)).await;
-        if lost_back || is_cut_off() {
-            self.reactor.sleep(Duration::from_secs(1)).await;
-            return Err(SourceError::Unreachable);
+        if let Outcome::Committed(revision) = outcome {
+            self.revision.send_replace(revision);
         }
-        answer
-    }
-}
-
-impl ClusterSource for MemorySource {
-    async fn attach(&self, _: &str, request: &AttachRequest) -> Result<Attachment, SourceError> {
-        self.ask(|metadata| metadata.attach(request)).await
+        Ok(outcome)
     }
 
-    async fn map(&self, _: &str, after: Revision) -> Result<VolumeMap, SourceError> {
-        let until = self.reactor.now() + MAP_WAIT;
-        while self.metadata.borrow().revision == after && self.reactor.now() < until {
-            self.reactor.sleep(MAP_POLL).await;
-        }
-        self.ask(|metadata| Ok(metadata.map())).await
+    async fn events(&self, after: Revision, _: usize) -> Result<Events, MetaError> {
+        self.work(READ_US_MAX).await;
+        Ok(self.archive.lock().events(after))
     }
 
-    async fn detach(&self, _: &str, request: &DetachRequest) -> Result<(), SourceError> {
-        self.ask(|metadata| metadata.detach(request)).await
-    }
-
-    async fn propose_in_sync(
-        &self,
-        _: &str,
-        proposal: &ProposeInSync,
-    ) -> Result<InSyncCommitted, SourceError> {
-        self.ask(|metadata| metadata.propose(proposal)).await
+    fn revisions(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
     }
 }

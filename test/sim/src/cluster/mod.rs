@@ -1,22 +1,34 @@
-//! A whole cluster from one seed: stores, an owner, a conductor's map, random requests, faults.
+//! A whole cluster from one seed: stores, an owner, a conductor, random requests and commands, faults.
 //!
 //! ```text
 //! drive: waits, draws a fault, does it, waits …   then: heal, attach, read all, detach, compare
-//!   owner process:  attach ── workers ── BlockDevice      (history of every request)
-//!   store process:  StoreService over a simulated disk    (crashes, power losses, restarts)
+//!   owner process:      attach ── workers ── BlockDevice     (history of every request)
+//!   store process:      StoreService over a simulated disk   (crashes, power losses, restarts)
+//!                       agent, repair owners
+//!   conductor process:  Cluster over rows in memory          (crashes, stalls, cuts, lost answers)
 //! ```
+//!
+//! All of it is the code that serves users, but for the ways to the conductor ([`conductor`],
+//! [`agent`]), its rows ([`metadata`]), and some stores ([`reference`]).
 //!
 //! What is checked, by code that knows nothing of replication: no read shows what nobody wrote
 //! there; every sector is linearizable across owners, losing only what the promises allow
-//! ([`crate::linear`]); once the faults end a new owner attaches and everything can be read; after
+//! ([`crate::linear`]); the conductor commits, grants and shows what it may, and moves no replica but
+//! as it may ([`ledger`]); once the faults end a new owner attaches and everything can be read; after
 //! a clean detach all in-sync replicas of a shard hold the same versions of the same blocks; and a
 //! seed run twice takes the same steps.
 
+mod agent;
 mod chaos;
+mod conductor;
+mod ledger;
 mod metadata;
+mod operator;
 mod owner;
 mod reference;
 mod replicas;
+mod runtime;
+mod source;
 mod stores;
 
 pub use reference::StoreBug;
@@ -27,8 +39,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use ashlar_proto::api::{AckRule, Replica};
-use ashlar_proto::{BlockCount, DiskId};
+use ashlar_conductor::{ClusterOptions, Timing};
+use ashlar_proto::api::{AckRule, CreateVolume, Replica, Shard};
+use ashlar_proto::{Address, BlockCount, ByteCount, ClusterId, DiskId, VolumeId};
+use ashlar_reactor::Instant;
 use ashlar_reactor::sim::{
     Process, Rng, World,
     fault::{DiskFaults, Plan},
@@ -36,12 +50,29 @@ use ashlar_reactor::sim::{
 
 use crate::linear;
 use crate::workload::{Record, Shape};
-use metadata::{Metadata, VolumeShape};
+use conductor::{Conductor, Roads};
+use metadata::{Archive, MetaFaults};
 use owner::{OWNER_HOSTS, Owner};
-use stores::Store;
+use stores::{Store, Surroundings};
+
+/// The only volume, and the id that a new cluster gives to its first.
+const VOLUME_NAME: &str = "volume";
+const VOLUME: VolumeId = VolumeId::new(1);
+/// The cluster.
+const CLUSTER: ClusterId = ClusterId::new(0xc1a5);
+
+/// Where the conductor lives, unless all live together.
+const CONDUCTOR_HOST: u8 = 200;
+/// How often stores are heard, and after what silence they are down.
+const HEARTBEAT: Duration = Duration::from_millis(300);
+const SILENCE: Duration = Duration::from_secs(2);
+/// How long the conductor waits for a disk, in ms.
+const GRACE_MS: [u64; 2] = [3_000, 20_000];
 
 /// How long the last attach may take once all is well again.
 const ATTACH_LIMIT: Duration = Duration::from_secs(600);
+/// How long the volume may take to be made.
+const FOUND_LIMIT: Duration = Duration::from_secs(60);
 /// Virtual time that a whole run may take.
 const RUN_LIMIT: Duration = Duration::from_secs(100_000);
 /// Blocks of each shard.
@@ -71,7 +102,10 @@ struct Cluster {
     /// Of each shard.
     replicas: usize,
     stores: Vec<Store>,
-    metadata: Rc<RefCell<Metadata>>,
+    conductor: Rc<Conductor>,
+    /// Until then nobody starts it again.
+    conductor_away_until: Instant,
+    ack: AckRule,
     record: Record,
     /// Replicas whose host lost a volatile cache since they were last made whole.
     lost: Rc<RefCell<BTreeSet<(DiskId, usize)>>>,
@@ -114,7 +148,7 @@ fn run_checked(
         World::new(seed)
     };
     let mut cluster = Cluster::new(&world, bug);
-    let (record, metadata) = (cluster.record.clone(), Rc::clone(&cluster.metadata));
+    let (record, archive) = (cluster.record.clone(), cluster.conductor.archive().clone());
     if verbose {
         println!("{:#?}\n{:#?}", cluster.plan, cluster.shape);
         let together = matches!(cluster.together, Together::One(_));
@@ -131,7 +165,7 @@ fn run_checked(
     };
     let failure = record
         .failure()
-        .or_else(|| metadata.borrow().failure.clone())
+        .or_else(|| archive.ledger(|ledger| ledger.failure()))
         .or(failure);
     if verbose && failure.is_some() {
         for line in world.trace_lines() {
@@ -153,14 +187,11 @@ impl Cluster {
         let plan = Plan::draw(&mut rng);
         let replicas = [1, 2, 3, 3, 3][rng.index(5)];
         let shard_bytes = SHARD_BLOCKS.bytes();
-        let volume = VolumeShape {
-            bytes: shard_bytes * rng.between(1, 3),
-            shard_bytes,
-            ack: if rng.chance(700_000) {
-                AckRule::Majority
-            } else {
-                AckRule::All
-            },
+        let volume_bytes = shard_bytes * rng.between(1, 3);
+        let ack = if rng.chance(700_000) {
+            AckRule::Majority
+        } else {
+            AckRule::All
         };
         let together = if rng.chance(200_000) && bug.is_none() {
             Together::One(None)
@@ -181,12 +212,20 @@ impl Cluster {
         let victim = faulty
             .then(|| rng.index(replicas))
             .filter(|&v| stores[v].disk(world).is_some());
-        let disks = stores.iter().map(Store::location).collect();
-        let metadata = Metadata::new(volume, replicas, disks, rng.fork());
-        if rng.chance(300_000) {
-            metadata.borrow_mut().lost_per_million = 50_000;
-        }
-        let shape = Shape::draw(&mut rng, volume.bytes / 512, shard_bytes / 512);
+        let grace = rng.between(GRACE_MS[0], GRACE_MS[1]);
+        let options = ClusterOptions {
+            fresh: CLUSTER,
+            timing: Timing {
+                heartbeat: HEARTBEAT,
+                silence: SILENCE,
+                rebuild_after: Duration::from_millis(grace),
+                ..Timing::default()
+            },
+            shard_bytes: ByteCount::new(shard_bytes),
+        };
+        let archive = Archive::new(rng.fork());
+        let conductor = Conductor::new(archive, options, rng.fork());
+        let shape = Shape::draw(&mut rng, volume_bytes / 512, shard_bytes / 512);
         world.net_faults(|faults| *faults = plan.net());
         Self {
             world: world.clone(),
@@ -195,7 +234,9 @@ impl Cluster {
             shape,
             replicas,
             stores,
-            metadata,
+            conductor,
+            conductor_away_until: Instant::EPOCH,
+            ack,
             record: Record::default(),
             lost: Rc::default(),
             owners: Vec::new(),
@@ -218,39 +259,61 @@ impl Cluster {
 
     fn restart_store(&mut self, number: usize) {
         let common = self.common_process();
-        let (world, record) = (self.world.clone(), self.record.clone());
-        let fallible = self.victim == Some(number);
-        let metadata = Rc::clone(&self.metadata);
-        self.stores[number].restart_if_dead(&world, &record, &metadata, common, fallible);
+        let local = self.local_addresses();
+        self.stores[number].restart_if_dead(Surroundings {
+            world: &self.world,
+            record: &self.record,
+            conductor: &self.conductor,
+            common,
+            local,
+            fallible: self.victim == Some(number),
+        });
+    }
+
+    /// How those who live together reach the stores.
+    fn local_addresses(&self) -> Vec<(Address, Address)> {
+        match self.together {
+            Together::One(_) => self.stores.iter().map(Store::local_address).collect(),
+            Together::Apart => Vec::new(),
+        }
+    }
+
+    fn restart_conductor(&mut self) {
+        if !self.conductor.is_alive() {
+            let common = self.common_process();
+            let own = || self.world.process("conductor", host(CONDUCTOR_HOST));
+            self.conductor.start(common.unwrap_or_else(own));
+        }
+    }
+
+    /// The shards as they are committed.
+    fn shards(&self) -> Vec<Shard> {
+        self.conductor.archive().ledger(|ledger| ledger.shards())
     }
 
     /// Whether some shard is left with no replica but the one whose disk has faults.
     fn rests_on_victim(&self) -> bool {
-        let Some(victim) = self
-            .victim
-            .map(|number| self.stores[number].location().disk)
-        else {
+        let Some(victim) = self.victim.map(|number| self.stores[number].disk_id()) else {
             return false;
         };
-        let metadata = self.metadata.borrow();
         let healthy = |r: &Replica| r.in_sync && r.disk != victim;
-        metadata
-            .shards()
+        self.shards()
             .iter()
             .any(|shard| !shard.replicas.iter().any(healthy))
     }
 
     /// The run: faults for a while, then peace, then the checks.
     async fn drive(&mut self, faults: Duration, verbose: bool, checks: bool) -> Result<(), String> {
+        self.restart_conductor();
         for number in 0..self.stores.len() {
-            let metadata = Rc::clone(&self.metadata);
-            let store = &mut self.stores[number];
-            store.prepare(&self.world, &metadata).await?;
+            self.stores[number].prepare(&self.world).await?;
             self.restart_store(number);
         }
+        self.found_volume().await?;
+        self.spoil_roads();
         if let Some(victim) = self.victim {
-            let disk = self.stores[victim].location().disk;
-            let shards = self.metadata.borrow().shards().len();
+            let disk = self.stores[victim].disk_id();
+            let shards = self.shards().len();
             self.lost
                 .borrow_mut()
                 .extend((0..shards).map(|shard| (disk, shard)));
@@ -273,6 +336,55 @@ impl Cluster {
         linear::check(&history, self.shape.sectors).map_err(|violation| violation.to_string())
     }
 
+    /// Makes the volume once all nodes are there, and waits until it can be attached.
+    async fn found_volume(&mut self) -> Result<(), String> {
+        let archive = self.conductor.archive().clone();
+        let request = CreateVolume {
+            name: VOLUME_NAME.to_owned(),
+            size_bytes: ByteCount::new(self.shape.sectors * 512),
+            replicas: u8::try_from(self.replicas).unwrap_or(u8::MAX),
+            ack: self.ack,
+        };
+        let limit = self.world.now() + FOUND_LIMIT;
+        let mut is_asked = false;
+        while !archive.ledger(|ledger| ledger.is_ready()) {
+            if self.world.now() >= limit {
+                return Err("the volume is not made".to_owned());
+            }
+            if !is_asked && archive.ledger(|ledger| ledger.nodes()) == self.stores.len() {
+                is_asked = true;
+                let request = request.clone();
+                self.conductor.tell(async move |cluster| {
+                    if let Err(error) = cluster.create(request, FOUND_LIMIT).await {
+                        tracing::error!(%error, "the volume cannot be made");
+                    }
+                });
+            }
+            self.world.sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// From now on requests to the conductor and its metadata have faults.
+    fn spoil_roads(&mut self) {
+        let mut roads = self.conductor.roads.borrow_mut();
+        if self.rng.chance(300_000) {
+            roads.lost_per_million = 50_000;
+        }
+        if self.rng.chance(300_000) {
+            roads.late_per_million = 30_000;
+        }
+        let mut rate = || {
+            let is_faulty = self.rng.chance(200_000);
+            if is_faulty { 20_000 } else { 0 }
+        };
+        self.conductor.archive().set_faults(MetaFaults {
+            errors_per_million: rate(),
+            conflicts_per_million: rate(),
+            compactions_per_million: rate(),
+        });
+    }
+
     /// All is well again: hosts have power, stores run, cuts heal, nothing is lost any more.
     async fn peace(&mut self) {
         for owner in self.owners.drain(..) {
@@ -288,8 +400,12 @@ impl Cluster {
             }
             .net();
         });
-        self.metadata.borrow_mut().lost_per_million = 0;
-        self.metadata.borrow_mut().cut_off.clear();
+        self.conductor.roads.replace(Roads::default());
+        self.conductor.archive().set_faults(MetaFaults::default());
+        self.restart_conductor();
+        if self.rng.chance(500_000) {
+            self.undo_commands();
+        }
         for number in 0..self.stores.len() {
             if let Some(disk) = self.stores[number].disk(&self.world) {
                 disk.faults(DiskFaults::heal);

@@ -10,9 +10,10 @@ use ashlar_client::{Volume, VolumeOptions};
 use ashlar_reactor::Task;
 use ashlar_reactor::sim::{Process, Rng, World};
 
-use super::metadata::{MemorySource, VOLUME_NAME};
+use super::conductor::Road;
+use super::source::ConductorSource;
 use super::stores::Store;
-use super::{Cluster, finish};
+use super::{Cluster, VOLUME_NAME, finish};
 use crate::history::Life;
 use crate::workload::{Record, Shape, Worker, read_into};
 
@@ -58,17 +59,16 @@ impl Cluster {
         let process = common.unwrap_or_else(|| self.world.process(&name, host));
         let progress = Rc::new(Progress::default());
         let reactor = process.reactor().clone();
-        let source = Rc::new(MemorySource {
+        let source = Rc::new(ConductorSource::new(Road {
             reactor: reactor.clone(),
             host,
-            metadata: Rc::clone(&self.metadata),
-        });
+            conductor: Rc::clone(&self.conductor),
+        }));
         let (shape, record) = (self.shape, self.record.clone());
-        let (metadata, lost) = (Rc::clone(&self.metadata), Rc::clone(&self.lost));
+        let (archive, lost) = (self.conductor.archive().clone(), Rc::clone(&self.lost));
+        let ack = self.ack;
         let (mut rng, shared) = (self.rng.fork(), Rc::clone(&progress));
-        let victim = self
-            .victim
-            .map(|number| self.stores[number].location().disk);
+        let victim = self.victim.map(|number| self.stores[number].disk_id());
         let quick = self.rng.chance(500_000);
         drop(process.reactor().spawn(async move {
             let volume = loop {
@@ -88,8 +88,7 @@ impl Cluster {
                 };
                 reactor.sleep(RETRY).await;
             };
-            let sets = metadata.borrow().sets(volume.generation());
-            let ack = metadata.borrow().ack();
+            let sets = archive.ledger(|ledger| ledger.sets(volume.generation()));
             let mut lossy = false;
             for (shard, (before, now)) in sets.iter().enumerate() {
                 let needed = before.len() - ack.ack_count(before.len()) + 1;

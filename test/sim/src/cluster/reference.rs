@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ashlar_proto::api::{Assignment, DiskReport};
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::frame::open_meta;
 use ashlar_proto::message::{
@@ -18,12 +19,14 @@ use ashlar_proto::message::{
     TailEntry, TailKind, decode_checksums, encode_extents, encode_read, encode_tail,
 };
 use ashlar_proto::{
-    Address, BlockCount, BlockIndex, DiskId, FrameHeader, FrameKind, Generation, Incarnation,
-    Layer, ReplicaId, Seq, ShardIndex, Status,
+    Address, BlockCount, BlockIndex, ByteCount, DiskId, FrameHeader, FrameKind, Generation,
+    Incarnation, Layer, ReplicaId, Seq, ShardIndex, Status,
 };
 use ashlar_reactor::link::{self, Frame, Link};
 use ashlar_reactor::sim::Rng;
 use ashlar_reactor::{Reactor, SharedBuffer};
+
+use super::stores::LANES;
 
 const BLOCK_BYTES: usize = 4096;
 /// Longest that a request takes.
@@ -106,7 +109,36 @@ impl Image {
         }
     }
 
-    pub fn create(&mut self, shard: ShardIndex, id: ReplicaId, blocks: BlockCount) {
+    /// The disk as a store would report it.
+    pub fn report(&self) -> DiskReport {
+        DiskReport {
+            id: self.disk,
+            path: "reference".to_owned(),
+            lanes: LANES,
+            usable_bytes: ByteCount::new(1 << 30),
+            used_bytes: ByteCount::new(0),
+            volatile_cache: self.volatile,
+            damage: BTreeMap::new(),
+            failed: None,
+            missing: Vec::new(),
+        }
+    }
+
+    /// Makes the replicas those of the list; gives those that are not there and may not be made.
+    pub fn apply(&mut self, list: Vec<Assignment>) -> Vec<Assignment> {
+        let is_listed = |id| list.iter().any(|wanted| wanted.replica == id);
+        self.replicas.retain(|_, replica| is_listed(replica.id));
+        let (make, refused): (Vec<_>, Vec<_>) = list
+            .into_iter()
+            .filter(|wanted| !self.replicas.contains_key(&wanted.shard))
+            .partition(|wanted| wanted.may_create);
+        for wanted in make {
+            self.create(wanted.shard, wanted.replica, BlockCount::new(wanted.blocks));
+        }
+        refused
+    }
+
+    fn create(&mut self, shard: ShardIndex, id: ReplicaId, blocks: BlockCount) {
         let replica = Replica {
             id,
             blocks,

@@ -15,11 +15,11 @@ impl Cluster {
                 store.crash();
             }
         }
-        let shards = self.metadata.borrow().shards().to_vec();
+        let shards = self.shards();
         for shard in &shards {
             let mut first: Option<(usize, Vec<ReadEntry>)> = None;
             for number in 0..self.stores.len() {
-                let disk = self.stores[number].location().disk;
+                let disk = self.stores[number].disk_id();
                 if self.victim == Some(number) {
                     continue;
                 }

@@ -7,21 +7,23 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ashlar_proto::api::{Assignment, DiskLocation};
+use ashlar_client::RepairOwners;
 use ashlar_proto::message::ReadEntry;
 use ashlar_proto::{
-    Address, BlockCount, BlockIndex, ByteCount, DiskId, Layer, NodeId, ShardIndex, lane_of,
+    Address, BlockCount, BlockIndex, ByteCount, DiskId, Layer, ShardIndex, lane_of,
 };
 use ashlar_reactor::sim::{DiskSpec, Process, Rng, SimDisk, World, fault::Plan};
 use ashlar_reactor::{DiskOptions, Reactor};
 use ashlar_store::disk::{FormatOptions, format_disk, open_disk};
 use ashlar_store::lane::{LaneOptions, ShardKey};
-use ashlar_store::{StoreControl, StoreHandle, StoreOptions, StoreService};
+use ashlar_store::{StoreHandle, StoreOptions, StoreService};
 
-use super::SHARD_BLOCKS;
-use super::metadata::{CLUSTER, Metadata, VOLUME};
+use super::VOLUME;
+use super::agent::{Agent, Held};
+use super::conductor::{Conductor, Road};
 use super::owner::OWNER_HOSTS;
 use super::reference::{self, Image, StoreBug};
+use super::source::ConductorSource;
 use super::{finish, host};
 use crate::workload::Record;
 
@@ -36,9 +38,8 @@ const DISK_BYTES: [u64; 2] = [132 << 20, 160 << 20];
 const READ_BLOCKS: u32 = 64;
 /// How long the preparation or inspection of a disk may take.
 const LIMIT: Duration = Duration::from_secs(600);
-
-/// How often a store looks for changes of what it holds.
-const AGENT_PERIOD: Duration = Duration::from_millis(300);
+/// Least that a disk is said to offer.
+const USABLE_BYTES_MIN: u64 = 6 << 20;
 
 /// What runs in a store's process.
 enum Kind {
@@ -52,7 +53,22 @@ pub(super) struct Store {
     host: IpAddr,
     path: PathBuf,
     kind: Kind,
+    /// What its disk is said to offer, if not what it does.
+    usable: Option<ByteCount>,
     process: Option<Process>,
+}
+
+/// What a store's process finds around it.
+pub(super) struct Surroundings<'a> {
+    pub world: &'a World,
+    pub record: &'a Record,
+    pub conductor: &'a Rc<Conductor>,
+    /// The process that all live in, if they do.
+    pub common: Option<Process>,
+    /// How owners in that process reach its stores.
+    pub local: Vec<(Address, Address)>,
+    /// Where the store cannot serve, that is no failure of the run.
+    pub fallible: bool,
 }
 
 impl Store {
@@ -96,6 +112,9 @@ impl Store {
             host,
             path,
             kind,
+            // A few replicas more or less must matter, or nothing is ever evened out.
+            usable: must_be_real
+                .then(|| ByteCount::new(rng.between(USABLE_BYTES_MIN, 4 * USABLE_BYTES_MIN))),
             process: None,
         }
     }
@@ -122,80 +141,79 @@ impl Store {
         )
     }
 
-    pub(super) fn location(&self) -> DiskLocation {
-        DiskLocation {
-            disk: disk_id(self.number),
-            node: NodeId::new(1 + u64::try_from(self.number).unwrap_or(0)),
-            lanes: LANES,
-            address: self.address(),
-        }
+    pub(super) fn disk_id(&self) -> DiskId {
+        disk_id(self.number)
     }
 
-    /// Makes its replicas and starts it.
-    pub(super) async fn prepare(
-        &mut self,
-        world: &World,
-        metadata: &Rc<RefCell<Metadata>>,
-    ) -> Result<(), String> {
-        let disk = disk_id(self.number);
-        let mut assignments = metadata.borrow().assignments(disk, SHARD_BLOCKS);
-        for assignment in &mut assignments {
-            assignment.may_create = true;
-        }
-        match &self.kind {
-            Kind::Reference(image) => {
-                for assignment in assignments {
-                    let (shard, replica) = (assignment.shard, assignment.replica);
-                    image.borrow_mut().create(shard, replica, SHARD_BLOCKS);
-                }
-            }
-            Kind::Real(options, segment) => {
-                let process = world.process("format", self.host);
-                let (reactor, options) = (process.reactor().clone(), options.clone());
-                let path = DiskOptions::new(&self.path);
-                let made = make(reactor, options, path, disk, *segment, assignments);
-                let made = finish(world, &process, LIMIT, made).await?;
-                made.map_err(|error| format!("store {}: {error:#}", self.number))?;
-                process.crash();
-            }
+    /// The name of its node.
+    pub(super) fn name(&self) -> String {
+        format!("store-{}", self.number)
+    }
+
+    /// Formats its disk.
+    pub(super) async fn prepare(&mut self, world: &World) -> Result<(), String> {
+        if let Kind::Real(_, segment) = &self.kind {
+            let process = world.process("format", self.host);
+            let format = FormatOptions {
+                lanes: LANES,
+                segment: Some(*segment),
+                ..FormatOptions::new(self.disk_id())
+            };
+            let (reactor, path) = (process.reactor().clone(), DiskOptions::new(&self.path));
+            let made = async move { format_disk(&reactor, path, format).await };
+            let made = finish(world, &process, LIMIT, made).await?;
+            made.map_err(|error| format!("store {}: {error:#}", self.number))?;
+            process.crash();
         }
         Ok(())
     }
 
-    /// Starts it unless it runs, in the given process or in one of its own. Where a fallible one
-    /// cannot serve, that is no failure of the run.
-    pub(super) fn restart_if_dead(
-        &mut self,
-        world: &World,
-        record: &Record,
-        metadata: &Rc<RefCell<Metadata>>,
-        common: Option<Process>,
-        fallible: bool,
-    ) {
+    /// Starts it unless it runs, in the given process or in one of its own.
+    pub(super) fn restart_if_dead(&mut self, around: Surroundings<'_>) {
         if self.process.as_ref().is_some_and(Process::is_alive) {
             return;
         }
-        let name = format!("store-{}", self.number);
-        let process = common.unwrap_or_else(|| world.process(&name, self.host));
+        let own = || around.world.process(&self.name(), self.host);
+        let process = around.common.unwrap_or_else(own);
         let reactor = process.reactor().clone();
+        let listen = self.local_address();
+        let road = Road {
+            reactor: reactor.clone(),
+            host: self.host,
+            conductor: Rc::clone(around.conductor),
+        };
+        let (name, usable, address) = (self.name(), self.usable, self.address());
+        let agent = move |held| Agent {
+            road,
+            name,
+            address,
+            held,
+            usable,
+            repairs: None,
+        };
         match &self.kind {
             Kind::Reference(image) => {
-                let (address, local) = self.local_address();
-                let serving = reference::serve(reactor, Rc::clone(image), [address, local]);
-                drop(process.reactor().spawn(serving));
+                let serving = reference::serve(reactor.clone(), Rc::clone(image), listen.into());
+                drop(reactor.spawn(serving));
+                drop(reactor.spawn(agent(Held::Reference(Rc::clone(image))).run()));
             }
             Kind::Real(options, _) => {
-                let (number, record) = (self.number, record.clone());
-                let (address, local) = self.local_address();
-                let disk = DiskOptions::new(&self.path);
-                let agent = Agent {
-                    reactor: reactor.clone(),
-                    disk: disk_id(number),
-                    metadata: Rc::clone(metadata),
+                let (number, record) = (self.number, around.record.clone());
+                let (options, disk) = (options.clone(), DiskOptions::new(&self.path));
+                let (fallible, others) = (around.fallible, around.local);
+                let listen = Vec::from(<[Address; 2]>::from(listen));
+                let spawner = reactor.clone();
+                let serving = async move {
+                    let handle = start(&spawner, options, disk, listen, fallible).await?;
+                    let mut agent = agent(Held::Real(handle.control()));
+                    let source = ConductorSource::new(agent.road.clone());
+                    let repairs = RepairOwners::start(&spawner, source, &agent.name, others);
+                    agent.repairs = Some(repairs.1);
+                    drop(spawner.spawn(agent.run()));
+                    handle.stopped().await;
+                    anyhow::Ok(())
                 };
-                let listen = vec![address, local];
-                let serving = serve(agent, options.clone(), disk, listen, fallible);
-                drop(process.reactor().spawn(async move {
+                drop(reactor.spawn(async move {
                     if let Err(error) = serving.await
                         && !fallible
                     {
@@ -248,28 +266,6 @@ impl Store {
     }
 }
 
-/// Formats a disk and makes replicas on it.
-async fn make(
-    reactor: Reactor,
-    options: LaneOptions,
-    path: DiskOptions,
-    disk: DiskId,
-    segment: ByteCount,
-    assignments: Vec<Assignment>,
-) -> Result<()> {
-    let format = FormatOptions {
-        lanes: LANES,
-        segment: Some(segment),
-        ..FormatOptions::new(disk)
-    };
-    format_disk(&reactor, path.clone(), format).await?;
-    let handle = start(&reactor, options, path, Vec::new(), false).await?;
-    handle.control().set_cluster(CLUSTER).await?;
-    let applied = handle.control().apply(assignments).await?;
-    ensure!(applied.refused.is_empty(), "refused: {:?}", applied.refused);
-    Ok(())
-}
-
 async fn start(
     reactor: &Reactor,
     lane: LaneOptions,
@@ -296,47 +292,6 @@ async fn start(
         );
     }
     Ok(handle)
-}
-
-/// Tells its store what to hold.
-struct Agent {
-    reactor: Reactor,
-    disk: DiskId,
-    metadata: Rc<RefCell<Metadata>>,
-}
-
-impl Agent {
-    async fn run(self, control: StoreControl) {
-        let mut known = Vec::new();
-        loop {
-            let wanted = self.metadata.borrow().assignments(self.disk, SHARD_BLOCKS);
-            if wanted != known {
-                let Ok(applied) = control.apply(wanted.clone()).await else {
-                    return;
-                };
-                if applied.refused.is_empty() {
-                    self.metadata.borrow_mut().note_made(&wanted);
-                    known = wanted;
-                }
-            }
-            self.reactor.sleep(AGENT_PERIOD).await;
-        }
-    }
-}
-
-/// Serves until the process dies.
-async fn serve(
-    agent: Agent,
-    options: LaneOptions,
-    disk: DiskOptions,
-    listen: Vec<Address>,
-    fallible: bool,
-) -> Result<()> {
-    let reactor = agent.reactor.clone();
-    let handle = start(&reactor, options, disk, listen, fallible).await?;
-    drop(reactor.spawn(agent.run(handle.control())));
-    handle.stopped().await;
-    Ok(())
 }
 
 async fn read_shard(

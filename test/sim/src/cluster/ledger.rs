@@ -1,0 +1,334 @@
+//! What the conductor has committed, asked and answered, held against its promises.
+//!
+//! It reads the rows as they are committed and knows nothing of the plans behind them:
+//!
+//! - an in-sync set, and with it the epoch, changes only as an owner has proposed, of the generation
+//!   and on the epoch that were current; so no replica leaves a set by the conductor's own doing;
+//! - no set is empty, and no proposal takes one replica in and another out;
+//! - generations and epochs rise by one, no generation is granted twice, and what is granted, shown
+//!   or answered was committed;
+//! - no two replicas of a shard lie on one node (each has one disk here), none is there that is
+//!   neither old nor fresh, one at most leaves, and ids are never used again;
+//! - a volume is detached only by the owner that has it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ashlar_proto::api::{
+    Attachment, DetachRequest, ProposeInSync, Replica, Shard, VolumeMap, VolumeState,
+};
+use ashlar_proto::{DiskId, Epoch, Generation, ReplicaId, ShardIndex};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+type Set = BTreeSet<ReplicaId>;
+
+/// A row as it is stored.
+#[derive(Deserialize)]
+struct Stored<T> {
+    row: T,
+}
+
+/// What matters of a volume's row.
+#[derive(Clone, Debug, Deserialize)]
+struct VolumeRow {
+    replicas: u8,
+    state: VolumeState,
+    generation: Generation,
+    attached_by: Option<String>,
+}
+
+/// What matters of a shard's row.
+#[derive(Clone, Debug, Deserialize)]
+struct ShardRow {
+    index: ShardIndex,
+    epoch: Epoch,
+    replicas: Vec<Replica>,
+}
+
+impl ShardRow {
+    fn set(&self) -> Set {
+        in_sync(&self.replicas)
+    }
+}
+
+fn in_sync(replicas: &[Replica]) -> Set {
+    replicas
+        .iter()
+        .filter(|r| r.in_sync)
+        .map(|r| r.id)
+        .collect()
+}
+
+/// See the module. There is one volume.
+#[derive(Default)]
+pub struct Ledger {
+    volume: Option<VolumeRow>,
+    shards: BTreeMap<ShardIndex, ShardRow>,
+    nodes: BTreeSet<String>,
+    /// The disks in sync for each shard when a generation was committed.
+    granted: BTreeMap<Generation, Vec<Vec<DiskId>>>,
+    /// Generations that an owner may have been told of.
+    answered: BTreeSet<Generation>,
+    /// Every set that was ever committed.
+    sets: BTreeMap<(ShardIndex, Epoch), Set>,
+    /// What has reached the conductor.
+    proposed: BTreeSet<(Generation, ShardIndex, Epoch, Set)>,
+    detached: BTreeSet<Generation>,
+    /// Where every replica ever was.
+    places: BTreeMap<ReplicaId, (ShardIndex, DiskId)>,
+    failure: Option<String>,
+}
+
+impl Ledger {
+    /// What is wrong: the first of it.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.clone()
+    }
+
+    /// Whether the volume can be attached.
+    pub fn is_ready(&self) -> bool {
+        let state = self.volume.as_ref().map(|volume| volume.state);
+        state == Some(VolumeState::Ready)
+    }
+
+    /// Nodes that have registered.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The shards as they stand.
+    pub fn shards(&self) -> Vec<Shard> {
+        let shard = |row: &ShardRow| Shard {
+            index: row.index,
+            epoch: row.epoch,
+            replicas: row.replicas.clone(),
+        };
+        self.shards.values().map(shard).collect()
+    }
+
+    /// For each shard: the set that a generation was granted on, and the set now.
+    pub fn sets(&self, generation: Generation) -> Vec<(Vec<DiskId>, Vec<DiskId>)> {
+        let granted = self.granted.get(&generation).cloned().unwrap_or_default();
+        granted.into_iter().zip(self.disks_in_sync()).collect()
+    }
+
+    fn disks_in_sync(&self) -> Vec<Vec<DiskId>> {
+        let disks = |row: &ShardRow| {
+            let in_sync = row.replicas.iter().filter(|r| r.in_sync);
+            in_sync.map(|r| r.disk).collect()
+        };
+        self.shards.values().map(disks).collect()
+    }
+
+    fn fail(&mut self, what: String) {
+        self.failure
+            .get_or_insert_with(|| format!("the conductor: {what}"));
+    }
+
+    // What reaches the conductor, and what it answers.
+
+    /// A proposal has arrived.
+    pub fn propose(&mut self, proposal: &ProposeInSync) {
+        let set = proposal.in_sync.iter().copied().collect();
+        let ProposeInSync {
+            generation,
+            shard,
+            epoch,
+            ..
+        } = *proposal;
+        self.proposed.insert((generation, shard, epoch, set));
+    }
+
+    /// A request to detach has arrived.
+    pub fn detach(&mut self, request: &DetachRequest) {
+        self.detached.insert(request.generation);
+    }
+
+    /// An attach is answered.
+    pub fn grant(&mut self, attachment: &Attachment) {
+        let generation = attachment.volume.generation;
+        if !self.granted.contains_key(&generation) {
+            self.fail(format!(
+                "generation {generation} is granted and not committed"
+            ));
+        }
+        if !self.answered.insert(generation) {
+            self.fail(format!("generation {generation} is granted twice"));
+        }
+        attachment
+            .volume
+            .shards
+            .iter()
+            .for_each(|shard| self.show(shard));
+    }
+
+    /// A map is answered.
+    pub fn show_map(&mut self, map: &VolumeMap) {
+        map.volume.shards.iter().for_each(|shard| self.show(shard));
+    }
+
+    /// A shard is answered.
+    pub fn show(&mut self, shard: &Shard) {
+        let at = (shard.index, shard.epoch);
+        if self.sets.get(&at) != Some(&in_sync(&shard.replicas)) {
+            self.fail(format!("shows a set that was not committed: {shard:?}"));
+        }
+    }
+
+    // What it commits.
+
+    /// A row was changed, or removed.
+    pub fn changed(&mut self, key: &str, value: Option<&[u8]>) {
+        match (key.split('/').next(), value) {
+            (Some("volume"), Some(value)) => match parse(value) {
+                Some(row) => self.put_volume(row),
+                None => self.fail(format!("row {key} cannot be read")),
+            },
+            (Some("shard"), Some(value)) => match parse(value) {
+                Some(row) => self.put_shard(row),
+                None => self.fail(format!("row {key} cannot be read")),
+            },
+            (Some("node"), Some(_)) => {
+                self.nodes.insert(key.to_owned());
+            }
+            (_, None) => self.fail(format!("row {key} is removed, which nobody asked for")),
+            _ => {}
+        }
+    }
+
+    /// The rows are again as they once were.
+    pub fn go_back<'a>(
+        &mut self,
+        rows: impl Iterator<Item = (&'a ashlar_conductor::meta::Key, &'a [u8])>,
+    ) {
+        self.volume = None;
+        self.shards.clear();
+        for (key, value) in rows {
+            match key.as_str().split('/').next() {
+                Some("volume") => self.volume = parse(value),
+                Some("shard") => {
+                    let row: Option<ShardRow> = parse(value);
+                    self.shards.extend(row.map(|row| (row.index, row)));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn put_volume(&mut self, row: VolumeRow) {
+        let before = self.volume.replace(row.clone());
+        let Some(before) = before else {
+            return;
+        };
+        let (old, new) = (before.generation, row.generation);
+        if new == old.next() {
+            let disks = self.disks_in_sync();
+            if self.granted.insert(new, disks).is_some() {
+                self.fail(format!("generation {new} is committed twice"));
+            }
+            if row.attached_by.is_none() {
+                self.fail(format!("generation {new} is granted to nobody"));
+            }
+        } else if new != old {
+            self.fail(format!("generation {old} becomes {new}"));
+        } else if before.attached_by != row.attached_by
+            && !(row.attached_by.is_none() && self.detached.contains(&new))
+        {
+            self.fail(format!(
+                "generation {new} is ended, which its owner did not ask for"
+            ));
+        }
+    }
+
+    fn put_shard(&mut self, row: ShardRow) {
+        let before = self.shards.insert(row.index, row.clone());
+        if let Err(what) = self.check_shard(before.as_ref(), &row) {
+            self.fail(format!("{what}: {before:?} becomes {row:?}"));
+        }
+        for replica in &row.replicas {
+            self.places.insert(replica.id, (row.index, replica.disk));
+        }
+        self.sets.insert((row.index, row.epoch), row.set());
+    }
+
+    fn check_shard(&self, before: Option<&ShardRow>, row: &ShardRow) -> Result<(), &'static str> {
+        let asked = self.volume.as_ref().map(|volume| volume.replicas);
+        let asked = asked.map_or(usize::MAX - 1, usize::from);
+        let disks: BTreeSet<DiskId> = row.replicas.iter().map(|r| r.disk).collect();
+        let leaving = row.replicas.iter().filter(|r| r.leaving);
+        if disks.len() != row.replicas.len() {
+            return Err("two replicas of a shard lie on one node");
+        }
+        if row.replicas.len() > asked + 1 || leaving.count() > 1 {
+            return Err("a shard has more replicas than one that is asked for and one that moves");
+        }
+        let set = row.set();
+        if set.is_empty() {
+            return Err("an empty set is committed");
+        }
+        let Some(before) = before else {
+            return Ok(());
+        };
+        if row.replicas.len() < asked {
+            return Err("a shard has fewer replicas than were asked for");
+        }
+        let known = |r: &Replica| before.replicas.iter().find(|b| b.id == r.id);
+        for replica in &row.replicas {
+            let place = (row.index, replica.disk);
+            match known(replica) {
+                Some(old) if old.disk != replica.disk => return Err("a replica moves as it is"),
+                Some(old) if replica.fresh && !old.fresh => return Err("an old replica is fresh"),
+                Some(_) => {}
+                None if self.places.contains_key(&replica.id) => {
+                    return Err("the id of a replica is used again");
+                }
+                None if !replica.fresh || replica.in_sync => {
+                    return Err("a new replica counts as an old one");
+                }
+                None => {}
+            }
+            let old_place = self.places.get(&replica.id);
+            if old_place.is_some_and(|old| *old != place) {
+                return Err("a replica is of another shard or disk");
+            }
+        }
+        let old = before.set();
+        if set == old && row.epoch == before.epoch {
+            return Ok(());
+        }
+        self.check_change(before, row, &old, set)
+    }
+
+    /// The set has changed: somebody must have asked for that.
+    fn check_change(
+        &self,
+        before: &ShardRow,
+        row: &ShardRow,
+        old: &Set,
+        set: Set,
+    ) -> Result<(), &'static str> {
+        if row.epoch != before.epoch.next() {
+            return Err("an in-sync set changes and its epoch does not rise by one");
+        }
+        if self.sets.contains_key(&(row.index, row.epoch)) {
+            return Err("an epoch is committed twice");
+        }
+        if !set.is_subset(old) && !old.is_subset(&set) {
+            return Err("one proposal takes a replica in and another out");
+        }
+        let volume = self.volume.as_ref().ok_or("there is no volume")?;
+        if volume.attached_by.is_none() {
+            return Err("an in-sync set changes while nobody has the volume");
+        }
+        let proposal = (volume.generation, row.index, before.epoch, set);
+        if !self.proposed.contains(&proposal) {
+            return Err("an in-sync set changes as no current owner has proposed");
+        }
+        Ok(())
+    }
+}
+
+fn parse<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
+    let stored: Option<Stored<T>> = serde_json::from_slice(value).ok();
+    stored.map(|stored| stored.row)
+}

@@ -1,0 +1,94 @@
+//! The conductor as owners of a simulated cluster see it: its own code, and the way there.
+
+use std::time::Duration;
+
+use ashlar_client::{ClusterSource, SourceError};
+use ashlar_proto::api::{
+    AttachRequest, Attachment, DetachRequest, InSyncCommitted, Problem, ProposeInSync, Revision,
+    VolumeMap,
+};
+
+use super::conductor::{ANSWER_MAX, CallError, Road, SimCluster};
+
+/// How long a question for the map waits for news.
+const MAP_WAIT: Duration = Duration::from_secs(30);
+
+/// An owner's road to the conductor.
+#[derive(Clone)]
+pub struct ConductorSource {
+    road: Road,
+}
+
+impl ConductorSource {
+    pub fn new(road: Road) -> Self {
+        Self { road }
+    }
+}
+
+impl ClusterSource for ConductorSource {
+    async fn attach(
+        &self,
+        volume: &str,
+        request: &AttachRequest,
+    ) -> Result<Attachment, SourceError> {
+        let archive = self.road.conductor.archive().clone();
+        let (name, request) = (volume.to_owned(), request.clone());
+        let deed = async move |cluster: SimCluster| {
+            let attachment = cluster.attach(name, request).await?;
+            archive.ledger(|ledger| ledger.grant(&attachment));
+            Ok(attachment)
+        };
+        self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
+    }
+
+    async fn map(&self, volume: &str, after: Revision) -> Result<VolumeMap, SourceError> {
+        let archive = self.road.conductor.archive().clone();
+        let name = volume.to_owned();
+        let deed = async move |cluster: SimCluster| {
+            let map = cluster.map(name, after, MAP_WAIT).await?;
+            archive.ledger(|ledger| ledger.show_map(&map));
+            Ok(map)
+        };
+        let patience = MAP_WAIT + ANSWER_MAX;
+        self.road.ask(patience, deed).await.map_err(translate)
+    }
+
+    async fn detach(&self, volume: &str, request: &DetachRequest) -> Result<(), SourceError> {
+        let archive = self.road.conductor.archive().clone();
+        let (name, request) = (volume.to_owned(), request.clone());
+        let deed = async move |cluster: SimCluster| {
+            archive.ledger(|ledger| ledger.detach(&request));
+            cluster.detach(name, request).await
+        };
+        self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
+    }
+
+    async fn propose_in_sync(
+        &self,
+        volume: &str,
+        proposal: &ProposeInSync,
+    ) -> Result<InSyncCommitted, SourceError> {
+        let archive = self.road.conductor.archive().clone();
+        let (name, proposal) = (volume.to_owned(), proposal.clone());
+        let deed = async move |cluster: SimCluster| {
+            archive.ledger(|ledger| ledger.propose(&proposal));
+            let committed = cluster.propose(name, proposal).await?;
+            archive.ledger(|ledger| ledger.show(&committed.shard));
+            Ok(committed)
+        };
+        self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
+    }
+}
+
+/// A failed call as an owner understands it.
+fn translate(error: CallError) -> SourceError {
+    let problem = match error {
+        CallError::Unreachable => return SourceError::Unreachable,
+        CallError::Refused(error) => Problem::from(error),
+    };
+    if problem.code == "volume-attached" {
+        let owner = "another owner".into();
+        return SourceError::Attached { owner };
+    }
+    (&problem).into()
+}

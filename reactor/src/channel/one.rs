@@ -111,3 +111,36 @@ impl<T> fmt::Debug for OneshotReceiver<T> {
         f.write_str("OneshotReceiver")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// 1. A simulated process waits for another's answer, and crashes.
+    /// 2. A new process, of this world or of one on another thread, gets its number.
+    /// 3. The other drops the sender. The waker that it found there woke whatever had the number
+    ///    then, so two runs of one seed took different steps.
+    #[test]
+    fn a_receiver_that_is_gone_is_not_woken() {
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let (sender, mut receiver) = oneshot::<()>();
+        let polled = Pin::new(&mut receiver).poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        drop(receiver);
+        drop(sender);
+        assert!(!woken.0.load(Ordering::Relaxed));
+    }
+}

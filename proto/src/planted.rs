@@ -98,6 +98,22 @@ impl Planted {
     ];
 }
 
+impl Planted {
+    /// Whether it is a rule of a conductor or of its metadata.
+    #[must_use]
+    pub const fn is_of_conductor(self) -> bool {
+        matches!(
+            self,
+            Self::GrantEarly
+                | Self::AnyEpoch
+                | Self::AnyGeneration
+                | Self::ReplaceInSync
+                | Self::DropLeaving
+                | Self::ForgetCommits
+        )
+    }
+}
+
 #[cfg(feature = "planted")]
 thread_local! {
     static PLANTED: std::cell::Cell<Option<Planted>> = const { std::cell::Cell::new(None) };

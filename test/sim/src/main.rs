@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ashlar_proto::planted::{Planted, plant};
 use clap::{Parser, Subcommand};
+use cluster::Scope;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -57,7 +58,7 @@ enum Command {
     },
     /// Overwrites a nearly full lane at random for hours of virtual time, then fills it.
     Soak(soak::SoakOptions),
-    /// Leaves rules of owners and stores out, one after another: each must be noticed.
+    /// Leaves rules of owners, stores and the conductor out, one after another: each must be noticed.
     Bugs {
         /// Only these, by name.
         only: Vec<String>,
@@ -111,7 +112,7 @@ fn run(seeds: Range<u64>, seconds: u64, jobs: usize, limit: Option<Duration>) ->
             return;
         }
         total.fetch_add(1, Ordering::Relaxed);
-        let outcome = cluster::run(seed, seconds, None, false);
+        let outcome = cluster::run(seed, seconds, Scope::Whole, false);
         let again = cluster::rerun(seed, seconds);
         let failure = outcome.failure.clone().or_else(|| {
             let differs = outcome.hash != again;
@@ -165,7 +166,7 @@ fn replay(seed: u64, seconds: u64) -> bool {
         .with_env_filter(filter)
         .without_time();
     log.with_ansi(false).init();
-    let outcome = cluster::run(seed, seconds, None, true);
+    let outcome = cluster::run(seed, seconds, Scope::Whole, true);
     println!("{outcome:#?}");
     outcome.failure.is_none()
 }
@@ -189,7 +190,12 @@ fn bugs(seeds: u64, seconds: u64, only: &[String]) -> bool {
             Some(Planted::CollectorFreesLive) => seconds.max(COLLECTOR_SECONDS),
             _ => seconds,
         };
-        let fails = |seed| cluster::run(seed, seconds, *store, false).failure;
+        let scope = match (store, rule) {
+            (Some(bug), _) => Scope::Reference(*bug),
+            (None, Some(rule)) if !rule.is_of_conductor() => Scope::Data,
+            (None, _) => Scope::Whole,
+        };
+        let fails = |seed| cluster::run(seed, seconds, scope, false).failure;
         match first_failure(seeds, fails) {
             Some((seed, what)) => {
                 found.fetch_add(1, Ordering::Relaxed);

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use ashlar_reactor::Instant;
 use ashlar_reactor::sim::{SimDisk, fault::FaultAccess};
 
 use super::operator::Command;
 use super::owner::{OWNER_HOSTS, Owner};
 use super::stores::Store;
-use super::{Cluster, Together};
+use super::{Cluster, Scope, Together};
 
 /// Owners that may live at once: the present one and some that were replaced.
 const OWNERS_MAX: usize = 3;
@@ -19,6 +20,8 @@ enum Trouble {
     ReplaceOwner,
     DetachOwner,
     CrashStore(usize),
+    /// For so long that its replicas may be made elsewhere.
+    LoseStore(usize),
     PowerLoss(usize),
     Blackout,
     CrashAllStores,
@@ -70,10 +73,11 @@ impl Cluster {
         }
         let drawn = self.rng.below(100);
         let has_spare = self.stores.len() > self.replicas;
+        let is_whole = self.scope == Scope::Whole;
         if has_spare && self.rng.chance(150_000) {
             return Some(Trouble::Command(self.draw_command(store)));
         }
-        if plan.process_crashes && self.rng.chance(60_000) {
+        if is_whole && plan.process_crashes && self.rng.chance(60_000) {
             return Some(match self.rng.below(8) {
                 0 => Trouble::LongOutage,
                 1 => Trouble::StallConductor,
@@ -84,6 +88,7 @@ impl Cluster {
             0..20 => (plan.process_crashes, Trouble::CrashOwner),
             20..28 => (plan.process_crashes, Trouble::ReplaceOwner),
             28..36 => (true, Trouble::DetachOwner),
+            36..39 if has_spare => (plan.process_crashes, Trouble::LoseStore(store)),
             36..46 => (plan.process_crashes, Trouble::CrashStore(store)),
             46..52 => (plan.process_crashes, Trouble::CrashAllStores),
             52..60 => (plan.power_losses, Trouble::PowerLoss(store)),
@@ -95,7 +100,8 @@ impl Cluster {
             85..90 => (plan.partitions, Trouble::Split(store)),
             90..93 => (plan.partitions, Trouble::Seclude(store)),
             93..95 => (plan.partitions, Trouble::LoseConductor),
-            95..97 => (plan.partitions, Trouble::CutStores),
+            95..97 if is_whole => (plan.partitions, Trouble::CutStores),
+            95..97 => (plan.partitions, Trouble::LoseConductor),
             _ => (plan.partitions, Trouble::Heal),
         };
         trouble.0.then_some(trouble.1)
@@ -119,7 +125,13 @@ impl Cluster {
                 // One that cannot detach cleanly now is simply left behind.
                 if let Some(owner) = self.owners.pop() {
                     if owner.serves() && owner.stop_workers(&self.world).await.is_ok() {
-                        let _ = owner.detach(&self.world).await;
+                        let detached = owner.detach(&self.world).await;
+                        if detached.is_ok()
+                            && self.scope == Scope::Whole
+                            && self.rng.chance(300_000)
+                        {
+                            self.owner_away_until = self.some_time_from_now(1_000_000, 20_000_000);
+                        }
                     }
                     if matches!(self.together, Together::Apart) || self.rng.chance(500_000) {
                         owner.crash();
@@ -127,6 +139,11 @@ impl Cluster {
                 }
             }
             Trouble::CrashStore(number) => self.stores[number].crash(),
+            Trouble::LoseStore(number) => {
+                self.stores[number].crash();
+                let until = self.some_time_from_now(5_000_000, 30_000_000);
+                self.stores[number].away_until = until;
+            }
             Trouble::PowerLoss(number) => self.power_loss(number),
             Trouble::Blackout => {
                 for owner in self.owners.drain(..) {
@@ -167,8 +184,7 @@ impl Cluster {
             Trouble::CrashConductor => self.conductor.crash(),
             Trouble::LongOutage => {
                 self.conductor.crash();
-                let away = self.rng.between(2_000_000, 30_000_000);
-                self.conductor_away_until = self.world.now() + Duration::from_micros(away);
+                self.conductor_away_until = self.some_time_from_now(2_000_000, 30_000_000);
             }
             Trouble::StallConductor => {
                 let stall = self.rng.between(100_000, 15_000_000);
@@ -282,6 +298,10 @@ impl Cluster {
         self.conductor.roads.borrow_mut().cut_off.clear();
     }
 
+    fn some_time_from_now(&mut self, least_us: u64, most_us: u64) -> Instant {
+        self.world.now() + Duration::from_micros(self.rng.between(least_us, most_us))
+    }
+
     async fn pause(&mut self) {
         let pause = self.rng.between(1, 2_000_000);
         self.world.sleep(Duration::from_micros(pause)).await;
@@ -341,16 +361,17 @@ impl Cluster {
 
     /// Dead stores come back, not always at once, and there is an owner again.
     fn restart_what_died(&mut self) {
+        let now = self.world.now();
         for number in 0..self.stores.len() {
-            if self.rng.chance(600_000) {
+            if self.rng.chance(600_000) && now >= self.stores[number].away_until {
                 self.restart_store(number);
             }
         }
-        if self.world.now() >= self.conductor_away_until && self.rng.chance(600_000) {
+        if now >= self.conductor_away_until && self.rng.chance(600_000) {
             self.restart_conductor();
         }
         self.owners.retain(Owner::is_alive);
-        if self.owners.is_empty() && self.rng.chance(700_000) {
+        if self.owners.is_empty() && now >= self.owner_away_until && self.rng.chance(700_000) {
             self.start_owner();
         }
     }

@@ -43,6 +43,8 @@ pub struct Roads {
     pub lost_per_million: u32,
     /// Of a million requests, how many arrive when their caller has given up.
     pub late_per_million: u32,
+    /// Of a million proposals, how many arrive once more, later.
+    pub echoes_per_million: u32,
     /// Hosts that do not reach the conductor.
     pub cut_off: BTreeSet<IpAddr>,
 }
@@ -132,12 +134,27 @@ impl Conductor {
         }
     }
 
-    /// Has it do something, whoever asked; nobody waits for that.
-    pub fn tell<F: Future<Output = ()> + 'static>(&self, deed: impl FnOnce(SimCluster) -> F) {
+    /// Has it do something after a while, whoever asked; nobody waits for that.
+    pub fn tell<F>(&self, after: Duration, deed: impl FnOnce(SimCluster) -> F)
+    where
+        F: Future<Output = ()> + 'static,
+    {
         if let Some((life, cluster)) = self.serving() {
-            let reactor = life.process.reactor();
-            drop(reactor.spawn(life.runtime.on_time(reactor.clone(), deed(cluster))));
+            let (reactor, deed) = (life.process.reactor().clone(), deed(cluster));
+            let clock = reactor.clone();
+            let work = life.runtime.on_time(reactor.clone(), async move {
+                clock.sleep(after).await;
+                deed.await;
+            });
+            drop(reactor.spawn(work));
         }
+    }
+
+    /// Whether a proposal arrives a second time, and how much later.
+    pub fn draw_echo(&self) -> Option<Duration> {
+        let mut rng = self.rng.borrow_mut();
+        let is_echoed = rng.chance(self.roads.borrow().echoes_per_million);
+        is_echoed.then(|| Duration::from_micros(rng.below(HELD_UP_US_MAX)))
     }
 
     fn serving(&self) -> Option<(Life, SimCluster)> {

@@ -171,7 +171,7 @@ impl Ledger {
     pub fn show(&mut self, shard: &Shard) {
         let at = (shard.index, shard.epoch);
         if self.sets.get(&at) != Some(&in_sync(&shard.replicas)) {
-            self.fail(format!("shows a set that was not committed: {shard:?}"));
+            self.fail(format!("shows a set that was not committed:\n  {shard:?}"));
         }
     }
 
@@ -243,7 +243,7 @@ impl Ledger {
     fn put_shard(&mut self, row: ShardRow) {
         let before = self.shards.insert(row.index, row.clone());
         if let Err(what) = self.check_shard(before.as_ref(), &row) {
-            self.fail(format!("{what}: {before:?} becomes {row:?}"));
+            self.fail(format!("{what}:\n  {before:?}\n  becomes {row:?}"));
         }
         for replica in &row.replicas {
             self.places.insert(replica.id, (row.index, replica.disk));
@@ -332,3 +332,6 @@ fn parse<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
     let stored: Option<Stored<T>> = serde_json::from_slice(value).ok();
     stored.map(|stored| stored.row)
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,10 +13,10 @@
 //!
 //! What is checked, by code that knows nothing of replication: no read shows what nobody wrote
 //! there; every sector is linearizable across owners, losing only what the promises allow
-//! ([`crate::linear`]); the conductor commits, grants and shows what it may, and moves no replica but
-//! as it may ([`ledger`]); once the faults end a new owner attaches and everything can be read; after
-//! a clean detach all in-sync replicas of a shard hold the same versions of the same blocks; and a
-//! seed run twice takes the same steps.
+//! ([`crate::linear`]); the conductor commits, grants and shows what it may, and moves no replica
+//! but as it may ([`ledger`]); once the faults end a new owner attaches, every replica comes in sync
+//! and everything can be read; after a clean detach all in-sync replicas of a shard hold the same
+//! versions of the same blocks; and a seed run twice takes the same steps.
 
 mod agent;
 mod chaos;
@@ -28,6 +28,7 @@ mod owner;
 mod reference;
 mod replicas;
 mod runtime;
+mod setup;
 mod source;
 mod stores;
 
@@ -39,9 +40,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use ashlar_conductor::{ClusterOptions, Timing};
-use ashlar_proto::api::{AckRule, CreateVolume, Replica, Shard};
-use ashlar_proto::{Address, BlockCount, ByteCount, ClusterId, DiskId, VolumeId};
+use ashlar_proto::api::{AckRule, Replica, Shard};
+use ashlar_proto::{Address, DiskId, VolumeId};
 use ashlar_reactor::Instant;
 use ashlar_reactor::sim::{
     Process, Rng, World,
@@ -51,32 +51,22 @@ use ashlar_reactor::sim::{
 use crate::linear;
 use crate::workload::{Record, Shape};
 use conductor::{Conductor, Roads};
-use metadata::{Archive, MetaFaults};
+use metadata::MetaFaults;
 use owner::{OWNER_HOSTS, Owner};
 use stores::{Store, Surroundings};
 
 /// The only volume, and the id that a new cluster gives to its first.
 const VOLUME_NAME: &str = "volume";
 const VOLUME: VolumeId = VolumeId::new(1);
-/// The cluster.
-const CLUSTER: ClusterId = ClusterId::new(0xc1a5);
-
 /// Where the conductor lives, unless all live together.
 const CONDUCTOR_HOST: u8 = 200;
-/// How often stores are heard, and after what silence they are down.
-const HEARTBEAT: Duration = Duration::from_millis(300);
-const SILENCE: Duration = Duration::from_secs(2);
-/// How long the conductor waits for a disk, in ms.
-const GRACE_MS: [u64; 2] = [3_000, 20_000];
 
 /// How long the last attach may take once all is well again.
 const ATTACH_LIMIT: Duration = Duration::from_secs(600);
-/// How long the volume may take to be made.
-const FOUND_LIMIT: Duration = Duration::from_secs(60);
+/// How long the last owner may take to have every replica in sync.
+const WHOLE_LIMIT: Duration = Duration::from_secs(300);
 /// Virtual time that a whole run may take.
 const RUN_LIMIT: Duration = Duration::from_secs(100_000);
-/// Blocks of each shard.
-const SHARD_BLOCKS: BlockCount = BlockCount::new(256);
 /// Sectors that one read of the final check covers.
 const CHECK_SECTORS: u64 = 512;
 
@@ -93,9 +83,21 @@ pub struct Outcome {
     pub failure: Option<String>,
 }
 
+/// What a run is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All that there is.
+    Whole,
+    /// Owners and stores: the conductor stays as it is, and replicas where they are.
+    Data,
+    /// The same, on stores written a second time, which leave a rule out.
+    Reference(StoreBug),
+}
+
 /// The cluster of one seed.
 struct Cluster {
     world: World,
+    scope: Scope,
     rng: Rng,
     plan: Plan,
     shape: Shape,
@@ -110,8 +112,12 @@ struct Cluster {
     /// Replicas whose host lost a volatile cache since they were last made whole.
     lost: Rc<RefCell<BTreeSet<(DiskId, usize)>>>,
     owners: Vec<Owner>,
+    /// Until then nobody attaches the volume; its repair owners may.
+    owner_away_until: Instant,
     owners_started: u32,
     together: Together,
+    /// Whether the run ends with all nodes and disks taking replicas.
+    is_open: bool,
     /// The one store whose disk has faults of its own.
     victim: Option<usize>,
 }
@@ -125,29 +131,23 @@ enum Together {
 
 /// Runs one seed for `seconds` of virtual time under faults.
 #[must_use]
-pub fn run(seed: u64, seconds: u64, bug: Option<StoreBug>, verbose: bool) -> Outcome {
-    run_checked(seed, seconds, bug, verbose, true)
+pub fn run(seed: u64, seconds: u64, scope: Scope, verbose: bool) -> Outcome {
+    run_checked(seed, seconds, scope, verbose, true)
 }
 
 /// Runs one seed again: only for the hash of its trace.
 #[must_use]
 pub fn rerun(seed: u64, seconds: u64) -> u64 {
-    run_checked(seed, seconds, None, false, false).hash
+    run_checked(seed, seconds, Scope::Whole, false, false).hash
 }
 
-fn run_checked(
-    seed: u64,
-    seconds: u64,
-    bug: Option<StoreBug>,
-    verbose: bool,
-    checks: bool,
-) -> Outcome {
+fn run_checked(seed: u64, seconds: u64, scope: Scope, verbose: bool, checks: bool) -> Outcome {
     let world = if verbose {
         World::traced(seed)
     } else {
         World::new(seed)
     };
-    let mut cluster = Cluster::new(&world, bug);
+    let mut cluster = Cluster::new(&world, scope);
     let (record, archive) = (cluster.record.clone(), cluster.conductor.archive().clone());
     if verbose {
         println!("{:#?}\n{:#?}", cluster.plan, cluster.shape);
@@ -182,70 +182,6 @@ fn run_checked(
 }
 
 impl Cluster {
-    fn new(world: &World, bug: Option<StoreBug>) -> Self {
-        let mut rng = world.fork_rng();
-        let plan = Plan::draw(&mut rng);
-        let replicas = [1, 2, 3, 3, 3][rng.index(5)];
-        let shard_bytes = SHARD_BLOCKS.bytes();
-        let volume_bytes = shard_bytes * rng.between(1, 3);
-        let ack = if rng.chance(700_000) {
-            AckRule::Majority
-        } else {
-            AckRule::All
-        };
-        let together = if rng.chance(200_000) && bug.is_none() {
-            Together::One(None)
-        } else {
-            Together::Apart
-        };
-        let apart = matches!(together, Together::Apart);
-        // Where replicas can be made elsewhere, stores must be able to fetch from each other.
-        let spare = if apart && bug.is_none() && rng.chance(500_000) {
-            1 + rng.index(2)
-        } else {
-            0
-        };
-        let stores: Vec<Store> = (0..replicas + spare)
-            .map(|number| Store::new(world, number, (apart, spare > 0), &plan, bug, &mut rng))
-            .collect();
-        let faulty = replicas == 3 && apart && bug.is_none() && rng.chance(400_000);
-        let victim = faulty
-            .then(|| rng.index(replicas))
-            .filter(|&v| stores[v].disk(world).is_some());
-        let grace = rng.between(GRACE_MS[0], GRACE_MS[1]);
-        let options = ClusterOptions {
-            fresh: CLUSTER,
-            timing: Timing {
-                heartbeat: HEARTBEAT,
-                silence: SILENCE,
-                rebuild_after: Duration::from_millis(grace),
-                ..Timing::default()
-            },
-            shard_bytes: ByteCount::new(shard_bytes),
-        };
-        let archive = Archive::new(rng.fork());
-        let conductor = Conductor::new(archive, options, rng.fork());
-        let shape = Shape::draw(&mut rng, volume_bytes / 512, shard_bytes / 512);
-        world.net_faults(|faults| *faults = plan.net());
-        Self {
-            world: world.clone(),
-            rng,
-            plan,
-            shape,
-            replicas,
-            stores,
-            conductor,
-            conductor_away_until: Instant::EPOCH,
-            ack,
-            record: Record::default(),
-            lost: Rc::default(),
-            owners: Vec::new(),
-            owners_started: 0,
-            together,
-            victim,
-        }
-    }
-
     /// The process that all live in, started if it has died; none when they live apart.
     fn common_process(&mut self) -> Option<Process> {
         let Together::One(process) = &mut self.together else {
@@ -336,55 +272,6 @@ impl Cluster {
         linear::check(&history, self.shape.sectors).map_err(|violation| violation.to_string())
     }
 
-    /// Makes the volume once all nodes are there, and waits until it can be attached.
-    async fn found_volume(&mut self) -> Result<(), String> {
-        let archive = self.conductor.archive().clone();
-        let request = CreateVolume {
-            name: VOLUME_NAME.to_owned(),
-            size_bytes: ByteCount::new(self.shape.sectors * 512),
-            replicas: u8::try_from(self.replicas).unwrap_or(u8::MAX),
-            ack: self.ack,
-        };
-        let limit = self.world.now() + FOUND_LIMIT;
-        let mut is_asked = false;
-        while !archive.ledger(|ledger| ledger.is_ready()) {
-            if self.world.now() >= limit {
-                return Err("the volume is not made".to_owned());
-            }
-            if !is_asked && archive.ledger(|ledger| ledger.nodes()) == self.stores.len() {
-                is_asked = true;
-                let request = request.clone();
-                self.conductor.tell(async move |cluster| {
-                    if let Err(error) = cluster.create(request, FOUND_LIMIT).await {
-                        tracing::error!(%error, "the volume cannot be made");
-                    }
-                });
-            }
-            self.world.sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
-    }
-
-    /// From now on requests to the conductor and its metadata have faults.
-    fn spoil_roads(&mut self) {
-        let mut roads = self.conductor.roads.borrow_mut();
-        if self.rng.chance(300_000) {
-            roads.lost_per_million = 50_000;
-        }
-        if self.rng.chance(300_000) {
-            roads.late_per_million = 30_000;
-        }
-        let mut rate = || {
-            let is_faulty = self.rng.chance(200_000);
-            if is_faulty { 20_000 } else { 0 }
-        };
-        self.conductor.archive().set_faults(MetaFaults {
-            errors_per_million: rate(),
-            conflicts_per_million: rate(),
-            compactions_per_million: rate(),
-        });
-    }
-
     /// All is well again: hosts have power, stores run, cuts heal, nothing is lost any more.
     async fn peace(&mut self) {
         for owner in self.owners.drain(..) {
@@ -403,9 +290,7 @@ impl Cluster {
         self.conductor.roads.replace(Roads::default());
         self.conductor.archive().set_faults(MetaFaults::default());
         self.restart_conductor();
-        if self.rng.chance(500_000) {
-            self.undo_commands();
-        }
+        self.is_open = self.rng.chance(500_000);
         for number in 0..self.stores.len() {
             if let Some(disk) = self.stores[number].disk(&self.world) {
                 disk.faults(DiskFaults::heal);
@@ -430,6 +315,10 @@ impl Cluster {
             self.world.sleep(Duration::from_millis(100)).await;
         }
         owner.stop_workers(&self.world).await?;
+        if self.is_open {
+            self.await_whole().await?;
+        }
+        let owner = self.owners.last().ok_or("there is an owner")?;
         let mut sector = 0;
         while sector < self.shape.sectors {
             let end = (sector + CHECK_SECTORS).min(self.shape.sectors);
@@ -437,6 +326,31 @@ impl Cluster {
             sector = end;
         }
         owner.detach(&self.world).await
+    }
+}
+
+impl Cluster {
+    /// Every node and disk takes replicas again: what is missing is made, and what moves arrives.
+    async fn await_whole(&self) -> Result<(), String> {
+        // Only now is the conductor sure to hear it.
+        self.undo_commands();
+        // Stores written a second time fetch nothing, and a bad disk may never hold all.
+        if self.victim.is_some() || !self.stores.iter().all(Store::is_real) {
+            return Ok(());
+        }
+        let is_whole = |shard: &Shard| {
+            let settled = |r: &Replica| r.in_sync && !r.leaving;
+            shard.replicas.len() == self.replicas && shard.replicas.iter().all(settled)
+        };
+        let limit = self.world.now() + WHOLE_LIMIT;
+        while !self.shards().iter().all(is_whole) {
+            if self.world.now() >= limit {
+                let shards = self.shards();
+                return Err(format!("when all is well it does not heal:\n  {shards:?}"));
+            }
+            self.world.sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,8 @@
 //! The operator of a simulated cluster: drains and cordons nodes and disks, stops and resumes
 //! rebalance, at random.
 
+use std::time::Duration;
+
 use ashlar_conductor::ClusterError;
 use ashlar_proto::api::Schedulable;
 
@@ -67,7 +69,7 @@ impl Cluster {
     where
         F: Future<Output = Result<(), ClusterError>> + 'static,
     {
-        self.conductor.tell(async move |cluster| {
+        self.conductor.tell(Duration::ZERO, async move |cluster| {
             if let Err(error) = deed(cluster).await {
                 tracing::info!(%error, "a command is not carried out");
             }

@@ -76,6 +76,11 @@ impl ClusterSource for ConductorSource {
             archive.ledger(|ledger| ledger.show(&committed.shard));
             Ok(committed)
         };
+        if let Some(after) = self.road.conductor.draw_echo() {
+            let again = deed.clone();
+            let echo = async move |cluster| drop(again(cluster).await);
+            self.road.conductor.tell(after, echo);
+        }
         self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
     }
 }

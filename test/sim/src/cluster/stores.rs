@@ -13,7 +13,7 @@ use ashlar_proto::{
     Address, BlockCount, BlockIndex, ByteCount, DiskId, Layer, ShardIndex, lane_of,
 };
 use ashlar_reactor::sim::{DiskSpec, Process, Rng, SimDisk, World, fault::Plan};
-use ashlar_reactor::{DiskOptions, Reactor};
+use ashlar_reactor::{DiskOptions, Instant, Reactor};
 use ashlar_store::disk::{FormatOptions, format_disk, open_disk};
 use ashlar_store::lane::{LaneOptions, ShardKey};
 use ashlar_store::{StoreHandle, StoreOptions, StoreService};
@@ -56,6 +56,8 @@ pub(super) struct Store {
     /// What its disk is said to offer, if not what it does.
     usable: Option<ByteCount>,
     process: Option<Process>,
+    /// Until then nobody is in a hurry to start it again.
+    pub(super) away_until: Instant,
 }
 
 /// What a store's process finds around it.
@@ -116,12 +118,17 @@ impl Store {
             usable: must_be_real
                 .then(|| ByteCount::new(rng.between(USABLE_BYTES_MIN, 4 * USABLE_BYTES_MIN))),
             process: None,
+            away_until: Instant::EPOCH,
         }
     }
 
     /// Its disk, when it is a real store.
     pub(super) fn disk(&self, world: &World) -> Option<SimDisk> {
         world.find_disk(self.host, &self.path)
+    }
+
+    pub(super) fn is_real(&self) -> bool {
+        matches!(self.kind, Kind::Real(..))
     }
 
     pub(super) fn host(&self) -> IpAddr {

@@ -1,0 +1,158 @@
+//! How a simulated cluster begins: drawn from the seed, formatted, founded, and then spoilt.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use ashlar_conductor::{ClusterOptions, Timing};
+use ashlar_proto::api::{AckRule, CreateVolume};
+use ashlar_proto::{BlockCount, ByteCount, ClusterId};
+use ashlar_reactor::Instant;
+use ashlar_reactor::sim::{World, fault::Plan};
+
+use super::conductor::Conductor;
+use super::metadata::{Archive, MetaFaults};
+use super::stores::Store;
+use super::{Cluster, Scope, Together, VOLUME_NAME};
+use crate::workload::{Record, Shape};
+
+/// The cluster.
+const CLUSTER: ClusterId = ClusterId::new(0xc1a5);
+
+/// How often stores are heard, and after what silence they are down.
+const HEARTBEAT: Duration = Duration::from_millis(300);
+const SILENCE: Duration = Duration::from_secs(2);
+/// How long the conductor waits for a disk, in ms.
+const GRACE_MS: [u64; 2] = [3_000, 20_000];
+/// How long the volume may take to be made.
+const FOUND_LIMIT: Duration = Duration::from_secs(60);
+/// Blocks of each shard.
+const SHARD_BLOCKS: BlockCount = BlockCount::new(256);
+
+impl Cluster {
+    /// Draws one.
+    pub(super) fn new(world: &World, scope: Scope) -> Self {
+        let bug = match scope {
+            Scope::Reference(bug) => Some(bug),
+            Scope::Whole | Scope::Data => None,
+        };
+        let mut rng = world.fork_rng();
+        let plan = Plan::draw(&mut rng);
+        let replicas = [1, 2, 3, 3, 3][rng.index(5)];
+        let shard_bytes = SHARD_BLOCKS.bytes();
+        let volume_bytes = shard_bytes * rng.between(1, 3);
+        let ack = if rng.chance(700_000) {
+            AckRule::Majority
+        } else {
+            AckRule::All
+        };
+        let together = if rng.chance(200_000) && bug.is_none() {
+            Together::One(None)
+        } else {
+            Together::Apart
+        };
+        let apart = matches!(together, Together::Apart);
+        // Where replicas can be made elsewhere, stores must be able to fetch from each other.
+        let spare = if apart && scope == Scope::Whole && rng.chance(500_000) {
+            1 + rng.index(2)
+        } else {
+            0
+        };
+        let stores: Vec<Store> = (0..replicas + spare)
+            .map(|number| Store::new(world, number, (apart, spare > 0), &plan, bug, &mut rng))
+            .collect();
+        let faulty = replicas == 3 && apart && bug.is_none() && rng.chance(400_000);
+        let victim = faulty
+            .then(|| rng.index(replicas))
+            .filter(|&v| stores[v].disk(world).is_some());
+        let grace = rng.between(GRACE_MS[0], GRACE_MS[1]);
+        let options = ClusterOptions {
+            fresh: CLUSTER,
+            timing: Timing {
+                heartbeat: HEARTBEAT,
+                silence: SILENCE,
+                rebuild_after: Duration::from_millis(grace),
+                ..Timing::default()
+            },
+            shard_bytes: ByteCount::new(shard_bytes),
+        };
+        let archive = Archive::new(rng.fork());
+        let conductor = Conductor::new(archive, options, rng.fork());
+        let shape = Shape::draw(&mut rng, volume_bytes / 512, shard_bytes / 512);
+        world.net_faults(|faults| *faults = plan.net());
+        Self {
+            world: world.clone(),
+            scope,
+            rng,
+            plan,
+            shape,
+            replicas,
+            stores,
+            conductor,
+            conductor_away_until: Instant::EPOCH,
+            ack,
+            record: Record::default(),
+            lost: Rc::default(),
+            owners: Vec::new(),
+            owner_away_until: Instant::EPOCH,
+            owners_started: 0,
+            together,
+            is_open: false,
+            victim,
+        }
+    }
+
+    /// Makes the volume once all nodes are there, and waits until it can be attached.
+    pub(super) async fn found_volume(&mut self) -> Result<(), String> {
+        let archive = self.conductor.archive().clone();
+        let request = CreateVolume {
+            name: VOLUME_NAME.to_owned(),
+            size_bytes: ByteCount::new(self.shape.sectors * 512),
+            replicas: u8::try_from(self.replicas).unwrap_or(u8::MAX),
+            ack: self.ack,
+        };
+        let limit = self.world.now() + FOUND_LIMIT;
+        let mut is_asked = false;
+        while !archive.ledger(|ledger| ledger.is_ready()) {
+            if self.world.now() >= limit {
+                return Err("the volume is not made".to_owned());
+            }
+            if !is_asked && archive.ledger(|ledger| ledger.nodes()) == self.stores.len() {
+                is_asked = true;
+                let request = request.clone();
+                self.conductor.tell(Duration::ZERO, async move |cluster| {
+                    if let Err(error) = cluster.create(request, FOUND_LIMIT).await {
+                        tracing::error!(%error, "the volume cannot be made");
+                    }
+                });
+            }
+            self.world.sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// From now on requests to the conductor and its metadata have faults.
+    pub(super) fn spoil_roads(&mut self) {
+        let mut roads = self.conductor.roads.borrow_mut();
+        if self.rng.chance(300_000) {
+            roads.lost_per_million = 50_000;
+        }
+        if self.scope != Scope::Whole {
+            return;
+        }
+        if self.rng.chance(300_000) {
+            roads.late_per_million = 30_000;
+        }
+        if self.rng.chance(400_000) {
+            roads.echoes_per_million = 300_000;
+        }
+        let mut rate = || {
+            let is_faulty = self.rng.chance(200_000);
+            if is_faulty { 20_000 } else { 0 }
+        };
+        self.conductor.archive().set_faults(MetaFaults {
+            errors_per_million: rate(),
+            conflicts_per_million: rate(),
+            compactions_per_million: rate(),
+        });
+    }
+}

@@ -187,7 +187,7 @@ impl Cluster {
                 self.conductor_away_until = self.some_time_from_now(2_000_000, 30_000_000);
             }
             Trouble::StallConductor => {
-                let stall = self.rng.between(100_000, 15_000_000);
+                let stall = self.rng.between(100_000, 8_000_000);
                 self.conductor.stall(Duration::from_micros(stall));
             }
             Trouble::CutStores => {

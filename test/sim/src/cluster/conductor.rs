@@ -32,6 +32,8 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// How long a request under way takes at most, in µs, and one that is held up.
 const TRAVEL_US_MAX: u64 = 3_000;
 const HELD_UP_US_MAX: u64 = 8_000_000;
+/// After this time nothing is under way any more that was held up.
+pub const HELD_UP_MAX: Duration = Duration::from_micros(HELD_UP_US_MAX + TRAVEL_US_MAX);
 
 /// The conductor's own code, over the metadata of the simulation.
 pub type SimCluster = Arc<Cluster<SimStore>>;

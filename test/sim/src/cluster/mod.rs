@@ -50,7 +50,7 @@ use ashlar_reactor::sim::{
 
 use crate::linear;
 use crate::workload::{Record, Shape};
-use conductor::{Conductor, Roads};
+use conductor::{Conductor, HELD_UP_MAX, Roads};
 use metadata::MetaFaults;
 use owner::{OWNER_HOSTS, Owner};
 use stores::{Store, Surroundings};
@@ -297,7 +297,8 @@ impl Cluster {
             }
             self.restart_store(number);
         }
-        self.world.sleep(Duration::from_secs(5)).await;
+        // An attach that was held up until now would take the volume from the last owner.
+        self.world.sleep(HELD_UP_MAX + Duration::from_secs(2)).await;
     }
 
     /// A last owner attaches, reads everything, and detaches cleanly.

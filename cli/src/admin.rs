@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use ashlar_proto::ByteCount;
 use ashlar_proto::api::{
-    ClusterStatus, CreateVolume, Disk, Healing, Health, Node, Replica, Schedulable, Volume,
-    VolumeState,
+    ClusterStatus, CreateVolume, Disk, Healing, Health, Node, NodeState, Replica, Schedulable,
+    Volume, VolumeState,
 };
 
 use crate::api_client::{ApiClient, ApiError};
@@ -271,7 +271,7 @@ fn node_row(node: &Node) -> Vec<String> {
     vec![
         node.id.to_string(),
         node.name.clone(),
-        with_schedulable(word(&node.state), node.schedulable),
+        with_schedulable(node_state(node), node.schedulable),
         node.address.to_string(),
         node.disks.len().to_string(),
         node.replicas.to_string(),
@@ -282,6 +282,20 @@ fn node_row(node: &Node) -> Vec<String> {
         },
         age.unwrap_or_else(|| "-".to_owned()),
     ]
+}
+
+/// Whether it is up, and what others say to the contrary.
+fn node_state(node: &Node) -> String {
+    let state = word(&node.state);
+    match node.state {
+        NodeState::Down if node.reached_by > 0 => {
+            format!("{state} (reached by {} others)", node.reached_by)
+        }
+        NodeState::Up if node.missed_by > node.reached_by => {
+            format!("{state} (missed by {} others)", node.missed_by)
+        }
+        NodeState::Up | NodeState::Down => state,
+    }
 }
 
 /// A state, and that it takes no replicas if so.
@@ -432,7 +446,6 @@ fn word<T: serde::Serialize>(value: &T) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ashlar_proto::api::NodeState;
 
     #[test]
     fn words_are_those_of_the_api() {

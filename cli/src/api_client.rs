@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     Assignments, AttachRequest, Attachment, ClusterStatus, CreateVolume, DetachRequest, Disk,
-    Heartbeat, InSyncCommitted, List, Node, Problem, ProposeInSync, Rebalance, RebalancePlan,
-    RegisterNode, Registered, Revision, Schedulable, SetRebalance, SetSchedulable, Volume,
-    VolumeMap,
+    Heartbeat, HeartbeatAnswer, InSyncCommitted, List, Node, OwnerHeartbeat, Problem,
+    ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered, Revision, Schedulable,
+    SetRebalance, SetSchedulable, Volume, VolumeMap,
 };
 use ashlar_proto::{DiskId, NodeId};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
@@ -248,9 +248,18 @@ impl ApiClient {
     }
 
     /// `POST /v1/nodes/{id}/heartbeat`.
-    pub async fn heartbeat(&self, node: NodeId, beat: &Heartbeat) -> Result<(), ApiError> {
-        self.tell(&["nodes", &node.to_string(), "heartbeat"], beat)
+    pub async fn heartbeat(
+        &self,
+        node: NodeId,
+        beat: &Heartbeat,
+    ) -> Result<HeartbeatAnswer, ApiError> {
+        self.post(&["nodes", &node.to_string(), "heartbeat"], beat)
             .await
+    }
+
+    /// `POST /v1/owners/heartbeat`.
+    pub async fn owner_heartbeat(&self, beat: &OwnerHeartbeat) -> Result<(), ApiError> {
+        self.tell(&["owners", "heartbeat"], beat).await
     }
 
     /// `GET /v1/nodes/{id}/assignments`: waits up to `wait` for a list newer than `after`.

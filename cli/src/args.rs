@@ -11,6 +11,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::io_threads::THREADS_MAX;
 
+/// The least `--owner-silence`.
+const OWNER_SILENCE_MIN: Duration = Duration::from_secs(8);
+
 /// Replicated block storage: volumes over NBD, kept on as many machines as you like.
 #[derive(Debug, Parser)]
 #[command(
@@ -190,6 +193,11 @@ pub struct UpArgs {
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_duration)]
     pub rebuild_after: Duration,
 
+    /// How long an owner may be silent, to the conductor and to the stores, before its volumes are
+    /// repaired without it and may be attached elsewhere without --force.
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = parse_owner_silence)]
+    pub owner_silence: Duration,
+
     /// How attached volumes are scrubbed.
     #[command(flatten)]
     pub scrub: ScrubArgs,
@@ -216,6 +224,11 @@ pub struct ConductorArgs {
     /// How long a disk that does not serve is waited for before its replicas are made elsewhere.
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_duration)]
     pub rebuild_after: Duration,
+
+    /// How long an owner may be silent, to the conductor and to the stores, before its volumes are
+    /// repaired without it and may be attached elsewhere without --force.
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = parse_owner_silence)]
+    pub owner_silence: Duration,
 }
 
 /// `ashlar store`.
@@ -573,6 +586,17 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| format!("`{text}` is no time: give a number with ms, s, m or h"))
 }
 
+/// Owners are heard every few seconds: fewer than some of these say nothing.
+fn parse_owner_silence(text: &str) -> Result<Duration, String> {
+    let silence = parse_duration(text)?;
+    if silence < OWNER_SILENCE_MIN {
+        return Err(format!(
+            "`{text}` is too short: give {OWNER_SILENCE_MIN:?} or more"
+        ));
+    }
+    Ok(silence)
+}
+
 fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() && !value.is_empty() => {
@@ -586,6 +610,12 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn an_owner_is_given_time_for_more_than_one_heartbeat() {
+        assert_eq!(parse_owner_silence("8s"), Ok(Duration::from_secs(8)));
+        assert!(parse_owner_silence("7999ms").is_err());
+    }
 
     #[test]
     fn command_line_is_consistent() {

@@ -10,13 +10,14 @@ use std::time::Duration;
 use ashlar_client::{AttachError, ClusterSource, SourceError};
 use ashlar_nbd_server::{ExportInfo, OpenError};
 use ashlar_proto::api::{
-    AttachRequest, Attachment, DetachRequest, InSyncCommitted, ProposeInSync, Revision, Volume,
-    VolumeMap, VolumeState,
+    AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, ProposeInSync,
+    Revision, Volume, VolumeMap, VolumeState,
 };
 use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
 
 use crate::api_client::{ApiClient, ApiError};
+use crate::owner_beats::OwnerBeats;
 
 /// Calls that wait to be sent; beyond them owners wait.
 const CALLS_QUEUED_MAX: usize = 64;
@@ -39,18 +40,20 @@ enum Call {
 #[derive(Clone)]
 pub struct HttpClusterSource {
     calls: remote::Sender<Call>,
+    beats: OwnerBeats,
 }
 
 impl HttpClusterSource {
     /// Calls go out on `runtime`, until the last clone is dropped.
     pub fn new(client: ApiClient, runtime: &Handle) -> Self {
+        let beats = OwnerBeats::new(client.clone(), runtime);
         let (calls, queue) = remote::bounded(CALLS_QUEUED_MAX);
         runtime.spawn(async move {
             while let Some(call) = queue.recv().await {
                 tokio::spawn(carry_out(client.clone(), call));
             }
         });
-        Self { calls }
+        Self { calls, beats }
     }
 
     /// The volumes that can be attached, as exports.
@@ -97,6 +100,11 @@ impl ClusterSource for HttpClusterSource {
         let (volume, request) = (volume.to_owned(), request.clone());
         self.call(|answer| Call::Detach(volume, request, answer))
             .await
+    }
+
+    async fn heartbeat(&self, heartbeat: &OwnerHeartbeat) -> Result<(), SourceError> {
+        self.beats.note(heartbeat.clone());
+        Ok(())
     }
 
     async fn propose_in_sync(

@@ -18,6 +18,7 @@ pub fn run(args: ConductorArgs) -> anyhow::Result<()> {
         };
         let timing = Timing {
             rebuild_after: args.rebuild_after,
+            owner_silence: args.owner_silence,
             ..Timing::default()
         };
         let conductor = Conductor::start_with(options, timing)

@@ -13,6 +13,7 @@ mod host;
 mod io_threads;
 mod nbd_role;
 mod output;
+mod owner_beats;
 mod rebalance;
 mod runtime;
 mod signals;

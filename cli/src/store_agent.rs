@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use ashlar_client::RepairTasks;
 use ashlar_proto::api::{
-    Assignment, Assignments, DiskReport, Heartbeat, RegisterNode, Registered, Revision,
+    Assignment, Assignments, DiskReport, Heartbeat, HeartbeatAnswer, Observed, PeerTarget,
+    RegisterNode, Registered, Revision,
 };
 use ashlar_proto::{Address, ClusterId};
 use ashlar_store::{Applied, ControlError, Refused, StoreControl};
@@ -54,6 +55,13 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// How the disks stand.
     fn report(&self) -> impl Future<Output = Result<Vec<DiskReport>, ControlError>> + Send;
 
+    /// Watches these other stores from now on, and says what is seen of those watched so far, and of
+    /// owners.
+    fn observe(
+        &self,
+        peers: Vec<PeerTarget>,
+    ) -> impl Future<Output = Result<Observed, ControlError>> + Send;
+
     /// Gives disks without a cluster to this one.
     fn set_cluster(
         &self,
@@ -70,6 +78,10 @@ pub trait Store: Clone + Send + Sync + 'static {
 impl Store for StoreControl {
     async fn report(&self) -> Result<Vec<DiskReport>, ControlError> {
         StoreControl::report(self).await
+    }
+
+    async fn observe(&self, peers: Vec<PeerTarget>) -> Result<Observed, ControlError> {
+        StoreControl::observe(self, peers).await
     }
 
     async fn set_cluster(&self, cluster: ClusterId) -> Result<(), ControlError> {
@@ -204,10 +216,12 @@ impl<S: Store> Agent<S> {
         mut applied: watch::Receiver<Revision>,
     ) -> Broken {
         let period = Duration::from_millis(registered.heartbeat_ms).clamp(BEAT_MIN, BEAT_MAX);
+        let mut peers = Vec::new();
         loop {
             let carried_out = *applied.borrow_and_update();
-            if let Err(broken) = self.send_heartbeat(registered, carried_out).await {
-                return broken;
+            match self.send_heartbeat(registered, carried_out, peers).await {
+                Ok(answer) => peers = answer.peers,
+                Err(broken) => return broken,
             }
             // News are told at once: somebody waits for a volume. An error is the sender's end,
             // which this select does not outlive.
@@ -219,10 +233,12 @@ impl<S: Store> Agent<S> {
         &self,
         registered: &Registered,
         applied: Revision,
-    ) -> Result<(), Broken> {
+        peers: Vec<PeerTarget>,
+    ) -> Result<HeartbeatAnswer, Broken> {
         let heartbeat = Heartbeat {
             disks: self.store.report().await?,
             applied,
+            seen: self.store.observe(peers).await?,
         };
         Ok(self.client.heartbeat(registered.node, &heartbeat).await?)
     }

@@ -56,6 +56,7 @@ pub fn run(args: UpArgs) -> anyhow::Result<()> {
     };
     let timing = Timing {
         rebuild_after: args.rebuild_after,
+        owner_silence: args.owner_silence,
         ..Timing::default()
     };
     let conductor = Conductor::start_with(options, timing);

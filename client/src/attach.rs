@@ -24,6 +24,7 @@ use ashlar_proto::{Address, DiskId, ReplicaId, ShardIndex, Status, Window, lane_
 use ashlar_reactor::future::join_all;
 use ashlar_reactor::{Instant, Reactor};
 
+use crate::beat;
 use crate::block_device::{BlockError, Geometry};
 use crate::budget::Budget;
 use crate::candidate::Candidate;
@@ -371,6 +372,7 @@ fn serve<C: ClusterSource>(
             disks: grant.disks.clone(),
             revision: grant.revision,
         })),
+        nodes: RefCell::new(grant.disks.iter().map(|at| (at.disk, at.node)).collect()),
         shards: OnceCell::new(),
         seqs: RefCell::new(Seqs::new(window)),
         first_window: window,
@@ -411,6 +413,7 @@ fn serve<C: ClusterSource>(
     drop(reactor.spawn(background));
     let following = map::follow(Rc::downgrade(&core), grant.revision);
     drop(reactor.spawn(following));
+    drop(reactor.spawn(beat::run(Rc::downgrade(&core))));
     drop(reactor.spawn(scrub::run(Rc::downgrade(&core))));
     let joins = catch_up::run(Rc::downgrade(&core), Rc::clone(&core.lacking));
     drop(reactor.spawn(joins));

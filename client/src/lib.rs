@@ -16,6 +16,7 @@
 //! [`RepairOwners`] attach what nobody uses, to bring its replicas back.
 
 mod attach;
+mod beat;
 pub mod block_device;
 mod budget;
 mod candidate;

@@ -75,6 +75,8 @@ fn take_note(core: &Core, map: VolumeMap) {
         }
         return;
     }
+    let nodes = map.disks.iter().map(|at| (at.disk, at.node)).collect();
+    core.nodes.replace(nodes);
     core.news.replace(Some(map));
     core.lacking.raise();
 }

@@ -122,6 +122,9 @@ const DEEP_BYTES: u64 = 16 << 20;
 /// A store that is so deep in work may be silent for at least this long.
 const DEEP_SILENCE: Duration = Duration::from_secs(3);
 
+/// How long a session may lie idle before the store is asked whether it lives.
+const IDLE: Duration = Duration::from_secs(5);
+
 /// How many times longer one request may wait while others are answered.
 const STARVED: u32 = 4;
 
@@ -589,8 +592,12 @@ async fn run_watchdog(peer: Weak<Peer>, number: u64) {
         }
         let now = strong.reactor.now();
         let Some(sent_at) = strong.oldest_request() else {
+            // Whoever asks nothing is heard all the same, and hears in time that a store is gone.
             let moment = strong.outbox_filled.moment();
-            strong.outbox_filled.raised_since(moment).await;
+            let asked = strong.outbox_filled.raised_since(moment);
+            if strong.reactor.timeout(IDLE, asked).await.is_err() && strong.is_session(number) {
+                strong.ping();
+            }
             continue;
         };
         let (pulse, request) = (strong.pulse.get(), strong.times.request);

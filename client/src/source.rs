@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use ashlar_proto::api::{
-    AttachRequest, Attachment, DetachRequest, InSyncCommitted, Problem, ProposeInSync, Revision,
-    VolumeMap,
+    AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, Problem,
+    ProposeInSync, Revision, VolumeMap,
 };
 
 /// Why the conductor did not do what it was asked.
@@ -88,6 +88,15 @@ pub trait ClusterSource: 'static {
     /// [`SourceError::NotFound`], [`SourceError::Superseded`], [`SourceError::Unreachable`].
     async fn detach(&self, volume: &str, request: &DetachRequest) -> Result<(), SourceError>;
 
+    /// Says that an owner lives, and which stores it reaches. A source that no conductor stands
+    /// behind has nobody to tell.
+    ///
+    /// # Errors
+    /// [`SourceError::Refused`], [`SourceError::Unreachable`].
+    async fn heartbeat(&self, _heartbeat: &OwnerHeartbeat) -> Result<(), SourceError> {
+        Ok(())
+    }
+
     /// Commits the next in-sync set of a shard, if generation and epoch are current.
     ///
     /// # Errors
@@ -106,6 +115,7 @@ type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, SourceError>> + 'a>>;
 pub(crate) trait AnySource {
     fn map<'a>(&'a self, volume: &'a str, after: Revision) -> Answer<'a, VolumeMap>;
     fn detach<'a>(&'a self, volume: &'a str, request: &'a DetachRequest) -> Answer<'a, ()>;
+    fn heartbeat<'a>(&'a self, heartbeat: &'a OwnerHeartbeat) -> Answer<'a, ()>;
     fn propose<'a>(
         &'a self,
         volume: &'a str,
@@ -120,6 +130,10 @@ impl<C: ClusterSource> AnySource for C {
 
     fn detach<'a>(&'a self, volume: &'a str, request: &'a DetachRequest) -> Answer<'a, ()> {
         Box::pin(ClusterSource::detach(self, volume, request))
+    }
+
+    fn heartbeat<'a>(&'a self, heartbeat: &'a OwnerHeartbeat) -> Answer<'a, ()> {
+        Box::pin(ClusterSource::heartbeat(self, heartbeat))
     }
 
     fn propose<'a>(
@@ -146,6 +160,10 @@ impl<C: ClusterSource> ClusterSource for Rc<C> {
 
     async fn detach(&self, volume: &str, request: &DetachRequest) -> Result<(), SourceError> {
         C::detach(self, volume, request).await
+    }
+
+    async fn heartbeat(&self, heartbeat: &OwnerHeartbeat) -> Result<(), SourceError> {
+        C::heartbeat(self, heartbeat).await
     }
 
     async fn propose_in_sync(

@@ -15,6 +15,7 @@ use ashlar_proto::{BlockIndex, ClusterId, Generation, Layer, ShardIndex, VolumeI
 use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
 
 use crate::attach::{self, AttachError};
+use crate::beat::Nodes;
 use crate::block_device::{BlockDevice, BlockError, Durability, Geometry, ZeroMode};
 use crate::budget::Budget;
 use crate::health::{Counters, VolumeHealth};
@@ -76,6 +77,8 @@ pub(crate) struct Core {
     pub(crate) work: Rc<Signal>,
     /// Raised when a replica has left a set, or the map has changed: it is to be brought back.
     pub(crate) lacking: Rc<Signal>,
+    /// Where its disks are, as last told.
+    pub(crate) nodes: RefCell<Nodes>,
     /// A map of the conductor that has not been looked at yet.
     pub(crate) news: RefCell<Option<VolumeMap>>,
     /// The shards that have had writes since they were last settled and told.

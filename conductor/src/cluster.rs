@@ -19,6 +19,7 @@ use ashlar_proto::{ByteCount, ClusterId};
 use tokio::sync::{Mutex, Notify, oneshot, watch};
 
 use crate::absence::Absence;
+use crate::evidence::Evidence;
 use crate::live::Live;
 use crate::membership::{Membership, Moment};
 use crate::meta::{Events, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX};
@@ -43,6 +44,8 @@ pub struct Timing {
     pub heartbeat: Duration,
     /// The silence after which a node is down.
     pub silence: Duration,
+    /// The silence after which an owner that no store hears either is gone.
+    pub owner_silence: Duration,
     /// The longest time between two lines of a watch.
     pub bookmark: Duration,
     /// How long a disk that does not serve is waited for before its replicas are made elsewhere.
@@ -54,6 +57,7 @@ impl Default for Timing {
         Self {
             heartbeat: Duration::from_secs(1),
             silence: Duration::from_secs(5),
+            owner_silence: Duration::from_secs(30),
             bookmark: Duration::from_secs(10),
             rebuild_after: Duration::from_secs(300),
         }
@@ -109,6 +113,20 @@ pub(crate) struct View {
     pub(crate) live: Live,
 }
 
+impl View {
+    /// Weighs what was said. Whether that says anything else than before.
+    fn weigh(&mut self, now: Moment) -> bool {
+        let state = &self.state;
+        self.live
+            .evidence
+            .tidy(now, |volume| state.has_volume(volume));
+        let judgment = self.state.judge(&self.live.evidence, now);
+        let is_news = judgment != self.live.judgment;
+        self.live.judgment = judgment;
+        is_news
+    }
+}
+
 /// The cluster behind the API.
 pub struct Cluster<M> {
     store: M,
@@ -156,6 +174,7 @@ impl<M: MetaStore> Cluster<M> {
         state.renew_assignments();
         let start = Moment::default();
         let absence = Absence::new(timing.rebuild_after, timing.silence, start);
+        let evidence = Evidence::new(timing.silence, timing.owner_silence);
         let mut membership = Membership::new(timing.silence, start);
         for node in state.nodes_up() {
             membership.expect(node, start);
@@ -163,7 +182,7 @@ impl<M: MetaStore> Cluster<M> {
         let revision = watch::Sender::new(state.revision());
         let view = RwLock::new(View {
             state,
-            live: Live::new(membership, absence),
+            live: Live::new(membership, absence, evidence),
         });
         let (turn, started) = (Mutex::new(()), runtime.elapsed());
         Ok(Arc::new(Self {

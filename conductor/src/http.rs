@@ -84,6 +84,7 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .route("/v1/nodes/register", post(nodes::register::<M>))
         .route("/v1/nodes/{id}/heartbeat", post(nodes::heartbeat::<M>))
         .route("/v1/nodes/{id}/assignments", get(nodes::assignments::<M>))
+        .route("/v1/owners/heartbeat", post(nodes::hear_owner::<M>))
         .route("/v1/nodes/{id}", delete(schedule::remove_node::<M>))
         .route("/v1/nodes/{id}/cordon", post(schedule::cordon_node::<M>))
         .route(

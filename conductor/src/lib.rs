@@ -9,6 +9,7 @@
 mod absence;
 mod cluster;
 mod conductor;
+mod evidence;
 mod http;
 mod live;
 pub mod membership;

@@ -8,10 +8,11 @@ use ashlar_proto::api::{DiskReport, Revision};
 use ashlar_proto::{DiskId, NodeId, VolumeId};
 
 use crate::absence::Absence;
+use crate::evidence::Evidence;
 use crate::membership::{Membership, Moment};
 use crate::row::DiskRow;
 use crate::spell::Spell;
-use crate::state::Turns;
+use crate::state::{Judgment, Turns};
 
 /// The volatile side of the cluster.
 #[derive(Debug)]
@@ -22,6 +23,10 @@ pub(crate) struct Live {
     pub(crate) applied: BTreeMap<NodeId, Revision>,
     /// The last report of each disk.
     pub(crate) reports: BTreeMap<DiskId, DiskReport>,
+    /// What nodes and owners say of each other.
+    pub(crate) evidence: Evidence,
+    /// What followed from that at the last look.
+    pub(crate) judgment: Judgment,
     /// Which disks do not serve, and for how long.
     pub(crate) absence: Absence,
     /// The revision at which nothing was amiss, if that is how it last was.
@@ -34,11 +39,13 @@ pub(crate) struct Live {
 
 impl Live {
     /// Nothing known yet.
-    pub(crate) fn new(membership: Membership, absence: Absence) -> Self {
+    pub(crate) fn new(membership: Membership, absence: Absence, evidence: Evidence) -> Self {
         Self {
             membership,
             applied: BTreeMap::new(),
             reports: BTreeMap::new(),
+            evidence,
+            judgment: Judgment::default(),
             absence,
             calm: None,
             turns: BTreeMap::new(),

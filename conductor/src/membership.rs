@@ -1,7 +1,8 @@
 //! Who answers: heartbeats judged against a clock value that the caller passes in.
 //!
-//! Pure. Invariant: a node is silent when nothing was heard of it for the timeout *while the
+//! Pure. Invariant: a node is silent when nothing was heard of it for its timeout *while the
 //! conductor itself was running*; a conductor that was paused blames nobody for its own absence.
+//! Slow is not dead: a node whose heartbeats came late of late is given longer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,6 +33,15 @@ impl Moment {
     }
 }
 
+/// A node may be silent for so many times the longest time between its heartbeats of late,
+const SLOWEST_TIMES: u32 = 3;
+
+/// and for so many timeouts at most.
+const TIMEOUTS_MAX: u32 = 3;
+
+/// What is forgotten of that longest time at each heartbeat that comes sooner: a part in so many.
+const FORGOTTEN: u32 = 32;
+
 /// When each node was last heard of.
 #[derive(Clone, Debug)]
 pub struct Membership {
@@ -47,10 +57,20 @@ struct Heard {
     from: Moment,
     /// The last heartbeat, if there was one since the start.
     heartbeat: Option<Moment>,
+    /// The longest time between two heartbeats, of late.
+    slowest: Duration,
+}
+
+impl Heard {
+    /// The silence that takes the node down.
+    fn allowance(&self, timeout: Duration) -> Duration {
+        let usual = self.slowest.saturating_mul(SLOWEST_TIMES);
+        usual.clamp(timeout, timeout.saturating_mul(TIMEOUTS_MAX))
+    }
 }
 
 impl Membership {
-    /// Nobody heard yet; who is silent for `timeout` is down.
+    /// Nobody heard yet; who is silent for `timeout`, or longer where it is slow, is down.
     #[must_use]
     pub fn new(timeout: Duration, now: Moment) -> Self {
         Self {
@@ -65,18 +85,25 @@ impl Membership {
         self.heard.entry(node).or_insert(Heard {
             from: now,
             heartbeat: None,
+            slowest: Duration::ZERO,
         });
     }
 
     /// A node was heard of.
     pub fn heard(&mut self, node: NodeId, now: Moment) {
-        self.heard.insert(
-            node,
-            Heard {
-                from: now,
-                heartbeat: Some(now),
-            },
-        );
+        let timeout = self.timeout;
+        let heard = self.heard.entry(node).or_insert(Heard {
+            from: now,
+            heartbeat: None,
+            slowest: Duration::ZERO,
+        });
+        let gap = now.since(heard.from);
+        // One that was down was not slow.
+        if heard.heartbeat.is_some() && gap < heard.allowance(timeout) {
+            heard.slowest = (heard.slowest - heard.slowest / FORGOTTEN).max(gap);
+        }
+        heard.from = heard.from.max(now);
+        heard.heartbeat = Some(now);
     }
 
     /// How long ago its last heartbeat was, if there was one.
@@ -88,7 +115,7 @@ impl Membership {
             .map(|at| now.since(at))
     }
 
-    /// The nodes that have been silent for the timeout. Call it several times per timeout: a
+    /// The nodes that have been silent for their timeout. Call it several times per timeout: a
     /// longer gap between two calls is taken as a pause of the conductor.
     pub fn silent(&mut self, now: Moment) -> Vec<NodeId> {
         let gap = now.since(self.judged);
@@ -99,7 +126,7 @@ impl Membership {
         }
         self.judged = self.judged.max(now);
         let silent = |(node, heard): (&NodeId, &Heard)| {
-            (now.since(heard.from) >= self.timeout).then_some(*node)
+            (now.since(heard.from) >= heard.allowance(self.timeout)).then_some(*node)
         };
         self.heard.iter().filter_map(silent).collect()
     }
@@ -123,8 +150,8 @@ mod tests {
         members.expect(b, at(0));
         for second in 1..5 {
             assert_eq!(members.silent(at(second)), []);
+            members.heard(a, at(second));
         }
-        members.heard(a, at(4));
         assert_eq!(members.silent(at(5)), [b]);
         members.heard(b, at(6));
         assert_eq!(members.silent(at(8)), []);
@@ -133,6 +160,30 @@ mod tests {
             members.heartbeat_age(a, at(9)),
             Some(Duration::from_secs(5))
         );
+    }
+
+    #[test]
+    fn a_node_that_is_slow_is_given_longer_but_not_for_ever() {
+        let node = NodeId::new(1);
+        let mut members = Membership::new(TIMEOUT, at(0));
+        for second in [0, 1, 5] {
+            members.heard(node, at(second));
+            assert_eq!(members.silent(at(second)), []);
+        }
+        // It once took 4 s: now it may take 12.
+        for second in 6..17 {
+            assert_eq!(members.silent(at(second)), [], "{second}");
+        }
+        assert_eq!(members.silent(at(17)), [node]);
+        // That it was down does not make it slower, and that it was slow is forgotten.
+        for second in 17..200 {
+            members.silent(at(second));
+            members.heard(node, at(second));
+        }
+        for second in 200..204 {
+            assert_eq!(members.silent(at(second)), []);
+        }
+        assert_eq!(members.silent(at(204)), [node]);
     }
 
     #[test]

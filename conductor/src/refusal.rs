@@ -1,6 +1,9 @@
 //! Why the cluster refuses a request: what happened, to what, and what to do next.
 
 use ashlar_proto::api::VolumeState;
+use ashlar_proto::api::{
+    OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerHeartbeat, PEERS_WATCHED_MAX,
+};
 use ashlar_proto::limits::{NAME_BYTES_MAX, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
 use ashlar_proto::{
     Address, ByteCount, DiskId, Epoch, Generation, NodeId, ReplicaId, ShardIndex, VolumeId,
@@ -224,6 +227,26 @@ pub(crate) fn check_text(field: &'static str, text: &str) -> Result<(), InvalidR
     } else {
         Err(InvalidRequest::Text { field })
     }
+}
+
+/// Checks what a store sees of others.
+pub(crate) fn check_observed(seen: &Observed) -> Result<(), InvalidRequest> {
+    check_count("peers", seen.peers.len(), PEERS_WATCHED_MAX)?;
+    let owners = seen.owners.as_ref().map_or(0, Vec::len);
+    check_count("owners", owners, OWNERS_SEEN_MAX)
+}
+
+/// Checks what an owner says of itself and of stores.
+pub(crate) fn check_owner(heartbeat: &OwnerHeartbeat) -> Result<(), InvalidRequest> {
+    check_text("owner", &heartbeat.owner)?;
+    check_count("volumes", heartbeat.volumes.len(), OWNER_VOLUMES_MAX)
+}
+
+fn check_count(field: &'static str, count: usize, most: usize) -> Result<(), InvalidRequest> {
+    if count > most {
+        return Err(InvalidRequest::TooMany { field, most });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

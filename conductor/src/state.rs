@@ -11,6 +11,7 @@
 
 mod apply;
 mod assignments;
+mod evidence;
 mod healing;
 mod map;
 mod nodes;
@@ -32,6 +33,7 @@ use ashlar_proto::{ByteCount, ClusterId, DiskId, NodeId, ReplicaId, ShardIndex, 
 
 use crate::meta::{Change, Expect, Key, Transaction};
 use crate::row::{AnyRow, ClusterRow, DiskRow, NodeRow, RebalanceRow, ShardRow, VolumeRow};
+pub(crate) use evidence::Judgment;
 pub(crate) use healing::Outlook;
 pub(crate) use removed::removed_node;
 pub(crate) use repairs::Turns;
@@ -216,6 +218,11 @@ impl ClusterState {
 
     fn modified(&self, key: &Key) -> Revision {
         self.modified.get(key).copied().unwrap_or_default()
+    }
+
+    /// Whether there is such a volume.
+    pub(crate) fn has_volume(&self, volume: VolumeId) -> bool {
+        self.volumes.contains_key(&volume)
     }
 
     fn volume_named(&self, name: &str) -> Option<&VolumeRow> {

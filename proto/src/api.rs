@@ -1,11 +1,18 @@
 //! The types of the HTTP/JSON API under `/v1`, shared by conductor, stores, owners and the CLI.
 
+mod seen;
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use crate::address::Address;
 use crate::ids::{
     ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex, VolumeId,
+};
+
+pub use seen::{
+    HeartbeatAnswer, OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerBeat, OwnerHeartbeat,
+    OwnerSeen, PEERS_WATCHED_MAX, PeerSeen, PeerTarget,
 };
 
 /// A counter over all changes of the metadata; `list` answers carry it, `watch` resumes from it.
@@ -304,6 +311,9 @@ pub struct Heartbeat {
     pub disks: Vec<DiskReport>,
     /// The revision of assignments that it has carried out, durably.
     pub applied: Revision,
+    /// What its store sees of others.
+    #[serde(default)]
+    pub seen: Observed,
 }
 
 /// One replica that a node must hold.
@@ -398,6 +408,12 @@ pub struct Node {
     pub schedulable: Schedulable,
     /// Milliseconds since its last heartbeat; none since the conductor started if absent.
     pub heartbeat_age_ms: Option<u64>,
+    /// Stores and owners that reach it over the data connections, as they say.
+    #[serde(default)]
+    pub reached_by: u32,
+    /// Stores and owners that reach others, but not it.
+    #[serde(default)]
+    pub missed_by: u32,
     /// Its disks.
     pub disks: Vec<DiskId>,
     /// Replicas that they hold.

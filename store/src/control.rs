@@ -3,7 +3,7 @@
 //! A [`StoreControl`] is a handle on the store's service. Its calls may be awaited on any
 //! executor. The store knows nothing of conductors: it is told what to hold, and tells what it has.
 
-use ashlar_proto::api::{Assignment, DiskReport};
+use ashlar_proto::api::{Assignment, DiskReport, Observed, PeerTarget};
 use ashlar_proto::{ClusterId, DiskId};
 use ashlar_reactor::channel::remote;
 
@@ -70,6 +70,7 @@ pub(crate) type Answer<T> = remote::Sender<T>;
 #[derive(Debug)]
 pub(crate) enum Command {
     Report(Answer<Vec<DiskReport>>),
+    Observe(Vec<PeerTarget>, Answer<Observed>),
     SetCluster(ClusterId, Answer<Result<(), ControlError>>),
     Apply(Vec<Assignment>, Answer<Applied>),
     Stop(Answer<()>),
@@ -93,6 +94,15 @@ impl StoreControl {
     /// [`ControlError::Stopped`].
     pub async fn report(&self) -> Result<Vec<DiskReport>, ControlError> {
         call(&self.commands, Command::Report).await
+    }
+
+    /// Watches these other stores from now on, and says what is seen of those that were watched, and
+    /// of owners.
+    ///
+    /// # Errors
+    /// [`ControlError::Stopped`].
+    pub async fn observe(&self, peers: Vec<PeerTarget>) -> Result<Observed, ControlError> {
+        call(&self.commands, |answer| Command::Observe(peers, answer)).await
     }
 
     /// Gives the disks that belong to no cluster yet to this one, durably. Nothing is served

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ashlar_proto::DiskId;
-use ashlar_proto::api::Assignment;
+use ashlar_proto::api::{Assignment, OwnerSeen};
 use ashlar_reactor::channel::remote;
 use ashlar_reactor::link::{DetachedLink, Link, LinkError};
 use ashlar_reactor::{Reactor, Remote, Stopped};
@@ -28,6 +28,7 @@ pub(crate) enum WorkerCommand {
     },
     Serve(LaneKey, DetachedLink, Greeting, Ended),
     Report(Answer<Vec<(LaneKey, LaneReport)>>),
+    Owners(Answer<Vec<OwnerSeen>>),
     Apply(LaneKey, Vec<Assignment>, Answer<Result<(), LaneError>>),
     Stop(Answer<()>),
 }
@@ -106,6 +107,14 @@ impl Place {
         }
     }
 
+    /// The owners with sessions there; nothing where that cannot be said.
+    pub(crate) async fn owners(&self) -> Option<Vec<OwnerSeen>> {
+        match self {
+            Self::Here(worker) => Some(worker.owners()),
+            Self::There(commands) => call(commands, WorkerCommand::Owners).await.ok(),
+        }
+    }
+
     pub(crate) async fn apply(
         &self,
         key: LaneKey,
@@ -172,6 +181,9 @@ fn carry_out(reactor: &Reactor, worker: Rc<Worker>, command: WorkerCommand) {
         }
         WorkerCommand::Report(answer) => {
             let _ = answer.try_send(worker.report());
+        }
+        WorkerCommand::Owners(answer) => {
+            let _ = answer.try_send(worker.owners());
         }
         WorkerCommand::Apply(key, wanted, answer) => {
             drop(reactor.spawn(async move {

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ashlar_proto::api::{Assignment, DiskReport};
+use ashlar_proto::api::{Assignment, DiskReport, OWNERS_SEEN_MAX, Observed, OwnerSeen, PeerTarget};
 use ashlar_proto::frame::{PROTOCOL_VERSION, open_meta};
 use ashlar_proto::message::{Hello, HelloReply};
 use ashlar_proto::{
@@ -29,7 +29,9 @@ use ashlar_reactor::{DiskOptions, NetError, Reactor, Remote, Stopped, Task};
 use crate::control::{Applied, Command, ControlError, Refusal, Refused, StoreControl};
 use crate::disk::DiskOpenError;
 use crate::disks::{DiskEntry, open_disks};
+use crate::heard::newest;
 use crate::lane::LaneOptions;
+use crate::peers::Peers;
 use crate::place::Place;
 use crate::session::Greeting;
 use crate::worker::{Ended, LaneStart, Worker};
@@ -128,6 +130,7 @@ pub struct StoreService {
     connections_made: Cell<u64>,
     connection_ended: remote::Sender<u64>,
     serving: RefCell<Vec<Task<()>>>,
+    peers: Peers,
     /// Changes of clusters and assignments, one at a time.
     changes: Semaphore,
     stopping: Cell<bool>,
@@ -157,6 +160,7 @@ impl StoreService {
             connections_made: Cell::new(0),
             connection_ended,
             serving: RefCell::default(),
+            peers: Peers::new(reactor),
             changes: Semaphore::new(1),
             stopping: Cell::new(false),
         });
@@ -339,6 +343,11 @@ impl StoreService {
                         let _ = answer.try_send(service.report().await);
                     }));
                 }
+                Command::Observe(peers, answer) => {
+                    drop(self.reactor.spawn(async move {
+                        let _ = answer.try_send(service.observe(&peers).await);
+                    }));
+                }
                 // These wait for disks; reports go on meanwhile.
                 Command::SetCluster(cluster, answer) => {
                     drop(self.reactor.spawn(async move {
@@ -364,6 +373,20 @@ impl StoreService {
             entry.report(&of_disk.map(|(_, lane)| lane.clone()).collect::<Vec<_>>())
         };
         self.disks.values().map(of_disk).collect()
+    }
+
+    async fn observe(&self, targets: &[PeerTarget]) -> Observed {
+        let mut clusters = self.disks.values().filter_map(|entry| entry.cluster.get());
+        if let Some(cluster) = clusters.next() {
+            self.peers.watch(cluster, targets);
+        }
+        let owners = join_all(self.places.iter().map(Place::owners)).await;
+        let owners: Option<Vec<Vec<OwnerSeen>>> = owners.into_iter().collect();
+        let owners = owners.map(|lists| newest(lists.into_iter().flatten()));
+        Observed {
+            peers: self.peers.seen(),
+            owners: owners.filter(|list| list.len() <= OWNERS_SEEN_MAX),
+        }
     }
 
     async fn set_cluster(&self, cluster: ClusterId) -> Result<(), ControlError> {
@@ -449,6 +472,7 @@ impl StoreService {
 
     async fn stop(&self) {
         self.stopping.set(true);
+        self.peers.stop();
         for task in self.serving.take() {
             task.abort();
         }

@@ -14,6 +14,7 @@ use ashlar_reactor::Reactor;
 use ashlar_reactor::channel::{Permit, Semaphore};
 use ashlar_reactor::link::{Frame, Link, LinkError};
 
+use crate::heard::Heard;
 use crate::replica::Replicas;
 
 /// Payload of one connection's requests and replies under way.
@@ -36,6 +37,7 @@ pub(crate) async fn serve(
     replicas: Rc<Replicas>,
     link: Link,
     greeting: Greeting,
+    heard: Rc<Heard>,
 ) -> LinkError {
     let header = greeting.request.reply(Status::Ok, replicas.incarnation());
     let hello = Frame::new(header, greeting.reply.encode(), Vec::new());
@@ -50,6 +52,7 @@ pub(crate) async fn serve(
             Ok(frame) => frame,
             Err(error) => return error,
         };
+        heard.note(reactor.now(), &frame.header);
         if frame.header.is_reply {
             // A peer that answers what nobody asked is no owner.
             link.close();

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ashlar_proto::api::Assignment;
+use ashlar_proto::api::{Assignment, OwnerSeen};
 use ashlar_proto::{BlockCount, DiskId, LaneIndex, ReplicaId};
 use ashlar_reactor::Reactor;
 use ashlar_reactor::channel::{Semaphore, remote};
@@ -17,6 +17,7 @@ use ashlar_reactor::future::join_all;
 use ashlar_reactor::link::Link;
 
 use crate::health::DiskHealth;
+use crate::heard::{Heard, newest};
 use crate::lane::{
     LaneError, LaneOptions, LaneStats, LaneUsage, RecoveryError, ShardKey, UnrecoveredLane,
 };
@@ -69,7 +70,7 @@ pub(crate) struct Worker {
     lanes: RefCell<BTreeMap<LaneKey, Rc<Replicas>>>,
     /// As of the last change of the set of replicas; lanes that lack none are left out.
     missing: RefCell<BTreeMap<LaneKey, Vec<Assignment>>>,
-    links: RefCell<BTreeMap<u64, Link>>,
+    links: RefCell<BTreeMap<u64, (Link, Rc<Heard>)>>,
     links_made: Cell<u64>,
     /// One change of the set of replicas at a time.
     changes: Semaphore,
@@ -117,15 +118,25 @@ impl Worker {
         };
         let number = self.links_made.get();
         self.links_made.set(number + 1);
-        self.links.borrow_mut().insert(number, link.clone());
+        let heard = Rc::new(Heard::new(self.reactor.now()));
+        let served = (link.clone(), Rc::clone(&heard));
+        self.links.borrow_mut().insert(number, served);
         let worker = Rc::clone(self);
         drop(self.reactor.spawn(async move {
             let reactor = worker.reactor.clone();
-            let end = session::serve(reactor, replicas, link.clone(), greeting).await;
+            let end = session::serve(reactor, replicas, link.clone(), greeting, heard).await;
             tracing::debug!(owner = link.peer(), %end, "session ended");
             worker.links.borrow_mut().remove(&number);
             drop(ended);
         }));
+    }
+
+    /// The owners that have sessions with it.
+    pub(crate) fn owners(&self) -> Vec<OwnerSeen> {
+        let now = self.reactor.now();
+        let links = self.links.borrow();
+        let all = links.values().flat_map(|(_, heard)| heard.owners(now));
+        newest(all)
     }
 
     /// How its lanes stand.
@@ -195,10 +206,10 @@ impl Worker {
             tracing::warn!("requests did not end within {DRAIN_WITHIN:?}: stopping without them");
         }
         let links = self.links.take();
-        let leaving = join_all(links.values().map(Link::drained));
+        let leaving = join_all(links.values().map(|(link, _)| link.drained()));
         // A peer that does not read its replies does not hold up the stop.
         let _ = self.reactor.timeout(FAREWELL_WITHIN, leaving).await;
-        for link in links.into_values() {
+        for (link, _) in links.into_values() {
             link.close();
         }
         join_all(

@@ -56,6 +56,10 @@ impl Store for MemoryStore {
         }])
     }
 
+    async fn observe(&self, _: Vec<PeerTarget>) -> Result<Observed, ControlError> {
+        Ok(Observed::default())
+    }
+
     async fn set_cluster(&self, cluster: ClusterId) -> Result<(), ControlError> {
         self.with(|held| match *held.cluster.get_or_insert(cluster) {
             found if found == cluster => Ok(()),

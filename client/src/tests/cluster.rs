@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AckRule, AttachRequest, Attachment, DetachRequest, DiskLocation, Health, InSyncCommitted,
-    ProposeInSync, Replica, Revision, Shard, Volume as VolumeMap, VolumeMap as ApiMap, VolumeState,
+    OwnerHeartbeat, ProposeInSync, Replica, Revision, Shard, Volume as VolumeMap,
+    VolumeMap as ApiMap, VolumeState,
 };
 use ashlar_proto::{
     ByteCount, ClusterId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex, VolumeId,
@@ -26,6 +27,8 @@ const SHARD_BYTES: u64 = 16 << 20;
 pub(super) struct FakeConductor {
     map: RefCell<VolumeMap>,
     disks: Vec<DiskLocation>,
+    /// The owner's last heartbeat.
+    pub(super) heard: RefCell<Option<OwnerHeartbeat>>,
     /// It answers nothing.
     pub(super) down: Cell<bool>,
     /// Answers are lost after the change was made.
@@ -73,6 +76,12 @@ impl ClusterSource for FakeConductor {
     async fn map(&self, _: &str, _: Revision) -> Result<ApiMap, SourceError> {
         // It never changes.
         std::future::pending().await
+    }
+
+    async fn heartbeat(&self, heartbeat: &OwnerHeartbeat) -> Result<(), SourceError> {
+        self.check_up()?;
+        self.heard.replace(Some(heartbeat.clone()));
+        Ok(())
     }
 
     async fn detach(&self, _: &str, request: &DetachRequest) -> Result<(), SourceError> {
@@ -181,6 +190,7 @@ impl Cluster {
         let conductor = FakeConductor {
             map: RefCell::new(map),
             disks: disks.collect(),
+            heard: RefCell::default(),
             down: Cell::new(false),
             loses_answers: Cell::new(false),
         };

@@ -4,6 +4,7 @@
 mod chaos;
 mod cluster;
 mod damage;
+mod idle;
 mod replica;
 mod scenarios;
 mod scrub;

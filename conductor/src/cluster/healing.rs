@@ -12,9 +12,12 @@ impl<M: MetaStore> Cluster<M> {
     pub(super) async fn heal(self: &Arc<Self>) -> Result<(), ClusterError> {
         let now = self.now();
         let is_calm = self.change_live(|view| {
-            let away = view.state.disks_away();
+            let is_news = view.weigh(now);
+            let away = view.state.disks_away(&view.live);
             view.live.absence.note(now, &away);
-            view.live.absence.is_empty() && view.live.calm == Some(view.state.revision())
+            !is_news
+                && view.live.absence.is_empty()
+                && view.live.calm == Some(view.state.revision())
         });
         if is_calm {
             return Ok(());

@@ -6,14 +6,15 @@ use std::time::Duration;
 use ashlar_proto::NodeId;
 use ashlar_proto::api::{
     Assignments, AttachRequest, Attachment, CreateVolume, DetachRequest, Heartbeat,
-    InSyncCommitted, ProposeInSync, RegisterNode, Registered, Revision, Volume, VolumeMap,
-    VolumeState,
+    HeartbeatAnswer, InSyncCommitted, OwnerBeat, OwnerHeartbeat, ProposeInSync, RegisterNode,
+    Registered, Revision, Volume, VolumeMap, VolumeState,
 };
 use ashlar_proto::planted::{Planted, is_planted};
 
 use super::{Cluster, ClusterError, View};
+use crate::evidence::Witness;
 use crate::meta::MetaStore;
-use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
+use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal, check_observed, check_owner};
 
 /// How often to look whether the nodes of a volume were heard.
 const NODES_POLL: Duration = Duration::from_millis(20);
@@ -71,7 +72,7 @@ impl<M: MetaStore> Cluster<M> {
         request: AttachRequest,
     ) -> Result<Attachment, ClusterError> {
         self.await_nodes_of(&name).await;
-        let plan = move |view: &View| view.state.plan_attach(&name, &request);
+        let plan = move |view: &View| view.state.plan_attach(&view.live, &name, &request);
         if is_planted(Planted::GrantEarly) {
             let attachment = self.read(&plan)?.answer;
             let cluster = Arc::clone(self);
@@ -80,6 +81,11 @@ impl<M: MetaStore> Cluster<M> {
             return Ok(attachment);
         }
         let (attachment, revision) = self.transact(plan).await?;
+        let (now, volume) = (self.now(), &attachment.volume);
+        self.change_live(|view| {
+            let evidence = &mut view.live.evidence;
+            evidence.note_owner(now, volume.id, volume.generation);
+        });
         Ok(Attachment {
             revision,
             ..attachment
@@ -166,19 +172,48 @@ impl<M: MetaStore> Cluster<M> {
         self: &Arc<Self>,
         node: NodeId,
         heartbeat: Heartbeat,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<HeartbeatAnswer, ClusterError> {
+        check_observed(&heartbeat.seen).map_err(Refusal::from)?;
         let (reports, applied) = (heartbeat.disks.clone(), heartbeat.applied);
+        let seen = heartbeat.seen.clone();
         let plan = move |view: &View| view.state.plan_heartbeat(node, &heartbeat.disks);
         self.transact(plan).await?;
         let now = self.now();
         self.change_live(|view| {
             view.live.membership.heard(node, now);
             view.live.applied.insert(node, applied);
+            let evidence = &mut view.live.evidence;
+            let peers = view.state.known(&seen.peers);
+            evidence.note_reach(now, Witness::Node(node), &peers);
+            evidence.note_sightings(now, node, seen.owners.as_deref());
             view.live
                 .reports
                 .extend(reports.into_iter().map(|report| (report.id, report)));
         });
-        self.settle().await
+        self.settle().await?;
+        let peers = self.read(|view| view.state.peers_of(node));
+        Ok(HeartbeatAnswer { peers })
+    }
+
+    /// Hears an owner.
+    pub(crate) fn hear_owner(&self, heartbeat: OwnerHeartbeat) -> Result<(), ClusterError> {
+        check_owner(&heartbeat).map_err(Refusal::from)?;
+        let now = self.now();
+        self.change_live(|view| {
+            let evidence = &mut view.live.evidence;
+            let is_owner = |beat: &OwnerBeat| {
+                let (volume, generation) = (beat.volume, beat.generation);
+                view.state
+                    .has_attached(volume, generation, &heartbeat.owner)
+            };
+            // Who was replaced learns of it by the map.
+            for beat in heartbeat.volumes.iter().filter(|beat| is_owner(beat)) {
+                evidence.note_owner(now, beat.volume, beat.generation);
+                let stores = view.state.known(&beat.stores);
+                evidence.note_reach(now, Witness::Owner(heartbeat.owner.clone()), &stores);
+            }
+        });
+        Ok(())
     }
 
     /// A node's assignments, once they are newer than `after` or the wait is over.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use ashlar_proto::NodeId;
-use ashlar_proto::api::{Assignments, Heartbeat, RegisterNode, Registered};
+use ashlar_proto::api::{
+    Assignments, Heartbeat, HeartbeatAnswer, OwnerHeartbeat, RegisterNode, Registered,
+};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -53,8 +55,15 @@ pub(super) async fn heartbeat<M: MetaStore>(
     State(api): Shared<M>,
     PathPart(node): PathPart<NodeId>,
     JsonBody(request): JsonBody<Heartbeat>,
+) -> Answer<Json<HeartbeatAnswer>> {
+    Ok(Json(api.cluster.heartbeat(node, request).await?))
+}
+
+pub(super) async fn hear_owner<M: MetaStore>(
+    State(api): Shared<M>,
+    JsonBody(request): JsonBody<OwnerHeartbeat>,
 ) -> Answer<StatusCode> {
-    api.cluster.heartbeat(node, request).await?;
+    api.cluster.hear_owner(request)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -63,12 +63,6 @@ impl Outlook {
 }
 
 impl ClusterState {
-    /// The disks that do not serve.
-    pub(crate) fn disks_away(&self) -> BTreeSet<DiskId> {
-        let away = self.disks.keys().filter(|disk| !self.serves(**disk));
-        away.copied().collect()
-    }
-
     /// Replicas that have come in sync since the rows were first read.
     pub(crate) fn joined(&self) -> u64 {
         self.joined
@@ -99,7 +93,8 @@ impl ClusterState {
 
     /// Whether a replica's disk is not waited for any more.
     pub(super) fn is_gone(&self, live: &Live, replica: &Replica) -> bool {
-        let away = !self.serves(replica.disk) && live.absence.is_over(replica.disk);
+        let is_away = !self.serves(replica.disk) || self.is_missed(live, replica.disk);
+        let away = is_away && live.absence.is_over(replica.disk);
         away || !self.disks.contains_key(&replica.disk) || self.is_missing(live, replica)
     }
 

@@ -12,6 +12,7 @@ use ashlar_proto::{Generation, ReplicaId, VolumeId};
 
 use super::healing::forget_gone;
 use super::{ClusterState, Plan};
+use crate::live::Live;
 use crate::refusal::{InvalidRequest, Refusal, VolumeRefusal, check_text};
 use crate::row::{AnyRow, ShardRow, VolumeRow, shard_key, volume_key};
 
@@ -19,6 +20,7 @@ impl ClusterState {
     /// The next generation, for whoever asks; its revision is filled in once it is committed.
     pub(crate) fn plan_attach(
         &self,
+        live: &Live,
         name: &str,
         request: &AttachRequest,
     ) -> Result<Plan<Attachment>, Refusal> {
@@ -28,7 +30,7 @@ impl ClusterState {
             let (name, state) = (name.to_owned(), current.state);
             return Err(VolumeRefusal::NotReady { name, state }.into());
         }
-        if let Some(owner) = self.who_keeps_it(current, request) {
+        if let Some(owner) = self.who_keeps_it(live, current, request) {
             let name = name.to_owned();
             return Err(VolumeRefusal::Attached { name, owner }.into());
         }
@@ -60,10 +62,18 @@ impl ClusterState {
     /// The owner that a volume is not taken from by an attach.
     ///
     /// A user's attach takes it from a repair owner always, from another user by force. A repair
-    /// owner's takes it from nobody but itself and a repair owner whose node is down.
-    fn who_keeps_it(&self, current: &VolumeRow, request: &AttachRequest) -> Option<String> {
+    /// owner's takes it from nobody but itself and a repair owner whose node is down. Both take it
+    /// from an owner that is gone.
+    fn who_keeps_it(
+        &self,
+        live: &Live,
+        current: &VolumeRow,
+        request: &AttachRequest,
+    ) -> Option<String> {
         let owner = current.attached_by.as_ref()?;
-        let is_taken = if request.repair {
+        let is_taken = if self.is_orphaned(live, current) {
+            true
+        } else if request.repair {
             let is_same = *owner == request.owner;
             current.attached_for_repair && (is_same || !self.is_repair_owner_up(owner))
         } else {

@@ -151,7 +151,7 @@ impl ClusterState {
         let mut up = self.nodes_up().into_iter();
         self.moving().next().is_none()
             && up.all(|node| self.has_reported(live, node))
-            && !self.disks_away().iter().any(is_awaited)
+            && !self.disks_away(live).iter().any(is_awaited)
     }
 
     /// The shards of which a replica moves to even out disks.

@@ -35,6 +35,8 @@ pub(crate) fn removed_node(row: NodeRow) -> Node {
         state: NodeState::Down,
         schedulable: row.schedulable,
         heartbeat_age_ms: None,
+        reached_by: 0,
+        missed_by: 0,
         disks: Vec::new(),
         replicas: 0,
     }

@@ -108,7 +108,9 @@ impl ClusterState {
 
     /// Whether a repair owner could do something for a volume.
     fn needs_repair(&self, live: &Live, volume: &VolumeRow) -> bool {
-        let is_used = volume.attached_by.is_some() && !volume.attached_for_repair;
+        let is_used = volume.attached_by.is_some()
+            && !volume.attached_for_repair
+            && !self.is_orphaned(live, volume);
         if volume.state != VolumeState::Ready || is_used {
             return false;
         }

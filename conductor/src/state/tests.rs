@@ -12,11 +12,13 @@ use ashlar_proto::{Epoch, Generation};
 
 use super::*;
 use crate::absence::Absence;
+use crate::evidence::Evidence;
 use crate::live::Live;
 use crate::membership::{Membership, Moment};
 use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
 
 mod drain;
+mod evidence;
 mod healing;
 mod random;
 mod rebalance;
@@ -30,6 +32,8 @@ const SHARD_BYTES: ByteCount = ByteCount::new(SHARD_BYTES_DEFAULT);
 
 /// How long a disk is waited for.
 const GRACE: Duration = Duration::from_secs(300);
+const SILENCE: Duration = Duration::from_secs(5);
+const OWNER_SILENCE: Duration = Duration::from_secs(30);
 
 /// A state with a counter for a store, and a clock.
 struct Bench {
@@ -95,11 +99,11 @@ impl Bench {
     /// A cluster of nodes with these names, 1 and so on, with `disks` disks each. The first of node
     /// 2 is disk 2, its second disk 102.
     fn with(names: &[&str], disks: u128) -> Self {
-        let membership = Membership::new(Duration::from_secs(5), Moment::default());
-        let absence = Absence::new(GRACE, Duration::from_secs(5), Moment::default());
+        let membership = Membership::new(SILENCE, Moment::default());
+        let absence = Absence::new(GRACE, SILENCE, Moment::default());
         let mut bench = Self {
             state: ClusterState::empty(),
-            live: Live::new(membership, absence),
+            live: Live::new(membership, absence, Evidence::new(SILENCE, OWNER_SILENCE)),
             now: Moment::default(),
         };
         bench.commit(ClusterState::found(ClusterId::new(1)));
@@ -122,7 +126,8 @@ impl Bench {
 
     /// The conductor looks at its clock once.
     fn heal(&mut self) {
-        let away = self.state.disks_away();
+        self.live.judgment = self.state.judge(&self.live.evidence, self.now);
+        let away = self.state.disks_away(&self.live);
         self.live.absence.note(self.now, &away);
         self.commit(self.state.plan_healing(&self.live));
         let turns = self.commit(self.state.plan_repairs(&self.live, self.now));
@@ -192,7 +197,10 @@ impl Bench {
     }
 
     fn attach(&mut self, name: &str, owner: &str) -> Generation {
-        let plan = self.state.plan_attach(name, &by(owner, false)).unwrap();
+        let plan = self
+            .state
+            .plan_attach(&self.live, name, &by(owner, false))
+            .unwrap();
         self.commit(plan).volume.generation
     }
 
@@ -348,18 +356,27 @@ fn a_deletion_does_not_wait_for_a_node_that_is_down() {
 fn attach_is_exclusive_and_each_grant_is_a_new_generation() {
     let mut bench = Bench::new();
     bench.create("v", 3);
-    let early = bench.state.plan_attach("v", &by("x", false)).unwrap_err();
+    let early = bench
+        .state
+        .plan_attach(&bench.live, "v", &by("x", false))
+        .unwrap_err();
     assert!(matches!(
         early,
         Refusal::Volume(VolumeRefusal::NotReady { .. })
     ));
     bench.settle();
     assert_eq!(bench.attach("v", "x"), Generation::new(1));
-    let other = bench.state.plan_attach("v", &by("y", false)).unwrap_err();
+    let other = bench
+        .state
+        .plan_attach(&bench.live, "v", &by("y", false))
+        .unwrap_err();
     assert!(other.to_string().contains("attached by `x`"), "{other}");
     assert_eq!(bench.attach("v", "x"), Generation::new(2));
     let id = bench.state.volume_by_name("v").unwrap().id;
-    let plan = bench.state.plan_attach("v", &by("y", true)).unwrap();
+    let plan = bench
+        .state
+        .plan_attach(&bench.live, "v", &by("y", true))
+        .unwrap();
     assert_eq!(bench.commit(plan).volume.generation, Generation::new(3));
     let stale = bench.state.plan_detach("v", &detach(id, 2)).unwrap_err();
     assert!(matches!(

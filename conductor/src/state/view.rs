@@ -119,6 +119,8 @@ impl ClusterState {
                 NodeState::Down
             },
             schedulable: row.schedulable,
+            reached_by: live.judgment.weight(id).reached_by,
+            missed_by: live.judgment.weight(id).missed_by,
             heartbeat_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             disks,
             replicas: count(held),

@@ -105,15 +105,17 @@ impl ClusterState {
             let node = self.nodes.get(&row.node).filter(|node| node.up)?;
             let report = live.report(row);
             let is_open = self.schedulable(*disk) == Schedulable::Open;
-            (is_open && report.failed.is_none()).then(|| Candidate {
-                disk: *disk,
-                node: row.node,
-                labels: node.labels.clone(),
-                load: Load {
-                    usable: report.usable_bytes,
-                    used: report.used_bytes,
-                    promised: self.promised(*disk),
-                },
+            (is_open && report.failed.is_none() && !self.is_missed(live, *disk)).then(|| {
+                Candidate {
+                    disk: *disk,
+                    node: row.node,
+                    labels: node.labels.clone(),
+                    load: Load {
+                        usable: report.usable_bytes,
+                        used: report.used_bytes,
+                        promised: self.promised(*disk),
+                    },
+                }
             })
         });
         usable.collect()

@@ -4,6 +4,7 @@
 
 mod drain;
 mod healing;
+mod owners;
 mod problems;
 mod rebalance;
 mod restart;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ashlar_conductor::{Conductor, ConductorOptions, Timing};
 use ashlar_proto::api::{
     AckRule, Assignment, Assignments, AttachRequest, Attachment, CreateVolume, DiskReport,
-    Heartbeat, Problem, RegisterNode, Registered, Revision, Volume,
+    Heartbeat, Observed, Problem, RegisterNode, Registered, Revision, Volume,
 };
 use ashlar_proto::{ByteCount, DiskId, NodeId};
 use reqwest::{Method, Response, StatusCode};
@@ -33,6 +33,7 @@ pub async fn start_impatient(directory: &Path, rebuild_after: Duration) -> Bench
     let timing = Timing {
         heartbeat: Duration::from_millis(50),
         silence: Duration::from_millis(1500),
+        owner_silence: Duration::from_secs(3),
         bookmark: Duration::from_millis(100),
         rebuild_after,
     };
@@ -186,6 +187,10 @@ impl Store {
                 let heartbeat = Heartbeat {
                     disks: vec![report(number)],
                     applied,
+                    seen: Observed {
+                        owners: Some(Vec::new()),
+                        ..Observed::default()
+                    },
                 };
                 let sent = http
                     .post(format!("{base}/heartbeat"))

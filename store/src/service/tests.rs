@@ -17,6 +17,7 @@ use ashlar_reactor::sim::{DiskSpec, Process, World};
 use std::net::{IpAddr, Ipv4Addr};
 
 mod faults;
+mod observed;
 mod protocol;
 
 const STORE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));

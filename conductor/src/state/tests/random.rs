@@ -183,7 +183,10 @@ impl World {
                     force: false,
                     repair: true,
                 };
-                let plan = self.bench.state.plan_attach(&task.name, &request);
+                let plan = self
+                    .bench
+                    .state
+                    .plan_attach(&self.bench.live, &task.name, &request);
                 if let Ok(plan) = plan {
                     self.bench.commit(plan);
                 }
@@ -211,10 +214,10 @@ impl World {
                 .unwrap();
             self.bench.commit(plan);
         } else {
-            let plan = self
-                .bench
-                .state
-                .plan_attach(&volume.name, &by("user", false));
+            let plan =
+                self.bench
+                    .state
+                    .plan_attach(&self.bench.live, &volume.name, &by("user", false));
             self.bench.commit(plan.unwrap());
         }
     }
@@ -288,7 +291,7 @@ impl World {
         self.bench.state = read_back(&self.bench.state);
         self.bench.state.renew_assignments();
         self.bench.live.applied.clear();
-        self.bench.live.absence = Absence::new(GRACE, Duration::from_secs(5), self.bench.now);
+        self.bench.live.absence = Absence::new(GRACE, SILENCE, self.bench.now);
     }
 
     fn wait(&mut self, time: Duration) {
@@ -301,7 +304,7 @@ impl World {
 
     /// The conductor's look at its clock, with all that it must not do.
     fn heal(&mut self) {
-        let away = self.bench.state.disks_away();
+        let away = self.bench.state.disks_away(&self.bench.live);
         self.bench.live.absence.note(self.bench.now, &away);
         let before = self.bench.state.shards.clone();
         let fresh_before = fresh_counts(&before);

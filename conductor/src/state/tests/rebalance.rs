@@ -94,7 +94,7 @@ impl Pool {
     /// The conductor looks once, with all that it must not do.
     fn look(&mut self) -> Rebalancing {
         let bench = &mut self.bench;
-        let away = bench.state.disks_away();
+        let away = bench.state.disks_away(&bench.live);
         bench.live.absence.note(bench.now, &away);
         let outlook = bench.commit(bench.state.plan_healing(&bench.live));
         let before = bench.state.clone();
@@ -543,7 +543,11 @@ fn a_volume_that_nobody_uses_is_moved_by_a_repair_owner() {
         force: false,
         repair: true,
     };
-    let plan = pool.bench.state.plan_attach(&volume, &request).unwrap();
+    let plan = pool
+        .bench
+        .state
+        .plan_attach(&pool.bench.live, &volume, &request)
+        .unwrap();
     pool.bench.commit(plan);
     let at = done.begun[0].at;
     pool.commit_set(at, |_| true);

@@ -1,0 +1,60 @@
+//! An owner's heartbeats: the conductor learns that it lives, and which stores it reaches.
+//!
+//! One is due every [`PERIOD`], whatever becomes of those before: what it says is evidence among
+//! other evidence, and nothing waits for it.
+
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use ashlar_proto::api::{OwnerBeat, OwnerHeartbeat, PeerSeen};
+use ashlar_proto::{DiskId, NodeId};
+
+use crate::volume::Core;
+
+/// How often an owner is heard.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// Where each disk is.
+pub(crate) type Nodes = BTreeMap<DiskId, NodeId>;
+
+/// Sends heartbeats for as long as the volume is attached.
+pub(crate) async fn run(core: Weak<Core>) {
+    loop {
+        let Some(strong) = core.upgrade().filter(|core| core.is_running()) else {
+            return;
+        };
+        let (reactor, source) = (strong.reactor.clone(), Rc::clone(&strong.source));
+        let beat = compose(&strong);
+        // An owner that is dropped meanwhile is not held.
+        drop(strong);
+        let sent = reactor.timeout(PERIOD, source.heartbeat(&beat)).await;
+        if let Ok(Err(error)) = sent {
+            tracing::debug!(%error, "the conductor does not hear this owner");
+        }
+        reactor.sleep(PERIOD).await;
+    }
+}
+
+fn compose(core: &Core) -> OwnerHeartbeat {
+    let nodes = core.nodes.borrow();
+    let mut stores: BTreeMap<NodeId, bool> = BTreeMap::new();
+    for peer in core.peers.borrow().iter() {
+        if let Some(&node) = nodes.get(&peer.key().disk) {
+            // One lane that answers shows that the others could.
+            *stores.entry(node).or_default() |= peer.is_up();
+        }
+    }
+    let stores = stores.into_iter();
+    let beat = OwnerBeat {
+        volume: core.id,
+        generation: core.generation,
+        stores: stores
+            .map(|(node, reached)| PeerSeen { node, reached })
+            .collect(),
+    };
+    OwnerHeartbeat {
+        owner: core.options.owner.clone(),
+        volumes: vec![beat],
+    }
+}

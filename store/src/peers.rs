@@ -1,0 +1,158 @@
+//! Other stores that this one watches over the data connections, as the conductor says.
+//!
+//! Each is asked once in a while whether it lives. Any answer will do, a refusal as well: what counts
+//! is that the two reach each other where owners would. Invariant: nothing is said of a peer before
+//! there was time enough to reach it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ashlar_proto::api::{PEERS_WATCHED_MAX, PeerSeen, PeerTarget};
+use ashlar_proto::frame::PROTOCOL_VERSION;
+use ashlar_proto::message::Hello;
+use ashlar_proto::{ClusterId, FrameHeader, FrameKind, LaneIndex, NodeId, Status};
+use ashlar_reactor::link::{self, Frame, Link};
+use ashlar_reactor::{Instant, Reactor, Task};
+
+/// How often a peer is asked.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The silence after which a peer is not reached.
+const SILENCE: Duration = Duration::from_secs(3);
+
+struct Watched {
+    target: PeerTarget,
+    since: Instant,
+    heard: Rc<Cell<Option<Instant>>>,
+    task: Task<()>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The peers that are watched.
+pub(crate) struct Peers {
+    reactor: Reactor,
+    watched: RefCell<BTreeMap<NodeId, Watched>>,
+}
+
+impl Peers {
+    /// None yet.
+    pub(crate) fn new(reactor: &Reactor) -> Self {
+        Self {
+            reactor: reactor.clone(),
+            watched: RefCell::default(),
+        }
+    }
+
+    /// Watches these from now on, and no others.
+    pub(crate) fn watch(&self, cluster: ClusterId, targets: &[PeerTarget]) {
+        let targets = &targets[..targets.len().min(PEERS_WATCHED_MAX)];
+        let mut watched = self.watched.borrow_mut();
+        watched.retain(|_, known| targets.contains(&known.target));
+        for target in targets {
+            watched.entry(target.node).or_insert_with(|| {
+                let heard = Rc::new(Cell::new(None));
+                let watcher = Watcher {
+                    reactor: self.reactor.clone(),
+                    cluster,
+                    target: target.clone(),
+                    heard: Rc::clone(&heard),
+                };
+                Watched {
+                    target: target.clone(),
+                    since: self.reactor.now(),
+                    heard,
+                    task: self.reactor.spawn(watcher.run()),
+                }
+            });
+        }
+    }
+
+    /// Watches none any more.
+    pub(crate) fn stop(&self) {
+        self.watched.borrow_mut().clear();
+    }
+
+    /// Which of them are reached, as far as can be said.
+    pub(crate) fn seen(&self) -> Vec<PeerSeen> {
+        let now = self.reactor.now();
+        let watched = self.watched.borrow();
+        let seen = watched.iter().filter_map(|(&node, peer)| {
+            let reached = peer.heard.get().is_some_and(|at| now - at < SILENCE);
+            let is_known = reached || now - peer.since >= SILENCE;
+            is_known.then_some(PeerSeen { node, reached })
+        });
+        seen.collect()
+    }
+}
+
+/// Asks one peer, for as long as it is watched.
+struct Watcher {
+    reactor: Reactor,
+    cluster: ClusterId,
+    target: PeerTarget,
+    heard: Rc<Cell<Option<Instant>>>,
+}
+
+impl Watcher {
+    async fn run(self) {
+        loop {
+            let greeting = self.reactor.timeout(SILENCE, self.greet()).await;
+            if let Ok(Some(link)) = greeting {
+                self.reactor.sleep(PERIOD).await;
+                let mut tag = 0;
+                while self.is_answered(&link, &mut tag).await {
+                    self.reactor.sleep(PERIOD).await;
+                }
+                link.close();
+            }
+            self.reactor.sleep(PERIOD).await;
+        }
+    }
+
+    /// A session with it, if it grants one.
+    async fn greet(&self) -> Option<Link> {
+        let link = link::connect(&self.reactor, &self.target.address).await;
+        let link = link.ok()?;
+        let hello = Hello {
+            version_min: PROTOCOL_VERSION,
+            version_max: PROTOCOL_VERSION,
+            lane: LaneIndex::new(0),
+            cluster: self.cluster,
+            disk: self.target.disk,
+        };
+        let header = FrameHeader::request(FrameKind::Hello, 0);
+        let hello = Frame::new(header, hello.encode(), Vec::new());
+        link.send(hello).await.ok()?;
+        let reply = link.recv().await.ok()?;
+        self.heard.set(Some(self.reactor.now()));
+        let is_granted = reply.header.status == Status::Ok;
+        if !is_granted {
+            link.close();
+        }
+        is_granted.then_some(link)
+    }
+
+    async fn is_answered(&self, link: &Link, tag: &mut u32) -> bool {
+        *tag = tag.wrapping_add(1);
+        let asked = async {
+            let ping = FrameHeader::request(FrameKind::Ping, *tag);
+            link.send(Frame::new(ping, Vec::new(), Vec::new()))
+                .await
+                .ok()?;
+            let reply = link.recv().await.ok()?;
+            (reply.header.is_reply && reply.header.tag == *tag).then_some(())
+        };
+        let is_answered = matches!(self.reactor.timeout(SILENCE, asked).await, Ok(Some(())));
+        if is_answered {
+            self.heard.set(Some(self.reactor.now()));
+        }
+        is_answered
+    }
+}

@@ -134,7 +134,14 @@ impl Quorum {
 
     /// Whether `answered` is enough to acknowledge: `a` of the old set *and* of the new one.
     pub(crate) fn acknowledged_by(self, answered: Mask) -> bool {
-        let enough = |set: Mask| answered.and(set).len() >= self.rule.ack_count(set.len());
+        let enough = |set: Mask| {
+            let counted = if is_planted(Planted::CountNonMembers) {
+                answered
+            } else {
+                answered.and(set)
+            };
+            counted.len() >= self.rule.ack_count(set.len())
+        };
         if let Some(proposed) = self.proposed
             && is_planted(Planted::CountProposedOnly)
         {

@@ -8,6 +8,8 @@
 pub enum Planted {
     /// What was read is shown without a lease.
     NoLease,
+    /// Answers of replicas that are in no set count towards acknowledgements.
+    CountNonMembers,
     /// While a change of the set is proposed, the new set alone acknowledges.
     CountProposedOnly,
     /// A take-over makes no tails equal.
@@ -50,6 +52,8 @@ pub enum Planted {
     NoChecksums,
     /// A segment is free before its live blocks have moved.
     CollectorFreesLive,
+    /// A checkpoint names what is not durable yet.
+    CheckpointTooEarly,
     /// A conductor grants a generation before that is durable.
     GrantEarly,
     /// A conductor commits a proposal of any epoch.
@@ -66,8 +70,9 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::NoLease,
+        Self::CountNonMembers,
         Self::CountProposedOnly,
         Self::NoReconcile,
         Self::ReconcileLower,
@@ -89,6 +94,7 @@ impl Planted {
         Self::SameIncarnation,
         Self::NoChecksums,
         Self::CollectorFreesLive,
+        Self::CheckpointTooEarly,
         Self::GrantEarly,
         Self::AnyEpoch,
         Self::AnyGeneration,

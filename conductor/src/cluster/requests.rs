@@ -196,7 +196,10 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// Hears an owner.
-    pub(crate) fn hear_owner(&self, heartbeat: OwnerHeartbeat) -> Result<(), ClusterError> {
+    ///
+    /// # Errors
+    /// [`ClusterError::Refused`].
+    pub fn hear_owner(&self, heartbeat: OwnerHeartbeat) -> Result<(), ClusterError> {
         check_owner(&heartbeat).map_err(Refusal::from)?;
         let now = self.now();
         self.change_live(|view| {

@@ -6,10 +6,10 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
-use std::time::Duration;
 
 use ashlar_proto::Address;
 
+use super::clock::Clock;
 use super::disk::DiskSlot;
 use super::net::{AttemptId, EndId, Host, ListenerId, NetEvent, Network, StreamError, Wake};
 use super::rng::Rng;
@@ -77,7 +77,7 @@ pub(super) struct Listening {
 pub(super) struct ProcessState {
     pub name: String,
     pub host: Host,
-    pub clock_offset: Duration,
+    pub clock: Clock,
     pub alive: bool,
     /// Its tasks do not run before.
     pub stalled_until_ns: u64,
@@ -89,11 +89,11 @@ pub(super) struct ProcessState {
 }
 
 impl ProcessState {
-    pub fn new(name: &str, host: Host, clock_offset: Duration) -> Self {
+    pub fn new(name: &str, host: Host, clock: Clock) -> Self {
         Self {
             name: name.to_owned(),
             host,
-            clock_offset,
+            clock,
             alive: true,
             stalled_until_ns: 0,
             completions: Vec::new(),
@@ -117,6 +117,8 @@ impl ProcessState {
 /// All of it.
 pub(super) struct State {
     pub now_ns: u64,
+    /// How far clocks of new processes may drift.
+    pub drift_ppm_max: u32,
     pub rng: Rng,
     pub trace: Trace,
     pub net: Network,
@@ -134,6 +136,7 @@ impl State {
     pub fn new(rng: Rng, trace: Trace) -> Self {
         Self {
             now_ns: 0,
+            drift_ppm_max: 0,
             rng,
             trace,
             net: Network::default(),

@@ -85,7 +85,8 @@ impl Driver for SimDriver {
 
     fn now(&self) -> Instant {
         let mut state = self.world.state.borrow_mut();
-        Instant::from_nanos(state.now_ns) + state.process(self.process).clock_offset
+        let now_ns = state.now_ns;
+        Instant::from_nanos(state.process(self.process).clock.shows(now_ns))
     }
 
     fn wall_clock_ms(&self) -> u64 {

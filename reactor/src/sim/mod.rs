@@ -13,6 +13,7 @@
 //!
 //! [`Reactor`]: crate::Reactor
 
+mod clock;
 mod core;
 mod device;
 mod disk;

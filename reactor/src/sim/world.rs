@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use super::clock::{Clock, DRIFT_PPM_MAX};
 use super::core::{Event, ProcessId, ProcessState, State};
 use super::disk::{DiskSlot, DiskSpec, SimDisk};
 use super::driver::SimDriver;
@@ -160,16 +161,34 @@ impl World {
 
     // Processes.
 
+    /// From now on the clocks of new processes run up to so many millionths too fast or too slow.
+    ///
+    /// # Panics
+    /// At more than half.
+    pub fn let_clocks_drift(&self, ppm_max: u32) {
+        assert!(ppm_max <= DRIFT_PPM_MAX);
+        self.core.state.borrow_mut().drift_ppm_max = ppm_max;
+    }
+
     /// Starts a process on the host with this address, with a clock of its own.
     #[must_use]
     pub fn process(&self, name: &str, host: IpAddr) -> Process {
         let (id, order_seed) = {
             let mut state = self.core.state.borrow_mut();
-            let offset = Duration::from_nanos(state.rng.below(CLOCK_OFFSET_MAX_NS));
+            let offset_ns = state.rng.below(CLOCK_OFFSET_MAX_NS);
+            let rate_ppm = match state.drift_ppm_max {
+                0 => 1_000_000,
+                most => {
+                    let (low, high) = (1_000_000 - most, 1_000_000 + most);
+                    let rate = state.rng.between(u64::from(low), u64::from(high));
+                    u32::try_from(rate).unwrap_or(1_000_000)
+                }
+            };
+            let clock = Clock::new(state.now_ns, offset_ns, rate_ppm);
             let id = ProcessId(state.processes.len());
             state
                 .processes
-                .push(ProcessState::new(name, Host(host), offset));
+                .push(ProcessState::new(name, Host(host), clock));
             state.net.set_dark(Host(host), false);
             (id, state.rng.next_u64())
         };
@@ -374,7 +393,7 @@ impl Core {
         let state = &mut *state;
         let reactors = self.reactors.borrow();
         let event_due = state.next_event_ns().is_some_and(|at| at <= state.now_ns);
-        let now = Instant::from_nanos(state.now_ns);
+        let now_ns = state.now_ns;
         let runnable = |(id, reactor): &(ProcessId, Reactor)| {
             let process = &state.processes[id.0];
             process.stalled_until_ns <= state.now_ns
@@ -383,7 +402,7 @@ impl Core {
                     || reactor.shared().is_pending()
                     || reactor
                         .next_timer()
-                        .is_some_and(|at| at <= now + process.clock_offset))
+                        .is_some_and(|at| at.as_nanos() <= process.clock.shows(now_ns)))
         };
         let ready = reactors.iter().filter(|entry| runnable(entry)).count();
         let choices = ready + usize::from(event_due);
@@ -433,8 +452,8 @@ impl Core {
         let timers = reactors.iter().filter_map(|(id, reactor)| {
             let process = &state.processes[id.0];
             let at = reactor.next_timer().filter(|&at| at != Instant::FAR)?;
-            let at = at - process.clock_offset;
-            Some(at.as_nanos().max(process.stalled_until_ns))
+            let at_ns = process.clock.reaches(at.as_nanos());
+            Some(at_ns.max(process.stalled_until_ns))
         });
         let next_ns = timers.chain(state.next_event_ns()).min();
         let Some(next_ns) = next_ns else {

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use ashlar_client::RepairTasks;
 use ashlar_proto::api::{
-    Assignment, Assignments, DiskReport, Heartbeat, RegisterNode, Registered, Revision,
+    Assignment, Assignments, DiskReport, Heartbeat, HeartbeatAnswer, Observed, PeerTarget,
+    RegisterNode, Registered, Revision,
 };
 use ashlar_proto::{Address, ByteCount, ClusterId};
 use ashlar_reactor::channel::Notify;
@@ -19,6 +20,7 @@ use ashlar_store::{ControlError, StoreControl};
 
 use super::conductor::{ANSWER_MAX, CallError, Road, SimCluster};
 use super::reference::Image;
+use crate::workload::Record;
 
 /// How long to wait before the first repetition, and how long at most.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -56,8 +58,15 @@ pub struct Agent {
     pub held: Held,
     /// What the disk is said to offer: the less it is, the more a replica matters.
     pub usable: Option<ByteCount>,
+    /// Where it is told that the disk has damage although nothing was done to it.
+    pub sound: Option<Record>,
     /// Where repair tasks go.
     pub repairs: Option<RepairTasks>,
+}
+
+/// Whether more is damaged than a slot that was being written when the power went.
+fn is_damaged(disk: &DiskReport) -> bool {
+    disk.damage.keys().any(|kind| kind != "slot")
 }
 
 /// The revision that is carried out, and who waits to tell.
@@ -95,6 +104,14 @@ impl Agent {
             Held::Real(control) => control.report().await?,
             Held::Reference(image) => vec![image.borrow().report()],
         };
+        if let Some(record) = &self.sound {
+            for disk in disks.iter().filter(|disk| is_damaged(disk)) {
+                record.fail(format!(
+                    "{}: a sound disk has damage: {:?}",
+                    self.name, disk.damage
+                ));
+            }
+        }
         for disk in &mut disks {
             let usable = self.usable.unwrap_or(disk.usable_bytes);
             disk.usable_bytes = disk.usable_bytes.min(usable).max(disk.used_bytes);
@@ -136,10 +153,12 @@ impl Agent {
 
     async fn send_heartbeats(&self, registered: &Registered, progress: &Progress) -> Broken {
         let period = Duration::from_millis(registered.heartbeat_ms);
+        let mut peers = Vec::new();
         loop {
             let told = progress.applied.get();
-            if let Err(broken) = self.send_heartbeat(registered, told).await {
-                return broken;
+            match self.send_heartbeat(registered, told, peers).await {
+                Ok(answer) => peers = answer.peers,
+                Err(broken) => return broken,
             }
             let news = async {
                 while progress.applied.get() == told {
@@ -155,9 +174,17 @@ impl Agent {
         &self,
         registered: &Registered,
         applied: Revision,
-    ) -> Result<(), Broken> {
-        let disks = self.report().await?;
-        let (node, heartbeat) = (registered.node, Heartbeat { disks, applied });
+        peers: Vec<PeerTarget>,
+    ) -> Result<HeartbeatAnswer, Broken> {
+        let heartbeat = Heartbeat {
+            disks: self.report().await?,
+            applied,
+            seen: match &self.held {
+                Held::Real(control) => control.observe(peers).await?,
+                Held::Reference(_) => Observed::default(),
+            },
+        };
+        let node = registered.node;
         let deed = async move |cluster: SimCluster| cluster.heartbeat(node, heartbeat).await;
         Ok(self.road.ask(ANSWER_MAX, deed).await?)
     }

@@ -31,6 +31,7 @@ enum Trouble {
     Coup,
     Split(usize),
     Seclude(usize),
+    Strand,
     LoseConductor,
     CrashConductor,
     LongOutage,
@@ -76,6 +77,10 @@ impl Cluster {
         let is_whole = self.scope == Scope::Whole;
         if has_spare && self.rng.chance(150_000) {
             return Some(Trouble::Command(self.draw_command(store)));
+        }
+        let apart = matches!(self.together, Together::Apart);
+        if plan.process_crashes && plan.partitions && apart && self.rng.chance(15_000) {
+            return Some(Trouble::Strand);
         }
         if is_whole && plan.process_crashes && self.rng.chance(60_000) {
             return Some(match self.rng.below(8) {
@@ -177,6 +182,7 @@ impl Cluster {
             Trouble::Coup => self.coup().await,
             Trouble::Split(number) => self.split(number).await,
             Trouble::Seclude(number) => self.seclude(number).await,
+            Trouble::Strand => self.strand().await,
             Trouble::LoseConductor => {
                 let hosts = self.owners.iter().map(Owner::host);
                 self.conductor.roads.borrow_mut().cut_off.extend(hosts);
@@ -293,7 +299,7 @@ impl Cluster {
         self.heal();
     }
 
-    fn heal(&self) {
+    pub(super) fn heal(&self) {
         self.world.heal();
         self.conductor.roads.borrow_mut().cut_off.clear();
     }

@@ -31,6 +31,7 @@ mod runtime;
 mod setup;
 mod source;
 mod stores;
+mod strand;
 
 pub use reference::StoreBug;
 

@@ -25,6 +25,8 @@ const SILENCE: Duration = Duration::from_secs(2);
 const GRACE_MS: [u64; 2] = [3_000, 20_000];
 /// How long the volume may take to be made.
 const FOUND_LIMIT: Duration = Duration::from_secs(60);
+/// How far clocks drift where they do: as far as the lease of reads allows.
+const CLOCK_DRIFT_PPM: u32 = 100_000;
 /// Blocks of each shard.
 const SHARD_BLOCKS: BlockCount = BlockCount::new(256);
 
@@ -70,6 +72,7 @@ impl Cluster {
             timing: Timing {
                 heartbeat: HEARTBEAT,
                 silence: SILENCE,
+                owner_silence: Duration::from_millis(rng.between(8_000, 25_000)),
                 rebuild_after: Duration::from_millis(grace),
                 ..Timing::default()
             },
@@ -79,6 +82,9 @@ impl Cluster {
         let conductor = Conductor::new(archive, options, rng.fork());
         let shape = Shape::draw(&mut rng, volume_bytes / 512, shard_bytes / 512);
         world.net_faults(|faults| *faults = plan.net());
+        if rng.chance(300_000) {
+            world.let_clocks_drift(CLOCK_DRIFT_PPM);
+        }
         Self {
             world: world.clone(),
             scope,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ashlar_client::{ClusterSource, SourceError};
 use ashlar_proto::api::{
-    AttachRequest, Attachment, DetachRequest, InSyncCommitted, Problem, ProposeInSync, Revision,
-    VolumeMap,
+    AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, Problem,
+    ProposeInSync, Revision, VolumeMap,
 };
 
 use super::conductor::{ANSWER_MAX, CallError, Road, SimCluster};
@@ -60,6 +60,12 @@ impl ClusterSource for ConductorSource {
             archive.ledger(|ledger| ledger.detach(&request));
             cluster.detach(name, request).await
         };
+        self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
+    }
+
+    async fn heartbeat(&self, heartbeat: &OwnerHeartbeat) -> Result<(), SourceError> {
+        let heartbeat = heartbeat.clone();
+        let deed = async move |cluster: SimCluster| cluster.hear_owner(heartbeat);
         self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
     }
 

@@ -190,12 +190,14 @@ impl Store {
             conductor: Rc::clone(around.conductor),
         };
         let (name, usable, address) = (self.name(), self.usable, self.address());
+        let sound = (!around.fallible).then(|| around.record.clone());
         let agent = move |held| Agent {
             road,
             name,
             address,
             held,
             usable,
+            sound: sound.clone(),
             repairs: None,
         };
         match &self.kind {

@@ -29,6 +29,8 @@ pub struct DiskCounters {
     pub write_bytes: u64,
     /// Flushes.
     pub flushes: u64,
+    /// Flushes that were asked for, complete or not.
+    pub flushes_begun: u64,
     /// Bytes discarded.
     pub discard_bytes: u64,
     /// Requests that met an injected fault.
@@ -130,6 +132,11 @@ impl Device {
     pub fn tear(&mut self, offset: u64, pages: &[Page], rng: &mut Rng) {
         let survival = draw_survival(rng);
         self.store(offset, pages, || draw_sectors(survival, rng));
+    }
+
+    /// A flush was asked for.
+    pub fn note_flush_begun(&mut self) {
+        self.counters.flushes_begun += 1;
     }
 
     /// What a flush that is issued now will cover: give it to [`Device::flushed`].

@@ -271,7 +271,10 @@ impl State {
         let (kind, offset) = match &request {
             Request::Read { offset, .. } => ("submit read", *offset),
             Request::Write { offset, .. } => ("submit write", *offset),
-            Request::Flush { mark } => ("submit flush", *mark),
+            Request::Flush { mark } => {
+                slot.device.note_flush_begun();
+                ("submit flush", *mark)
+            }
             Request::Discard { offset, .. } => ("submit discard", *offset),
         };
         self.trace.event(now_ns, kind, [id, offset, bytes]);

@@ -13,6 +13,10 @@ use super::{Cluster, Scope, Together};
 /// Owners that may live at once: the present one and some that were replaced.
 const OWNERS_MAX: usize = 3;
 
+/// How often to look whether a flush has begun, a fraction of what one takes, and for how long.
+const FLUSH_LOOK: Duration = Duration::from_micros(200);
+const FLUSH_AWAITED_MAX: Duration = Duration::from_secs(2);
+
 /// One thing that goes wrong.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
@@ -23,6 +27,8 @@ enum Trouble {
     /// For so long that its replicas may be made elsewhere.
     LoseStore(usize),
     PowerLoss(usize),
+    /// Power fails while the disk makes something durable.
+    PowerLossAtFlush(usize),
     Blackout,
     CrashAllStores,
     Partition(usize),
@@ -96,7 +102,8 @@ impl Cluster {
             36..39 if has_spare => (plan.process_crashes, Trouble::LoseStore(store)),
             36..46 => (plan.process_crashes, Trouble::CrashStore(store)),
             46..52 => (plan.process_crashes, Trouble::CrashAllStores),
-            52..60 => (plan.power_losses, Trouble::PowerLoss(store)),
+            52..56 => (plan.power_losses, Trouble::PowerLoss(store)),
+            56..60 => (plan.power_losses, Trouble::PowerLossAtFlush(store)),
             60..72 => (plan.power_losses, Trouble::Blackout),
             72..76 => (plan.partitions, Trouble::Partition(store)),
             76..80 => (plan.partitions, Trouble::CutOneWay(store)),
@@ -150,6 +157,10 @@ impl Cluster {
                 self.stores[number].away_until = until;
             }
             Trouble::PowerLoss(number) => self.power_loss(number),
+            Trouble::PowerLossAtFlush(number) => {
+                self.await_flush(number).await;
+                self.power_loss(number);
+            }
             Trouble::Blackout => {
                 for owner in self.owners.drain(..) {
                     owner.crash();
@@ -214,6 +225,18 @@ impl Cluster {
                     self.damage(&disk);
                 }
             }
+        }
+    }
+
+    /// Waits until some flush of a disk is under way, for a while.
+    async fn await_flush(&mut self, number: usize) {
+        let Some(disk) = self.stores[number].disk(&self.world) else {
+            return;
+        };
+        let awaited = disk.counters().flushes_begun + self.rng.between(1, 8);
+        let until = self.world.now() + FLUSH_AWAITED_MAX;
+        while disk.counters().flushes_begun < awaited && self.world.now() < until {
+            self.world.sleep(FLUSH_LOOK).await;
         }
     }
 

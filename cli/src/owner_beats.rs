@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use ashlar_proto::VolumeId;
-use ashlar_proto::api::{OWNER_VOLUMES_MAX, OwnerBeat, OwnerHeartbeat};
+use ashlar_proto::api::{OWNER_STORES_MAX, OWNER_VOLUMES_MAX, OwnerBeat, OwnerHeartbeat, PeerSeen};
+use ashlar_proto::{NodeId, VolumeId};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -14,7 +14,25 @@ use crate::api_client::ApiClient;
 /// How long the first heartbeat waits for others to go with it.
 const GATHER: Duration = Duration::from_millis(500);
 
-type Pending = BTreeMap<String, BTreeMap<VolumeId, OwnerBeat>>;
+/// What an owner says next.
+#[derive(Default)]
+struct Gathered {
+    volumes: BTreeMap<VolumeId, OwnerBeat>,
+    /// A store that one volume reaches is reached.
+    stores: BTreeMap<NodeId, bool>,
+}
+
+impl Gathered {
+    fn add(&mut self, heartbeat: OwnerHeartbeat) {
+        let volumes = heartbeat.volumes.into_iter();
+        self.volumes.extend(volumes.map(|beat| (beat.volume, beat)));
+        for seen in heartbeat.stores {
+            *self.stores.entry(seen.node).or_default() |= seen.reached;
+        }
+    }
+}
+
+type Pending = BTreeMap<String, Gathered>;
 
 #[derive(Default)]
 struct Shared {
@@ -39,13 +57,8 @@ impl OwnerBeats {
     /// An owner's next heartbeat; it takes the place of one of the same volume that still waits.
     pub fn note(&self, heartbeat: OwnerHeartbeat) {
         let mut pending = lock(&self.shared.pending);
-        let of_owner = pending.entry(heartbeat.owner).or_default();
-        of_owner.extend(
-            heartbeat
-                .volumes
-                .into_iter()
-                .map(|beat| (beat.volume, beat)),
-        );
+        let of_owner = pending.entry(heartbeat.owner.clone()).or_default();
+        of_owner.add(heartbeat);
         self.shared.filled.notify_one();
     }
 }
@@ -89,12 +102,21 @@ fn lock(pending: &Mutex<Pending>) -> std::sync::MutexGuard<'_, Pending> {
 /// What is to be sent: one request for each owner, or more where it has very many volumes.
 fn requests(pending: Pending) -> Vec<OwnerHeartbeat> {
     let mut requests = Vec::new();
-    for (owner, beats) in pending {
-        let beats: Vec<OwnerBeat> = beats.into_values().collect();
-        requests.extend(beats.chunks(OWNER_VOLUMES_MAX).map(|some| OwnerHeartbeat {
-            owner: owner.clone(),
-            volumes: some.to_vec(),
-        }));
+    for (owner, Gathered { volumes, stores }) in pending {
+        let volumes: Vec<OwnerBeat> = volumes.into_values().collect();
+        let stores = stores.into_iter().take(OWNER_STORES_MAX);
+        let stores: Vec<PeerSeen> = stores
+            .map(|(node, reached)| PeerSeen { node, reached })
+            .collect();
+        requests.extend(
+            volumes
+                .chunks(OWNER_VOLUMES_MAX)
+                .map(|some| OwnerHeartbeat {
+                    owner: owner.clone(),
+                    volumes: some.to_vec(),
+                    stores: stores.clone(),
+                }),
+        );
     }
     requests
 }
@@ -108,7 +130,6 @@ mod tests {
         OwnerBeat {
             volume: VolumeId::new(volume),
             generation: Generation::new(generation),
-            stores: Vec::new(),
         }
     }
 
@@ -117,7 +138,15 @@ mod tests {
         let mut pending = Pending::new();
         let mut note = |owner: &str, beat: OwnerBeat| {
             let of_owner = pending.entry(owner.to_owned()).or_default();
-            of_owner.insert(beat.volume, beat);
+            let node = |id| PeerSeen {
+                node: NodeId::new(id),
+                reached: id == 7 && beat.volume == VolumeId::new(1),
+            };
+            of_owner.add(OwnerHeartbeat {
+                owner: owner.to_owned(),
+                volumes: vec![beat],
+                stores: vec![node(7), node(8)],
+            });
         };
         note("b", beat(9, 1));
         note("a", beat(1, 1));
@@ -132,5 +161,11 @@ mod tests {
             .collect();
         assert_eq!(counts, [("a", OWNER_VOLUMES_MAX), ("a", 476), ("b", 1)]);
         assert_eq!(requests[0].volumes[0], beat(1, 2));
+        let reached = |request: &OwnerHeartbeat| {
+            let stores = request.stores.iter();
+            stores.map(|seen| seen.reached).collect::<Vec<_>>()
+        };
+        assert_eq!(reached(&requests[0]), [true, false]);
+        assert_eq!(reached(&requests[2]), [false, false]);
     }
 }

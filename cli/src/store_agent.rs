@@ -55,11 +55,11 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// How the disks stand.
     fn report(&self) -> impl Future<Output = Result<Vec<DiskReport>, ControlError>> + Send;
 
-    /// Watches these other stores from now on, and says what is seen of those watched so far, and of
+    /// Watches these other stores from now on, or the same as before, and says what is seen of those watched so far, and of
     /// owners.
     fn observe(
         &self,
-        peers: Vec<PeerTarget>,
+        peers: Option<Vec<PeerTarget>>,
     ) -> impl Future<Output = Result<Observed, ControlError>> + Send;
 
     /// Gives disks without a cluster to this one.
@@ -80,7 +80,7 @@ impl Store for StoreControl {
         StoreControl::report(self).await
     }
 
-    async fn observe(&self, peers: Vec<PeerTarget>) -> Result<Observed, ControlError> {
+    async fn observe(&self, peers: Option<Vec<PeerTarget>>) -> Result<Observed, ControlError> {
         StoreControl::observe(self, peers).await
     }
 
@@ -216,11 +216,12 @@ impl<S: Store> Agent<S> {
         mut applied: watch::Receiver<Revision>,
     ) -> Broken {
         let period = Duration::from_millis(registered.heartbeat_ms).clamp(BEAT_MIN, BEAT_MAX);
-        let mut peers = Vec::new();
+        // What is watched stays, until the conductor says otherwise.
+        let mut peers = None;
         loop {
             let carried_out = *applied.borrow_and_update();
             match self.send_heartbeat(registered, carried_out, peers).await {
-                Ok(answer) => peers = answer.peers,
+                Ok(answer) => peers = Some(answer.peers),
                 Err(broken) => return broken,
             }
             // News are told at once: somebody waits for a volume. An error is the sender's end,
@@ -233,7 +234,7 @@ impl<S: Store> Agent<S> {
         &self,
         registered: &Registered,
         applied: Revision,
-        peers: Vec<PeerTarget>,
+        peers: Option<Vec<PeerTarget>>,
     ) -> Result<HeartbeatAnswer, Broken> {
         let heartbeat = Heartbeat {
             disks: self.store.report().await?,

@@ -144,6 +144,8 @@ pub(crate) struct Peer {
     /// Since when some request has waited without a break.
     waiting_since: Cell<Instant>,
     pulse: Cell<Pulse>,
+    /// When it last answered a greeting, with a refusal or not.
+    greeted_at: Cell<Instant>,
     outbox: RefCell<VecDeque<Frame>>,
     outbox_filled: Signal,
     users: RefCell<Vec<(Weak<dyn LaneUser>, Slot)>>,
@@ -177,6 +179,7 @@ impl Peer {
             requests: RefCell::new(Slab::new()),
             waiting_since: Cell::new(Instant::EPOCH),
             pulse: Cell::new(Pulse::NONE),
+            greeted_at: Cell::new(Instant::EPOCH),
             outbox: RefCell::default(),
             outbox_filled: Signal::default(),
             users: RefCell::default(),
@@ -214,6 +217,11 @@ impl Peer {
     /// Whether there is a session.
     pub(crate) fn is_up(&self) -> bool {
         self.session.borrow().is_some()
+    }
+
+    /// Whether its store has answered anything since then.
+    pub(crate) fn answered_since(&self, since: Instant) -> bool {
+        self.greeted_at.get().max(self.pulse.get().last_reply) >= since
     }
 
     /// The lane's run that the last session was with.
@@ -316,6 +324,10 @@ impl Peer {
         sent.map_err(|_| PeerLost)?;
         let reply = link.recv().await.map_err(|_| PeerLost)?;
         let header = reply.header;
+        // Who knows nothing of the disk, or of the protocol, is another one at this address.
+        if !matches!(header.status, Status::NoSuchReplica | Status::Malformed) {
+            self.greeted_at.set(self.reactor.now());
+        }
         if header.kind != FrameKind::Hello || !header.is_reply || header.status != Status::Ok {
             tracing::warn!(store = %self.key.address, disk = %self.key.disk,
                 status = ?header.status, "store refused the session");

@@ -21,7 +21,7 @@ use tokio::sync::{Mutex, Notify, oneshot, watch};
 use crate::absence::Absence;
 use crate::evidence::Evidence;
 use crate::live::Live;
-use crate::membership::{Membership, Moment};
+use crate::membership::{self, Membership, Moment};
 use crate::meta::{Events, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX};
 use crate::refusal::Refusal;
 use crate::row::RowError;
@@ -30,6 +30,9 @@ use crate::state::{ClusterState, Plan};
 
 /// Times that a change is planned anew because another conductor was faster.
 const CONFLICTS_MAX: usize = 16;
+
+/// How long a statement counts, in silences: a witness that is slow is given as long.
+const STATEMENT_SILENCES: u32 = membership::TIMEOUTS_MAX;
 
 /// Events read at once.
 pub(crate) const EVENTS_MAX: usize = 1024;
@@ -117,12 +120,18 @@ impl View {
     /// Weighs what was said. Whether that says anything else than before.
     fn weigh(&mut self, now: Moment) -> bool {
         let state = &self.state;
-        self.live
-            .evidence
-            .tidy(now, |volume| state.has_volume(volume));
+        let evidence = &mut self.live.evidence;
+        evidence.look(now);
+        evidence.tidy(now, |volume| state.has_volume(volume));
+        for (volume, generation) in state.attached() {
+            evidence.expect(now, volume, generation);
+        }
         let judgment = self.state.judge(&self.live.evidence, now);
         let is_news = judgment != self.live.judgment;
         self.live.judgment = judgment;
+        if is_news {
+            self.live.calm = None;
+        }
         is_news
     }
 }
@@ -174,7 +183,7 @@ impl<M: MetaStore> Cluster<M> {
         state.renew_assignments();
         let start = Moment::default();
         let absence = Absence::new(timing.rebuild_after, timing.silence, start);
-        let evidence = Evidence::new(timing.silence, timing.owner_silence);
+        let evidence = Evidence::new(timing.silence * STATEMENT_SILENCES, timing.owner_silence);
         let mut membership = Membership::new(timing.silence, start);
         for node in state.nodes_up() {
             membership.expect(node, start);

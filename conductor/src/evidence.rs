@@ -8,9 +8,10 @@
 //!
 //! Pure. Invariants: what was said longer ago than its lifetime says nothing; a witness that reaches
 //! nobody tells of itself, not of others; no node judges itself; an owner is gone only on the word of
-//! so many replicas that the rest could not acknowledge a write of its.
+//! so many replicas that the rest could not acknowledge a write of its, and only when nobody has seen
+//! it for its silence, while the conductor was running.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ashlar_proto::api::{OwnerSeen, PeerSeen};
@@ -81,8 +82,13 @@ pub(crate) struct Evidence {
     owner_silence: Duration,
     said: BTreeMap<Witness, BTreeMap<NodeId, Statement>>,
     sightings: BTreeMap<NodeId, Sightings>,
-    /// The last sign of each volume's owner: its generation's grant or heartbeat.
+    /// The last sign of each volume's owner: its generation's grant, its heartbeat, or a store's
+    /// word.
     owners: BTreeMap<VolumeId, (Generation, Moment)>,
+    /// The last look at the clock.
+    judged: Moment,
+    /// The end of the conductor's last pause: no silence counts from before.
+    resumed: Moment,
 }
 
 impl Evidence {
@@ -94,6 +100,25 @@ impl Evidence {
             said: BTreeMap::new(),
             sightings: BTreeMap::new(),
             owners: BTreeMap::new(),
+            judged: Moment::default(),
+            resumed: Moment::default(),
+        }
+    }
+
+    /// The clock is looked at: a long gap since the last time is a pause of the conductor itself. Call
+    /// it a few times in a lifetime.
+    pub(crate) fn look(&mut self, now: Moment) {
+        if now.since(self.judged) >= self.lifetime {
+            self.resumed = self.resumed.max(now);
+        }
+        self.judged = self.judged.max(now);
+    }
+
+    /// A volume is attached with that generation: from now on its owner is expected to be heard.
+    pub(crate) fn expect(&mut self, now: Moment, volume: VolumeId, generation: Generation) {
+        let known = self.owners.entry(volume).or_insert((generation, now));
+        if generation > known.0 {
+            *known = (generation, now);
         }
     }
 
@@ -127,6 +152,10 @@ impl Evidence {
                 *known = seen;
             }
         }
+        for (volume, (generation, idle)) in &by_volume {
+            // The session may be gone when it is asked about next.
+            self.note_owner(now.earlier(*idle), *volume, *generation);
+        }
         let owners = by_volume;
         self.sightings.insert(node, Sightings { at: now, owners });
     }
@@ -134,16 +163,20 @@ impl Evidence {
     /// An owner was granted a generation, or says that it lives.
     pub(crate) fn note_owner(&mut self, now: Moment, volume: VolumeId, generation: Generation) {
         let last = self.owners.entry(volume).or_insert((generation, now));
-        if generation >= last.0 {
+        if generation > last.0 || generation == last.0 && now > last.1 {
             *last = (generation, now);
         }
     }
 
-    /// What is said of a node now.
-    pub(crate) fn weigh(&self, now: Moment, node: NodeId) -> Weight {
+    /// What is said of a node now, by others than some whose word does not count.
+    pub(crate) fn weigh(&self, now: Moment, node: NodeId, without: &BTreeSet<NodeId>) -> Weight {
         let mut weight = Weight::default();
+        let counts = |witness: &Witness| match witness {
+            Witness::Node(id) => *id != node && !without.contains(id),
+            Witness::Owner(_) => true,
+        };
         for (witness, said) in &self.said {
-            if *witness == Witness::Node(node) {
+            if !counts(witness) {
                 continue;
             }
             let fresh = |s: &&Statement| now.since(s.at) <= self.lifetime;
@@ -156,12 +189,14 @@ impl Evidence {
         weight
     }
 
-    /// Whether the owner of that generation has itself been silent for long. Who was attached before
-    /// the conductor started counts as heard then.
+    /// Whether the owner of that generation has been silent for long, to all.
     pub(crate) fn is_silent(&self, now: Moment, volume: VolumeId, generation: Generation) -> bool {
         let known = self.owners.get(&volume).filter(|(of, _)| *of >= generation);
-        let last = known.map_or(Moment::default(), |(_, at)| *at);
-        now.since(last) >= self.owner_silence
+        // Of one that nobody has spoken of there is nothing to be said.
+        let Some((_, last)) = known else {
+            return false;
+        };
+        now.since((*last).max(self.resumed)) >= self.owner_silence
     }
 
     /// What a store says of the owner of that generation.
@@ -216,6 +251,10 @@ mod tests {
         }
     }
 
+    fn weigh(evidence: &Evidence, second: u64, of: u64) -> Weight {
+        evidence.weigh(at(second), node(of), &BTreeSet::new())
+    }
+
     fn evidence() -> Evidence {
         Evidence::new(LIFETIME, SILENCE)
     }
@@ -223,10 +262,10 @@ mod tests {
     #[test]
     fn one_who_reaches_a_node_outweighs_no_heartbeat() {
         let mut evidence = evidence();
-        assert!(!evidence.weigh(at(1), node(3)).is_reached());
+        assert!(!weigh(&evidence, 1, 3).is_reached());
         evidence.note_reach(at(1), Witness::Node(node(2)), &[seen(3, true)]);
-        assert!(evidence.weigh(at(6), node(3)).is_reached());
-        assert!(!evidence.weigh(at(7), node(3)).is_reached(), "too old");
+        assert!(weigh(&evidence, 6, 3).is_reached());
+        assert!(!weigh(&evidence, 7, 3).is_reached(), "too old");
     }
 
     #[test]
@@ -238,37 +277,43 @@ mod tests {
             Witness::Node(node(1)),
             &[seen(2, false), seen(3, false)],
         );
-        assert_eq!(evidence.weigh(at(1), node(3)), Weight::default());
+        assert_eq!(weigh(&evidence, 1, 3), Weight::default());
         evidence.note_reach(
             at(1),
             Witness::Node(node(2)),
             &[seen(1, true), seen(3, false)],
         );
-        assert!(!evidence.weigh(at(1), node(3)).is_missed(), "one voice");
+        assert!(!weigh(&evidence, 1, 3).is_missed(), "one voice");
         let owner = Witness::Owner("host".into());
         evidence.note_reach(at(1), owner.clone(), &[seen(1, true), seen(3, false)]);
-        assert!(evidence.weigh(at(1), node(3)).is_missed());
+        assert!(weigh(&evidence, 1, 3).is_missed());
         // As many reach it as do not.
         evidence.note_reach(at(1), Witness::Node(node(4)), &[seen(3, true)]);
         evidence.note_reach(at(1), Witness::Node(node(5)), &[seen(3, true)]);
-        assert!(!evidence.weigh(at(1), node(3)).is_missed());
+        assert!(!weigh(&evidence, 1, 3).is_missed());
         // Volumes of one owner are one voice, and what it says of one node leaves the others.
         evidence.note_reach(at(2), owner, &[seen(3, true)]);
-        assert_eq!(evidence.weigh(at(2), node(3)).missed_by, 1);
-        assert_eq!(evidence.weigh(at(2), node(1)).reached_by, 2);
+        assert_eq!(weigh(&evidence, 2, 3).missed_by, 1);
+        assert_eq!(weigh(&evidence, 2, 1).reached_by, 2);
     }
 
     #[test]
     fn no_node_speaks_for_itself() {
         let mut evidence = evidence();
         evidence.note_reach(at(1), Witness::Node(node(3)), &[seen(3, true)]);
-        assert_eq!(evidence.weigh(at(1), node(3)), Weight::default());
+        assert_eq!(weigh(&evidence, 1, 3), Weight::default());
     }
 
     #[test]
     fn an_owner_is_silent_after_its_time_only() {
         let mut evidence = evidence();
         let (volume, first, second) = (VolumeId::new(1), Generation::new(1), Generation::new(2));
+        assert!(
+            !evidence.is_silent(at(90), volume, first),
+            "nothing is known"
+        );
+        evidence.expect(at(0), volume, first);
+        evidence.expect(at(20), volume, first);
         assert!(!evidence.is_silent(at(29), volume, first));
         assert!(evidence.is_silent(at(30), volume, first));
         evidence.note_owner(at(30), volume, second);
@@ -276,6 +321,45 @@ mod tests {
         evidence.note_owner(at(40), volume, first);
         assert!(!evidence.is_silent(at(59), volume, second));
         assert!(evidence.is_silent(at(60), volume, second));
+    }
+
+    /// A session ends, the store says so at once, and the owner is on its way back.
+    #[test]
+    fn what_a_store_saw_of_an_owner_lasts_longer_than_its_session() {
+        let mut evidence = evidence();
+        let (volume, generation) = (VolumeId::new(1), Generation::new(1));
+        evidence.note_owner(at(0), volume, generation);
+        let owner = OwnerSeen {
+            volume,
+            generation,
+            idle_ms: 2000,
+        };
+        evidence.note_sightings(at(40), node(1), Some(&[owner]));
+        evidence.note_sightings(at(41), node(1), Some(&[]));
+        assert!(!evidence.is_silent(at(67), volume, generation));
+        assert!(evidence.is_silent(at(68), volume, generation));
+    }
+
+    #[test]
+    fn a_pause_of_the_conductor_is_no_silence_of_an_owner() {
+        let mut evidence = evidence();
+        let (volume, generation) = (VolumeId::new(1), Generation::new(1));
+        evidence.look(at(1));
+        evidence.note_owner(at(1), volume, generation);
+        evidence.look(at(4));
+        evidence.look(at(3600));
+        assert!(!evidence.is_silent(at(3629), volume, generation));
+        assert!(evidence.is_silent(at(3630), volume, generation));
+    }
+
+    #[test]
+    fn the_word_of_some_can_be_left_out() {
+        let mut evidence = evidence();
+        let said = [seen(1, true), seen(3, false)];
+        evidence.note_reach(at(1), Witness::Node(node(2)), &said);
+        let without = BTreeSet::from([node(2)]);
+        assert_eq!(weigh(&evidence, 1, 3).missed_by, 1);
+        assert_eq!(evidence.weigh(at(1), node(3), &without), Weight::default());
     }
 
     #[test]

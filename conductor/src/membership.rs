@@ -26,6 +26,12 @@ impl Moment {
         Self(self.0.saturating_add(time))
     }
 
+    /// The moment that long before this one, or the start.
+    #[must_use]
+    pub const fn earlier(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub(time))
+    }
+
     /// From `earlier` to this one; zero where it is not earlier.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
@@ -37,7 +43,7 @@ impl Moment {
 const SLOWEST_TIMES: u32 = 3;
 
 /// and for so many timeouts at most.
-const TIMEOUTS_MAX: u32 = 3;
+pub(crate) const TIMEOUTS_MAX: u32 = 3;
 
 /// What is forgotten of that longest time at each heartbeat that comes sooner: a part in so many.
 const FORGOTTEN: u32 = 32;

@@ -2,7 +2,8 @@
 
 use ashlar_proto::api::VolumeState;
 use ashlar_proto::api::{
-    OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerHeartbeat, PEERS_WATCHED_MAX,
+    OWNER_STORES_MAX, OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerHeartbeat,
+    PEERS_WATCHED_MAX,
 };
 use ashlar_proto::limits::{NAME_BYTES_MAX, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
 use ashlar_proto::{
@@ -239,7 +240,8 @@ pub(crate) fn check_observed(seen: &Observed) -> Result<(), InvalidRequest> {
 /// Checks what an owner says of itself and of stores.
 pub(crate) fn check_owner(heartbeat: &OwnerHeartbeat) -> Result<(), InvalidRequest> {
     check_text("owner", &heartbeat.owner)?;
-    check_count("volumes", heartbeat.volumes.len(), OWNER_VOLUMES_MAX)
+    check_count("volumes", heartbeat.volumes.len(), OWNER_VOLUMES_MAX)?;
+    check_count("stores", heartbeat.stores.len(), OWNER_STORES_MAX)
 }
 
 fn check_count(field: &'static str, count: usize, most: usize) -> Result<(), InvalidRequest> {

@@ -11,8 +11,8 @@ use crate::ids::{
 };
 
 pub use seen::{
-    HeartbeatAnswer, OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerBeat, OwnerHeartbeat,
-    OwnerSeen, PEERS_WATCHED_MAX, PeerSeen, PeerTarget,
+    HeartbeatAnswer, OWNER_STORES_MAX, OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerBeat,
+    OwnerHeartbeat, OwnerSeen, PEERS_WATCHED_MAX, PeerSeen, PeerTarget,
 };
 
 /// A counter over all changes of the metadata; `list` answers carry it, `watch` resumes from it.

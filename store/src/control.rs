@@ -70,7 +70,7 @@ pub(crate) type Answer<T> = remote::Sender<T>;
 #[derive(Debug)]
 pub(crate) enum Command {
     Report(Answer<Vec<DiskReport>>),
-    Observe(Vec<PeerTarget>, Answer<Observed>),
+    Observe(Option<Vec<PeerTarget>>, Answer<Observed>),
     SetCluster(ClusterId, Answer<Result<(), ControlError>>),
     Apply(Vec<Assignment>, Answer<Applied>),
     Stop(Answer<()>),
@@ -96,12 +96,12 @@ impl StoreControl {
         call(&self.commands, Command::Report).await
     }
 
-    /// Watches these other stores from now on, and says what is seen of those that were watched, and
-    /// of owners.
+    /// Watches these other stores from now on, or the same as before, and says what is seen of those
+    /// that were watched, and of owners; of these nothing just after the start.
     ///
     /// # Errors
     /// [`ControlError::Stopped`].
-    pub async fn observe(&self, peers: Vec<PeerTarget>) -> Result<Observed, ControlError> {
+    pub async fn observe(&self, peers: Option<Vec<PeerTarget>>) -> Result<Observed, ControlError> {
         call(&self.commands, |answer| Command::Observe(peers, answer)).await
     }
 

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use ashlar_proto::api::OwnerSeen;
-use ashlar_proto::{FrameHeader, FrameKind, Generation, VolumeId};
+use ashlar_proto::{FrameHeader, FrameKind, Generation, Status, VolumeId};
 use ashlar_reactor::Instant;
 
 /// Of one connection.
@@ -24,12 +24,16 @@ impl Heard {
     }
 
     /// The owner asks something.
-    pub(crate) fn note(&self, now: Instant, header: &FrameHeader) {
+    pub(crate) fn note(&self, now: Instant) {
         self.at.set(now);
-        if header.kind == FrameKind::Open {
+    }
+
+    /// A request of that header was answered.
+    pub(crate) fn note_answer(&self, request: &FrameHeader, status: Status) {
+        if request.kind == FrameKind::Open && status == Status::Ok {
             let mut opened = self.opened.borrow_mut();
-            let generation = opened.entry(header.volume).or_default();
-            *generation = header.generation.max(*generation);
+            let generation = opened.entry(request.volume).or_default();
+            *generation = request.generation.max(*generation);
         }
     }
 
@@ -87,11 +91,13 @@ mod tests {
     #[test]
     fn an_owner_is_known_by_what_it_opened_and_idle_since_it_last_asked() {
         let heard = Heard::new(at(1));
-        heard.note(at(2), &asks(FrameKind::Ping, 0, 0));
+        heard.note(at(2));
         assert_eq!(heard.owners(at(3)), []);
-        heard.note(at(4), &asks(FrameKind::Open, 7, 2));
-        heard.note(at(5), &asks(FrameKind::Open, 7, 1));
-        heard.note(at(6), &asks(FrameKind::Write, 9, 9));
+        heard.note_answer(&asks(FrameKind::Open, 7, 2), Status::Ok);
+        heard.note_answer(&asks(FrameKind::Open, 7, 1), Status::Ok);
+        heard.note_answer(&asks(FrameKind::Open, 7, 3), Status::Fenced);
+        heard.note_answer(&asks(FrameKind::Write, 9, 9), Status::Ok);
+        heard.note(at(6));
         assert_eq!(heard.owners(at(8)), [seen(7, 2, 2000)]);
     }
 

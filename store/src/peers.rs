@@ -1,8 +1,8 @@
 //! Other stores that this one watches over the data connections, as the conductor says.
 //!
-//! Each is asked once in a while whether it lives. Any answer will do, a refusal as well: what counts
-//! is that the two reach each other where owners would. Invariant: nothing is said of a peer before
-//! there was time enough to reach it.
+//! Each is asked once in a while whether it lives. A refusal will do as well, unless it shows that
+//! somebody else is at that address: what counts is that the two reach each other where owners would.
+//! Invariant: nothing is said of a peer before there was time enough to reach it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -19,15 +19,24 @@ use ashlar_reactor::{Instant, Reactor, Task};
 /// How often a peer is asked.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The silence after which a peer is not reached.
+/// How long to wait after a refusal.
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+
+/// The silence after which a peer is not reached: longer than refusals are apart.
 const SILENCE: Duration = Duration::from_secs(3);
+
+/// The same for one that refuses.
+const REFUSED_SILENCE: Duration = Duration::from_secs(15);
 
 struct Watched {
     target: PeerTarget,
     since: Instant,
-    heard: Rc<Cell<Option<Instant>>>,
+    heard: Rc<Cell<Heard>>,
     task: Task<()>,
 }
+
+/// Until when the last answer shows that a peer lives.
+type Heard = Option<Instant>;
 
 impl Drop for Watched {
     fn drop(&mut self) {
@@ -84,7 +93,7 @@ impl Peers {
         let now = self.reactor.now();
         let watched = self.watched.borrow();
         let seen = watched.iter().filter_map(|(&node, peer)| {
-            let reached = peer.heard.get().is_some_and(|at| now - at < SILENCE);
+            let reached = peer.heard.get().is_some_and(|until| now < until);
             let is_known = reached || now - peer.since >= SILENCE;
             is_known.then_some(PeerSeen { node, reached })
         });
@@ -97,27 +106,60 @@ struct Watcher {
     reactor: Reactor,
     cluster: ClusterId,
     target: PeerTarget,
-    heard: Rc<Cell<Option<Instant>>>,
+    heard: Rc<Cell<Heard>>,
+}
+
+/// What came of a greeting.
+enum Greeted {
+    Granted(Link),
+    Refused,
+    Silent,
 }
 
 impl Watcher {
     async fn run(self) {
         loop {
             let greeting = self.reactor.timeout(SILENCE, self.greet()).await;
-            if let Ok(Some(link)) = greeting {
-                self.reactor.sleep(PERIOD).await;
-                let mut tag = 0;
-                while self.is_answered(&link, &mut tag).await {
+            match greeting.unwrap_or(Greeted::Silent) {
+                Greeted::Granted(link) => {
+                    self.reactor.sleep(PERIOD).await;
+                    let mut tag = 0;
+                    while self.is_answered(&link, &mut tag).await {
+                        self.reactor.sleep(PERIOD).await;
+                    }
+                    link.close();
                     self.reactor.sleep(PERIOD).await;
                 }
-                link.close();
+                Greeted::Refused => self.reactor.sleep(REFUSED_PAUSE).await,
+                Greeted::Silent => self.reactor.sleep(PERIOD).await,
             }
-            self.reactor.sleep(PERIOD).await;
         }
     }
 
-    /// A session with it, if it grants one.
-    async fn greet(&self) -> Option<Link> {
+    /// Asks for a session.
+    async fn greet(&self) -> Greeted {
+        let Some((link, reply)) = self.hello().await else {
+            return Greeted::Silent;
+        };
+        let status = reply.header.status;
+        if status == Status::Ok {
+            self.note_heard(SILENCE);
+            return Greeted::Granted(link);
+        }
+        link.close();
+        // Who knows nothing of the disk, or of the protocol, is not the peer.
+        let is_it = reply.header.is_reply && reply.header.kind == FrameKind::Hello;
+        if is_it && !matches!(status, Status::NoSuchReplica | Status::Malformed) {
+            self.note_heard(REFUSED_SILENCE);
+        }
+        Greeted::Refused
+    }
+
+    fn note_heard(&self, lasts: Duration) {
+        self.heard.set(Some(self.reactor.now() + lasts));
+    }
+
+    async fn hello(&self) -> Option<(Link, Frame)> {
         let link = link::connect(&self.reactor, &self.target.address).await;
         let link = link.ok()?;
         let hello = Hello {
@@ -131,12 +173,7 @@ impl Watcher {
         let hello = Frame::new(header, hello.encode(), Vec::new());
         link.send(hello).await.ok()?;
         let reply = link.recv().await.ok()?;
-        self.heard.set(Some(self.reactor.now()));
-        let is_granted = reply.header.status == Status::Ok;
-        if !is_granted {
-            link.close();
-        }
-        is_granted.then_some(link)
+        Some((link, reply))
     }
 
     async fn is_answered(&self, link: &Link, tag: &mut u32) -> bool {
@@ -151,7 +188,7 @@ impl Watcher {
         };
         let is_answered = matches!(self.reactor.timeout(SILENCE, asked).await, Ok(Some(())));
         if is_answered {
-            self.heard.set(Some(self.reactor.now()));
+            self.note_heard(SILENCE);
         }
         is_answered
     }

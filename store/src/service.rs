@@ -24,7 +24,7 @@ use ashlar_proto::{
 use ashlar_reactor::channel::{Permit, Semaphore, remote};
 use ashlar_reactor::future::join_all;
 use ashlar_reactor::link::{self, Frame, Link, LinkListener};
-use ashlar_reactor::{DiskOptions, NetError, Reactor, Remote, Stopped, Task};
+use ashlar_reactor::{DiskOptions, Instant, NetError, Reactor, Remote, Stopped, Task};
 
 use crate::control::{Applied, Command, ControlError, Refusal, Refused, StoreControl};
 use crate::disk::DiskOpenError;
@@ -38,6 +38,9 @@ use crate::worker::{Ended, LaneStart, Worker};
 
 /// How long a new connection may take to say hello.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long owners may take to find a store again that has started.
+const OWNERS_RETURN_WITHIN: Duration = Duration::from_secs(15);
 
 /// Connections of a store, greeted or not. Further ones wait to be accepted.
 pub const CONNECTIONS_MAX: usize = 1024;
@@ -131,6 +134,7 @@ pub struct StoreService {
     connection_ended: remote::Sender<u64>,
     serving: RefCell<Vec<Task<()>>>,
     peers: Peers,
+    started: Instant,
     /// Changes of clusters and assignments, one at a time.
     changes: Semaphore,
     stopping: Cell<bool>,
@@ -161,6 +165,7 @@ impl StoreService {
             connection_ended,
             serving: RefCell::default(),
             peers: Peers::new(reactor),
+            started: reactor.now(),
             changes: Semaphore::new(1),
             stopping: Cell::new(false),
         });
@@ -345,7 +350,7 @@ impl StoreService {
                 }
                 Command::Observe(peers, answer) => {
                     drop(self.reactor.spawn(async move {
-                        let _ = answer.try_send(service.observe(&peers).await);
+                        let _ = answer.try_send(service.observe(peers.as_deref()).await);
                     }));
                 }
                 // These wait for disks; reports go on meanwhile.
@@ -375,17 +380,19 @@ impl StoreService {
         self.disks.values().map(of_disk).collect()
     }
 
-    async fn observe(&self, targets: &[PeerTarget]) -> Observed {
+    async fn observe(&self, targets: Option<&[PeerTarget]>) -> Observed {
         let mut clusters = self.disks.values().filter_map(|entry| entry.cluster.get());
-        if let Some(cluster) = clusters.next() {
+        if let (Some(cluster), Some(targets)) = (clusters.next(), targets) {
             self.peers.watch(cluster, targets);
         }
+        // Owners that it had before it was started again are on their way back.
+        let is_young = self.reactor.now() - self.started < OWNERS_RETURN_WITHIN;
         let owners = join_all(self.places.iter().map(Place::owners)).await;
         let owners: Option<Vec<Vec<OwnerSeen>>> = owners.into_iter().collect();
         let owners = owners.map(|lists| newest(lists.into_iter().flatten()));
         Observed {
             peers: self.peers.seen(),
-            owners: owners.filter(|list| list.len() <= OWNERS_SEEN_MAX),
+            owners: owners.filter(|list| list.len() <= OWNERS_SEEN_MAX && !is_young),
         }
     }
 

@@ -52,7 +52,8 @@ pub(crate) async fn serve(
             Ok(frame) => frame,
             Err(error) => return error,
         };
-        heard.note(reactor.now(), &frame.header);
+        heard.note(reactor.now());
+        let header = frame.header;
         if frame.header.is_reply {
             // A peer that answers what nobody asked is no owner.
             link.close();
@@ -61,9 +62,10 @@ pub(crate) async fn serve(
         let room = acquire(&bytes, payload_bytes(&frame)).await;
         match replicas.begin(frame) {
             Ok(request) => {
-                let link = link.clone();
+                let (link, heard) = (link.clone(), Rc::clone(&heard));
                 drop(reactor.spawn(async move {
                     let reply = request.carry_out().await;
+                    heard.note_answer(&header, reply.header.status);
                     // Of no interest to a peer that is gone.
                     let _ = link.send(reply).await;
                     drop((slot, room));

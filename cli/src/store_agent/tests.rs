@@ -56,7 +56,7 @@ impl Store for MemoryStore {
         }])
     }
 
-    async fn observe(&self, _: Vec<PeerTarget>) -> Result<Observed, ControlError> {
+    async fn observe(&self, _: Option<Vec<PeerTarget>>) -> Result<Observed, ControlError> {
         Ok(Observed::default())
     }
 

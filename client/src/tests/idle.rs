@@ -11,7 +11,7 @@ use super::scenarios::write;
 
 fn reach(cluster: &Cluster) -> Vec<(u64, bool)> {
     let heard = cluster.conductor.heard.borrow();
-    let stores = heard.as_ref().map(|beat| beat.volumes[0].stores.clone());
+    let stores = heard.as_ref().map(|beat| beat.stores.clone());
     let of_store = |seen: PeerSeen| (seen.node.get(), seen.reached);
     stores.into_iter().flatten().map(of_store).collect()
 }
@@ -33,7 +33,7 @@ fn an_idle_owner_notices_that_a_store_is_gone_and_tells_the_conductor() {
         assert_eq!(cluster.conductor.in_sync(0), [0, 1, 2]);
         let gone = cluster.stores[2].host;
         cluster.world.partition(host, gone);
-        reactor.sleep(Duration::from_secs(20)).await;
+        reactor.sleep(Duration::from_secs(40)).await;
         assert_eq!(reach(&cluster), [(0, true), (1, true), (2, false)]);
         assert_eq!(cluster.conductor.in_sync(0), [0, 1]);
         cluster.world.heal();
@@ -42,12 +42,7 @@ fn an_idle_owner_notices_that_a_store_is_gone_and_tells_the_conductor() {
         let beat = cluster.conductor.heard.borrow().clone().unwrap();
         assert_eq!(beat.owner, "test");
         assert_eq!(beat.volumes[0].generation, volume.generation());
-        assert!(
-            beat.volumes[0]
-                .stores
-                .iter()
-                .all(|s| s.node < NodeId::new(3))
-        );
+        assert!(beat.stores.iter().all(|s| s.node < NodeId::new(3)));
         volume.detach().await.unwrap();
         cluster.conductor.heard.replace(None);
         reactor.sleep(Duration::from_secs(10)).await;

@@ -72,7 +72,11 @@ impl<M: MetaStore> Cluster<M> {
         request: AttachRequest,
     ) -> Result<Attachment, ClusterError> {
         self.await_nodes_of(&name).await;
-        let plan = move |view: &View| view.state.plan_attach(&view.live, &name, &request);
+        let cluster = Arc::clone(self);
+        let plan = move |view: &View| {
+            let now = cluster.now();
+            view.state.plan_attach(&view.live, now, &name, &request)
+        };
         if is_planted(Planted::GrantEarly) {
             let attachment = self.read(&plan)?.answer;
             let cluster = Arc::clone(self);
@@ -210,10 +214,14 @@ impl<M: MetaStore> Cluster<M> {
                     .has_attached(volume, generation, &heartbeat.owner)
             };
             // Who was replaced learns of it by the map.
-            for beat in heartbeat.volumes.iter().filter(|beat| is_owner(beat)) {
+            let own: Vec<&OwnerBeat> = heartbeat.volumes.iter().filter(|b| is_owner(b)).collect();
+            for beat in &own {
                 evidence.note_owner(now, beat.volume, beat.generation);
-                let stores = view.state.known(&beat.stores);
-                evidence.note_reach(now, Witness::Owner(heartbeat.owner.clone()), &stores);
+            }
+            if !own.is_empty() {
+                let stores = view.state.known(&heartbeat.stores);
+                let witness = view.state.witness(&heartbeat.owner);
+                evidence.note_reach(now, witness, &stores);
             }
         });
         Ok(())

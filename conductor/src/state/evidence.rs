@@ -1,18 +1,19 @@
 //! What follows from what stores and owners say of each other: who serves although the conductor does
 //! not hear it, who does not although it does, and which owners are gone.
 //!
-//! Invariant: an owner is gone only where neither the conductor has heard it for its silence, nor so
+//! Invariants: those who are missed are the fewer of all nodes, and judged by the others: where the
+//! network falls apart nobody can say which part is the cluster. An owner is gone only where neither the conductor has heard it for its silence, nor so
 //! many replicas of each shard that the rest could not acknowledge a write: whoever serves anybody
 //! is not taken for gone, however the network is cut. Nothing is lost where that errs: who comes back
 //! is fenced.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ashlar_proto::api::{PeerSeen, PeerTarget, VolumeState};
+use ashlar_proto::api::{PeerSeen, PeerTarget, VolumeState, repair_owner};
 use ashlar_proto::{DiskId, Generation, NodeId, VolumeId};
 
 use super::ClusterState;
-use crate::evidence::{Evidence, Sighting, Weight};
+use crate::evidence::{Evidence, Sighting, Weight, Witness};
 use crate::live::Live;
 use crate::membership::Moment;
 use crate::row::{DiskRow, ShardRow, VolumeRow};
@@ -27,6 +28,8 @@ const _: () = assert!(PEERS_WATCHED <= ashlar_proto::api::PEERS_WATCHED_MAX);
 pub(crate) struct Judgment {
     /// What is said of each node, where anything is.
     weights: BTreeMap<NodeId, Weight>,
+    /// Nodes that those who should use them mostly do not reach.
+    missed: BTreeSet<NodeId>,
     /// Attached volumes whose owner is gone.
     gone: BTreeSet<(VolumeId, Generation)>,
 }
@@ -35,6 +38,11 @@ impl Judgment {
     /// What is said of a node.
     pub(crate) fn weight(&self, node: NodeId) -> Weight {
         self.weights.get(&node).copied().unwrap_or_default()
+    }
+
+    /// Whether those who should use a node mostly do not reach it.
+    pub(crate) fn is_missed(&self, node: NodeId) -> bool {
+        self.missed.contains(&node)
     }
 
     /// Whether the owner that was granted that generation is gone.
@@ -46,17 +54,53 @@ impl Judgment {
 impl ClusterState {
     /// What follows from the evidence now.
     pub(crate) fn judge(&self, evidence: &Evidence, now: Moment) -> Judgment {
-        let weights = self
-            .nodes
-            .keys()
-            .map(|node| (*node, evidence.weigh(now, *node)));
-        let weights = weights.filter(|(_, weight)| *weight != Weight::default());
+        let nobody = BTreeSet::new();
+        let weigh = |without: &BTreeSet<NodeId>| -> BTreeMap<NodeId, Weight> {
+            let weights = self.nodes.keys();
+            let weights = weights.map(|node| (*node, evidence.weigh(now, *node, without)));
+            weights
+                .filter(|(_, weight)| *weight != Weight::default())
+                .collect()
+        };
+        let weights = weigh(&nobody);
+        // Who is missed is no witness against others.
+        let suspects = self.missed_of(&weights);
+        let missed = match suspects.is_empty() {
+            true => suspects,
+            false => &self.missed_of(&weigh(&suspects)) & &suspects,
+        };
         let gone = self.volumes.values();
         let gone = gone.filter(|volume| self.has_lost_owner(evidence, now, volume));
         Judgment {
-            weights: weights.collect(),
+            weights,
+            missed,
             gone: gone.map(|volume| (volume.id, volume.generation)).collect(),
         }
+    }
+
+    /// The nodes that are missed, where they are fewer than the others that are up.
+    fn missed_of(&self, weights: &BTreeMap<NodeId, Weight>) -> BTreeSet<NodeId> {
+        let missed = weights.iter().filter(|(_, weight)| weight.is_missed());
+        let missed: BTreeSet<NodeId> = missed.map(|(node, _)| *node).collect();
+        let mut up = self.nodes.values().filter(|node| node.up);
+        let others = up
+            .by_ref()
+            .filter(|node| !missed.contains(&node.id))
+            .count();
+        match others > missed.len() {
+            true => missed,
+            false => BTreeSet::new(),
+        }
+    }
+
+    /// Who says what an owner says: a repair owner speaks for its node.
+    pub(crate) fn witness(&self, owner: &str) -> Witness {
+        let mut nodes = self.nodes.values();
+        let of_node = nodes.find(|node| repair_owner(&node.name) == owner);
+        of_node.map_or_else(
+            || Witness::Owner(owner.to_owned()),
+            |node| Witness::Node(node.id),
+        )
     }
 
     /// The disks that do not serve: their nodes are heard neither by the conductor nor by anybody
@@ -66,7 +110,7 @@ impl ClusterState {
             let weight = live.judgment.weight(row.node);
             let is_up = self.is_up(row.node);
             let is_cut_off = if is_up {
-                weight.is_missed()
+                live.judgment.is_missed(row.node)
             } else {
                 !weight.is_reached()
             };
@@ -78,12 +122,20 @@ impl ClusterState {
     /// Whether those who should use a disk mostly do not reach its node.
     pub(super) fn is_missed(&self, live: &Live, disk: DiskId) -> bool {
         let row = self.disks.get(&disk);
-        row.is_some_and(|row| live.judgment.weight(row.node).is_missed())
+        row.is_some_and(|row| live.judgment.is_missed(row.node))
     }
 
-    /// Whether a volume is attached to an owner that is gone.
-    pub(super) fn is_orphaned(&self, live: &Live, volume: &VolumeRow) -> bool {
-        volume.attached_by.is_some() && live.judgment.is_owner_gone(volume.id, volume.generation)
+    /// Whether a volume is attached to an owner that is gone: it was at the last look, and still is.
+    pub(super) fn is_orphaned(&self, live: &Live, now: Moment, volume: &VolumeRow) -> bool {
+        let was_gone = live.judgment.is_owner_gone(volume.id, volume.generation);
+        was_gone && self.has_lost_owner(&live.evidence, now, volume)
+    }
+
+    /// The volumes that are attached to users, and with which generation.
+    pub(crate) fn attached(&self) -> Vec<(VolumeId, Generation)> {
+        let used = self.volumes.values();
+        let used = used.filter(|row| row.attached_by.is_some() && !row.attached_for_repair);
+        used.map(|row| (row.id, row.generation)).collect()
     }
 
     /// The stores that a node's store is to watch.

@@ -13,6 +13,7 @@ use ashlar_proto::{Generation, ReplicaId, VolumeId};
 use super::healing::forget_gone;
 use super::{ClusterState, Plan};
 use crate::live::Live;
+use crate::membership::Moment;
 use crate::refusal::{InvalidRequest, Refusal, VolumeRefusal, check_text};
 use crate::row::{AnyRow, ShardRow, VolumeRow, shard_key, volume_key};
 
@@ -21,6 +22,7 @@ impl ClusterState {
     pub(crate) fn plan_attach(
         &self,
         live: &Live,
+        now: Moment,
         name: &str,
         request: &AttachRequest,
     ) -> Result<Plan<Attachment>, Refusal> {
@@ -30,7 +32,7 @@ impl ClusterState {
             let (name, state) = (name.to_owned(), current.state);
             return Err(VolumeRefusal::NotReady { name, state }.into());
         }
-        if let Some(owner) = self.who_keeps_it(live, current, request) {
+        if let Some(owner) = self.who_keeps_it(live, now, current, request) {
             let name = name.to_owned();
             return Err(VolumeRefusal::Attached { name, owner }.into());
         }
@@ -67,11 +69,12 @@ impl ClusterState {
     fn who_keeps_it(
         &self,
         live: &Live,
+        now: Moment,
         current: &VolumeRow,
         request: &AttachRequest,
     ) -> Option<String> {
         let owner = current.attached_by.as_ref()?;
-        let is_taken = if self.is_orphaned(live, current) {
+        let is_taken = if self.is_orphaned(live, now, current) {
             true
         } else if request.repair {
             let is_same = *owner == request.owner;

@@ -37,7 +37,7 @@ impl ClusterState {
         let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
         let mut changed: BTreeMap<VolumeId, Option<NodeId>> = BTreeMap::new();
         let (mut waiting, mut turns) = (Vec::new(), Turns::default());
-        let needy = |row: &&VolumeRow| self.needs_repair(live, row);
+        let needy = |row: &&VolumeRow| self.needs_repair(live, now, row);
         let is_any_waiting = self
             .volumes
             .values()
@@ -107,10 +107,10 @@ impl ClusterState {
     }
 
     /// Whether a repair owner could do something for a volume.
-    fn needs_repair(&self, live: &Live, volume: &VolumeRow) -> bool {
+    fn needs_repair(&self, live: &Live, now: Moment, volume: &VolumeRow) -> bool {
         let is_used = volume.attached_by.is_some()
             && !volume.attached_for_repair
-            && !self.is_orphaned(live, volume);
+            && !self.is_orphaned(live, now, volume);
         if volume.state != VolumeState::Ready || is_used {
             return false;
         }
@@ -156,7 +156,10 @@ impl ClusterState {
         let in_sync = in_sync.filter(|r| r.in_sync && self.serves(r.disk));
         let near: BTreeSet<NodeId> = in_sync.map(|r| self.node_of(r)).collect();
         let tasks = |node: NodeId| load.get(&node).copied().unwrap_or_default();
-        let free = self.nodes.values().filter(|node| node.up);
+        // One that cannot reach the others could bring nothing back.
+        let is_missed = |node: NodeId| live.judgment.is_missed(node);
+        let free = self.nodes.values();
+        let free = free.filter(|node| node.up && !is_missed(node.id));
         let free = free.filter(|node| tasks(node.id) < NODE_REPAIRS_MAX);
         let best = free.min_by_key(|node| {
             let owner = repair_owner(&node.name);

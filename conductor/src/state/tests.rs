@@ -126,6 +126,10 @@ impl Bench {
 
     /// The conductor looks at its clock once.
     fn heal(&mut self) {
+        for (volume, generation) in self.state.attached() {
+            self.live.evidence.expect(self.now, volume, generation);
+        }
+        self.live.evidence.look(self.now);
         self.live.judgment = self.state.judge(&self.live.evidence, self.now);
         let away = self.state.disks_away(&self.live);
         self.live.absence.note(self.now, &away);
@@ -199,7 +203,7 @@ impl Bench {
     fn attach(&mut self, name: &str, owner: &str) -> Generation {
         let plan = self
             .state
-            .plan_attach(&self.live, name, &by(owner, false))
+            .plan_attach(&self.live, self.now, name, &by(owner, false))
             .unwrap();
         self.commit(plan).volume.generation
     }
@@ -358,7 +362,7 @@ fn attach_is_exclusive_and_each_grant_is_a_new_generation() {
     bench.create("v", 3);
     let early = bench
         .state
-        .plan_attach(&bench.live, "v", &by("x", false))
+        .plan_attach(&bench.live, bench.now, "v", &by("x", false))
         .unwrap_err();
     assert!(matches!(
         early,
@@ -368,14 +372,14 @@ fn attach_is_exclusive_and_each_grant_is_a_new_generation() {
     assert_eq!(bench.attach("v", "x"), Generation::new(1));
     let other = bench
         .state
-        .plan_attach(&bench.live, "v", &by("y", false))
+        .plan_attach(&bench.live, bench.now, "v", &by("y", false))
         .unwrap_err();
     assert!(other.to_string().contains("attached by `x`"), "{other}");
     assert_eq!(bench.attach("v", "x"), Generation::new(2));
     let id = bench.state.volume_by_name("v").unwrap().id;
     let plan = bench
         .state
-        .plan_attach(&bench.live, "v", &by("y", true))
+        .plan_attach(&bench.live, bench.now, "v", &by("y", true))
         .unwrap();
     assert_eq!(bench.commit(plan).volume.generation, Generation::new(3));
     let stale = bench.state.plan_detach("v", &detach(id, 2)).unwrap_err();

@@ -13,6 +13,9 @@ pub const OWNERS_SEEN_MAX: usize = 4096;
 /// Volumes of one [`OwnerHeartbeat`], at most.
 pub const OWNER_VOLUMES_MAX: usize = 1024;
 
+/// Stores of one [`OwnerHeartbeat`], at most.
+pub const OWNER_STORES_MAX: usize = 4096;
+
 /// A store that another one is to watch over the data connections.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerTarget {
@@ -75,17 +78,17 @@ pub struct OwnerHeartbeat {
     pub owner: String,
     /// Its volumes, or some of them; at most [`OWNER_VOLUMES_MAX`].
     pub volumes: Vec<OwnerBeat>,
+    /// The stores of their replicas that are on other hosts; at most [`OWNER_STORES_MAX`].
+    #[serde(default)]
+    pub stores: Vec<PeerSeen>,
 }
 
 /// One volume of an owner that lives.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OwnerBeat {
     /// The volume.
     pub volume: VolumeId,
     /// The generation that the owner was granted.
     pub generation: Generation,
-    /// The stores of its replicas; empty where it says nothing of them.
-    #[serde(default)]
-    pub stores: Vec<PeerSeen>,
 }

@@ -41,7 +41,7 @@ impl Bench {
     /// As [`ClusterState::is_orphaned`], of a volume by its name.
     fn is_orphaned(&self, name: &str) -> bool {
         let volume = self.state.volume_named(name).unwrap();
-        self.state.is_orphaned(&self.live, volume)
+        self.state.is_orphaned(&self.live, self.now, volume)
     }
 }
 
@@ -116,6 +116,28 @@ fn a_node_that_only_the_conductor_hears_is_not_waited_for() {
     assert!(bench.replicas("v").iter().filter(|r| r.in_sync).count() == 2);
 }
 
+/// The data network falls in two, and the conductor hears all.
+#[test]
+fn nobody_is_missed_where_the_network_falls_apart() {
+    let mut bench = Bench::with(&["a", "b", "c", "d", "e"], 1);
+    bench.ready("v", 3);
+    let sides = [vec![1, 3, 5], vec![2, 4]];
+    for _ in 0..2 * GRACE.as_secs() {
+        for node in 1..=5u64 {
+            let watched = (1..=3).map(|next| (node + next - 1) % 5 + 1);
+            let reaches = |other: u64| {
+                let with = |side: &Vec<u64>| side.contains(&node) && side.contains(&other);
+                sides.iter().any(with)
+            };
+            let said: Vec<PeerSeen> = watched.map(|other| seen(other, reaches(other))).collect();
+            bench.says(node, &said);
+        }
+        bench.wait(Duration::from_secs(1));
+    }
+    assert!(bench.state.disks_away(&bench.live).is_empty());
+    assert_eq!(bench.healing().queued, 0);
+}
+
 #[test]
 fn a_volume_whose_owner_is_gone_is_repaired_and_may_be_attached_without_force() {
     let mut bench = attached();
@@ -124,7 +146,7 @@ fn a_volume_whose_owner_is_gone_is_repaired_and_may_be_attached_without_force() 
     assert!(!bench.is_orphaned("v"));
     let refused = bench
         .state
-        .plan_attach(&bench.live, "v", &by("other", false));
+        .plan_attach(&bench.live, bench.now, "v", &by("other", false));
     assert!(refused.is_err());
     bench.pass_unseen(2, &all);
     assert!(bench.is_orphaned("v"));
@@ -135,16 +157,18 @@ fn a_volume_whose_owner_is_gone_is_repaired_and_may_be_attached_without_force() 
         force: false,
         repair: true,
     };
-    let repaired = bench.state.plan_attach(&bench.live, "v", &repair);
+    let repaired = bench
+        .state
+        .plan_attach(&bench.live, bench.now, "v", &repair);
     assert!(repaired.is_ok());
     let plan = bench
         .state
-        .plan_attach(&bench.live, "v", &by("other", false));
+        .plan_attach(&bench.live, bench.now, "v", &by("other", false));
     bench.commit(plan.unwrap());
     // That was of the generation before: nobody takes it from the next owner.
     let third = bench
         .state
-        .plan_attach(&bench.live, "v", &by("third", false));
+        .plan_attach(&bench.live, bench.now, "v", &by("third", false));
     assert!(third.is_err());
 }
 

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use ashlar_proto::api::{Replica, Schedulable, repair_owner};
+use ashlar_proto::api::{OwnerSeen, PeerSeen, Replica, Schedulable, repair_owner};
 
 use super::*;
+use crate::evidence::Witness;
 use crate::row::VolumeRow;
 use crate::state::repairs::NODE_REPAIRS_MAX;
 use crate::state::slots::{DISK_FRESH_MAX, NODE_FRESH_MAX};
@@ -41,6 +42,8 @@ struct World {
     made: BTreeSet<ReplicaId>,
     moves_begun: usize,
     moves_called_off: u32,
+    /// Stores and owners say anything of each other.
+    is_gossip: bool,
 }
 
 impl World {
@@ -69,6 +72,7 @@ impl World {
             made,
             moves_begun: 0,
             moves_called_off: 0,
+            is_gossip: true,
         }
     }
 
@@ -183,10 +187,12 @@ impl World {
                     force: false,
                     repair: true,
                 };
-                let plan = self
-                    .bench
-                    .state
-                    .plan_attach(&self.bench.live, &task.name, &request);
+                let plan = self.bench.state.plan_attach(
+                    &self.bench.live,
+                    self.bench.now,
+                    &task.name,
+                    &request,
+                );
                 if let Ok(plan) = plan {
                     self.bench.commit(plan);
                 }
@@ -214,10 +220,12 @@ impl World {
                 .unwrap();
             self.bench.commit(plan);
         } else {
-            let plan =
-                self.bench
-                    .state
-                    .plan_attach(&self.bench.live, &volume.name, &by("user", false));
+            let plan = self.bench.state.plan_attach(
+                &self.bench.live,
+                self.bench.now,
+                &volume.name,
+                &by("user", false),
+            );
             self.bench.commit(plan.unwrap());
         }
     }
@@ -302,8 +310,54 @@ impl World {
         }
     }
 
+    /// Somebody says something, true or not.
+    fn gossip(&mut self) {
+        let nodes = NODES.len() as u64;
+        let (witness, about) = (self.rng.below(nodes) + 1, self.rng.below(nodes) + 1);
+        let seen = [about, witness % nodes + 1].map(|node| PeerSeen {
+            node: NodeId::new(node),
+            reached: self.rng.one_in(2),
+        });
+        let (now, witness) = (self.bench.now, NodeId::new(witness));
+        let evidence = &mut self.bench.live.evidence;
+        evidence.note_reach(now, Witness::Node(witness), &seen);
+        let volumes: Vec<VolumeRow> = self.bench.state.volumes.values().cloned().collect();
+        let owners = volumes.iter().filter(|_| self.rng.one_in(6));
+        let owners: Vec<OwnerSeen> = owners
+            .map(|volume| OwnerSeen {
+                volume: volume.id,
+                generation: volume.generation,
+                idle_ms: 0,
+            })
+            .collect();
+        evidence.note_sightings(now, witness, Some(&owners));
+    }
+
+    /// What is said is weighed, as the conductor does before it heals.
+    fn judge(&mut self) {
+        let (now, bench) = (self.bench.now, &mut self.bench);
+        bench.live.evidence.look(now);
+        bench.live.evidence.tidy(now, |_| true);
+        for (volume, generation) in bench.state.attached() {
+            bench.live.evidence.expect(now, volume, generation);
+        }
+        bench.live.judgment = bench.state.judge(&bench.live.evidence, now);
+        let missed = (1..=NODES.len() as u64).map(NodeId::new);
+        let missed = missed.filter(|node| bench.live.judgment.is_missed(*node));
+        let up = bench.state.nodes_up();
+        let others = up
+            .iter()
+            .filter(|node| !bench.live.judgment.is_missed(**node));
+        let (missed, others) = (missed.count(), others.count());
+        assert!(missed == 0 || missed < others, "the many are not missed");
+    }
+
     /// The conductor's look at its clock, with all that it must not do.
     fn heal(&mut self) {
+        if self.is_gossip {
+            self.gossip();
+        }
+        self.judge();
         let away = self.bench.state.disks_away(&self.bench.live);
         self.bench.live.absence.note(self.bench.now, &away);
         let before = self.bench.state.shards.clone();
@@ -415,6 +469,7 @@ fn run(seed: u64) -> (usize, u32) {
     }
     // Calm: all but one node take replicas, that one is drained.
     world.failed.clear();
+    world.is_gossip = false;
     let drained = world.rng.below(NODES.len() as u64) + 1;
     for node in 1..=NODES.len() as u64 {
         world.beat(node);

@@ -546,7 +546,7 @@ fn a_volume_that_nobody_uses_is_moved_by_a_repair_owner() {
     let plan = pool
         .bench
         .state
-        .plan_attach(&pool.bench.live, &volume, &request)
+        .plan_attach(&pool.bench.live, pool.bench.now, &volume, &request)
         .unwrap();
     pool.bench.commit(plan);
     let at = done.begun[0].at;

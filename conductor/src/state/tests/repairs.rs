@@ -63,7 +63,7 @@ fn a_detached_volume_with_a_replica_behind_is_given_to_a_node_that_is_in_sync() 
     let name = FOUR[usize::try_from(node - 1).unwrap()];
     let plan = bench
         .state
-        .plan_attach(&bench.live, "v", &for_repair(name, false));
+        .plan_attach(&bench.live, bench.now, "v", &for_repair(name, false));
     bench.commit(plan.unwrap());
     bench.heal();
     assert_eq!(bench.repairers("v"), [node]);
@@ -83,7 +83,7 @@ fn a_task_moves_when_its_node_goes_down() {
     bench.commit(
         bench
             .state
-            .plan_attach(&bench.live, "v", &for_repair(name, false))
+            .plan_attach(&bench.live, bench.now, "v", &for_repair(name, false))
             .unwrap(),
     );
     bench.set_up(node, false);
@@ -96,7 +96,7 @@ fn a_task_moves_when_its_node_goes_down() {
     let other = FOUR[usize::try_from(other - 1).unwrap()];
     let plan = bench
         .state
-        .plan_attach(&bench.live, "v", &for_repair(other, false));
+        .plan_attach(&bench.live, bench.now, "v", &for_repair(other, false));
     assert_eq!(
         bench.commit(plan.unwrap()).volume.attached_by,
         Some(repair_owner(other))
@@ -104,9 +104,10 @@ fn a_task_moves_when_its_node_goes_down() {
     // While it is up, no other takes it from that one.
     bench.set_up(node, true);
     for force in [false, true] {
-        let refused = bench
-            .state
-            .plan_attach(&bench.live, "v", &for_repair(name, force));
+        let refused =
+            bench
+                .state
+                .plan_attach(&bench.live, bench.now, "v", &for_repair(name, force));
         assert!(matches!(
             refused,
             Err(Refusal::Volume(VolumeRefusal::Attached { .. }))
@@ -120,7 +121,7 @@ fn a_user_takes_a_volume_from_its_repair_owner_and_ends_the_task() {
     bench.commit(
         bench
             .state
-            .plan_attach(&bench.live, "v", &for_repair("a", false))
+            .plan_attach(&bench.live, bench.now, "v", &for_repair("a", false))
             .unwrap(),
     );
     let generation = bench.attach("v", "user");
@@ -131,7 +132,7 @@ fn a_user_takes_a_volume_from_its_repair_owner_and_ends_the_task() {
     for force in [false, true] {
         let refused = bench
             .state
-            .plan_attach(&bench.live, "v", &for_repair("a", force));
+            .plan_attach(&bench.live, bench.now, "v", &for_repair("a", force));
         assert!(refused.is_err(), "a repair owner takes it from no user");
     }
     // Nor one that bears the user's name.
@@ -143,12 +144,12 @@ fn a_user_takes_a_volume_from_its_repair_owner_and_ends_the_task() {
     assert!(
         bench
             .state
-            .plan_attach(&bench.live, "v", &namesake)
+            .plan_attach(&bench.live, bench.now, "v", &namesake)
             .is_err()
     );
     let other = bench
         .state
-        .plan_attach(&bench.live, "v", &by("other", false));
+        .plan_attach(&bench.live, bench.now, "v", &by("other", false));
     assert!(other.is_err(), "users still need force among themselves");
 }
 
@@ -158,7 +159,7 @@ fn a_volume_held_by_a_repair_owner_can_be_deleted() {
     bench.commit(
         bench
             .state
-            .plan_attach(&bench.live, "v", &for_repair("a", false))
+            .plan_attach(&bench.live, bench.now, "v", &for_repair("a", false))
             .unwrap(),
     );
     let plan = bench.state.plan_delete("v", false).unwrap();
@@ -239,7 +240,7 @@ fn a_node_has_few_repairs_at_a_time() {
     bench.commit(
         bench
             .state
-            .plan_attach(&bench.live, &done, &for_repair("a", false))
+            .plan_attach(&bench.live, bench.now, &done, &for_repair("a", false))
             .unwrap(),
     );
     bench.commit_set(&done, &[0, 1, 2]);
@@ -265,7 +266,7 @@ fn what_does_not_come_to_be_attached_gives_way_to_those_that_wait() {
     let attached = names.iter().find(|name| has_task(&bench, name)).unwrap();
     let plan = bench
         .state
-        .plan_attach(&bench.live, attached, &for_repair("a", false));
+        .plan_attach(&bench.live, bench.now, attached, &for_repair("a", false));
     bench.commit(plan.unwrap());
     for _ in 0..6 {
         for name in names.iter().filter(|name| has_task(&bench, name)) {

@@ -153,11 +153,12 @@ impl Agent {
 
     async fn send_heartbeats(&self, registered: &Registered, progress: &Progress) -> Broken {
         let period = Duration::from_millis(registered.heartbeat_ms);
-        let mut peers = Vec::new();
+        // What is watched stays, until the conductor says otherwise.
+        let mut peers = None;
         loop {
             let told = progress.applied.get();
             match self.send_heartbeat(registered, told, peers).await {
-                Ok(answer) => peers = answer.peers,
+                Ok(answer) => peers = Some(answer.peers),
                 Err(broken) => return broken,
             }
             let news = async {
@@ -174,7 +175,7 @@ impl Agent {
         &self,
         registered: &Registered,
         applied: Revision,
-        peers: Vec<PeerTarget>,
+        peers: Option<Vec<PeerTarget>>,
     ) -> Result<HeartbeatAnswer, Broken> {
         let heartbeat = Heartbeat {
             disks: self.report().await?,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ashlar_proto::api::{
-    Assignments, AttachRequest, Attachment, ClusterStatus, CreateVolume, DetachRequest, Disk,
-    Heartbeat, InSyncCommitted, List, Node, Problem, ProposeInSync, Rebalance, RebalancePlan,
+    Assignments, AttachRequest, Attachment, ClearDisk, ClusterStatus, CreateVolume, DetachRequest,
+    Disk, Heartbeat, InSyncCommitted, List, Node, Problem, ProposeInSync, Rebalance, RebalancePlan,
     RegisterNode, Registered, Revision, Schedulable, SetRebalance, SetSchedulable, Volume,
     VolumeMap,
 };
@@ -212,6 +212,12 @@ impl ApiClient {
         let disk = disk.to_string();
         let path = ["disks", &disk, schedule_verb(to)];
         self.post(&path, &SetSchedulable {}).await
+    }
+
+    /// `POST /v1/disks/{disk}/clear`.
+    pub async fn clear_disk(&self, disk: DiskId) -> Result<Disk, ApiError> {
+        self.post(&["disks", &disk.to_string(), "clear"], &ClearDisk {})
+            .await
     }
 
     /// `DELETE /v1/nodes/{node}`.

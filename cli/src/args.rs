@@ -458,7 +458,7 @@ pub enum RebalanceCommand {
     Resume,
 }
 
-/// `ashlar disk cordon`, `uncordon`, `drain` and `remove`.
+/// `ashlar disk cordon`, `uncordon`, `drain`, `clear` and `remove`.
 #[derive(Debug, Subcommand)]
 pub enum ScheduleDisk {
     /// Give a disk no new replicas; it keeps those that it has.
@@ -479,6 +479,16 @@ Example:
   ashlar disk drain 5d1c7f0e9a8b4c3d2e1f0a9b8c7d6e5f
   ashlar disk list             until it holds no replicas")]
     Drain {
+        /// Its id.
+        disk: DiskId,
+    },
+    /// Use a disk although its store says that it ails, and call off what has not moved yet. The
+    /// store's next such word counts again.
+    #[command(after_help = "\
+Example:
+  ashlar disk list             shows which disks ail, and why
+  ashlar disk clear 5d1c7f0e9a8b4c3d2e1f0a9b8c7d6e5f")]
+    Clear {
         /// Its id.
         disk: DiskId,
     },

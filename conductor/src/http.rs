@@ -99,6 +99,7 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
             post(schedule::uncordon_disk::<M>),
         )
         .route("/v1/disks/{id}/drain", post(schedule::drain_disk::<M>))
+        .route("/v1/disks/{id}/clear", post(schedule::clear_disk::<M>))
         .route("/v1/rebalance", get(rebalance::show::<M>))
         .route("/v1/rebalance/plan", get(rebalance::plan::<M>))
         .route("/v1/rebalance/pause", post(rebalance::pause::<M>))

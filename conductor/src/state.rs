@@ -9,6 +9,7 @@
 //!                 └──────────────────────────────────────────────────────┘
 //! ```
 
+mod ailing;
 mod apply;
 mod assignments;
 mod healing;
@@ -24,7 +25,7 @@ mod subjects;
 mod view;
 mod volumes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ashlar_proto::api::Revision;
 use ashlar_proto::limits::BLOCK_BYTES_U64;
@@ -83,6 +84,8 @@ pub(crate) struct ClusterState {
     nodes: BTreeMap<NodeId, NodeRow>,
     disks: BTreeMap<DiskId, DiskRow>,
     rebalance: RebalanceRow,
+    /// The disks that ail and have not failed.
+    ailing: BTreeSet<DiskId>,
     /// What lies on each disk.
     holds: BTreeMap<DiskId, BTreeMap<At, Held>>,
     /// Fresh replicas that their stores have yet to make, and whose shard they are.
@@ -116,6 +119,7 @@ impl ClusterState {
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
             rebalance: RebalanceRow::default(),
+            ailing: BTreeSet::new(),
             holds: BTreeMap::new(),
             unmade: BTreeMap::new(),
             joined: 0,
@@ -186,7 +190,7 @@ impl ClusterState {
         self.shards.range(first..=last).map(|(_, row)| row)
     }
 
-    fn disks_of(&self, volume: VolumeId) -> std::collections::BTreeSet<DiskId> {
+    fn disks_of(&self, volume: VolumeId) -> BTreeSet<DiskId> {
         self.shards_of(volume)
             .flat_map(|s| s.replicas.iter().map(|r| r.disk))
             .collect()
@@ -195,7 +199,7 @@ impl ClusterState {
     /// The nodes that hold replicas of a volume.
     fn nodes_of(&self, volume: VolumeId) -> impl Iterator<Item = &NodeRow> {
         let disks = self.disks_of(volume);
-        let nodes: std::collections::BTreeSet<NodeId> = disks
+        let nodes: BTreeSet<NodeId> = disks
             .iter()
             .filter_map(|disk| self.disks.get(disk))
             .map(|row| row.node)

@@ -242,6 +242,20 @@ pub struct InSyncCommitted {
     pub shard: Shard,
 }
 
+/// One occasion on which a store found that a disk ails: another one, another number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Incident(pub u32);
+
+/// A store's word that a disk is going bad, though it serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ailing {
+    /// What the store counted, for people.
+    pub reason: String,
+    /// The occasion.
+    pub incident: Incident,
+}
+
 /// A disk, as its store reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -264,6 +278,9 @@ pub struct DiskReport {
     /// Why it serves nothing, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+    /// That it is going bad, if so; not taken back while the store runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ailing: Option<Ailing>,
     /// Replicas that should be on it, were made once, and are not: the first
     /// [`crate::limits::MISSING_REPORTED_MAX`] by id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -405,6 +422,30 @@ pub struct Node {
     pub replicas: u32,
 }
 
+/// What becomes of a disk that ails: nobody has asked for it, unlike for [`Schedulable`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Evacuation {
+    /// It does not ail.
+    #[default]
+    None,
+    /// Its replicas move away, and it takes no new ones.
+    Moving,
+    /// It takes no new replicas; its own move once other disks that ail are empty.
+    Waiting,
+    /// It takes no new replicas and holds none.
+    Done,
+    /// So many disks ail that the cause may lie elsewhere: nothing is done.
+    Withheld,
+    /// Somebody has said that it is to be used all the same.
+    Cleared,
+}
+
+/// `POST /v1/disks/{id}/clear`: an empty object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClearDisk {}
+
 /// A disk, as lists give it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
@@ -414,9 +455,13 @@ pub struct Disk {
     pub node_name: String,
     /// Whether its node answers.
     pub state: NodeState,
-    /// Whether replicas are placed on it: its own state or its node's, whichever is greater.
+    /// Whether replicas are to be placed on it, as somebody has asked: its own state or its node's,
+    /// whichever is greater.
     #[serde(default)]
     pub schedulable: Schedulable,
+    /// What becomes of it because it ails.
+    #[serde(default)]
+    pub evacuation: Evacuation,
     /// What its store last reported.
     #[serde(flatten)]
     pub report: DiskReport,
@@ -475,6 +520,9 @@ pub struct ClusterStatus {
     pub disks: u32,
     /// Disks that serve nothing.
     pub disks_failed: u32,
+    /// Disks that serve and ail, but for those that somebody has cleared.
+    #[serde(default)]
+    pub disks_ailing: u32,
     /// Bytes that volumes can use, over all disks.
     pub usable_bytes: ByteCount,
     /// Bytes used, over all disks.

@@ -52,6 +52,7 @@ impl Store for MemoryStore {
             failed: self
                 .with(|held| held.foreign)
                 .then(|| "of another cluster".to_owned()),
+            ailing: None,
             missing: Vec::new(),
         }])
     }

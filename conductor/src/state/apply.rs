@@ -49,6 +49,11 @@ impl ClusterState {
             }
             AnyRow::Disk(row) => {
                 let (disk, node, lanes) = (row.report.id, row.node, row.report.lanes);
+                if row.ails() {
+                    self.ailing.insert(disk);
+                } else {
+                    self.ailing.remove(&disk);
+                }
                 let before = self.disks.insert(disk, row);
                 let before = before.map(|before| (before.node, before.report.lanes));
                 if before.is_none_or(|before| before.0 != node) {
@@ -145,6 +150,7 @@ impl ClusterState {
             "disk" => {
                 let disk = rest.parse().map_err(|_| unknown())?;
                 self.disks.remove(&disk);
+                self.ailing.remove(&disk);
                 self.located.remove(&disk);
             }
             _ => return Err(unknown()),

@@ -73,8 +73,8 @@ impl ClusterState {
         self.joined
     }
 
-    /// Whether a disk takes replicas: its own state or its node's.
-    pub(super) fn schedulable(&self, disk: DiskId) -> Schedulable {
+    /// Whether a disk is to take replicas, as somebody has asked of it or of its node.
+    pub(super) fn asked_of(&self, disk: DiskId) -> Schedulable {
         let Some(row) = self.disks.get(&disk) else {
             return Schedulable::Draining;
         };

@@ -15,6 +15,7 @@ use crate::live::Live;
 use crate::membership::{Membership, Moment};
 use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
 
+mod ailing;
 mod drain;
 mod healing;
 mod random;
@@ -44,6 +45,7 @@ fn report(disk: u128) -> DiskReport {
         volatile_cache: false,
         damage: BTreeMap::new(),
         failed: None,
+        ailing: None,
         missing: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use ashlar_proto::api::{Replica, Schedulable, repair_owner};
+use ashlar_proto::api::{Ailing, Incident, Replica, Schedulable, repair_owner};
 
 use super::*;
 use crate::row::VolumeRow;
@@ -35,6 +35,9 @@ struct World {
     rng: Rng,
     /// Disks that fail while their nodes are up.
     failed: BTreeSet<DiskId>,
+    /// Disks that ail, as their stores say, and the incidents until now.
+    ailing: BTreeMap<DiskId, Incident>,
+    incidents: u32,
     /// Replicas that were made once and are lost.
     missing: BTreeSet<ReplicaId>,
     /// Replicas that stores have made.
@@ -60,6 +63,8 @@ impl World {
             bench,
             rng: Rng(seed * 2 + 1),
             failed: BTreeSet::new(),
+            ailing: BTreeMap::new(),
+            incidents: 0,
             missing: BTreeSet::new(),
             made,
             moves_begun: 0,
@@ -82,6 +87,10 @@ impl World {
                 let missing = held.map(|(_, held)| held.replica);
                 DiskReport {
                     failed: self.failed.contains(&disk).then(|| "broken".to_owned()),
+                    ailing: self.ailing.get(&disk).map(|incident| Ailing {
+                        reason: "old age".to_owned(),
+                        incident: *incident,
+                    }),
                     missing: missing.filter(|id| self.missing.contains(id)).collect(),
                     // Small enough for disks to become uneven.
                     usable_bytes: ByteCount::new(20 * GIB),
@@ -224,7 +233,7 @@ impl World {
     fn happen(&mut self) {
         let node = self.rng.below(NODES.len() as u64) + 1;
         let disk = DiskId::new(u128::from(node + 100 * self.rng.below(2)));
-        match self.rng.below(16) {
+        match self.rng.below(18) {
             0 if self.is_up(node) => self.bench.set_up(node, false),
             0..=2 => self.beat(node),
             3 if self.failed.len() < 2 => {
@@ -257,9 +266,21 @@ impl World {
                 self.use_or_leave(&row);
             }
             11 if self.rng.one_in(4) => self.restart(),
+            // Now and then more than half of all.
+            16 => {
+                self.incidents += 1;
+                self.ailing.insert(disk, Incident(self.incidents));
+            }
+            17 if self.rng.one_in(2) => self.clear(disk),
+            17 => self.ailing.clear(),
             12 => self.wait(GRACE + Duration::from_secs(2)),
             _ => self.wait(Duration::from_secs(3)),
         }
+    }
+
+    fn clear(&mut self, disk: DiskId) {
+        let plan = self.bench.state.plan_clear_disk(disk);
+        self.bench.commit(plan.unwrap());
     }
 
     /// A replica vanishes, if the shard can do without it.
@@ -405,13 +426,17 @@ fn run(seed: u64) -> (usize, u32) {
             world.work();
         }
     }
-    // Calm: all but one node take replicas, that one is drained.
+    // Calm: all but one node take replicas, that one is drained, and a disk of another one ails.
     world.failed.clear();
     let drained = world.rng.below(NODES.len() as u64) + 1;
+    world.ailing.clear();
+    world.incidents += 1;
+    let ails = DiskId::new(u128::from(drained % NODES.len() as u64 + 1));
     for node in 1..=NODES.len() as u64 {
         world.beat(node);
         world.schedule(node, Schedulable::Open);
         for disk in [node, node + 100].map(|disk| DiskId::new(u128::from(disk))) {
+            world.clear(disk);
             let plan = world
                 .bench
                 .state
@@ -420,6 +445,7 @@ fn run(seed: u64) -> (usize, u32) {
         }
     }
     world.schedule(drained, Schedulable::Draining);
+    world.ailing.insert(ails, Incident(world.incidents));
     for _ in 0..400 {
         world.work();
         world.wait(Duration::from_secs(1));
@@ -437,6 +463,7 @@ fn run(seed: u64) -> (usize, u32) {
                 "seed {seed}"
             );
             assert_eq!(world.bench.healing().out_of_sync, 0);
+            assert_eq!(world.bench.state.replicas_on(ails), 0, "seed {seed}");
             return (world.moves_begun, world.moves_called_off);
         }
     }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use ashlar_proto::api::{
-    Assignments, AttachRequest, Attachment, ClearDisk, ClusterStatus, CreateVolume, DetachRequest,
-    Disk, Heartbeat, InSyncCommitted, List, Node, Problem, ProposeInSync, Rebalance, RebalancePlan,
-    RegisterNode, Registered, Revision, Schedulable, SetRebalance, SetSchedulable, Volume,
-    VolumeMap,
+    AllowClient, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied, ClusterStatus,
+    CreateVolume, DeniedClient, DenyClient, DetachRequest, Disk, Heartbeat, InSyncCommitted, List,
+    Node, Problem, ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered, Revision,
+    Schedulable, SetRebalance, SetSchedulable, Volume, VolumeMap,
 };
 use ashlar_proto::{DiskId, NodeId};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
@@ -230,6 +230,26 @@ impl ApiClient {
     pub async fn remove_disk(&self, disk: DiskId) -> Result<(), ApiError> {
         let delete = self.request(Method::DELETE, &["disks", &disk.to_string()]);
         send(delete, &self.base).await.map(drop)
+    }
+
+    /// `GET /v1/clients/denied`.
+    pub async fn denied_clients(&self) -> Result<List<DeniedClient>, ApiError> {
+        self.get(&["clients", "denied"]).await
+    }
+
+    /// `POST /v1/clients/deny`: returns when the replicas of its volumes refuse it, or after 30 s.
+    pub async fn deny_client(&self, request: &DenyClient) -> Result<ClientDenied, ApiError> {
+        let post = self.request(Method::POST, &["clients", "deny"]);
+        let sent = send(post.json(request).timeout(STORES_MAX), &self.base);
+        json(sent.await?, &self.base).await
+    }
+
+    /// `POST /v1/clients/allow`.
+    pub async fn allow_client(&self, client: &str) -> Result<(), ApiError> {
+        let request = AllowClient {
+            client: client.to_owned(),
+        };
+        self.tell(&["clients", "allow"], &request).await
     }
 
     /// `GET /v1/rebalance`.

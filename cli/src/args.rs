@@ -88,6 +88,15 @@ pub enum Command {
         #[command(subcommand)]
         command: DiskCommand,
     },
+    /// Deny clients their volumes, allow them again, list who is denied.
+    Client {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: ClientCommand,
+    },
     /// Show or pause the moves of replicas from fuller disks to emptier ones.
     #[command(after_help = "\
 Examples:
@@ -456,6 +465,39 @@ pub enum RebalanceCommand {
     /// Begin moves again where disks are uneven.
     #[command(after_help = "Example:\n  ashlar rebalance resume")]
     Resume,
+}
+
+/// `ashlar client`.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// List the clients that may attach no volume.
+    #[command(after_help = "Example:\n  ashlar client list --json")]
+    List,
+    /// Let a client attach no volume from now on, and take from it those that it has: its requests
+    /// fail, and no replica takes its writes.
+    #[command(after_help = "\
+Examples:
+  ashlar client deny nbd@host-a --reason 'its disk array is being replaced'
+  ashlar client deny 'nbd@rack-7-*'
+
+A client is who has a volume attached, as `ashlar volume list` shows it. NAME is that text, or its
+first word, which leaves out the process; with a trailing * it is whatever begins so. Stores that
+attach volumes to repair them are not concerned.")]
+    Deny {
+        /// The client, or the beginning of its name and *.
+        #[arg(value_name = "NAME")]
+        client: String,
+        /// Why, for those who find it denied.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Take a denial back; NAME is the text that was denied.
+    #[command(after_help = "Example:\n  ashlar client allow nbd@host-a")]
+    Allow {
+        /// As it was denied.
+        #[arg(value_name = "NAME")]
+        client: String,
+    },
 }
 
 /// `ashlar disk cordon`, `uncordon`, `drain`, `clear` and `remove`.

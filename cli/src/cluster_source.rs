@@ -166,6 +166,9 @@ fn translate(volume: &str, error: &ApiError) -> SourceError {
             "volume-not-ready" => SourceError::NotReady,
             "stale-generation" | "stale-epoch" => SourceError::Superseded,
             "replica-gone" => SourceError::ReplicaGone,
+            "client-denied" => SourceError::Denied {
+                detail: problem.detail.as_str().into(),
+            },
             code => SourceError::Refused { code: code.into() },
         },
         ApiError::Unreachable { .. } | ApiError::NoAnswer { .. } | ApiError::Strange { .. } => {
@@ -194,7 +197,7 @@ fn source_error(error: &SourceError) -> OpenError {
         SourceError::NotFound => OpenError::Unknown,
         SourceError::Attached { .. } | SourceError::Superseded => OpenError::InUse,
         SourceError::NotReady | SourceError::Unreachable => OpenError::Unavailable,
-        SourceError::ReplicaGone | SourceError::Refused { .. } => {
+        SourceError::ReplicaGone | SourceError::Denied { .. } | SourceError::Refused { .. } => {
             OpenError::Failed(Box::new(error.clone()))
         }
     }
@@ -222,6 +225,10 @@ mod tests {
             (refused(409, "stale-generation"), SourceError::Superseded),
             (refused(409, "stale-epoch"), SourceError::Superseded),
             (refused(409, "replica-gone"), SourceError::ReplicaGone),
+            (
+                refused(403, "client-denied"),
+                SourceError::Denied { detail: "".into() },
+            ),
             (refused(503, "stopping"), SourceError::Unreachable),
             (refused(500, "internal"), SourceError::Unreachable),
             (

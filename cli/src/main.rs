@@ -5,6 +5,7 @@ mod api_client;
 mod args;
 mod bench;
 mod catalog;
+mod clients;
 mod cluster_source;
 mod conductor_role;
 mod disk;
@@ -61,6 +62,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Nbd(args) => nbd_role::run(args),
         Command::Volume { api, command } => admin::volume(&api.api, command, json),
         Command::Node { api, command } => admin::node(&api.api, &command, json),
+        Command::Client { api, command } => clients::run(&api.api, command, json),
         Command::Disk { api, command } => match command {
             DiskCommand::List => admin::disk_list(&api.api, json),
             DiskCommand::Schedule(command) => admin::disk(&api.api, &command, json),

@@ -24,6 +24,12 @@ pub enum SourceError {
         /// Who holds it.
         owner: Box<str>,
     },
+    /// Whoever attaches may attach nothing.
+    #[error("{detail}")]
+    Denied {
+        /// Who said so, and what to do.
+        detail: Box<str>,
+    },
     /// The generation or the epoch is no longer current, or the volume is another one of the same
     /// name: it was granted to another owner or deleted since.
     #[error("volume was attached elsewhere since")]

@@ -4,6 +4,7 @@
 //! - one change at a time, and each is durable before anybody sees it;
 //! - a change that has begun is finished even when its caller goes away.
 
+mod clients;
 mod healing;
 mod rebalance;
 mod requests;

@@ -4,6 +4,7 @@
 //! and must say `application/json` (so that no web page can make a browser send it unasked); a
 //! request that is no watch ends within [`REQUEST_SECONDS_MAX`].
 
+mod clients;
 mod extract;
 pub(crate) mod listener;
 mod nodes;
@@ -100,6 +101,9 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         )
         .route("/v1/disks/{id}/drain", post(schedule::drain_disk::<M>))
         .route("/v1/disks/{id}/clear", post(schedule::clear_disk::<M>))
+        .route("/v1/clients/denied", get(clients::denied::<M>))
+        .route("/v1/clients/deny", post(clients::deny::<M>))
+        .route("/v1/clients/allow", post(clients::allow::<M>))
         .route("/v1/rebalance", get(rebalance::show::<M>))
         .route("/v1/rebalance/plan", get(rebalance::plan::<M>))
         .route("/v1/rebalance/pause", post(rebalance::pause::<M>))

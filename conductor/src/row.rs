@@ -7,14 +7,15 @@
 //! shard/VOLUME/INDEX           a shard, its epoch and replicas
 //! node/ID                      a store node
 //! disk/ID                      a disk, its node and what the store last reported of it
+//! denied/CLIENT                a client that may attach no volume
 //! rebalance                    whether disks are evened out; not there until somebody or something
 //!                              has changed that
 //! ```
 //!
 //! A row is JSON: `{"version":4,"row":{…}}`. A version that is too new is refused, never guessed at.
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
-//! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail. What
-//! an older row does not say is not so.
+//! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail
+//! and of denied clients. What an older row does not say is not so.
 
 use std::collections::BTreeMap;
 
@@ -92,6 +93,10 @@ pub(crate) struct VolumeRow {
     /// The node that is to attach it as its repair owner.
     #[serde(default)]
     pub(crate) repairer: Option<NodeId>,
+    /// A denied client had it, and no later owner has served it since: its replicas may still take
+    /// that client's writes.
+    #[serde(default)]
+    pub(crate) unfenced: bool,
 }
 
 /// A shard.
@@ -153,6 +158,13 @@ pub(crate) struct RebalanceRow {
     pub(crate) active: bool,
 }
 
+/// A client that may attach no volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DeniedRow {
+    pub(crate) client: String,
+    pub(crate) reason: Option<String>,
+}
+
 /// Any row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AnyRow {
@@ -163,6 +175,7 @@ pub(crate) enum AnyRow {
     Node(NodeRow),
     Disk(DiskRow),
     Rebalance(RebalanceRow),
+    Denied(DeniedRow),
 }
 
 pub(crate) fn cluster_key() -> Key {
@@ -187,6 +200,10 @@ pub(crate) fn node_key(id: NodeId) -> Key {
 
 pub(crate) fn disk_key(id: DiskId) -> Key {
     Key::new(format!("disk/{id}"))
+}
+
+pub(crate) fn denied_key(client: &str) -> Key {
+    Key::new(format!("denied/{client}"))
 }
 
 pub(crate) fn rebalance_key() -> Key {
@@ -250,6 +267,7 @@ impl AnyRow {
             "node" => read(key, value).map(Self::Node),
             "disk" => read(key, value).map(Self::Disk),
             "rebalance" => read(key, value).map(Self::Rebalance),
+            "denied" => read(key, value).map(Self::Denied),
             _ => Err(RowError::Unknown { key: key.clone() }),
         }
     }
@@ -264,6 +282,7 @@ impl AnyRow {
             Self::Node(row) => put(node_key(row.id), row),
             Self::Disk(row) => put(disk_key(row.report.id), row),
             Self::Rebalance(row) => put(rebalance_key(), row),
+            Self::Denied(row) => put(denied_key(&row.client), row),
         }
     }
 }
@@ -331,6 +350,16 @@ mod tests {
         };
         assert_eq!(key.as_str(), "rebalance");
         let golden = r#"{"version":4,"row":{"paused":true,"active":false}}"#;
+        assert_eq!(String::from_utf8(value).unwrap(), golden);
+        let row = DeniedRow {
+            client: "nbd@a/b *".to_owned(),
+            reason: Some("r".to_owned()),
+        };
+        let Change::Put { key, value } = AnyRow::Denied(row).put() else {
+            panic!("a put")
+        };
+        assert_eq!(key.as_str(), "denied/nbd@a/b *");
+        let golden = r#"{"version":4,"row":{"client":"nbd@a/b *","reason":"r"}}"#;
         assert_eq!(String::from_utf8(value).unwrap(), golden);
         let ailing = Ailing {
             reason: "r".to_owned(),

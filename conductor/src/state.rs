@@ -12,6 +12,7 @@
 mod ailing;
 mod apply;
 mod assignments;
+mod clients;
 mod healing;
 mod map;
 mod nodes;
@@ -32,7 +33,9 @@ use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::{ByteCount, ClusterId, DiskId, NodeId, ReplicaId, ShardIndex, VolumeId};
 
 use crate::meta::{Change, Expect, Key, Transaction};
-use crate::row::{AnyRow, ClusterRow, DiskRow, NodeRow, RebalanceRow, ShardRow, VolumeRow};
+use crate::row::{
+    AnyRow, ClusterRow, DeniedRow, DiskRow, NodeRow, RebalanceRow, ShardRow, VolumeRow,
+};
 pub(crate) use healing::Outlook;
 pub(crate) use removed::removed_node;
 pub(crate) use repairs::Turns;
@@ -84,6 +87,8 @@ pub(crate) struct ClusterState {
     nodes: BTreeMap<NodeId, NodeRow>,
     disks: BTreeMap<DiskId, DiskRow>,
     rebalance: RebalanceRow,
+    /// Clients that may attach nothing.
+    denied: BTreeMap<String, DeniedRow>,
     /// The disks that ail and have not failed.
     ailing: BTreeSet<DiskId>,
     /// What lies on each disk.
@@ -119,6 +124,7 @@ impl ClusterState {
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
             rebalance: RebalanceRow::default(),
+            denied: BTreeMap::new(),
             ailing: BTreeSet::new(),
             holds: BTreeMap::new(),
             unmade: BTreeMap::new(),

@@ -240,6 +240,7 @@ async fn commit(client: &ApiClient, name: &str, owner: String, repair: bool, kee
     let detach = DetachRequest {
         volume: volume.id,
         generation: volume.generation,
+        served: false,
     };
     client.detach(name, &detach).await.unwrap();
 }

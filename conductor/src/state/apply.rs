@@ -34,6 +34,9 @@ impl ClusterState {
         match row {
             AnyRow::Cluster(row) => self.cluster = row,
             AnyRow::Rebalance(row) => self.rebalance = row,
+            AnyRow::Denied(row) => {
+                self.denied.insert(row.client.clone(), row);
+            }
             AnyRow::Name(row) => {
                 self.names.insert(row.name, row.volume);
             }
@@ -67,11 +70,12 @@ impl ClusterState {
     }
 
     fn put_volume(&mut self, revision: Revision, row: VolumeRow) {
-        let (id, repairer) = (row.id, row.repairer);
+        let (id, repairer, task) = (row.id, row.repairer, (row.repairer, row.unfenced));
         let leaving = row.state == VolumeState::Deleting;
         let before = self.volumes.insert(id, row);
-        let repairer_before = before.and_then(|before| before.repairer);
-        if repairer_before != repairer {
+        let task_before = before.map(|before| (before.repairer, before.unfenced));
+        let repairer_before = task_before.and_then(|before| before.0);
+        if task_before != Some(task) {
             for node in repairer_before.into_iter().chain(repairer) {
                 self.assigned.insert(node, revision);
             }
@@ -121,6 +125,9 @@ impl ClusterState {
         match kind {
             "name" => {
                 self.names.remove(rest);
+            }
+            "denied" => {
+                self.denied.remove(rest);
             }
             "volume" => {
                 let volume = rest.parse().map_err(|_| unknown())?;

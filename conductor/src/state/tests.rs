@@ -16,6 +16,7 @@ use crate::membership::{Membership, Moment};
 use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
 
 mod ailing;
+mod clients;
 mod drain;
 mod healing;
 mod random;
@@ -81,6 +82,7 @@ fn detach(volume: VolumeId, generation: u32) -> DetachRequest {
     DetachRequest {
         volume,
         generation: Generation::new(generation),
+        served: false,
     }
 }
 
@@ -238,6 +240,7 @@ fn read_back(state: &ClusterState) -> ClusterState {
     rows.extend(state.shards.values().cloned().map(AnyRow::Shard));
     rows.extend(state.disks.values().cloned().map(AnyRow::Disk));
     rows.extend(state.nodes.values().cloned().map(AnyRow::Node));
+    rows.extend(state.denied.values().cloned().map(AnyRow::Denied));
     rows.extend(state.names.iter().map(|(name, volume)| {
         let (name, volume) = (name.clone(), *volume);
         AnyRow::Name(crate::row::NameRow { name, volume })

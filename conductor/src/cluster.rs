@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use crate::absence::Absence;
+use crate::fills::Fills;
 use crate::live::Live;
 use crate::membership::{Membership, Moment};
 use crate::meta::{Events, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX};
@@ -117,7 +118,7 @@ impl<M: MetaStore> Cluster<M> {
         let revision = watch::Sender::new(state.revision());
         let view = RwLock::new(View {
             state,
-            live: Live::new(membership, absence),
+            live: Live::new(membership, absence, Fills::new(timing.silence, start)),
         });
         let (turn, started) = (Mutex::new(()), Instant::now());
         Ok(Arc::new(Self {

@@ -7,6 +7,7 @@
 mod absence;
 mod cluster;
 mod conductor;
+mod fills;
 mod http;
 mod live;
 pub mod membership;

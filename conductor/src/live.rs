@@ -8,6 +8,7 @@ use ashlar_proto::api::{DiskReport, Revision};
 use ashlar_proto::{DiskId, NodeId, VolumeId};
 
 use crate::absence::Absence;
+use crate::fills::Fills;
 use crate::membership::{Membership, Moment};
 use crate::row::DiskRow;
 use crate::spell::Spell;
@@ -24,6 +25,8 @@ pub(crate) struct Live {
     pub(crate) reports: BTreeMap<DiskId, DiskReport>,
     /// Which disks do not serve, and for how long.
     pub(crate) absence: Absence,
+    /// Which fresh replicas are filled, and for how long.
+    pub(crate) fills: Fills,
     /// The revision at which nothing was amiss, if that is how it last was.
     pub(crate) calm: Option<Revision>,
     /// When each volume that needs repair was last given a task.
@@ -34,12 +37,13 @@ pub(crate) struct Live {
 
 impl Live {
     /// Nothing known yet.
-    pub(crate) fn new(membership: Membership, absence: Absence) -> Self {
+    pub(crate) fn new(membership: Membership, absence: Absence, fills: Fills) -> Self {
         Self {
             membership,
             applied: BTreeMap::new(),
             reports: BTreeMap::new(),
             absence,
+            fills,
             calm: None,
             turns: BTreeMap::new(),
             spell: Spell::default(),

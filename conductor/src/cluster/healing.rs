@@ -14,6 +14,7 @@ impl<M: MetaStore> Cluster<M> {
         let is_calm = self.change_live(|view| {
             let away = view.state.disks_away();
             view.live.absence.note(now, &away);
+            view.live.fills.note(now, &view.state.fills());
             view.live.absence.is_empty() && view.live.calm == Some(view.state.revision())
         });
         if is_calm {

@@ -11,6 +11,7 @@ use ashlar_proto::{Epoch, Generation};
 
 use super::*;
 use crate::absence::Absence;
+use crate::fills::Fills;
 use crate::live::Live;
 use crate::membership::{Membership, Moment};
 use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
@@ -22,6 +23,7 @@ mod healing;
 mod random;
 mod rebalance;
 mod repairs;
+mod slots;
 mod spread;
 
 const GIB: u64 = 1 << 30;
@@ -97,9 +99,10 @@ impl Bench {
     fn with(names: &[&str], disks: u128) -> Self {
         let membership = Membership::new(Duration::from_secs(5), Moment::default());
         let absence = Absence::new(GRACE, Duration::from_secs(5), Moment::default());
+        let fills = Fills::new(Duration::from_secs(5), Moment::default());
         let mut bench = Self {
             state: ClusterState::empty(),
-            live: Live::new(membership, absence),
+            live: Live::new(membership, absence, fills),
             now: Moment::default(),
         };
         bench.commit(ClusterState::found(ClusterId::new(1)));
@@ -124,6 +127,7 @@ impl Bench {
     fn heal(&mut self) {
         let away = self.state.disks_away();
         self.live.absence.note(self.now, &away);
+        self.live.fills.note(self.now, &self.state.fills());
         self.commit(self.state.plan_healing(&self.live));
         let turns = self.commit(self.state.plan_repairs(&self.live, self.now));
         self.live.note_turns(self.now, &turns);

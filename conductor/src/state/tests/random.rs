@@ -305,6 +305,7 @@ impl World {
         self.bench.state.renew_assignments();
         self.bench.live.applied.clear();
         self.bench.live.absence = Absence::new(GRACE, Duration::from_secs(5), self.bench.now);
+        self.bench.live.fills = Fills::new(Duration::from_secs(5), self.bench.now);
     }
 
     fn wait(&mut self, time: Duration) {
@@ -319,8 +320,10 @@ impl World {
     fn heal(&mut self) {
         let away = self.bench.state.disks_away();
         self.bench.live.absence.note(self.bench.now, &away);
+        let fills = self.bench.state.fills();
+        self.bench.live.fills.note(self.bench.now, &fills);
         let before = self.bench.state.shards.clone();
-        let fresh_before = fresh_counts(&before);
+        let fresh_before = self.slots_taken();
         let plan = self.bench.state.plan_healing(&self.bench.live);
         let outlook = self.bench.commit(plan);
         let plan = self.bench.state.plan_rebalance(&self.bench.live, &outlook);
@@ -335,7 +338,7 @@ impl World {
             assert_eq!(in_sync(&before[at]), in_sync(after));
             assert_eq!(before[at].epoch, after.epoch);
         }
-        let fresh_after = fresh_counts(&self.bench.state.shards);
+        let fresh_after = self.slots_taken();
         for (disk, count) in &fresh_after {
             let was = fresh_before.get(disk).copied().unwrap_or_default();
             assert!(*count <= was.max(DISK_FRESH_MAX));
@@ -353,6 +356,24 @@ impl World {
             assert!(tasks.len() <= NODE_REPAIRS_MAX);
             assert!(tasks.is_empty() || self.is_up(node));
         }
+    }
+
+    /// The slots that fresh replicas hold.
+    fn slots_taken(&self) -> BTreeMap<DiskId, usize> {
+        let mut counts = BTreeMap::new();
+        let fills = self.bench.state.fills();
+        for replica in self
+            .bench
+            .state
+            .shards
+            .values()
+            .flat_map(|row| &row.replicas)
+        {
+            if fills.contains_key(&replica.id) && !self.bench.live.fills.is_over(replica.id) {
+                *counts.entry(replica.disk).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// What holds of every shard at all times.
@@ -386,7 +407,7 @@ impl World {
         }
         self.repair();
         let volumes: Vec<VolumeRow> = self.bench.state.volumes.values().cloned().collect();
-        for volume in &volumes {
+        for volume in volumes.iter().filter(|row| !is_idle(row)) {
             self.own(volume);
         }
         self.heal();
@@ -407,14 +428,9 @@ impl World {
     }
 }
 
-fn fresh_counts(shards: &BTreeMap<At, ShardRow>) -> BTreeMap<DiskId, usize> {
-    let mut counts = BTreeMap::new();
-    for replica in shards.values().flat_map(|row| &row.replicas) {
-        if replica.fresh {
-            *counts.entry(replica.disk).or_default() += 1;
-        }
-    }
-    counts
+/// Whether its owner is one that does nothing.
+fn is_idle(volume: &VolumeRow) -> bool {
+    volume.attached_by.as_deref() == Some("idle")
 }
 
 /// Gives how many moves to even out disks began, and were called off for lost replicas.
@@ -482,4 +498,55 @@ fn random_clusters_keep_the_rules_and_become_whole() {
         called_off += moves.1;
     }
     assert!(begun > 100 && called_off > 0, "{begun} {called_off}");
+}
+
+/// A node is drained of which the owners of most volumes fill nothing, more than there are slots, and
+/// they come first: the others become whole nevertheless.
+fn run_with_idle_owners(seed: u64) {
+    let mut world = World::new(seed);
+    let mut owners: Vec<(String, &str)> = (0..VOLUMES).map(|n| (format!("v{n}"), "idle")).collect();
+    owners.extend((0..10).map(|n| (format!("idle{n}"), "idle")));
+    owners.extend((0..6).map(|n| (format!("user{n}"), "user")));
+    for (name, _) in &owners[usize::try_from(VOLUMES).unwrap()..] {
+        let request = CreateVolume {
+            size_bytes: ByteCount::new(9 * GIB),
+            ..volume(name, 3)
+        };
+        let plan = world.bench.state.plan_create(&world.bench.live, &request);
+        world.bench.commit(plan.unwrap());
+    }
+    for node in 1..=NODES.len() as u64 {
+        world.apply(node);
+    }
+    for (name, owner) in &owners {
+        let plan = world.bench.state.plan_attach(name, &by(owner, false));
+        world.bench.commit(plan.unwrap());
+    }
+    let first = world.rng.below(NODES.len() as u64);
+    let node = |step: u64| (first + step) % NODES.len() as u64 + 1;
+    world.schedule(node(0), Schedulable::Draining);
+    for step in 1..3 {
+        world.schedule(node(step), Schedulable::Cordoned);
+    }
+    // Each of a few rounds of slots takes its time.
+    for _ in 0..4000 {
+        let from = world.bench.now;
+        world.bench.now = from.later(Duration::from_secs(4));
+        world.work();
+        let mut shards = world.bench.state.shards.values();
+        let is_done = |row: &ShardRow| {
+            is_idle(&world.bench.state.volumes[&row.volume]) || world.is_row_whole(row)
+        };
+        if shards.all(is_done) {
+            return;
+        }
+    }
+    panic!("seed {seed}: {:?}", world.bench.healing());
+}
+
+#[test]
+fn owners_that_fill_nothing_hold_nobody_up() {
+    for seed in 1..=6 {
+        run_with_idle_owners(seed);
+    }
 }

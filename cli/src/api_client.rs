@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use ashlar_proto::api::{
-    AllowClient, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied, ClusterStatus,
-    CreateVolume, DeniedClient, DenyClient, DetachRequest, Disk, Heartbeat, InSyncCommitted, List,
-    Node, Problem, ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered, Revision,
-    Schedulable, SetRebalance, SetSchedulable, Volume, VolumeMap,
+    AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied,
+    ClusterStatus, CreateVolume, DeniedClient, DenyClient, DetachRequest, Disk, Heartbeat,
+    InSyncCommitted, List, Node, Problem, ProposeInSync, Rebalance, RebalancePlan, RegisterNode,
+    Registered, Revision, Schedulable, SetRebalance, SetSchedulable, Volume, VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
@@ -191,14 +191,18 @@ impl ApiClient {
         self.post(&["volumes", name, "in-sync"], request).await
     }
 
-    /// `GET /v1/volumes/{name}/map`: waits up to `wait` for one that has changed after `after`.
-    pub async fn volume_map(
+    /// `POST /v1/maps`: waits up to `wait` for one of them to change.
+    pub async fn volume_maps(
         &self,
-        name: &str,
-        after: Revision,
+        request: &AskMaps,
         wait: Duration,
-    ) -> Result<VolumeMap, ApiError> {
-        self.poll(&["volumes", name, "map"], after, wait).await
+    ) -> Result<VolumeMaps, ApiError> {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let post = self.request(Method::POST, &["maps"]).json(request);
+        let post = post
+            .query(&[("wait_ms", wait_ms)])
+            .timeout(wait.saturating_add(ANSWER_MAX));
+        json(send(post, &self.base).await?, &self.base).await
     }
 
     /// `POST /v1/nodes/{node}/cordon` and the like; `node` is a name or an id.

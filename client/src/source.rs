@@ -44,6 +44,9 @@ pub enum SourceError {
         /// The problem's stable code.
         code: Box<str>,
     },
+    /// Nothing has changed for some time: ask again.
+    #[error("nothing has changed")]
+    Unchanged,
     /// No answer, or none that tells: the request may or may not have been carried out.
     #[error("conductor does not answer")]
     Unreachable,
@@ -71,7 +74,8 @@ pub trait ClusterSource: 'static {
     /// time.
     ///
     /// # Errors
-    /// [`SourceError::NotFound`], [`SourceError::Refused`], [`SourceError::Unreachable`].
+    /// [`SourceError::NotFound`], [`SourceError::Refused`], [`SourceError::Unreachable`];
+    /// [`SourceError::Unchanged`] instead of the map as it stands.
     async fn map(&self, volume: &str, after: Revision) -> Result<VolumeMap, SourceError>;
 
     /// Gives the volume back.

@@ -5,6 +5,7 @@
 mod clients;
 mod drain;
 mod healing;
+mod maps;
 mod problems;
 mod rebalance;
 mod restart;

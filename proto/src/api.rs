@@ -1,5 +1,9 @@
 //! The types of the HTTP/JSON API under `/v1`, shared by conductor, stores, owners and the CLI.
 
+mod ailing;
+mod clients;
+mod maps;
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -7,6 +11,10 @@ use crate::address::Address;
 use crate::ids::{
     ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex, VolumeId,
 };
+
+pub use ailing::{Ailing, ClearDisk, Evacuation, Incident};
+pub use clients::{AllowClient, ClientDenied, DeniedClient, DenyClient};
+pub use maps::{AskMaps, AskedMap, VolumeMaps};
 
 /// A counter over all changes of the metadata; `list` answers carry it, `watch` resumes from it.
 #[derive(
@@ -205,35 +213,6 @@ pub struct VolumeMap {
     pub revision: Revision,
 }
 
-/// One of the volumes of [`AskMaps`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AskedMap {
-    /// The volume's name.
-    pub name: String,
-    /// The revision of the map that is known.
-    pub after: Revision,
-}
-
-/// `POST /v1/maps?wait_ms=N`: for the maps of all volumes that one process has attached. Answers at
-/// once when some have changed, each after its revision, or are gone, else when one does or the
-/// wait ends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AskMaps {
-    /// The volumes, at most [`crate::limits::MAPS_ASKED_MAX`].
-    pub volumes: Vec<AskedMap>,
-}
-
-/// The answer to [`AskMaps`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VolumeMaps {
-    /// Of those that have changed the first, at most [`crate::limits::MAPS_ANSWERED_MAX`].
-    pub maps: Vec<VolumeMap>,
-    /// The names that no volume has.
-    pub gone: Vec<String>,
-}
-
 /// `POST /v1/volumes/{name}/detach`: gives the volume back, if the name is still that of the volume
 /// and `generation` its current one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -246,50 +225,6 @@ pub struct DetachRequest {
     /// The volume was served under it: enough replicas refuse older generations.
     #[serde(default, skip_serializing_if = "is_false")]
     pub served: bool,
-}
-
-/// A client that may attach no volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeniedClient {
-    /// Whom it concerns: what the owner of an attach says of itself, or the first word of that; with
-    /// a trailing `*` whatever begins so.
-    pub client: String,
-    /// Why, for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
-/// `POST /v1/clients/deny`: these clients may attach no volume from now on, and lose those that
-/// they have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DenyClient {
-    /// As [`DeniedClient::client`].
-    pub client: String,
-    /// Why, for people.
-    #[serde(default)]
-    pub reason: Option<String>,
-}
-
-/// The answer to [`DenyClient`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClientDenied {
-    /// Who is denied.
-    #[serde(flatten)]
-    pub denied: DeniedClient,
-    /// The names of the volumes that were taken from it.
-    pub taken: Vec<String>,
-    /// Of these, the ones whose replicas may still take its writes: too few of them, or no store, could
-    /// be asked yet. It goes on.
-    pub unfenced: Vec<String>,
-}
-
-/// `POST /v1/clients/allow`: takes a [`DenyClient`] of the same text back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AllowClient {
-    /// The text that was denied.
-    pub client: String,
 }
 
 /// `POST /v1/volumes/{name}/in-sync`: proposes a shard's next in-sync set.
@@ -316,20 +251,6 @@ pub struct ProposeInSync {
 pub struct InSyncCommitted {
     /// The shard with its new epoch.
     pub shard: Shard,
-}
-
-/// One occasion on which a store found that a disk ails: another one, another number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Incident(pub u32);
-
-/// A store's word that a disk is going bad, though it serves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ailing {
-    /// What the store counted, for people.
-    pub reason: String,
-    /// The occasion.
-    pub incident: Incident,
 }
 
 /// A disk, as its store reports it.
@@ -500,30 +421,6 @@ pub struct Node {
     #[serde(default)]
     pub replicas: u32,
 }
-
-/// What becomes of a disk that ails: nobody has asked for it, unlike for [`Schedulable`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Evacuation {
-    /// It does not ail.
-    #[default]
-    None,
-    /// Its replicas move away, and it takes no new ones.
-    Moving,
-    /// It takes no new replicas; its own move once other disks that ail are empty.
-    Waiting,
-    /// It takes no new replicas and holds none.
-    Done,
-    /// So many disks ail that the cause may lie elsewhere: nothing is done.
-    Withheld,
-    /// Somebody has said that it is to be used all the same.
-    Cleared,
-}
-
-/// `POST /v1/disks/{id}/clear`: an empty object.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClearDisk {}
 
 /// A disk, as lists give it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

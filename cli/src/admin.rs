@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use ashlar_proto::ByteCount;
 use ashlar_proto::api::{
-    ClusterStatus, CreateVolume, Disk, Healing, Health, Node, NodeState, Replica, Schedulable,
-    Volume, VolumeState,
+    ClusterStatus, CreateVolume, Disk, Evacuation, Healing, Health, Node, NodeState, Replica,
+    Schedulable, Volume, VolumeState,
 };
 
 use crate::api_client::{ApiClient, ApiError};
@@ -204,6 +204,16 @@ pub fn disk(api: &str, command: &ScheduleDisk, json: bool) -> anyhow::Result<()>
         ScheduleDisk::Cordon { disk } => (disk, Schedulable::Cordoned),
         ScheduleDisk::Uncordon { disk } => (disk, Schedulable::Open),
         ScheduleDisk::Drain { disk } => (disk, Schedulable::Draining),
+        ScheduleDisk::Clear { disk } => {
+            let disk = ask(api, async |client| client.clear_disk(disk).await)?;
+            if json {
+                return print_json(&disk);
+            }
+            let id = disk.report.id;
+            return print_text(&format!(
+                "disk {id} is used as any other, until it ails again"
+            ));
+        }
         ScheduleDisk::Remove { disk } => {
             ask(api, async |client| client.remove_disk(disk).await)?;
             return removed(&format!("disk {disk}"), &disk.to_string(), json);
@@ -306,6 +316,21 @@ fn with_schedulable(state: String, schedulable: Schedulable) -> String {
     }
 }
 
+/// A state, and why the disk ails and what becomes of it, if it does.
+fn with_ailing(state: String, disk: &Disk) -> String {
+    let what = match disk.evacuation {
+        Evacuation::None => return state,
+        Evacuation::Moving => "its replicas move away",
+        Evacuation::Waiting => "others are emptied first",
+        Evacuation::Done => "it is empty: replace it",
+        Evacuation::Withheld => "so many ail that nothing is done",
+        Evacuation::Cleared => "cleared",
+    };
+    let why = disk.report.ailing.as_ref();
+    let why = why.map_or("unknown", |ailing| ailing.reason.as_str());
+    format!("{state}, ails: {why} ({what})")
+}
+
 #[expect(
     clippy::cast_precision_loss,
     reason = "shown to people with one decimal"
@@ -332,11 +357,12 @@ fn disk_row(disk: &Disk) -> Vec<String> {
         (Some(why), _) => format!("failed: {why}"),
         (None, state) => word(&state),
     };
+    let state = with_schedulable(state, disk.schedulable);
     vec![
         report.id.to_string(),
         disk.node_name.clone(),
         report.path.clone(),
-        with_schedulable(state, disk.schedulable),
+        with_ailing(state, disk),
         bytes(report.used_bytes.get()),
         bytes(report.usable_bytes.get()),
         percent(report.used_bytes.get(), report.usable_bytes.get()),
@@ -383,7 +409,10 @@ fn show_status(status: &ClusterStatus) -> anyhow::Result<()> {
         ),
         (
             "disks",
-            format!("{} ({} failed)", status.disks, status.disks_failed),
+            format!(
+                "{} ({} failed, {} ailing)",
+                status.disks, status.disks_failed, status.disks_ailing
+            ),
         ),
         (
             "space",
@@ -402,7 +431,7 @@ fn show_status(status: &ClusterStatus) -> anyhow::Result<()> {
     for (name, value) in facts {
         print_text(&format!("{name:<10} {value}"))?;
     }
-    if status.health != Health::Healthy {
+    if status.health != Health::Healthy || status.disks_ailing > 0 {
         print_text("\nSee `ashlar volume list`, `ashlar node list` and `ashlar disk list`.")?;
     }
     Ok(())

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use ashlar_proto::api::{
-    Assignments, AttachRequest, Attachment, ClusterStatus, CreateVolume, DetachRequest, Disk,
-    Heartbeat, HeartbeatAnswer, InSyncCommitted, List, Node, OwnerHeartbeat, Problem,
-    ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered, Revision, Schedulable,
-    SetRebalance, SetSchedulable, Volume, VolumeMap,
+    AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied,
+    ClusterStatus, CreateVolume, DeniedClient, DenyClient, DetachRequest, Disk, Heartbeat,
+    HeartbeatAnswer, InSyncCommitted, List, Node, OwnerHeartbeat, Problem, ProposeInSync,
+    Rebalance, RebalancePlan, RegisterNode, Registered, Revision, Schedulable, SetRebalance,
+    SetSchedulable, Volume, VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
@@ -191,14 +192,18 @@ impl ApiClient {
         self.post(&["volumes", name, "in-sync"], request).await
     }
 
-    /// `GET /v1/volumes/{name}/map`: waits up to `wait` for one that has changed after `after`.
-    pub async fn volume_map(
+    /// `POST /v1/maps`: waits up to `wait` for one of them to change.
+    pub async fn volume_maps(
         &self,
-        name: &str,
-        after: Revision,
+        request: &AskMaps,
         wait: Duration,
-    ) -> Result<VolumeMap, ApiError> {
-        self.poll(&["volumes", name, "map"], after, wait).await
+    ) -> Result<VolumeMaps, ApiError> {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let post = self.request(Method::POST, &["maps"]).json(request);
+        let post = post
+            .query(&[("wait_ms", wait_ms)])
+            .timeout(wait.saturating_add(ANSWER_MAX));
+        json(send(post, &self.base).await?, &self.base).await
     }
 
     /// `POST /v1/nodes/{node}/cordon` and the like; `node` is a name or an id.
@@ -214,6 +219,12 @@ impl ApiClient {
         self.post(&path, &SetSchedulable {}).await
     }
 
+    /// `POST /v1/disks/{disk}/clear`.
+    pub async fn clear_disk(&self, disk: DiskId) -> Result<Disk, ApiError> {
+        self.post(&["disks", &disk.to_string(), "clear"], &ClearDisk {})
+            .await
+    }
+
     /// `DELETE /v1/nodes/{node}`.
     pub async fn remove_node(&self, node: &str) -> Result<(), ApiError> {
         let delete = self.request(Method::DELETE, &["nodes", node]);
@@ -224,6 +235,26 @@ impl ApiClient {
     pub async fn remove_disk(&self, disk: DiskId) -> Result<(), ApiError> {
         let delete = self.request(Method::DELETE, &["disks", &disk.to_string()]);
         send(delete, &self.base).await.map(drop)
+    }
+
+    /// `GET /v1/clients/denied`.
+    pub async fn denied_clients(&self) -> Result<List<DeniedClient>, ApiError> {
+        self.get(&["clients", "denied"]).await
+    }
+
+    /// `POST /v1/clients/deny`: returns when the replicas of its volumes refuse it, or after 30 s.
+    pub async fn deny_client(&self, request: &DenyClient) -> Result<ClientDenied, ApiError> {
+        let post = self.request(Method::POST, &["clients", "deny"]);
+        let sent = send(post.json(request).timeout(STORES_MAX), &self.base);
+        json(sent.await?, &self.base).await
+    }
+
+    /// `POST /v1/clients/allow`.
+    pub async fn allow_client(&self, client: &str) -> Result<(), ApiError> {
+        let request = AllowClient {
+            client: client.to_owned(),
+        };
+        self.tell(&["clients", "allow"], &request).await
     }
 
     /// `GET /v1/rebalance`.

@@ -91,6 +91,15 @@ pub enum Command {
         #[command(subcommand)]
         command: DiskCommand,
     },
+    /// Deny clients their volumes, allow them again, list who is denied.
+    Client {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: ClientCommand,
+    },
     /// Show or pause the moves of replicas from fuller disks to emptier ones.
     #[command(after_help = "\
 Examples:
@@ -471,7 +480,40 @@ pub enum RebalanceCommand {
     Resume,
 }
 
-/// `ashlar disk cordon`, `uncordon`, `drain` and `remove`.
+/// `ashlar client`.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// List the clients that may attach no volume.
+    #[command(after_help = "Example:\n  ashlar client list --json")]
+    List,
+    /// Let a client attach no volume from now on, and take from it those that it has: its requests
+    /// fail, and no replica takes its writes.
+    #[command(after_help = "\
+Examples:
+  ashlar client deny nbd@host-a --reason 'its disk array is being replaced'
+  ashlar client deny 'nbd@rack-7-*'
+
+A client is who has a volume attached, as `ashlar volume list` shows it. NAME is that text, or its
+first word, which leaves out the process; with a trailing * it is whatever begins so. Stores that
+attach volumes to repair them are not concerned.")]
+    Deny {
+        /// The client, or the beginning of its name and *.
+        #[arg(value_name = "NAME")]
+        client: String,
+        /// Why, for those who find it denied.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Take a denial back; NAME is the text that was denied.
+    #[command(after_help = "Example:\n  ashlar client allow nbd@host-a")]
+    Allow {
+        /// As it was denied.
+        #[arg(value_name = "NAME")]
+        client: String,
+    },
+}
+
+/// `ashlar disk cordon`, `uncordon`, `drain`, `clear` and `remove`.
 #[derive(Debug, Subcommand)]
 pub enum ScheduleDisk {
     /// Give a disk no new replicas; it keeps those that it has.
@@ -492,6 +534,16 @@ Example:
   ashlar disk drain 5d1c7f0e9a8b4c3d2e1f0a9b8c7d6e5f
   ashlar disk list             until it holds no replicas")]
     Drain {
+        /// Its id.
+        disk: DiskId,
+    },
+    /// Use a disk although its store says that it ails, and call off what has not moved yet. The
+    /// store's next such word counts again.
+    #[command(after_help = "\
+Example:
+  ashlar disk list             shows which disks ail, and why
+  ashlar disk clear 5d1c7f0e9a8b4c3d2e1f0a9b8c7d6e5f")]
+    Clear {
         /// Its id.
         disk: DiskId,
     },

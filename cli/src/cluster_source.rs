@@ -2,10 +2,9 @@
 //!
 //! ```text
 //! reactor thread: owner ── bounded channel ──▶ tokio: one task per call ── HTTP ──▶ conductor
-//!                   ▲────────── answer, by a channel of its own ──┘
+//!                   ▲                             └ maps: one watch for all (`map_watch`)
+//!                   └────────── answer, by a channel of its own ──┘
 //! ```
-
-use std::time::Duration;
 
 use ashlar_client::{AttachError, ClusterSource, SourceError};
 use ashlar_nbd_server::{ExportInfo, OpenError};
@@ -17,20 +16,23 @@ use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
 
 use crate::api_client::{ApiClient, ApiError};
+use crate::map_watch;
 use crate::owner_beats::OwnerBeats;
 
 /// Calls that wait to be sent; beyond them owners wait.
 const CALLS_QUEUED_MAX: usize = 64;
 
-/// How long a question for a volume's map waits for news.
-const MAP_WAIT: Duration = Duration::from_secs(30);
-
 type Answer<T> = remote::Sender<Result<T, SourceError>>;
 
 /// A call on its way.
 enum Call {
-    Attach(String, AttachRequest, Answer<Attachment>),
     Map(String, Revision, Answer<VolumeMap>),
+    Once(Once),
+}
+
+/// One that is answered as soon as it is carried out.
+enum Once {
+    Attach(String, AttachRequest, Answer<Attachment>),
     Detach(String, DetachRequest, Answer<()>),
     Propose(String, ProposeInSync, Answer<InSyncCommitted>),
     List(Answer<Vec<Volume>>),
@@ -48,9 +50,23 @@ impl HttpClusterSource {
     pub fn new(client: ApiClient, runtime: &Handle) -> Self {
         let beats = OwnerBeats::new(client.clone(), runtime);
         let (calls, queue) = remote::bounded(CALLS_QUEUED_MAX);
+        let maps = map_watch::start(client.clone(), runtime);
         runtime.spawn(async move {
             while let Some(call) = queue.recv().await {
-                tokio::spawn(carry_out(client.clone(), call));
+                match call {
+                    Call::Map(name, after, answer) => {
+                        let ask = map_watch::Ask {
+                            name,
+                            after,
+                            answer,
+                        };
+                        // The watch lasts as long as this end of it.
+                        let _ = maps.send(ask);
+                    }
+                    Call::Once(call) => {
+                        tokio::spawn(carry_out(client.clone(), call));
+                    }
+                }
             }
         });
         Self { calls, beats }
@@ -59,7 +75,7 @@ impl HttpClusterSource {
     /// The volumes that can be attached, as exports.
     pub async fn exports(&self) -> Result<Vec<ExportInfo>, OpenError> {
         let volumes = self
-            .call(Call::List)
+            .call(|answer| Call::Once(Once::List(answer)))
             .await
             .map_err(|error| source_error(&error))?;
         let ready = volumes
@@ -87,7 +103,7 @@ impl ClusterSource for HttpClusterSource {
         request: &AttachRequest,
     ) -> Result<Attachment, SourceError> {
         let (volume, request) = (volume.to_owned(), request.clone());
-        self.call(|answer| Call::Attach(volume, request, answer))
+        self.call(|answer| Call::Once(Once::Attach(volume, request, answer)))
             .await
     }
 
@@ -98,7 +114,7 @@ impl ClusterSource for HttpClusterSource {
 
     async fn detach(&self, volume: &str, request: &DetachRequest) -> Result<(), SourceError> {
         let (volume, request) = (volume.to_owned(), request.clone());
-        self.call(|answer| Call::Detach(volume, request, answer))
+        self.call(|answer| Call::Once(Once::Detach(volume, request, answer)))
             .await
     }
 
@@ -113,15 +129,15 @@ impl ClusterSource for HttpClusterSource {
         proposal: &ProposeInSync,
     ) -> Result<InSyncCommitted, SourceError> {
         let (volume, proposal) = (volume.to_owned(), proposal.clone());
-        self.call(|answer| Call::Propose(volume, proposal, answer))
+        self.call(|answer| Call::Once(Once::Propose(volume, proposal, answer)))
             .await
     }
 }
 
-async fn carry_out(client: ApiClient, call: Call) {
+async fn carry_out(client: ApiClient, call: Once) {
     // An answer that finds nobody belongs to an owner that no longer waits.
     match call {
-        Call::Attach(name, request, answer) => {
+        Once::Attach(name, request, answer) => {
             let outcome = match client.attach(&name, &request).await {
                 Err(error) if code(&error) == Some("volume-attached") => {
                     Err(attached(&client, &name).await)
@@ -130,19 +146,15 @@ async fn carry_out(client: ApiClient, call: Call) {
             };
             let _ = answer.try_send(outcome);
         }
-        Call::Map(name, after, answer) => {
-            let outcome = client.volume_map(&name, after, MAP_WAIT).await;
-            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
-        }
-        Call::Detach(name, request, answer) => {
+        Once::Detach(name, request, answer) => {
             let outcome = client.detach(&name, &request).await;
             let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
         }
-        Call::Propose(name, request, answer) => {
+        Once::Propose(name, request, answer) => {
             let outcome = client.propose_in_sync(&name, &request).await;
             let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
         }
-        Call::List(answer) => {
+        Once::List(answer) => {
             let outcome = client.volumes().await.map(|list| list.items);
             let _ = answer.try_send(outcome.map_err(|error| translate("*", &error)));
         }
@@ -165,7 +177,7 @@ fn code(error: &ApiError) -> Option<&str> {
 }
 
 /// A failed call as an owner understands it.
-fn translate(volume: &str, error: &ApiError) -> SourceError {
+pub fn translate(volume: &str, error: &ApiError) -> SourceError {
     tracing::debug!(volume, %error, "a call to the conductor failed");
     match error {
         ApiError::Refused(problem) => problem.into(),
@@ -194,8 +206,10 @@ fn source_error(error: &SourceError) -> OpenError {
     match error {
         SourceError::NotFound => OpenError::Unknown,
         SourceError::Attached { .. } | SourceError::Superseded => OpenError::InUse,
-        SourceError::NotReady | SourceError::Unreachable => OpenError::Unavailable,
-        SourceError::ReplicaGone | SourceError::Refused { .. } => {
+        SourceError::NotReady | SourceError::Unreachable | SourceError::Unchanged => {
+            OpenError::Unavailable
+        }
+        SourceError::ReplicaGone | SourceError::Denied { .. } | SourceError::Refused { .. } => {
             OpenError::Failed(Box::new(error.clone()))
         }
     }

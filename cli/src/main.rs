@@ -5,12 +5,14 @@ mod api_client;
 mod args;
 mod bench;
 mod catalog;
+mod clients;
 mod cluster_source;
 mod conductor_role;
 mod disk;
 mod exit;
 mod host;
 mod io_threads;
+mod map_watch;
 mod nbd_role;
 mod output;
 mod owner_beats;
@@ -61,6 +63,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Nbd(args) => nbd_role::run(args),
         Command::Volume { api, command } => admin::volume(&api.api, command, json),
         Command::Node { api, command } => admin::node(&api.api, &command, json),
+        Command::Client { api, command } => clients::run(&api.api, command, json),
         Command::Disk { api, command } => match command {
             DiskCommand::List => admin::disk_list(&api.api, json),
             DiskCommand::Schedule(command) => admin::disk(&api.api, &command, json),

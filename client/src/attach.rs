@@ -450,6 +450,7 @@ pub(crate) async fn detach(core: &Rc<Core>) -> Result<(), BlockError> {
     let request = DetachRequest {
         volume: core.id,
         generation: core.generation,
+        served: true,
     };
     let deadline = core.reactor.now() + core.options.io_timeout;
     loop {

@@ -36,6 +36,7 @@ impl<C: ClusterSource> Grant<C> {
             request: DetachRequest {
                 volume: volume.id,
                 generation: volume.generation,
+                served: false,
             },
             is_served: Cell::new(false),
             given_back: Promise::new(),

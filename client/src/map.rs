@@ -52,7 +52,7 @@ pub(crate) async fn follow(core: Weak<Core>, mut after: Revision) {
                 reactor.sleep(NEWS_PAUSE).await;
             }
             // The wait ended without news.
-            Ok(_) => {}
+            Ok(_) | Err(SourceError::Unchanged) => pause = PAUSE_MIN,
             // What it says of the volume is told at the next proposal. Not even that it knows none of
             // this name ends the service: it may be another conductor, for a slip of somebody's.
             Err(error) => {

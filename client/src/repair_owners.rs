@@ -229,9 +229,10 @@ impl<K: Keeper> Crew<K> {
         self.changed.notify_all();
     }
 
-    /// Keeps a volume until its task is over or another owner has it.
+    /// Keeps a volume until its task is over or another owner has it; where it was only to be taken
+    /// from a denied client, that is done.
     async fn hold(&self, task: &RepairTask, held: K::Held) {
-        while self.is_wanted(task) && !self.keeper.is_lost(&held) {
+        while !task.fence && self.is_wanted(task) && !self.keeper.is_lost(&held) {
             self.pause(task, LOOK).await;
         }
         self.keeper.detach(held).await;

@@ -25,6 +25,12 @@ pub enum SourceError {
         /// Who holds it.
         owner: Box<str>,
     },
+    /// Whoever attaches may attach nothing.
+    #[error("{detail}")]
+    Denied {
+        /// Who said so, and what to do.
+        detail: Box<str>,
+    },
     /// The generation or the epoch is no longer current, or the volume is another one of the same
     /// name: it was granted to another owner or deleted since.
     #[error("volume was attached elsewhere since")]
@@ -39,6 +45,9 @@ pub enum SourceError {
         /// The problem's stable code.
         code: Box<str>,
     },
+    /// Nothing has changed for some time: ask again.
+    #[error("nothing has changed")]
+    Unchanged,
     /// No answer, or none that tells: the request may or may not have been carried out.
     #[error("conductor does not answer")]
     Unreachable,
@@ -52,6 +61,9 @@ impl From<&Problem> for SourceError {
             "volume-not-ready" => Self::NotReady,
             "stale-generation" | "stale-epoch" => Self::Superseded,
             "replica-gone" => Self::ReplicaGone,
+            "client-denied" => Self::Denied {
+                detail: problem.detail.as_str().into(),
+            },
             code => Self::Refused { code: code.into() },
         }
     }
@@ -79,7 +91,8 @@ pub trait ClusterSource: 'static {
     /// time.
     ///
     /// # Errors
-    /// [`SourceError::NotFound`], [`SourceError::Refused`], [`SourceError::Unreachable`].
+    /// [`SourceError::NotFound`], [`SourceError::Refused`], [`SourceError::Unreachable`];
+    /// [`SourceError::Unchanged`] instead of the map as it stands.
     async fn map(&self, volume: &str, after: Revision) -> Result<VolumeMap, SourceError>;
 
     /// Gives the volume back.
@@ -197,6 +210,10 @@ mod tests {
             (problem(409, "stale-generation"), SourceError::Superseded),
             (problem(409, "stale-epoch"), SourceError::Superseded),
             (problem(409, "replica-gone"), SourceError::ReplicaGone),
+            (
+                problem(403, "client-denied"),
+                SourceError::Denied { detail: "".into() },
+            ),
             (problem(503, "stopping"), SourceError::Unreachable),
             (problem(500, "internal"), SourceError::Unreachable),
             (

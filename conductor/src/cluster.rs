@@ -4,6 +4,7 @@
 //! - one change at a time, and each is durable before anybody sees it;
 //! - a change that has begun is finished even when its caller goes away.
 
+mod clients;
 mod healing;
 mod rebalance;
 mod requests;
@@ -20,6 +21,7 @@ use tokio::sync::{Mutex, Notify, oneshot, watch};
 
 use crate::absence::Absence;
 use crate::evidence::Evidence;
+use crate::fills::Fills;
 use crate::live::Live;
 use crate::membership::{self, Membership, Moment};
 use crate::meta::{Events, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX};
@@ -191,7 +193,12 @@ impl<M: MetaStore> Cluster<M> {
         let revision = watch::Sender::new(state.revision());
         let view = RwLock::new(View {
             state,
-            live: Live::new(membership, absence, evidence),
+            live: Live::new(
+                membership,
+                absence,
+                Fills::new(timing.silence, start),
+                evidence,
+            ),
         });
         let (turn, started) = (Mutex::new(()), runtime.elapsed());
         Ok(Arc::new(Self {

@@ -4,6 +4,7 @@
 //! and must say `application/json` (so that no web page can make a browser send it unasked); a
 //! request that is no watch ends within [`REQUEST_SECONDS_MAX`].
 
+mod clients;
 mod extract;
 pub(crate) mod listener;
 mod nodes;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ashlar_proto::api::{ClusterStatus, List, Revision};
+use ashlar_proto::limits::{MAPS_ASKED_MAX, NAME_BYTES_MAX};
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::Method;
 use axum::middleware::{self, Next};
@@ -42,6 +44,10 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Watches at a time.
 pub(crate) const WATCHES_MAX: usize = 256;
 
+/// Bytes of one volume in a question for maps: its name, a number of 20 digits, and JSON around them.
+const ASKED_MAP_BYTES_MAX: usize = NAME_BYTES_MAX + 64;
+
+const _: () = assert!(MAPS_ASKED_MAX * ASKED_MAP_BYTES_MAX < BODY_BYTES_MAX);
 const _: () = assert!(WAIT_MAX.as_secs() < REQUEST_SECONDS_MAX);
 
 /// What every handler has.
@@ -80,6 +86,7 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .route("/v1/volumes/{name}/attach", post(volumes::attach::<M>))
         .route("/v1/volumes/{name}/detach", post(volumes::detach::<M>))
         .route("/v1/volumes/{name}/in-sync", post(volumes::in_sync::<M>))
+        .route("/v1/maps", post(volumes::maps::<M>))
         .route("/v1/nodes", get(nodes::list::<M>))
         .route("/v1/nodes/register", post(nodes::register::<M>))
         .route("/v1/nodes/{id}/heartbeat", post(nodes::heartbeat::<M>))
@@ -100,6 +107,10 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
             post(schedule::uncordon_disk::<M>),
         )
         .route("/v1/disks/{id}/drain", post(schedule::drain_disk::<M>))
+        .route("/v1/disks/{id}/clear", post(schedule::clear_disk::<M>))
+        .route("/v1/clients/denied", get(clients::denied::<M>))
+        .route("/v1/clients/deny", post(clients::deny::<M>))
+        .route("/v1/clients/allow", post(clients::allow::<M>))
         .route("/v1/rebalance", get(rebalance::show::<M>))
         .route("/v1/rebalance/plan", get(rebalance::plan::<M>))
         .route("/v1/rebalance/pause", post(rebalance::pause::<M>))

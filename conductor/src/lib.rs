@@ -10,6 +10,7 @@ mod absence;
 mod cluster;
 mod conductor;
 mod evidence;
+mod fills;
 mod http;
 mod live;
 pub mod membership;

@@ -9,6 +9,7 @@ use ashlar_proto::{DiskId, NodeId, VolumeId};
 
 use crate::absence::Absence;
 use crate::evidence::Evidence;
+use crate::fills::Fills;
 use crate::membership::{Membership, Moment};
 use crate::row::DiskRow;
 use crate::spell::Spell;
@@ -29,6 +30,8 @@ pub(crate) struct Live {
     pub(crate) judgment: Judgment,
     /// Which disks do not serve, and for how long.
     pub(crate) absence: Absence,
+    /// Which fresh replicas are filled, and for how long.
+    pub(crate) fills: Fills,
     /// The revision at which nothing was amiss, if that is how it last was.
     pub(crate) calm: Option<Revision>,
     /// When each volume that needs repair was last given a task.
@@ -39,7 +42,12 @@ pub(crate) struct Live {
 
 impl Live {
     /// Nothing known yet.
-    pub(crate) fn new(membership: Membership, absence: Absence, evidence: Evidence) -> Self {
+    pub(crate) fn new(
+        membership: Membership,
+        absence: Absence,
+        fills: Fills,
+        evidence: Evidence,
+    ) -> Self {
         Self {
             membership,
             applied: BTreeMap::new(),
@@ -47,6 +55,7 @@ impl Live {
             evidence,
             judgment: Judgment::default(),
             absence,
+            fills,
             calm: None,
             turns: BTreeMap::new(),
             spell: Spell::default(),

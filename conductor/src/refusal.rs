@@ -178,6 +178,26 @@ pub enum DiskRefusal {
     IsServed { disk: DiskId, node: String },
 }
 
+/// A client may not attach, or is not denied that.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientRefusal {
+    #[error(
+        "client `{owner}` may attach no volume{}: `ashlar client allow '{client}'` lets it again",
+        because(.reason.as_deref())
+    )]
+    Denied {
+        owner: String,
+        client: String,
+        reason: Option<String>,
+    },
+    #[error("client `{client}` is not denied: see `ashlar client list` for the texts that are")]
+    NotDenied { client: String },
+}
+
+fn because(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |reason| format!(" ({reason})"))
+}
+
 fn count(replicas: usize) -> String {
     match replicas {
         1 => "1 replica".to_owned(),
@@ -202,6 +222,8 @@ pub enum Refusal {
     Node(#[from] NodeRefusal),
     #[error(transparent)]
     Disk(#[from] DiskRefusal),
+    #[error(transparent)]
+    Client(#[from] ClientRefusal),
 }
 
 /// Checks the name of a volume or node.

@@ -7,18 +7,19 @@
 //! shard/VOLUME/INDEX           a shard, its epoch and replicas
 //! node/ID                      a store node
 //! disk/ID                      a disk, its node and what the store last reported of it
+//! denied/CLIENT                a client that may attach no volume
 //! rebalance                    whether disks are evened out; not there until somebody or something
 //!                              has changed that
 //! ```
 //!
-//! A row is JSON: `{"version":3,"row":{…}}`. A version that is too new is refused, never guessed at.
+//! A row is JSON: `{"version":4,"row":{…}}`. A version that is too new is refused, never guessed at.
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
-//! no replicas; version 3 of replicas that move to even out disks. What an older row does not say is
-//! not so.
+//! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail
+//! and of denied clients. What an older row does not say is not so.
 
 use std::collections::BTreeMap;
 
-use ashlar_proto::api::{AckRule, DiskReport, Replica, Schedulable, VolumeState};
+use ashlar_proto::api::{AckRule, Ailing, DiskReport, Incident, Replica, Schedulable, VolumeState};
 use ashlar_proto::{
     Address, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex,
     VolumeId,
@@ -29,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::meta::{Change, Key};
 
 /// The version of the rows that this build writes.
-const ROW_VERSION: u32 = 3;
+const ROW_VERSION: u32 = 4;
 
 /// The oldest version that it reads.
 const ROW_VERSION_OLDEST: u32 = 1;
@@ -92,6 +93,10 @@ pub(crate) struct VolumeRow {
     /// The node that is to attach it as its repair owner.
     #[serde(default)]
     pub(crate) repairer: Option<NodeId>,
+    /// A denied client had it, and no later owner has served it since: its replicas may still take
+    /// that client's writes.
+    #[serde(default)]
+    pub(crate) unfenced: bool,
 }
 
 /// A shard.
@@ -136,6 +141,12 @@ pub(crate) struct DiskRow {
     pub(crate) report: DiskReport,
     #[serde(default)]
     pub(crate) schedulable: Schedulable,
+    /// That it ails, as its store said last, until somebody clears it.
+    #[serde(default)]
+    pub(crate) ailing: Option<Ailing>,
+    /// The last incident that somebody has cleared.
+    #[serde(default)]
+    pub(crate) cleared: Option<Incident>,
 }
 
 /// Whether disks are evened out.
@@ -145,6 +156,13 @@ pub(crate) struct RebalanceRow {
     pub(crate) paused: bool,
     /// Moves have begun, and begin until disks are even.
     pub(crate) active: bool,
+}
+
+/// A client that may attach no volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DeniedRow {
+    pub(crate) client: String,
+    pub(crate) reason: Option<String>,
 }
 
 /// Any row.
@@ -157,6 +175,7 @@ pub(crate) enum AnyRow {
     Node(NodeRow),
     Disk(DiskRow),
     Rebalance(RebalanceRow),
+    Denied(DeniedRow),
 }
 
 pub(crate) fn cluster_key() -> Key {
@@ -181,6 +200,10 @@ pub(crate) fn node_key(id: NodeId) -> Key {
 
 pub(crate) fn disk_key(id: DiskId) -> Key {
     Key::new(format!("disk/{id}"))
+}
+
+pub(crate) fn denied_key(client: &str) -> Key {
+    Key::new(format!("denied/{client}"))
 }
 
 pub(crate) fn rebalance_key() -> Key {
@@ -244,6 +267,7 @@ impl AnyRow {
             "node" => read(key, value).map(Self::Node),
             "disk" => read(key, value).map(Self::Disk),
             "rebalance" => read(key, value).map(Self::Rebalance),
+            "denied" => read(key, value).map(Self::Denied),
             _ => Err(RowError::Unknown { key: key.clone() }),
         }
     }
@@ -258,6 +282,7 @@ impl AnyRow {
             Self::Node(row) => put(node_key(row.id), row),
             Self::Disk(row) => put(disk_key(row.report.id), row),
             Self::Rebalance(row) => put(rebalance_key(), row),
+            Self::Denied(row) => put(denied_key(&row.client), row),
         }
     }
 }
@@ -280,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_bytes_are_those_of_version_3() {
+    fn stored_bytes_are_those_of_version_4() {
         let row = NameRow {
             name: "a".to_owned(),
             volume: VolumeId::new(7),
@@ -288,7 +313,7 @@ mod tests {
         let Change::Put { value, .. } = AnyRow::Name(row).put() else {
             panic!("a put")
         };
-        let golden = r#"{"version":3,"row":{"name":"a","volume":"0000000000000007"}}"#;
+        let golden = r#"{"version":4,"row":{"name":"a","volume":"0000000000000007"}}"#;
         assert_eq!(String::from_utf8(value).unwrap(), golden);
         let row = ShardRow {
             volume: VolumeId::new(7),
@@ -309,7 +334,7 @@ mod tests {
             panic!("a put")
         };
         let golden = concat!(
-            r#"{"version":3,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
+            r#"{"version":4,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
             r#""replicas":[{"id":"0000000000000008","node":1,"#,
             r#""disk":"00000000000000000000000000000009","#,
             r#""in_sync":false,"fresh":true,"leaving":false}],"made":["0000000000000008"],"#,
@@ -324,7 +349,49 @@ mod tests {
             panic!("a put")
         };
         assert_eq!(key.as_str(), "rebalance");
-        let golden = r#"{"version":3,"row":{"paused":true,"active":false}}"#;
+        let golden = r#"{"version":4,"row":{"paused":true,"active":false}}"#;
+        assert_eq!(String::from_utf8(value).unwrap(), golden);
+        let row = DeniedRow {
+            client: "nbd@a/b *".to_owned(),
+            reason: Some("r".to_owned()),
+        };
+        let Change::Put { key, value } = AnyRow::Denied(row).put() else {
+            panic!("a put")
+        };
+        assert_eq!(key.as_str(), "denied/nbd@a/b *");
+        let golden = r#"{"version":4,"row":{"client":"nbd@a/b *","reason":"r"}}"#;
+        assert_eq!(String::from_utf8(value).unwrap(), golden);
+        let ailing = Ailing {
+            reason: "r".to_owned(),
+            incident: Incident(5),
+        };
+        let row = DiskRow {
+            node: NodeId::new(1),
+            report: DiskReport {
+                id: DiskId::new(9),
+                path: "/d".to_owned(),
+                lanes: 1,
+                usable_bytes: ByteCount::new(1),
+                used_bytes: ByteCount::new(0),
+                volatile_cache: false,
+                damage: BTreeMap::new(),
+                failed: None,
+                ailing: Some(ailing.clone()),
+                missing: Vec::new(),
+            },
+            schedulable: Schedulable::Open,
+            ailing: Some(ailing),
+            cleared: Some(Incident(4)),
+        };
+        let Change::Put { value, .. } = AnyRow::Disk(row).put() else {
+            panic!("a put")
+        };
+        let golden = concat!(
+            r#"{"version":4,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
+            r#""path":"/d","lanes":1,"usable_bytes":1,"used_bytes":0,"volatile_cache":false,"#,
+            r#""damage":{},"ailing":{"reason":"r","incident":5}},"schedulable":"open","#,
+            r#""ailing":{"reason":"r","incident":5},"cleared":4}}"#
+        );
         assert_eq!(String::from_utf8(value).unwrap(), golden);
     }
 
@@ -368,9 +435,24 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_version_3_are_read() {
+        let value = concat!(
+            r#"{"version":3,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
+            r#""path":"/d","lanes":1,"usable_bytes":1,"used_bytes":0,"volatile_cache":false,"#,
+            r#""damage":{}},"schedulable":"cordoned"}}"#
+        );
+        let key = disk_key(DiskId::new(9));
+        let AnyRow::Disk(row) = AnyRow::decode(&key, value.as_bytes()).unwrap() else {
+            panic!("a disk")
+        };
+        assert_eq!(row.schedulable, Schedulable::Cordoned);
+        assert!(row.ailing.is_none() && row.cleared.is_none());
+    }
+
+    #[test]
     fn newer_rows_are_refused() {
-        let refused = AnyRow::decode(&cluster_key(), br#"{"version":4,"row":{"what":1}}"#);
-        assert!(matches!(refused, Err(RowError::Version { version: 4, .. })));
+        let refused = AnyRow::decode(&cluster_key(), br#"{"version":5,"row":{"what":1}}"#);
+        assert!(matches!(refused, Err(RowError::Version { version: 5, .. })));
         let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
         assert!(matches!(unknown, Err(RowError::Unknown { .. })));
     }

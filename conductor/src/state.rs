@@ -9,8 +9,10 @@
 //!                 └──────────────────────────────────────────────────────┘
 //! ```
 
+mod ailing;
 mod apply;
 mod assignments;
+mod clients;
 mod evidence;
 mod healing;
 mod map;
@@ -25,14 +27,16 @@ mod subjects;
 mod view;
 mod volumes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ashlar_proto::api::Revision;
 use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::{ByteCount, ClusterId, DiskId, NodeId, ReplicaId, ShardIndex, VolumeId};
 
 use crate::meta::{Change, Expect, Key, Transaction};
-use crate::row::{AnyRow, ClusterRow, DiskRow, NodeRow, RebalanceRow, ShardRow, VolumeRow};
+use crate::row::{
+    AnyRow, ClusterRow, DeniedRow, DiskRow, NodeRow, RebalanceRow, ShardRow, VolumeRow,
+};
 pub(crate) use evidence::Judgment;
 pub(crate) use healing::Outlook;
 pub(crate) use removed::removed_node;
@@ -85,6 +89,10 @@ pub(crate) struct ClusterState {
     nodes: BTreeMap<NodeId, NodeRow>,
     disks: BTreeMap<DiskId, DiskRow>,
     rebalance: RebalanceRow,
+    /// Clients that may attach nothing.
+    denied: BTreeMap<String, DeniedRow>,
+    /// The disks that ail and have not failed.
+    ailing: BTreeSet<DiskId>,
     /// What lies on each disk.
     holds: BTreeMap<DiskId, BTreeMap<At, Held>>,
     /// Fresh replicas that their stores have yet to make, and whose shard they are.
@@ -118,6 +126,8 @@ impl ClusterState {
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
             rebalance: RebalanceRow::default(),
+            denied: BTreeMap::new(),
+            ailing: BTreeSet::new(),
             holds: BTreeMap::new(),
             unmade: BTreeMap::new(),
             joined: 0,
@@ -188,7 +198,7 @@ impl ClusterState {
         self.shards.range(first..=last).map(|(_, row)| row)
     }
 
-    fn disks_of(&self, volume: VolumeId) -> std::collections::BTreeSet<DiskId> {
+    fn disks_of(&self, volume: VolumeId) -> BTreeSet<DiskId> {
         self.shards_of(volume)
             .flat_map(|s| s.replicas.iter().map(|r| r.disk))
             .collect()
@@ -197,7 +207,7 @@ impl ClusterState {
     /// The nodes that hold replicas of a volume.
     fn nodes_of(&self, volume: VolumeId) -> impl Iterator<Item = &NodeRow> {
         let disks = self.disks_of(volume);
-        let nodes: std::collections::BTreeSet<NodeId> = disks
+        let nodes: BTreeSet<NodeId> = disks
             .iter()
             .filter_map(|disk| self.disks.get(disk))
             .map(|row| row.node)

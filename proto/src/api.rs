@@ -1,5 +1,8 @@
 //! The types of the HTTP/JSON API under `/v1`, shared by conductor, stores, owners and the CLI.
 
+mod ailing;
+mod clients;
+mod maps;
 mod seen;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +13,9 @@ use crate::ids::{
     ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex, VolumeId,
 };
 
+pub use ailing::{Ailing, ClearDisk, Evacuation, Incident};
+pub use clients::{AllowClient, ClientDenied, DeniedClient, DenyClient};
+pub use maps::{AskMaps, AskedMap, VolumeMaps};
 pub use seen::{
     HeartbeatAnswer, OWNER_STORES_MAX, OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerBeat,
     OwnerHeartbeat, OwnerSeen, PEERS_WATCHED_MAX, PeerSeen, PeerTarget,
@@ -221,6 +227,9 @@ pub struct DetachRequest {
     pub volume: VolumeId,
     /// The generation of the attach that ends.
     pub generation: Generation,
+    /// The volume was served under it: enough replicas refuse older generations.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub served: bool,
 }
 
 /// `POST /v1/volumes/{name}/in-sync`: proposes a shard's next in-sync set.
@@ -271,6 +280,9 @@ pub struct DiskReport {
     /// Why it serves nothing, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+    /// That it is going bad, if so; not taken back while the store runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ailing: Option<Ailing>,
     /// Replicas that should be on it, were made once, and are not: the first
     /// [`crate::limits::MISSING_REPORTED_MAX`] by id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -342,6 +354,9 @@ pub struct RepairTask {
     pub volume: VolumeId,
     /// Its name.
     pub name: String,
+    /// A denied client had it: detach it as soon as it is served, for then that client is fenced.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub fence: bool,
 }
 
 /// `GET /v1/nodes/{id}/assignments?after=REVISION&wait_ms=N`: all that the node must hold. Answers
@@ -430,9 +445,13 @@ pub struct Disk {
     pub node_name: String,
     /// Whether its node answers.
     pub state: NodeState,
-    /// Whether replicas are placed on it: its own state or its node's, whichever is greater.
+    /// Whether replicas are to be placed on it, as somebody has asked: its own state or its node's,
+    /// whichever is greater.
     #[serde(default)]
     pub schedulable: Schedulable,
+    /// What becomes of it because it ails.
+    #[serde(default)]
+    pub evacuation: Evacuation,
     /// What its store last reported.
     #[serde(flatten)]
     pub report: DiskReport,
@@ -491,6 +510,9 @@ pub struct ClusterStatus {
     pub disks: u32,
     /// Disks that serve nothing.
     pub disks_failed: u32,
+    /// Disks that serve and ail, but for those that somebody has cleared.
+    #[serde(default)]
+    pub disks_ailing: u32,
     /// Bytes that volumes can use, over all disks.
     pub usable_bytes: ByteCount,
     /// Bytes used, over all disks.

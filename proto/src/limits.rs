@@ -53,6 +53,13 @@ pub const READ_LEASE: Duration = Duration::from_secs(4);
 /// so far may two clocks drift apart.
 pub const READ_LEASE_WAIT: Duration = Duration::from_secs(5);
 
+/// Volumes whose maps one question to the conductor may be about.
+pub const MAPS_ASKED_MAX: usize = 4096;
+
+/// Maps in the answer to one such question; who has been answered is no longer asked for, so the rest
+/// follows.
+pub const MAPS_ANSWERED_MAX: usize = 64;
+
 // The checksums of a full frame and the entries of a read reply (16 bytes a block) fit its meta.
 const _: () = assert!(FRAME_DATA_BLOCKS_MAX as usize * 16 + 64 <= FRAME_META_BYTES_MAX);
 const _: () = assert!(SHARD_BYTES_DEFAULT / BLOCK_BYTES_U64 <= ZERO_BLOCKS_MAX as u64);

@@ -4,11 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ashlar_proto::api::DiskReport;
+use ashlar_proto::api::{Ailing, DiskReport, Incident};
 use ashlar_proto::{ByteCount, ClusterId, DiskId};
 use ashlar_reactor::future::join_all;
 use ashlar_reactor::{DiskOptions, Reactor};
 
+use crate::ailing::{AilingWatch, Evidence};
 use crate::disk::{UnrecoveredDisk, open_disk};
 use crate::health::DiskHealth;
 use crate::report;
@@ -28,6 +29,7 @@ pub(crate) struct DiskEntry {
     pub(crate) superblocks_damaged: u64,
     pub(crate) cluster: Cell<Option<ClusterId>>,
     pub(crate) health: Arc<DiskHealth>,
+    pub(crate) watch: RefCell<AilingWatch>,
 }
 
 impl DiskEntry {
@@ -44,7 +46,7 @@ impl DiskEntry {
     }
 
     /// How it stands, from its lanes.
-    pub(crate) fn report(&self, lanes: &[LaneReport]) -> DiskReport {
+    pub(crate) fn report(&self, lanes: &[LaneReport], reactor: &Reactor) -> DiskReport {
         let sum = |bytes: fn(&LaneReport) -> ByteCount| {
             ByteCount::new(lanes.iter().map(|lane| bytes(lane).get()).sum())
         };
@@ -61,8 +63,25 @@ impl DiskEntry {
             volatile_cache: self.volatile_cache,
             damage,
             failed: self.health.failure().map(str::to_owned),
+            ailing: self.judge(lanes, reactor),
             missing: report::missing(lanes),
         }
+    }
+}
+
+impl DiskEntry {
+    /// Whether it ails, by what its lanes have counted until now.
+    fn judge(&self, lanes: &[LaneReport], reactor: &Reactor) -> Option<Ailing> {
+        let mut evidence = Evidence::of(lanes);
+        evidence.damage += self.superblocks_damaged;
+        let mut watch = self.watch.borrow_mut();
+        let ailing = watch.observe(reactor.now(), evidence, || {
+            tracing::warn!(disk = %self.path, ?evidence,
+                "the disk ails: its replicas are to move elsewhere");
+            let random = u32::try_from(reactor.random_u64() >> 32);
+            Incident(random.unwrap_or_default())
+        });
+        ailing.cloned()
     }
 }
 
@@ -95,6 +114,7 @@ pub(crate) async fn open_disks(
             path,
             places: RefCell::default(),
             disk: RefCell::new(Some(disk)),
+            watch: RefCell::new(AilingWatch::new(reactor.now())),
         };
         if let Some(other) = disks.get(&entry.id) {
             return Err(StartStoreError::SameDisk {

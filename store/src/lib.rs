@@ -1,5 +1,6 @@
 //! Log-structured lanes and the replica service over them.
 
+mod ailing;
 mod codec;
 mod control;
 pub mod disk;

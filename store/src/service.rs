@@ -375,7 +375,8 @@ impl StoreService {
         let lanes: Vec<_> = reports.into_iter().flatten().collect();
         let of_disk = |entry: &DiskEntry| {
             let of_disk = lanes.iter().filter(|((disk, _), _)| *disk == entry.id);
-            entry.report(&of_disk.map(|(_, lane)| lane.clone()).collect::<Vec<_>>())
+            let of_disk: Vec<_> = of_disk.map(|(_, lane)| lane.clone()).collect();
+            entry.report(&of_disk, &self.reactor)
         };
         self.disks.values().map(of_disk).collect()
     }

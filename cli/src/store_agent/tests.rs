@@ -52,6 +52,7 @@ impl Store for MemoryStore {
             failed: self
                 .with(|held| held.foreign)
                 .then(|| "of another cluster".to_owned()),
+            ailing: None,
             missing: Vec::new(),
         }])
     }
@@ -243,6 +244,7 @@ async fn commit(client: &ApiClient, name: &str, owner: String, repair: bool, kee
     let detach = DetachRequest {
         volume: volume.id,
         generation: volume.generation,
+        served: false,
     };
     client.detach(name, &detach).await.unwrap();
 }

@@ -61,6 +61,7 @@ fn task(number: u64) -> RepairTask {
     RepairTask {
         volume: VolumeId::new(number),
         name: format!("v{number}"),
+        fence: false,
     }
 }
 
@@ -92,6 +93,23 @@ fn a_volume_is_held_while_its_task_stands() {
         assert_eq!((seen.detaches.get(), seen.held.get()), (1, 1));
         crew.stop().await;
         assert_eq!((seen.attaches.get(), seen.held.get()), (2, 0));
+    });
+}
+
+#[test]
+fn a_volume_that_is_only_to_be_fenced_is_let_go_at_once() {
+    story(|reactor, crew, seen| async move {
+        let fence = RepairTask {
+            fence: true,
+            ..task(1)
+        };
+        crew.set(vec![fence]);
+        reactor.sleep(Duration::from_millis(500)).await;
+        assert_eq!((seen.attaches.get(), seen.detaches.get()), (1, 1));
+        crew.set(vec![]);
+        reactor.sleep(Duration::from_secs(100)).await;
+        assert_eq!(seen.attaches.get(), 1);
+        crew.stop().await;
     });
 }
 

@@ -15,6 +15,7 @@ impl<M: MetaStore> Cluster<M> {
             let is_news = view.weigh(now);
             let away = view.state.disks_away(&view.live);
             view.live.absence.note(now, &away);
+            view.live.fills.note(now, &view.state.fills());
             !is_news
                 && view.live.absence.is_empty()
                 && view.live.calm == Some(view.state.revision())

@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use ashlar_proto::NodeId;
 use ashlar_proto::api::{
-    Assignments, AttachRequest, Attachment, CreateVolume, DetachRequest, Heartbeat,
+    AskMaps, Assignments, AttachRequest, Attachment, CreateVolume, DetachRequest, Heartbeat,
     HeartbeatAnswer, InSyncCommitted, OwnerBeat, OwnerHeartbeat, ProposeInSync, RegisterNode,
-    Registered, Revision, Volume, VolumeMap, VolumeState,
+    Registered, Revision, Volume, VolumeMap, VolumeMaps, VolumeState,
 };
+use ashlar_proto::limits::MAPS_ASKED_MAX;
 use ashlar_proto::planted::{Planted, is_planted};
 
 use super::{Cluster, ClusterError, View};
 use crate::evidence::Witness;
 use crate::meta::MetaStore;
-use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal, check_observed, check_owner};
+use crate::refusal::{
+    InvalidRequest, NodeRefusal, Refusal, VolumeRefusal, check_observed, check_owner,
+};
 
 /// How often to look whether the nodes of a volume were heard.
 const NODES_POLL: Duration = Duration::from_millis(20);
@@ -271,13 +274,30 @@ impl<M: MetaStore> Cluster<M> {
         wait: Duration,
     ) -> Result<VolumeMap, ClusterError> {
         let changed = |view: &View| match view.state.map_changed(&name) {
-            // A revision that lies ahead is of other metadata.
-            Some(at) if at <= after && after <= view.state.revision() => None,
+            Some(at) if !view.state.is_newer(at, after) => None,
             _ => Some(()),
         };
         self.wait_for(wait, changed).await;
         let map = self.read(|view| view.state.map(&name));
         map.ok_or_else(|| Refusal::from(VolumeRefusal::NotFound { name }).into())
+    }
+
+    /// The maps of volumes that have changed, once one has or the wait is over.
+    pub(crate) async fn maps(
+        &self,
+        request: AskMaps,
+        wait: Duration,
+    ) -> Result<VolumeMaps, ClusterError> {
+        let asked = request.volumes;
+        if asked.len() > MAPS_ASKED_MAX {
+            let (field, most) = ("volumes", MAPS_ASKED_MAX);
+            return Err(Refusal::from(InvalidRequest::TooMany { field, most }).into());
+        }
+        let changed = |view: &View| {
+            let maps = view.state.changed_maps(&asked);
+            (maps != VolumeMaps::default()).then_some(maps)
+        };
+        Ok(self.wait_for(wait, changed).await.unwrap_or_default())
     }
 
     /// Moves volumes on whose stores have done their part.

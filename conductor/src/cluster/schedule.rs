@@ -43,6 +43,15 @@ impl<M: MetaStore> Cluster<M> {
         found.ok_or_else(|| Refusal::from(DiskRefusal::NotFound { disk }).into())
     }
 
+    /// A disk that ails is used all the same, until it does so again.
+    pub(crate) async fn clear_disk(self: &Arc<Self>, disk: DiskId) -> Result<Disk, ClusterError> {
+        let plan = move |view: &super::View| view.state.plan_clear_disk(disk);
+        self.transact(plan).await?;
+        self.heal().await?;
+        let found = self.read(|view| view.state.disk(disk, &view.live));
+        found.ok_or_else(|| Refusal::from(DiskRefusal::NotFound { disk }).into())
+    }
+
     /// Forgets a node and its disks.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::cluster::ClusterError;
-use crate::refusal::{DiskRefusal, NodeRefusal, Refusal, VolumeRefusal};
+use crate::refusal::{ClientRefusal, DiskRefusal, NodeRefusal, Refusal, VolumeRefusal};
 
 /// A handler's answer.
 pub(super) type Answer<T> = Result<T, Refused>;
@@ -43,6 +43,8 @@ enum Code {
     DiskElsewhere,
     DiskInUse,
     DiskServed,
+    ClientDenied,
+    ClientNotDenied,
     TooManyWatches,
     TimedOut,
     Stopping,
@@ -93,6 +95,8 @@ impl Code {
             Self::DiskInUse => ("disk-in-use", "Disk holds replicas", S::CONFLICT),
             Self::DiskServed => ("disk-served", "Disk is served", S::CONFLICT),
             Self::DiskElsewhere => ("disk-elsewhere", "Disk is served elsewhere", S::CONFLICT),
+            Self::ClientDenied => ("client-denied", "Client is denied", S::FORBIDDEN),
+            Self::ClientNotDenied => ("client-not-denied", "Client is not denied", S::NOT_FOUND),
             Self::TooManyWatches => ("too-many-watches", "Too many watches", S::TOO_MANY_REQUESTS),
             Self::TimedOut => ("timed-out", "Request took too long", S::SERVICE_UNAVAILABLE),
             Self::Stopping => ("stopping", "Conductor is stopping", S::SERVICE_UNAVAILABLE),
@@ -195,6 +199,10 @@ impl From<Refusal> for Refused {
                 DiskRefusal::NotFound { .. } => Code::DiskNotFound,
                 DiskRefusal::InUse { .. } => Code::DiskInUse,
                 DiskRefusal::IsServed { .. } => Code::DiskServed,
+            },
+            Refusal::Client(refusal) => match refusal {
+                ClientRefusal::Denied { .. } => Code::ClientDenied,
+                ClientRefusal::NotDenied { .. } => Code::ClientNotDenied,
             },
         };
         Self::new(code, refusal.to_string())

@@ -3,7 +3,7 @@
 //! A node is named by its name or its id; a name that looks like an id comes first.
 
 use ashlar_proto::DiskId;
-use ashlar_proto::api::{Disk, Node, Schedulable, SetSchedulable};
+use ashlar_proto::api::{ClearDisk, Disk, Node, Schedulable, SetSchedulable};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -37,6 +37,14 @@ macro_rules! schedule {
 schedule!(cordon_node, cordon_disk, Schedulable::Cordoned);
 schedule!(uncordon_node, uncordon_disk, Schedulable::Open);
 schedule!(drain_node, drain_disk, Schedulable::Draining);
+
+pub(super) async fn clear_disk<M: MetaStore>(
+    State(api): Shared<M>,
+    PathPart(disk): PathPart<DiskId>,
+    JsonBody(ClearDisk {}): JsonBody<ClearDisk>,
+) -> Answer<Json<Disk>> {
+    Ok(Json(api.cluster.clear_disk(disk).await?))
+}
 
 pub(super) async fn remove_node<M: MetaStore>(
     State(api): Shared<M>,

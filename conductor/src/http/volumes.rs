@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ashlar_proto::api::{
-    AttachRequest, Attachment, CreateVolume, DetachRequest, InSyncCommitted, ProposeInSync, Volume,
-    VolumeMap, VolumeState,
+    AskMaps, AttachRequest, Attachment, CreateVolume, DetachRequest, InSyncCommitted,
+    ProposeInSync, Volume, VolumeMap, VolumeMaps, VolumeState,
 };
 use axum::Json;
 use axum::extract::State;
@@ -32,6 +32,12 @@ pub(super) struct CreateQuery {
 pub(super) struct DeleteQuery {
     #[serde(default)]
     force: bool,
+    wait_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MapsQuery {
     wait_ms: Option<u64>,
 }
 
@@ -82,6 +88,16 @@ pub(super) async fn map<M: MetaStore>(
 ) -> Answer<Json<VolumeMap>> {
     let wait = super::wait(query.wait_ms, Duration::ZERO);
     let work = async { Ok(api.cluster.map(name, query.after, wait).await?) };
+    unless_stopping(&api, work).await.map(Json)
+}
+
+pub(super) async fn maps<M: MetaStore>(
+    State(api): Shared<M>,
+    QueryOf(query): QueryOf<MapsQuery>,
+    JsonBody(request): JsonBody<AskMaps>,
+) -> Answer<Json<VolumeMaps>> {
+    let wait = super::wait(query.wait_ms, Duration::ZERO);
+    let work = async { Ok(api.cluster.maps(request, wait).await?) };
     unless_stopping(&api, work).await.map(Json)
 }
 

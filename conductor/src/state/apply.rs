@@ -34,6 +34,9 @@ impl ClusterState {
         match row {
             AnyRow::Cluster(row) => self.cluster = row,
             AnyRow::Rebalance(row) => self.rebalance = row,
+            AnyRow::Denied(row) => {
+                self.denied.insert(row.client.clone(), row);
+            }
             AnyRow::Name(row) => {
                 self.names.insert(row.name, row.volume);
             }
@@ -49,6 +52,11 @@ impl ClusterState {
             }
             AnyRow::Disk(row) => {
                 let (disk, node, lanes) = (row.report.id, row.node, row.report.lanes);
+                if row.ails() {
+                    self.ailing.insert(disk);
+                } else {
+                    self.ailing.remove(&disk);
+                }
                 let before = self.disks.insert(disk, row);
                 let before = before.map(|before| (before.node, before.report.lanes));
                 if before.is_none_or(|before| before.0 != node) {
@@ -62,11 +70,12 @@ impl ClusterState {
     }
 
     fn put_volume(&mut self, revision: Revision, row: VolumeRow) {
-        let (id, repairer) = (row.id, row.repairer);
+        let (id, repairer, task) = (row.id, row.repairer, (row.repairer, row.unfenced));
         let leaving = row.state == VolumeState::Deleting;
         let before = self.volumes.insert(id, row);
-        let repairer_before = before.and_then(|before| before.repairer);
-        if repairer_before != repairer {
+        let task_before = before.map(|before| (before.repairer, before.unfenced));
+        let repairer_before = task_before.and_then(|before| before.0);
+        if task_before != Some(task) {
             for node in repairer_before.into_iter().chain(repairer) {
                 self.assigned.insert(node, revision);
             }
@@ -117,6 +126,9 @@ impl ClusterState {
             "name" => {
                 self.names.remove(rest);
             }
+            "denied" => {
+                self.denied.remove(rest);
+            }
             "volume" => {
                 let volume = rest.parse().map_err(|_| unknown())?;
                 let before = self.volumes.remove(&volume);
@@ -145,6 +157,7 @@ impl ClusterState {
             "disk" => {
                 let disk = rest.parse().map_err(|_| unknown())?;
                 self.disks.remove(&disk);
+                self.ailing.remove(&disk);
                 self.located.remove(&disk);
             }
             _ => return Err(unknown()),

@@ -46,6 +46,7 @@ impl ClusterState {
         let task = |row: &crate::row::VolumeRow| RepairTask {
             volume: row.id,
             name: row.name.clone(),
+            fence: row.unfenced,
         };
         ready.map(task).collect()
     }

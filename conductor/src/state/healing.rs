@@ -68,8 +68,8 @@ impl ClusterState {
         self.joined
     }
 
-    /// Whether a disk takes replicas: its own state or its node's.
-    pub(super) fn schedulable(&self, disk: DiskId) -> Schedulable {
+    /// Whether a disk is to take replicas, as somebody has asked of it or of its node.
+    pub(super) fn asked_of(&self, disk: DiskId) -> Schedulable {
         let Some(row) = self.disks.get(&disk) else {
             return Schedulable::Draining;
         };
@@ -184,7 +184,7 @@ impl<'a> Healer<'a> {
         let can_be_taken_over = self.state.can_be_taken_over(volume, row);
         let evens_out = self.evens_out(row);
         for replica in &row.replicas {
-            if replica.fresh {
+            if can_be_taken_over && self.has_slot(replica) {
                 self.slots.take(replica.disk);
             }
             if !(replica.in_sync || replica.fresh && evens_out) {
@@ -218,6 +218,11 @@ impl<'a> Healer<'a> {
         if let Some(row) = tidied {
             self.changed.insert(at, row);
         }
+    }
+
+    /// Whether a fresh replica holds a slot, if its shard can be taken over.
+    fn has_slot(&self, replica: &Replica) -> bool {
+        replica.fresh && !self.live.fills.is_over(replica.id)
     }
 
     fn is_draining(&self, replica: &Replica) -> bool {
@@ -281,9 +286,9 @@ impl<'a> Healer<'a> {
         if step.deed == Deed::Move && is_busy {
             return;
         }
-        // One fresh replica in another's place makes no more of them.
-        let replaces_fresh = step.deed == Deed::Replace && old.fresh;
-        if !replaces_fresh && !self.slots.is_any_free() {
+        // One fresh replica in the slot of another makes no more of them.
+        let takes_slot_over = step.deed == Deed::Replace && self.has_slot(&old);
+        if !takes_slot_over && !self.slots.is_any_free() {
             self.outlook.count_queued(step.deed);
             return;
         }
@@ -293,6 +298,10 @@ impl<'a> Healer<'a> {
         };
         let fresh = fresh_replica(self.next_replica, node, disk);
         self.next_replica += 1;
+        let replaces_fresh = step.deed == Deed::Replace && old.fresh;
+        if takes_slot_over {
+            self.slots.give_back(old.disk);
+        }
         self.count_in(&old, replaces_fresh, disk, bytes);
         match step.deed {
             Deed::Replace => row.replicas[position] = fresh,
@@ -309,7 +318,6 @@ impl<'a> Healer<'a> {
 
     fn count_in(&mut self, old: &Replica, replaces_fresh: bool, disk: DiskId, bytes: u64) {
         if replaces_fresh {
-            self.slots.give_back(old.disk);
             let was_rebuilt = self.state.serves(old.disk);
             self.outlook.rebuilding -= u32::from(was_rebuilt);
         }

@@ -1,9 +1,13 @@
 //! A volume's map as its owner follows it.
 
 use ashlar_proto::VolumeId;
-use ashlar_proto::api::{DiskLocation, Revision, VolumeMap};
+use ashlar_proto::api::{AskedMap, DiskLocation, Revision, VolumeMap, VolumeMaps};
+use ashlar_proto::limits::MAPS_ANSWERED_MAX;
 
 use super::ClusterState;
+
+/// An answer that has as many shards gets no more maps.
+const SHARDS_MAX: usize = 16 << 10;
 
 impl ClusterState {
     /// The map of the volume of that name, as it stands.
@@ -20,6 +24,32 @@ impl ClusterState {
     pub(crate) fn map_changed(&self, name: &str) -> Option<Revision> {
         let row = self.volume_named(name)?;
         Some(self.mapped.get(&row.id).copied().unwrap_or(self.revision))
+    }
+
+    /// Of those that are asked for, the maps that have changed and the volumes that are gone, as far as
+    /// fits into one answer; empty where none has.
+    pub(crate) fn changed_maps(&self, asked: &[AskedMap]) -> VolumeMaps {
+        let mut answer = VolumeMaps::default();
+        let mut shards = 0;
+        for AskedMap { name, after } in asked {
+            match self.map_changed(name) {
+                None => answer.gone.push(name.clone()),
+                Some(at) if !self.is_newer(at, *after) => {}
+                Some(_) if answer.maps.len() >= MAPS_ANSWERED_MAX || shards >= SHARDS_MAX => {}
+                Some(_) => {
+                    let map = self.map(name);
+                    shards += map.as_ref().map_or(0, |map| map.volume.shards.len());
+                    answer.maps.extend(map);
+                }
+            }
+        }
+        answer
+    }
+
+    /// Whether a map that changed at `at` is news to who knows it as of `after`. A revision that lies
+    /// ahead is of other metadata.
+    pub(crate) fn is_newer(&self, at: Revision, after: Revision) -> bool {
+        at > after || after > self.revision
     }
 
     /// Where the disks of a volume are.

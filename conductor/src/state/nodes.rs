@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use ashlar_proto::api::{DiskReport, RegisterNode};
+use ashlar_proto::api::{DiskReport, RegisterNode, Schedulable};
 use ashlar_proto::limits::{MISSING_REPORTED_MAX, NAME_BYTES_MAX};
 use ashlar_proto::{DiskId, NodeId};
 
@@ -168,14 +168,14 @@ impl ClusterState {
             }
             if current.is_none_or(|disk| disk.node != node || is_news(&disk.report, report)) {
                 reads.push(disk_key(report.id));
-                changes.push(
-                    AnyRow::Disk(DiskRow {
-                        node,
-                        report: report.clone(),
-                        schedulable: current.map(|disk| disk.schedulable).unwrap_or_default(),
-                    })
-                    .put(),
-                );
+                let row = DiskRow {
+                    node,
+                    report: report.clone(),
+                    schedulable: Schedulable::default(),
+                    ailing: None,
+                    cleared: None,
+                };
+                changes.push(AnyRow::Disk(DiskRow::with_report(current, row)).put());
             }
         }
         let named: BTreeSet<DiskId> = reports.iter().map(|report| report.id).collect();
@@ -268,6 +268,9 @@ fn check_reports(reports: &[DiskReport]) -> Result<(), InvalidRequest> {
         }
         if let Some(reason) = &report.failed {
             check_text("failed", reason)?;
+        }
+        if let Some(ailing) = &report.ailing {
+            check_text("ailing", &ailing.reason)?;
         }
     }
     Ok(())

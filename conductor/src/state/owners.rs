@@ -27,6 +27,9 @@ impl ClusterState {
         request: &AttachRequest,
     ) -> Result<Plan<Attachment>, Refusal> {
         check_text("owner", &request.owner)?;
+        if !request.repair {
+            self.refuse_denied(&request.owner)?;
+        }
         let current = self.require(name)?;
         if current.state != VolumeState::Ready {
             let (name, state) = (name.to_owned(), current.state);
@@ -115,6 +118,10 @@ impl ClusterState {
         let row = VolumeRow {
             attached_by: None,
             attached_for_repair: false,
+            unfenced: current.unfenced && !request.served,
+            // A repair owner that has fenced a denied client is done; what else is amiss is looked at
+            // anew.
+            repairer: current.repairer.filter(|_| !current.unfenced),
             ..current.clone()
         };
         let changes = vec![AnyRow::Volume(row).put()];

@@ -98,7 +98,7 @@ impl ClusterState {
             });
         }
         let mut planner = Planner::new(self, live);
-        let mut slots = Slots::taken(self);
+        let mut slots = Slots::taken(self, live);
         let (mut answer, mut looked_at) = (Rebalancing::default(), 0);
         while looked_at < LOOK_AHEAD_MAX && slots.is_any_free() {
             let first = looked_at == 0;

@@ -1,6 +1,6 @@
 //! What is no more, as its row last said, for those who watch.
 
-use ashlar_proto::api::{Disk, Node, NodeState, Volume};
+use ashlar_proto::api::{Disk, Evacuation, Node, NodeState, Volume};
 
 use super::ClusterState;
 use crate::row::{DiskRow, NodeRow, VolumeRow};
@@ -19,6 +19,7 @@ impl ClusterState {
             node_name: node.map(|node| node.name.clone()).unwrap_or_default(),
             state: NodeState::Down,
             schedulable: row.schedulable,
+            evacuation: Evacuation::None,
             report: row.report,
             replicas: 0,
         }

@@ -1,4 +1,5 @@
-//! Plans for repair tasks: which node attaches which detached volume, to bring its replicas back.
+//! Plans for repair tasks: which node attaches which detached volume, to bring its replicas back or
+//! to fence a denied client that had it.
 //!
 //! Invariants: a volume that a user has attached is given to nobody; a task stays with its node
 //! while that is up and the volume needs it; no node has more than [`NODE_REPAIRS_MAX`]. A task
@@ -115,7 +116,7 @@ impl ClusterState {
             return false;
         }
         let mut shards = self.shards_of(volume.id);
-        shards.any(|row| self.lacks(live, volume, row))
+        (volume.unfenced || shards.any(|row| self.lacks(live, volume, row)))
             && self
                 .shards_of(volume.id)
                 .all(|row| self.can_be_taken_over(volume, row))

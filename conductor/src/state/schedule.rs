@@ -21,7 +21,7 @@ impl ClusterState {
         })
     }
 
-    fn require_disk(&self, disk: DiskId) -> Result<&DiskRow, DiskRefusal> {
+    pub(super) fn require_disk(&self, disk: DiskId) -> Result<&DiskRow, DiskRefusal> {
         let row = self.disks.get(&disk);
         row.ok_or(DiskRefusal::NotFound { disk })
     }

@@ -1,14 +1,18 @@
 //! How many fresh replicas are filled at a time: of one disk, and of the whole cluster.
 //!
-//! Invariant: who takes a slot only where one is free stays within [`DISK_FRESH_MAX`] and
+//! One that nobody can fill, since nobody could take its shard over, holds no slot, nor does one that
+//! has had its time ([`crate::fills`]): it stays and is filled all the same, but those that wait for a
+//! slot wait no longer for it. Invariant: who takes a slot only where one is free stays within [`DISK_FRESH_MAX`] and
 //! [`NODE_FRESH_MAX`].
 
 use std::collections::BTreeMap;
 
-use ashlar_proto::DiskId;
-use ashlar_proto::api::VolumeState;
+use ashlar_proto::api::{Replica, VolumeState};
+use ashlar_proto::{ByteCount, DiskId, ReplicaId};
 
-use super::ClusterState;
+use super::{ClusterState, shard_bytes};
+use crate::live::Live;
+use crate::row::{ShardRow, VolumeRow};
 
 /// Fresh replicas that one disk takes at a time.
 pub(crate) const DISK_FRESH_MAX: usize = 2;
@@ -35,15 +39,10 @@ impl Slots {
     }
 
     /// As the fresh replicas of the state have taken them.
-    pub(super) fn taken(state: &ClusterState) -> Self {
+    pub(super) fn taken(state: &ClusterState, live: &Live) -> Self {
         let mut slots = Self::free(state);
-        let is_ready = |volume| {
-            let row = state.volumes.get(volume);
-            row.is_some_and(|row| row.state == VolumeState::Ready)
-        };
-        let shards = state.shards.iter().filter(|(at, _)| is_ready(&at.0));
-        for replica in shards.flat_map(|(_, row)| &row.replicas) {
-            if replica.fresh {
+        for (_, _, replica) in state.filled() {
+            if !live.fills.is_over(replica.id) {
                 slots.take(replica.disk);
             }
         }
@@ -72,5 +71,29 @@ impl Slots {
     pub(super) fn give_back(&mut self, disk: DiskId) {
         self.all -= 1;
         self.on.entry(disk).and_modify(|taken| *taken -= 1);
+    }
+}
+
+impl ClusterState {
+    /// The fresh replicas that somebody can fill.
+    fn filled(&self) -> impl Iterator<Item = (&VolumeRow, &ShardRow, &Replica)> {
+        let ready = self.volumes.values();
+        let ready = ready.filter(|row| row.state == VolumeState::Ready);
+        let shards =
+            ready.flat_map(|volume| self.shards_of(volume.id).map(move |row| (volume, row)));
+        let fresh = shards.flat_map(|(volume, row)| {
+            let fresh = row.replicas.iter().filter(|r| r.fresh);
+            fresh.map(move |replica| (volume, row, replica))
+        });
+        fresh.filter(|(volume, row, _)| self.can_be_taken_over(volume, row))
+    }
+
+    /// These replicas, and the bytes of each.
+    pub(crate) fn fills(&self) -> BTreeMap<ReplicaId, ByteCount> {
+        let bytes = |volume, row: &ShardRow| ByteCount::new(shard_bytes(volume, row.index));
+        let filled = self.filled();
+        filled
+            .map(|(volume, row, replica)| (replica.id, bytes(volume, row)))
+            .collect()
     }
 }

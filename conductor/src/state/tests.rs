@@ -13,16 +13,20 @@ use ashlar_proto::{Epoch, Generation};
 use super::*;
 use crate::absence::Absence;
 use crate::evidence::Evidence;
+use crate::fills::Fills;
 use crate::live::Live;
 use crate::membership::{Membership, Moment};
 use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
 
+mod ailing;
+mod clients;
 mod drain;
 mod evidence;
 mod healing;
 mod random;
 mod rebalance;
 mod repairs;
+mod slots;
 mod spread;
 
 const GIB: u64 = 1 << 30;
@@ -52,6 +56,7 @@ fn report(disk: u128) -> DiskReport {
         volatile_cache: false,
         damage: BTreeMap::new(),
         failed: None,
+        ailing: None,
         missing: Vec::new(),
     }
 }
@@ -87,6 +92,7 @@ fn detach(volume: VolumeId, generation: u32) -> DetachRequest {
     DetachRequest {
         volume,
         generation: Generation::new(generation),
+        served: false,
     }
 }
 
@@ -101,9 +107,11 @@ impl Bench {
     fn with(names: &[&str], disks: u128) -> Self {
         let membership = Membership::new(SILENCE, Moment::default());
         let absence = Absence::new(GRACE, SILENCE, Moment::default());
+        let fills = Fills::new(SILENCE, Moment::default());
+        let evidence = Evidence::new(SILENCE, OWNER_SILENCE);
         let mut bench = Self {
             state: ClusterState::empty(),
-            live: Live::new(membership, absence, Evidence::new(SILENCE, OWNER_SILENCE)),
+            live: Live::new(membership, absence, fills, evidence),
             now: Moment::default(),
         };
         bench.commit(ClusterState::found(ClusterId::new(1)));
@@ -133,6 +141,7 @@ impl Bench {
         self.live.judgment = self.state.judge(&self.live.evidence, self.now);
         let away = self.state.disks_away(&self.live);
         self.live.absence.note(self.now, &away);
+        self.live.fills.note(self.now, &self.state.fills());
         self.commit(self.state.plan_healing(&self.live));
         let turns = self.commit(self.state.plan_repairs(&self.live, self.now));
         self.live.note_turns(self.now, &turns);
@@ -252,6 +261,7 @@ fn read_back(state: &ClusterState) -> ClusterState {
     rows.extend(state.shards.values().cloned().map(AnyRow::Shard));
     rows.extend(state.disks.values().cloned().map(AnyRow::Disk));
     rows.extend(state.nodes.values().cloned().map(AnyRow::Node));
+    rows.extend(state.denied.values().cloned().map(AnyRow::Denied));
     rows.extend(state.names.iter().map(|(name, volume)| {
         let (name, volume) = (name.clone(), *volume);
         AnyRow::Name(crate::row::NameRow { name, volume })

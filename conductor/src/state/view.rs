@@ -147,8 +147,9 @@ impl ClusterState {
             } else {
                 NodeState::Down
             },
-            schedulable: self.schedulable(id),
-            report: live.report(row).clone(),
+            schedulable: self.asked_of(id),
+            evacuation: self.evacuation(id),
+            report: row.shown(live.report(row)),
             replicas: count(self.replicas_on(id)),
         })
     }
@@ -189,6 +190,7 @@ impl ClusterState {
                     .filter(|report| report.failed.is_some())
                     .count(),
             ),
+            disks_ailing: count(self.ailing.len()),
             usable_bytes: sum(|report| report.usable_bytes),
             used_bytes: sum(|report| report.used_bytes),
             volumes: count(self.volumes.len()),

@@ -56,6 +56,7 @@ impl ClusterState {
             attached_by: None,
             attached_for_repair: false,
             repairer: None,
+            unfenced: false,
         };
         cluster.next_volume += 1;
         let shards = shard_lengths(&volume);

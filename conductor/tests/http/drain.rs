@@ -1,6 +1,9 @@
 //! Nodes and disks that are cordoned, drained and removed, over HTTP.
 
-use ashlar_proto::api::{Disk, List, Node, Schedulable, Volume, WatchEvent};
+use ashlar_proto::api::{
+    Ailing, ClusterStatus, Disk, Evacuation, Heartbeat, Incident, List, Node, Revision,
+    Schedulable, Volume, WatchEvent,
+};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -124,6 +127,62 @@ async fn what_cannot_be_removed_says_why() {
         .send(Method::DELETE, &format!("/v1/disks/{disk}"))
         .await;
     assert_eq!(problem(gone).await.code, "disk-not-found");
+}
+
+#[tokio::test]
+async fn a_disk_that_ails_is_emptied_until_it_is_cleared() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = start(directory.path()).await;
+    let _stores = Store::start_many(&bench, 4).await;
+    bench.create("data", 3).await;
+    let disks: List<Disk> = bench.get("/v1/disks").await;
+    let used = disks.items.iter().find(|d| d.replicas > 0).unwrap();
+    let (node, id) = (used.node, used.report.id);
+    let mut heartbeat = Heartbeat {
+        disks: vec![used.report.clone()],
+        applied: Revision(0),
+        seen: ashlar_proto::api::Observed::default(),
+    };
+    heartbeat.disks[0].ailing = Some(Ailing {
+        reason: "it clicks".to_owned(),
+        incident: Incident(7),
+    });
+    let path = format!("/v1/nodes/{node}/heartbeat");
+    assert_eq!(
+        bench.post(&path, &heartbeat).await.status(),
+        StatusCode::OK
+    );
+    let find = |list: &List<Disk>| {
+        let found = list.items.iter().find(|d| d.report.id == id);
+        found.unwrap().clone()
+    };
+    let leaving = |v: &Volume| {
+        let replicas = v.shards.iter().flat_map(|shard| &shard.replicas);
+        replicas.filter(|r| r.leaving).count()
+    };
+    bench
+        .until("/v1/volumes/data", |data: &Volume| leaving(data) > 0)
+        .await;
+    // The store's next heartbeats say nothing of it.
+    let list = bench
+        .until("/v1/disks", |list: &List<Disk>| {
+            find(list).evacuation == Evacuation::Moving
+        })
+        .await;
+    let ailing = find(&list);
+    assert_eq!(ailing.schedulable, Schedulable::Open);
+    assert_eq!(ailing.report.ailing.unwrap().reason, "it clicks");
+    let cleared: Disk = bench
+        .posted(&format!("/v1/disks/{id}/clear"), &json!({}))
+        .await;
+    assert_ne!(cleared.evacuation, Evacuation::Moving);
+    assert_eq!(leaving(&bench.volume("data").await), 0);
+    let status: ClusterStatus = bench.get("/v1/status").await;
+    assert_eq!(status.disks_ailing, 0);
+    let unknown = bench
+        .post(&format!("/v1/disks/{:032x}/clear", 99), &json!({}))
+        .await;
+    assert_eq!(problem(unknown).await.code, "disk-not-found");
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod clients;
 mod drain;
 mod healing;
+mod maps;
 mod owners;
 mod problems;
 mod rebalance;

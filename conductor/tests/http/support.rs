@@ -153,6 +153,7 @@ pub fn report(number: u16) -> DiskReport {
         volatile_cache: false,
         damage: BTreeMap::from([("data".to_owned(), u64::from(number))]),
         failed: None,
+        ailing: None,
         missing: Vec::new(),
     }
 }

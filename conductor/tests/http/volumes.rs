@@ -54,12 +54,14 @@ async fn a_volume_lives_from_create_to_delete() {
     let stale = DetachRequest {
         volume: id,
         generation: Generation::new(1),
+        served: false,
     };
     let stale = bench.post("/v1/volumes/data/detach", &stale).await;
     assert_eq!(problem(stale).await.code, "stale-generation");
     let detach = DetachRequest {
         volume: id,
         generation: Generation::new(2),
+        served: false,
     };
     for _ in 0..2 {
         let detached = bench.post("/v1/volumes/data/detach", &detach).await;

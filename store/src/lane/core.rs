@@ -11,6 +11,7 @@ use ashlar_reactor::{Buffer, Disk, Reactor, SharedBuffer};
 use crate::disk::layout::LaneLayout;
 use crate::lane::error::LaneError;
 use crate::lane::options::LaneOptions;
+use crate::lane::pace::Pace;
 use crate::lane::planted::{Bug, Planted};
 use crate::lane::signal::{Event, Turnstile};
 use crate::lane::state::State;
@@ -63,6 +64,7 @@ pub(crate) struct Core {
     /// Freed segments are discarded (block devices), or files filled with zeroes once.
     pub(crate) is_file: bool,
     pub(crate) state: RefCell<State>,
+    pub(crate) pace: Pace,
     pub(crate) events: Events,
     pub(crate) flushes: FlushTurns,
     /// One checkpoint at a time.
@@ -82,7 +84,9 @@ impl Core {
     /// Reads blocks; `None` when the device fails.
     pub(crate) async fn read_blocks(&self, address: u64, blocks: usize) -> Option<Buffer> {
         let buffer = self.reactor.buffer(blocks * BLOCK_BYTES);
+        let timed = self.pace.begin(&self.reactor);
         let (buffer, result) = self.disk.read(address * BLOCK_BYTES_U64, buffer).await;
+        drop(timed);
         match result {
             Ok(()) => Some(buffer),
             Err(error) => {
@@ -99,7 +103,9 @@ impl Core {
         address: u64,
         data: Vec<SharedBuffer>,
     ) -> Result<(), LaneError> {
+        let timed = self.pace.begin(&self.reactor);
         let written = self.disk.write(address * BLOCK_BYTES_U64, data).await;
+        drop(timed);
         written.map_err(|error| self.write_failed(&error))
     }
 
@@ -151,6 +157,7 @@ impl Core {
             let result = if is_planted(Rule::FlushNothing) {
                 Ok(())
             } else {
+                let _timed = core.pace.begin(&core.reactor);
                 core.disk.flush().await
             };
             {

@@ -87,7 +87,10 @@ impl Lane {
     /// What it has done and found.
     #[must_use]
     pub fn stats(&self) -> LaneStats {
-        self.0.state.borrow().snapshot()
+        LaneStats {
+            io: self.0.pace.counts(),
+            ..self.0.state.borrow().snapshot()
+        }
     }
 
     /// The shards that it holds, in order.

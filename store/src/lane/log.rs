@@ -113,7 +113,9 @@ impl Core {
         let core = self.clone();
         drop(self.reactor.spawn(async move {
             let offset = built.batch.address * BLOCK_BYTES_U64;
+            let timed = core.pace.begin(&core.reactor);
             let result = core.disk.write(offset, data).await;
+            drop(timed);
             let result = result.map_err(|error| core.write_failed(&error));
             core.completed(built, result);
         }));

@@ -28,6 +28,7 @@ mod lookup;
 mod lsn;
 mod options;
 mod overlay;
+mod pace;
 mod page;
 mod planted;
 mod purge;
@@ -56,6 +57,7 @@ pub use inspect::{
 };
 pub use layers::{Interval, LayerTable};
 pub use options::LaneOptions;
+pub use pace::{IoCounts, SLOW_IO};
 pub use shards::{ShardKey, StateChange};
 pub use start::{DetachedLane, UnrecoveredLane};
 pub use stats::{DamageCounts, LaneStats};

@@ -12,6 +12,7 @@ use crate::lane::core::{Core, CoreRc, Events, FlushTurns};
 use crate::lane::error::RecoveryError;
 use crate::lane::handle::Lane;
 use crate::lane::options::LaneOptions;
+use crate::lane::pace::Pace;
 use crate::lane::planted::Bug;
 use crate::lane::recovery::Recovery;
 use crate::lane::scan::Device;
@@ -153,6 +154,7 @@ impl UnrecoveredLane {
             volatile,
             is_file: !geometry.is_block_device,
             state: RefCell::new(state),
+            pace: Pace::default(),
             events: Events::default(),
             flushes: FlushTurns::default(),
             checkpoints: Turnstile::default(),

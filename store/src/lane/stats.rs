@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use crate::lane::pace::IoCounts;
+
 /// Damage found since the lane started, by what was damaged. Each place counts once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DamageCounts {
@@ -56,6 +58,8 @@ pub struct LaneStats {
     pub write_errors: u64,
     /// Reads that the device failed.
     pub read_errors: u64,
+    /// Requests to the device, and how long they took.
+    pub io: IoCounts,
     /// Bytes of memory that the overlay takes.
     pub overlay_bytes: u64,
 }

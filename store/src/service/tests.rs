@@ -13,6 +13,7 @@ use ashlar_proto::{
     ReplicaId, RoomHint, Seq, ShardIndex, VolumeId, Window,
 };
 use ashlar_reactor::SharedBuffer;
+use ashlar_reactor::sim::fault::FaultAccess;
 use ashlar_reactor::sim::{DiskSpec, Process, World};
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use ashlar_proto::api::{OwnerSeen, PeerSeen, Replica, Schedulable, repair_owner};
+use ashlar_proto::api::{
+    Ailing, Incident, OwnerSeen, PeerSeen, Replica, Schedulable, repair_owner,
+};
 
 use super::*;
 use crate::evidence::Witness;
@@ -36,6 +38,9 @@ struct World {
     rng: Rng,
     /// Disks that fail while their nodes are up.
     failed: BTreeSet<DiskId>,
+    /// Disks that ail, as their stores say, and the incidents until now.
+    ailing: BTreeMap<DiskId, Incident>,
+    incidents: u32,
     /// Replicas that were made once and are lost.
     missing: BTreeSet<ReplicaId>,
     /// Replicas that stores have made.
@@ -68,6 +73,8 @@ impl World {
             bench,
             rng: Rng(seed * 2 + 1),
             failed: BTreeSet::new(),
+            ailing: BTreeMap::new(),
+            incidents: 0,
             missing: BTreeSet::new(),
             made,
             moves_begun: 0,
@@ -91,6 +98,10 @@ impl World {
                 let missing = held.map(|(_, held)| held.replica);
                 DiskReport {
                     failed: self.failed.contains(&disk).then(|| "broken".to_owned()),
+                    ailing: self.ailing.get(&disk).map(|incident| Ailing {
+                        reason: "old age".to_owned(),
+                        incident: *incident,
+                    }),
                     missing: missing.filter(|id| self.missing.contains(id)).collect(),
                     // Small enough for disks to become uneven.
                     usable_bytes: ByteCount::new(20 * GIB),
@@ -240,7 +251,7 @@ impl World {
     fn happen(&mut self) {
         let node = self.rng.below(NODES.len() as u64) + 1;
         let disk = DiskId::new(u128::from(node + 100 * self.rng.below(2)));
-        match self.rng.below(16) {
+        match self.rng.below(18) {
             0 if self.is_up(node) => self.bench.set_up(node, false),
             0..=2 => self.beat(node),
             3 if self.failed.len() < 2 => {
@@ -273,9 +284,21 @@ impl World {
                 self.use_or_leave(&row);
             }
             11 if self.rng.one_in(4) => self.restart(),
+            // Now and then more than half of all.
+            16 => {
+                self.incidents += 1;
+                self.ailing.insert(disk, Incident(self.incidents));
+            }
+            17 if self.rng.one_in(2) => self.clear(disk),
+            17 => self.ailing.clear(),
             12 => self.wait(GRACE + Duration::from_secs(2)),
             _ => self.wait(Duration::from_secs(3)),
         }
+    }
+
+    fn clear(&mut self, disk: DiskId) {
+        let plan = self.bench.state.plan_clear_disk(disk);
+        self.bench.commit(plan.unwrap());
     }
 
     /// A replica vanishes, if the shard can do without it.
@@ -300,6 +323,7 @@ impl World {
         self.bench.state.renew_assignments();
         self.bench.live.applied.clear();
         self.bench.live.absence = Absence::new(GRACE, SILENCE, self.bench.now);
+        self.bench.live.fills = Fills::new(SILENCE, self.bench.now);
     }
 
     fn wait(&mut self, time: Duration) {
@@ -360,8 +384,10 @@ impl World {
         self.judge();
         let away = self.bench.state.disks_away(&self.bench.live);
         self.bench.live.absence.note(self.bench.now, &away);
+        let fills = self.bench.state.fills();
+        self.bench.live.fills.note(self.bench.now, &fills);
         let before = self.bench.state.shards.clone();
-        let fresh_before = fresh_counts(&before);
+        let fresh_before = self.slots_taken();
         let plan = self.bench.state.plan_healing(&self.bench.live);
         let outlook = self.bench.commit(plan);
         let plan = self.bench.state.plan_rebalance(&self.bench.live, &outlook);
@@ -376,7 +402,7 @@ impl World {
             assert_eq!(in_sync(&before[at]), in_sync(after));
             assert_eq!(before[at].epoch, after.epoch);
         }
-        let fresh_after = fresh_counts(&self.bench.state.shards);
+        let fresh_after = self.slots_taken();
         for (disk, count) in &fresh_after {
             let was = fresh_before.get(disk).copied().unwrap_or_default();
             assert!(*count <= was.max(DISK_FRESH_MAX));
@@ -394,6 +420,24 @@ impl World {
             assert!(tasks.len() <= NODE_REPAIRS_MAX);
             assert!(tasks.is_empty() || self.is_up(node));
         }
+    }
+
+    /// The slots that fresh replicas hold.
+    fn slots_taken(&self) -> BTreeMap<DiskId, usize> {
+        let mut counts = BTreeMap::new();
+        let fills = self.bench.state.fills();
+        for replica in self
+            .bench
+            .state
+            .shards
+            .values()
+            .flat_map(|row| &row.replicas)
+        {
+            if fills.contains_key(&replica.id) && !self.bench.live.fills.is_over(replica.id) {
+                *counts.entry(replica.disk).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// What holds of every shard at all times.
@@ -427,7 +471,7 @@ impl World {
         }
         self.repair();
         let volumes: Vec<VolumeRow> = self.bench.state.volumes.values().cloned().collect();
-        for volume in &volumes {
+        for volume in volumes.iter().filter(|row| !is_idle(row)) {
             self.own(volume);
         }
         self.heal();
@@ -448,14 +492,9 @@ impl World {
     }
 }
 
-fn fresh_counts(shards: &BTreeMap<At, ShardRow>) -> BTreeMap<DiskId, usize> {
-    let mut counts = BTreeMap::new();
-    for replica in shards.values().flat_map(|row| &row.replicas) {
-        if replica.fresh {
-            *counts.entry(replica.disk).or_default() += 1;
-        }
-    }
-    counts
+/// Whether its owner is one that does nothing.
+fn is_idle(volume: &VolumeRow) -> bool {
+    volume.attached_by.as_deref() == Some("idle")
 }
 
 /// Gives how many moves to even out disks began, and were called off for lost replicas.
@@ -467,14 +506,18 @@ fn run(seed: u64) -> (usize, u32) {
             world.work();
         }
     }
-    // Calm: all but one node take replicas, that one is drained.
+    // Calm: all but one node take replicas, that one is drained, and a disk of another one ails.
     world.failed.clear();
     world.is_gossip = false;
     let drained = world.rng.below(NODES.len() as u64) + 1;
+    world.ailing.clear();
+    world.incidents += 1;
+    let ails = DiskId::new(u128::from(drained % NODES.len() as u64 + 1));
     for node in 1..=NODES.len() as u64 {
         world.beat(node);
         world.schedule(node, Schedulable::Open);
         for disk in [node, node + 100].map(|disk| DiskId::new(u128::from(disk))) {
+            world.clear(disk);
             let plan = world
                 .bench
                 .state
@@ -483,6 +526,7 @@ fn run(seed: u64) -> (usize, u32) {
         }
     }
     world.schedule(drained, Schedulable::Draining);
+    world.ailing.insert(ails, Incident(world.incidents));
     for _ in 0..400 {
         world.work();
         world.wait(Duration::from_secs(1));
@@ -500,6 +544,7 @@ fn run(seed: u64) -> (usize, u32) {
                 "seed {seed}"
             );
             assert_eq!(world.bench.healing().out_of_sync, 0);
+            assert_eq!(world.bench.state.replicas_on(ails), 0, "seed {seed}");
             return (world.moves_begun, world.moves_called_off);
         }
     }
@@ -518,4 +563,63 @@ fn random_clusters_keep_the_rules_and_become_whole() {
         called_off += moves.1;
     }
     assert!(begun > 100 && called_off > 0, "{begun} {called_off}");
+}
+
+/// A node is drained of which the owners of most volumes fill nothing, more than there are slots, and
+/// they come first: the others become whole nevertheless.
+fn run_with_idle_owners(seed: u64) {
+    let mut world = World::new(seed);
+    let mut owners: Vec<(String, &str)> = (0..VOLUMES).map(|n| (format!("v{n}"), "idle")).collect();
+    owners.extend((0..10).map(|n| (format!("idle{n}"), "idle")));
+    owners.extend((0..6).map(|n| (format!("user{n}"), "user")));
+    for (name, _) in &owners[usize::try_from(VOLUMES).unwrap()..] {
+        let request = CreateVolume {
+            size_bytes: ByteCount::new(9 * GIB),
+            ..volume(name, 3)
+        };
+        let plan = world
+            .bench
+            .state
+            .plan_create(&world.bench.live, &request, SHARD_BYTES);
+        world.bench.commit(plan.unwrap());
+    }
+    for node in 1..=NODES.len() as u64 {
+        world.apply(node);
+    }
+    for (name, owner) in &owners {
+        let plan = world.bench.state.plan_attach(
+            &world.bench.live,
+            world.bench.now,
+            name,
+            &by(owner, false),
+        );
+        world.bench.commit(plan.unwrap());
+    }
+    let first = world.rng.below(NODES.len() as u64);
+    let node = |step: u64| (first + step) % NODES.len() as u64 + 1;
+    world.schedule(node(0), Schedulable::Draining);
+    for step in 1..3 {
+        world.schedule(node(step), Schedulable::Cordoned);
+    }
+    // Each of a few rounds of slots takes its time.
+    for _ in 0..4000 {
+        let from = world.bench.now;
+        world.bench.now = from.later(Duration::from_secs(4));
+        world.work();
+        let mut shards = world.bench.state.shards.values();
+        let is_done = |row: &ShardRow| {
+            is_idle(&world.bench.state.volumes[&row.volume]) || world.is_row_whole(row)
+        };
+        if shards.all(is_done) {
+            return;
+        }
+    }
+    panic!("seed {seed}: {:?}", world.bench.healing());
+}
+
+#[test]
+fn owners_that_fill_nothing_hold_nobody_up() {
+    for seed in 1..=6 {
+        run_with_idle_owners(seed);
+    }
 }

@@ -107,6 +107,59 @@ fn a_dead_disk_reports_itself_and_the_others_go_on() {
 }
 
 #[test]
+fn a_disk_that_fails_reads_serves_on_and_reports_that_it_ails() {
+    let site = Site::new(7, 2, DiskSpec::new);
+    let control = site.control();
+    let disk = site.world.find_disk(STORE, path(0)).unwrap();
+    let (early, late) = site.owner(|reactor| async move {
+        let owner = Owner::attach(&reactor, 0).await;
+        for n in 0..20 {
+            let written = owner.write(n, 1, seq(u64::from(n) + 1), 5).await;
+            assert_eq!(written, Status::Ok);
+        }
+        disk.faults(|faults| faults.fail(FaultAccess::Read, 0..u64::MAX));
+        assert_eq!(owner.read(0, 1).await.header.status, Status::Damaged);
+        let early = control.report().await.unwrap();
+        for n in 1..20 {
+            assert_eq!(owner.read(n, 1).await.header.status, Status::Damaged);
+        }
+        (early, control.report().await.unwrap())
+    });
+    assert_eq!(
+        early[0].ailing, None,
+        "one bad place is none of its business"
+    );
+    let ailing = late[0].ailing.as_ref().expect("it ails");
+    assert_eq!(ailing.reason, "20 damaged places within 1 h");
+    assert_eq!((&late[0].failed, &late[1].ailing), (&None, &None));
+}
+
+#[test]
+fn a_disk_that_stays_slow_reports_that_it_ails() {
+    let site = Site::new(8, 1, DiskSpec::new);
+    let control = site.control();
+    let disk = site.world.find_disk(STORE, path(0)).unwrap();
+    site.owner(|reactor| async move {
+        let owner = Owner::attach(&reactor, 0).await;
+        assert_eq!(owner.write(0, 1, seq(1), 5).await, Status::Ok);
+        disk.faults(|faults| faults.slow_down(Duration::from_secs(3)));
+        let (mut minutes, mut ails) = (0, false);
+        while !ails {
+            assert!(minutes < 10, "it is never said to ail");
+            minutes += 1;
+            for _ in 0..4 {
+                assert_eq!(owner.read(0, 1).await.header.status, Status::Ok);
+                reactor.sleep(Duration::from_secs(12)).await;
+                let report = control.report().await.unwrap().remove(0);
+                assert_eq!(report.failed, None);
+                ails = report.ailing.is_some();
+            }
+        }
+        assert!(minutes >= 5, "after {minutes} min");
+    });
+}
+
+#[test]
 fn a_disk_of_another_cluster_is_refused() {
     let site = Site::new(3, 1, DiskSpec::new);
     let control = site.control();

@@ -120,6 +120,7 @@ impl Image {
             volatile_cache: self.volatile,
             damage: BTreeMap::new(),
             failed: None,
+            ailing: None,
             missing: Vec::new(),
         }
     }

@@ -52,8 +52,6 @@ pub enum Planted {
     NoChecksums,
     /// A segment is free before its live blocks have moved.
     CollectorFreesLive,
-    /// A checkpoint names what is not durable yet.
-    CheckpointTooEarly,
     /// A conductor grants a generation before that is durable.
     GrantEarly,
     /// A conductor commits a proposal of any epoch.
@@ -70,7 +68,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 29] = [
         Self::NoLease,
         Self::CountNonMembers,
         Self::CountProposedOnly,
@@ -94,7 +92,6 @@ impl Planted {
         Self::SameIncarnation,
         Self::NoChecksums,
         Self::CollectorFreesLive,
-        Self::CheckpointTooEarly,
         Self::GrantEarly,
         Self::AnyEpoch,
         Self::AnyGeneration,

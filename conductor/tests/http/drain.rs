@@ -148,10 +148,7 @@ async fn a_disk_that_ails_is_emptied_until_it_is_cleared() {
         incident: Incident(7),
     });
     let path = format!("/v1/nodes/{node}/heartbeat");
-    assert_eq!(
-        bench.post(&path, &heartbeat).await.status(),
-        StatusCode::OK
-    );
+    assert_eq!(bench.post(&path, &heartbeat).await.status(), StatusCode::OK);
     let find = |list: &List<Disk>| {
         let found = list.items.iter().find(|d| d.report.id == id);
         found.unwrap().clone()

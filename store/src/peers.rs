@@ -35,8 +35,18 @@ struct Watched {
     task: Task<()>,
 }
 
-/// Until when the last answer shows that a peer lives.
-type Heard = Option<Instant>;
+/// What the last greeting or question came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Heard {
+    /// No answer yet.
+    #[default]
+    Nothing,
+    /// The peer lives; the answer shows it until then.
+    Until(Instant),
+    /// Somebody answers, but knows nothing of the disk: another store has the address, or this one
+    /// does not know its cluster yet.
+    Stranger,
+}
 
 impl Drop for Watched {
     fn drop(&mut self) {
@@ -66,7 +76,7 @@ impl Peers {
         watched.retain(|_, known| targets.contains(&known.target));
         for target in targets {
             watched.entry(target.node).or_insert_with(|| {
-                let heard = Rc::new(Cell::new(None));
+                let heard = Rc::new(Cell::new(Heard::Nothing));
                 let watcher = Watcher {
                     reactor: self.reactor.clone(),
                     cluster,
@@ -93,8 +103,9 @@ impl Peers {
         let now = self.reactor.now();
         let watched = self.watched.borrow();
         let seen = watched.iter().filter_map(|(&node, peer)| {
-            let reached = peer.heard.get().is_some_and(|until| now < until);
-            let is_known = reached || now - peer.since >= SILENCE;
+            let heard = peer.heard.get();
+            let reached = matches!(heard, Heard::Until(until) if now < until);
+            let is_known = reached || heard != Heard::Stranger && now - peer.since >= SILENCE;
             is_known.then_some(PeerSeen { node, reached })
         });
         seen.collect()
@@ -131,7 +142,12 @@ impl Watcher {
                     self.reactor.sleep(PERIOD).await;
                 }
                 Greeted::Refused => self.reactor.sleep(REFUSED_PAUSE).await,
-                Greeted::Silent => self.reactor.sleep(PERIOD).await,
+                Greeted::Silent => {
+                    if self.heard.get() == Heard::Stranger {
+                        self.heard.set(Heard::Nothing);
+                    }
+                    self.reactor.sleep(PERIOD).await;
+                }
             }
         }
     }
@@ -151,12 +167,14 @@ impl Watcher {
         let is_it = reply.header.is_reply && reply.header.kind == FrameKind::Hello;
         if is_it && !matches!(status, Status::NoSuchReplica | Status::Malformed) {
             self.note_heard(REFUSED_SILENCE);
+        } else {
+            self.heard.set(Heard::Stranger);
         }
         Greeted::Refused
     }
 
     fn note_heard(&self, lasts: Duration) {
-        self.heard.set(Some(self.reactor.now() + lasts));
+        self.heard.set(Heard::Until(self.reactor.now() + lasts));
     }
 
     async fn hello(&self) -> Option<(Link, Frame)> {

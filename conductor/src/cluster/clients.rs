@@ -31,12 +31,13 @@ impl<M: MetaStore> Cluster<M> {
         }
         let taken = self.read(|view| view.state.names_of(&volumes));
         self.heal().await?;
-        let fenced = |view: &View| view.state.unfenced(&volumes).is_empty().then_some(());
+        // Those that an earlier call took are as unsafe as those that this one took.
+        let fenced = |view: &View| view.state.unfenced().is_empty().then_some(());
         self.wait_for(wait, fenced).await;
         Ok(ClientDenied {
             denied,
             taken,
-            unfenced: self.read(|view| view.state.unfenced(&volumes)),
+            unfenced: self.read(|view| view.state.unfenced()),
         })
     }
 

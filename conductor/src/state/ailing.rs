@@ -73,11 +73,12 @@ impl ClusterState {
                 Evacuation::None
             };
         }
-        if self.ailing.len() * PANIC_PART > self.disks.len() {
-            return Evacuation::Withheld;
-        }
+        // One that was emptied is not filled again because others ail as well.
         if self.replicas_on(disk) == 0 {
             return Evacuation::Done;
+        }
+        if self.ailing.len() * PANIC_PART > self.disks.len() {
+            return Evacuation::Withheld;
         }
         let before = self.ailing.range(..disk);
         let before = before.filter(|other| self.replicas_on(**other) > 0).count();

@@ -107,10 +107,9 @@ impl ClusterState {
         })
     }
 
-    /// The names of those volumes that may still take writes of a denied client.
-    pub(crate) fn unfenced(&self, volumes: &[VolumeId]) -> Vec<String> {
-        let rows = volumes.iter().filter_map(|id| self.volumes.get(id));
-        let rows = rows.filter(|row| row.unfenced);
+    /// The names of the volumes that may still take writes of a denied client.
+    pub(crate) fn unfenced(&self) -> Vec<String> {
+        let rows = self.volumes.values().filter(|row| row.unfenced);
         rows.map(|row| row.name.clone()).collect()
     }
 

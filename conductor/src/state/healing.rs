@@ -235,8 +235,11 @@ impl<'a> Healer<'a> {
         row.rebalancing && leaving.all(|r| !self.is_draining(r))
     }
 
+    /// One that is out of sync for a moment on a disk that only ails is caught up, which costs less
+    /// than another copy, and then moves.
     fn is_to_be_replaced(&self, replica: &Replica) -> bool {
-        replica.leaving || self.is_draining(replica) || self.state.is_gone(self.live, replica)
+        let is_asked = self.state.asked_of(replica.disk) == Schedulable::Draining;
+        replica.leaving || is_asked || self.state.is_gone(self.live, replica)
     }
 
     /// The shard without a move that is over or was called off, if there is such a one.

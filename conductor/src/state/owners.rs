@@ -121,7 +121,9 @@ impl ClusterState {
             unfenced: current.unfenced && !request.served,
             // A repair owner that has fenced a denied client is done; what else is amiss is looked at
             // anew.
-            repairer: current.repairer.filter(|_| !current.unfenced),
+            repairer: current
+                .repairer
+                .filter(|_| !(current.unfenced && request.served)),
             ..current.clone()
         };
         let changes = vec![AnyRow::Volume(row).put()];

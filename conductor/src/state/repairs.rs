@@ -17,7 +17,7 @@ use crate::live::Live;
 use crate::membership::Moment;
 use crate::row::{AnyRow, ShardRow, VolumeRow};
 
-/// Repair tasks of one node at a time.
+/// Repair tasks of one node at a time, beside those that fence a denied client.
 pub(crate) const NODE_REPAIRS_MAX: usize = 4;
 
 /// How long a volume with a task may take to be attached while others wait for theirs.
@@ -60,7 +60,11 @@ impl ClusterState {
             }
             match volume.repairer.filter(|node| self.is_up(*node)) {
                 Some(node) if needs => *load.entry(node).or_default() += 1,
-                _ if needs => waiting.push((last_turn, self.live_least(volume), volume.id)),
+                // Who was denied must not write on until others are repaired.
+                _ if needs => {
+                    let urgency = (!volume.unfenced, last_turn, self.live_least(volume));
+                    waiting.push((urgency, volume.id));
+                }
                 _ => {}
             }
             if volume
@@ -71,7 +75,7 @@ impl ClusterState {
             }
         }
         waiting.sort_unstable();
-        for (_, _, id) in waiting {
+        for (_, id) in waiting {
             let Some(volume) = self.volumes.get(&id) else {
                 continue;
             };
@@ -161,7 +165,7 @@ impl ClusterState {
         let is_missed = |node: NodeId| live.judgment.is_missed(node);
         let free = self.nodes.values();
         let free = free.filter(|node| node.up && !is_missed(node.id));
-        let free = free.filter(|node| tasks(node.id) < NODE_REPAIRS_MAX);
+        let free = free.filter(|node| volume.unfenced || tasks(node.id) < NODE_REPAIRS_MAX);
         let best = free.min_by_key(|node| {
             let owner = repair_owner(&node.name);
             let holds = volume.attached_for_repair && volume.attached_by == Some(owner);

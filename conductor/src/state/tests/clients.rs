@@ -146,7 +146,7 @@ fn what_a_denied_client_had_is_fenced_by_a_repair_owner() {
     bench.attach("w", "nbd@host-b");
     let id = bench.state.volume_named("v").unwrap().id;
     assert_eq!(bench.deny("nbd@host-a"), [id]);
-    assert_eq!(bench.state.unfenced(&[id]), ["v"]);
+    assert_eq!(bench.state.unfenced(), ["v"]);
     assert!(bench.state.volume_named("w").unwrap().attached_by.is_some());
     // Its next proposal is of a generation that is over.
     let epoch = bench.state.volume_by_name("v").unwrap().shards[0].epoch;
@@ -166,13 +166,13 @@ fn what_a_denied_client_had_is_fenced_by_a_repair_owner() {
     let generation = bench.repair("v", node);
     bench.detach("v", generation, false);
     bench.heal();
-    assert_eq!(bench.state.unfenced(&[id]), ["v"]);
+    assert_eq!(bench.state.unfenced(), ["v"]);
     let node = bench.repairer("v").expect("it goes on");
     let generation = bench.repair("v", node);
     assert!(generation > 2);
     let before = bench.state.assigned(node).unwrap();
     bench.detach("v", generation, true);
-    assert!(bench.state.unfenced(&[id]).is_empty());
+    assert!(bench.state.unfenced().is_empty());
     assert!(bench.state.assigned(node).unwrap() > before);
     bench.heal();
     assert_eq!(bench.repairer("v"), None);
@@ -184,17 +184,17 @@ fn a_user_that_takes_the_volume_fences_as_well() {
     let mut bench = Bench::new();
     bench.ready("v", 3);
     bench.attach("v", OWNER);
-    let taken = bench.deny("nbd@*");
+    bench.deny("nbd@*");
     let plan = bench
         .state
         .plan_attach(&bench.live, bench.now, "v", &by("qemu@host-b", false));
     let generation = bench.commit(plan.unwrap()).volume.generation.get();
     bench.heal();
     // It need not have come to serve.
-    assert_eq!(bench.state.unfenced(&taken), ["v"]);
+    assert_eq!(bench.state.unfenced(), ["v"]);
     assert_eq!(bench.repairer("v"), None);
     bench.detach("v", generation, true);
-    assert!(bench.state.unfenced(&taken).is_empty());
+    assert!(bench.state.unfenced().is_empty());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ashlar_proto::DiskId;
 
+use crate::looks::Looks;
 use crate::membership::Moment;
 
 /// The disks that do not serve.
@@ -15,10 +16,7 @@ use crate::membership::Moment;
 pub(crate) struct Absence {
     /// Who is away for this long is not waited for any more.
     grace: Duration,
-    /// A longer gap between two looks is taken as a pause of the conductor.
-    pause: Duration,
-    /// The last look at the clock.
-    judged: Moment,
+    looks: Looks,
     /// For how long each disk has been away.
     away: BTreeMap<DiskId, Duration>,
 }
@@ -28,21 +26,14 @@ impl Absence {
     pub(crate) fn new(grace: Duration, pause: Duration, now: Moment) -> Self {
         Self {
             grace,
-            pause,
-            judged: now,
+            looks: Looks::new(pause, now),
             away: BTreeMap::new(),
         }
     }
 
     /// Notes which disks do not serve now. Call it several times per pause.
     pub(crate) fn note(&mut self, now: Moment, away: &BTreeSet<DiskId>) {
-        let gap = now.since(self.judged);
-        self.judged = self.judged.max(now);
-        let passed = if gap >= self.pause {
-            Duration::ZERO
-        } else {
-            gap
-        };
+        let passed = self.looks.passed(now).unwrap_or_default();
         self.away.retain(|disk, _| away.contains(disk));
         for age in self.away.values_mut() {
             *age = age.saturating_add(passed);

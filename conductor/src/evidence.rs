@@ -17,6 +17,7 @@ use std::time::Duration;
 use ashlar_proto::api::{OwnerSeen, PeerSeen};
 use ashlar_proto::{Generation, NodeId, VolumeId};
 
+use crate::looks::Looks;
 use crate::membership::Moment;
 
 /// Who says something.
@@ -85,8 +86,7 @@ pub(crate) struct Evidence {
     /// The last sign of each volume's owner: its generation's grant, its heartbeat, or a store's
     /// word.
     owners: BTreeMap<VolumeId, (Generation, Moment)>,
-    /// The last look at the clock.
-    judged: Moment,
+    looks: Looks,
     /// The end of the conductor's last pause: no silence counts from before.
     resumed: Moment,
 }
@@ -100,7 +100,7 @@ impl Evidence {
             said: BTreeMap::new(),
             sightings: BTreeMap::new(),
             owners: BTreeMap::new(),
-            judged: Moment::default(),
+            looks: Looks::new(lifetime, Moment::default()),
             resumed: Moment::default(),
         }
     }
@@ -108,10 +108,9 @@ impl Evidence {
     /// The clock is looked at: a long gap since the last time is a pause of the conductor itself. Call
     /// it a few times in a lifetime.
     pub(crate) fn look(&mut self, now: Moment) {
-        if now.since(self.judged) >= self.lifetime {
+        if self.looks.passed(now).is_none() {
             self.resumed = self.resumed.max(now);
         }
-        self.judged = self.judged.max(now);
     }
 
     /// A volume is attached with that generation: from now on its owner is expected to be heard.
@@ -168,25 +167,30 @@ impl Evidence {
         }
     }
 
-    /// What is said of a node now, by others than some whose word does not count.
-    pub(crate) fn weigh(&self, now: Moment, node: NodeId, without: &BTreeSet<NodeId>) -> Weight {
-        let mut weight = Weight::default();
-        let counts = |witness: &Witness| match witness {
-            Witness::Node(id) => *id != node && !without.contains(id),
-            Witness::Owner(_) => true,
-        };
+    /// What is said of each node now, by others than some whose word does not count. Nodes of which
+    /// nothing is said are left out.
+    pub(crate) fn weights(
+        &self,
+        now: Moment,
+        without: &BTreeSet<NodeId>,
+    ) -> BTreeMap<NodeId, Weight> {
+        let mut weights: BTreeMap<NodeId, Weight> = BTreeMap::new();
         for (witness, said) in &self.said {
-            if !counts(witness) {
+            let is_self = |node: NodeId| *witness == Witness::Node(node);
+            if without.iter().any(|node| is_self(*node)) {
                 continue;
             }
-            let fresh = |s: &&Statement| now.since(s.at) <= self.lifetime;
-            match said.get(&node).filter(fresh) {
-                Some(statement) if statement.reached => weight.reached_by += 1,
-                Some(_) if said.values().filter(fresh).any(|s| s.reached) => weight.missed_by += 1,
-                _ => {}
+            let fresh = said
+                .iter()
+                .filter(|(_, s)| now.since(s.at) <= self.lifetime);
+            let reaches_any = fresh.clone().any(|(_, s)| s.reached);
+            for (&node, statement) in fresh.filter(|(node, _)| reaches_any && !is_self(**node)) {
+                let weight = weights.entry(node).or_default();
+                weight.reached_by += u32::from(statement.reached);
+                weight.missed_by += u32::from(!statement.reached);
             }
         }
-        weight
+        weights
     }
 
     /// Whether the owner of that generation has been silent for long, to all.
@@ -252,7 +256,8 @@ mod tests {
     }
 
     fn weigh(evidence: &Evidence, second: u64, of: u64) -> Weight {
-        evidence.weigh(at(second), node(of), &BTreeSet::new())
+        let weights = evidence.weights(at(second), &BTreeSet::new());
+        weights.get(&node(of)).copied().unwrap_or_default()
     }
 
     fn evidence() -> Evidence {
@@ -359,7 +364,7 @@ mod tests {
         evidence.note_reach(at(1), Witness::Node(node(2)), &said);
         let without = BTreeSet::from([node(2)]);
         assert_eq!(weigh(&evidence, 1, 3).missed_by, 1);
-        assert_eq!(evidence.weigh(at(1), node(3), &without), Weight::default());
+        assert_eq!(evidence.weights(at(1), &without), BTreeMap::new());
     }
 
     #[test]

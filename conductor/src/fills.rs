@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ashlar_proto::{ByteCount, ReplicaId};
 
+use crate::looks::Looks;
 use crate::membership::Moment;
 
 /// What any replica may take.
@@ -22,10 +23,7 @@ pub(crate) const FILL_BYTES_PER_SECOND: u64 = 4 << 20;
 /// The fresh replicas that somebody can fill.
 #[derive(Clone, Debug)]
 pub(crate) struct Fills {
-    /// A longer gap between two looks is taken as a pause of the conductor.
-    pause: Duration,
-    /// The last look at the clock.
-    judged: Moment,
+    looks: Looks,
     /// For how long each has been filled, and for how long it may be.
     ages: BTreeMap<ReplicaId, (Duration, Duration)>,
 }
@@ -34,21 +32,14 @@ impl Fills {
     /// None yet.
     pub(crate) fn new(pause: Duration, now: Moment) -> Self {
         Self {
-            pause,
-            judged: now,
+            looks: Looks::new(pause, now),
             ages: BTreeMap::new(),
         }
     }
 
     /// Notes which are filled now, and how large each is. Call it several times per pause.
     pub(crate) fn note(&mut self, now: Moment, filled: &BTreeMap<ReplicaId, ByteCount>) {
-        let gap = now.since(self.judged);
-        self.judged = self.judged.max(now);
-        let passed = if gap >= self.pause {
-            Duration::ZERO
-        } else {
-            gap
-        };
+        let passed = self.looks.passed(now).unwrap_or_default();
         self.ages.retain(|id, _| filled.contains_key(id));
         for (age, _) in self.ages.values_mut() {
             *age = age.saturating_add(passed);
@@ -58,6 +49,11 @@ impl Fills {
             let most = FILL_BASE.saturating_add(more);
             self.ages.entry(*id).or_insert((Duration::ZERO, most));
         }
+    }
+
+    /// Whether none is filled.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ages.is_empty()
     }
 
     /// Whether a replica has had its time.

@@ -13,6 +13,7 @@ mod evidence;
 mod fills;
 mod http;
 mod live;
+mod looks;
 pub mod membership;
 pub mod meta;
 pub mod placement;

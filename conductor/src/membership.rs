@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use ashlar_proto::NodeId;
 
+use crate::looks::Looks;
+
 /// A moment of the conductor's monotonic clock, since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(Duration);
@@ -52,8 +54,7 @@ const FORGOTTEN: u32 = 32;
 #[derive(Clone, Debug)]
 pub struct Membership {
     timeout: Duration,
-    /// The last look at the clock.
-    judged: Moment,
+    looks: Looks,
     heard: BTreeMap<NodeId, Heard>,
 }
 
@@ -81,7 +82,7 @@ impl Membership {
     pub fn new(timeout: Duration, now: Moment) -> Self {
         Self {
             timeout,
-            judged: now,
+            looks: Looks::new(timeout, now),
             heard: BTreeMap::new(),
         }
     }
@@ -124,13 +125,11 @@ impl Membership {
     /// The nodes that have been silent for their timeout. Call it several times per timeout: a
     /// longer gap between two calls is taken as a pause of the conductor.
     pub fn silent(&mut self, now: Moment) -> Vec<NodeId> {
-        let gap = now.since(self.judged);
-        if gap >= self.timeout {
+        if self.looks.passed(now).is_none() {
             for heard in self.heard.values_mut() {
                 heard.from = heard.from.max(now);
             }
         }
-        self.judged = self.judged.max(now);
         let silent = |(node, heard): (&NodeId, &Heard)| {
             (now.since(heard.from) >= heard.allowance(self.timeout)).then_some(*node)
         };

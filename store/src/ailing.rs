@@ -42,8 +42,12 @@ pub(crate) const SLOW_PART: u64 = 10;
 /// And at least as many: one request says little.
 pub(crate) const SLOW_MIN: u64 = 3;
 
-/// Slow minutes in a row, those without any request left out. A busy machine has one now and then.
+/// Slow minutes in a row, a few without any request left out. A busy machine has one now and then.
 pub(crate) const SLOW_STEPS_MAX: u32 = 5;
+
+/// Minutes without any request after which those before are forgotten: a disk that sleeps is slow each
+/// time it is woken.
+const IDLE_STEPS_MAX: u32 = 3;
 
 const _: () = assert!(STEP.as_secs() * (SLOW_STEPS_MAX as u64) < WINDOW.as_secs());
 
@@ -97,6 +101,8 @@ struct Slowness {
     since: Instant,
     base: IoCounts,
     steps: u32,
+    /// Minutes without any request since the last one with some.
+    idle: u32,
 }
 
 impl Slowness {
@@ -114,8 +120,14 @@ impl Slowness {
             // The store itself was paused: no request is to blame.
             true => 0,
             false if is_stuck || is_slow => self.steps.saturating_add(1),
-            false if ended > 0 => 0,
+            false if ended > 0 || self.idle >= IDLE_STEPS_MAX => 0,
             false => self.steps,
+        };
+        let is_idle = ended == 0 && !is_stuck;
+        self.idle = if is_idle {
+            self.idle.saturating_add(1)
+        } else {
+            0
         };
         (self.since, self.base) = (now, io);
         (self.steps >= SLOW_STEPS_MAX).then(|| {
@@ -147,6 +159,7 @@ impl AilingWatch {
                 since: now,
                 base: IoCounts::default(),
                 steps: 0,
+                idle: 0,
             },
             verdict: None,
         }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use ashlar_proto::api::OwnerSeen;
-use ashlar_proto::{FrameHeader, FrameKind, Generation, Status, VolumeId};
+use ashlar_proto::{FrameHeader, Generation, Status, VolumeId};
 use ashlar_reactor::Instant;
 
 /// Of one connection.
@@ -28,9 +28,9 @@ impl Heard {
         self.at.set(now);
     }
 
-    /// A request of that header was answered.
-    pub(crate) fn note_answer(&self, request: &FrameHeader, status: Status) {
-        if request.kind == FrameKind::Open && status == Status::Ok {
+    /// A request to open a shard was answered.
+    pub(crate) fn note_opened(&self, request: &FrameHeader, status: Status) {
+        if status == Status::Ok {
             let mut opened = self.opened.borrow_mut();
             let generation = opened.entry(request.volume).or_default();
             *generation = request.generation.max(*generation);
@@ -66,6 +66,7 @@ pub(crate) fn newest(all: impl IntoIterator<Item = OwnerSeen>) -> Vec<OwnerSeen>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ashlar_proto::FrameKind;
     use std::time::Duration;
 
     fn at(seconds: u64) -> Instant {
@@ -80,11 +81,11 @@ mod tests {
         }
     }
 
-    fn asks(kind: FrameKind, volume: u64, generation: u32) -> FrameHeader {
+    fn opens(volume: u64, generation: u32) -> FrameHeader {
         FrameHeader {
             volume: VolumeId::new(volume),
             generation: Generation::new(generation),
-            ..FrameHeader::request(kind, 1)
+            ..FrameHeader::request(FrameKind::Open, 1)
         }
     }
 
@@ -93,10 +94,9 @@ mod tests {
         let heard = Heard::new(at(1));
         heard.note(at(2));
         assert_eq!(heard.owners(at(3)), []);
-        heard.note_answer(&asks(FrameKind::Open, 7, 2), Status::Ok);
-        heard.note_answer(&asks(FrameKind::Open, 7, 1), Status::Ok);
-        heard.note_answer(&asks(FrameKind::Open, 7, 3), Status::Fenced);
-        heard.note_answer(&asks(FrameKind::Write, 9, 9), Status::Ok);
+        heard.note_opened(&opens(7, 2), Status::Ok);
+        heard.note_opened(&opens(7, 1), Status::Ok);
+        heard.note_opened(&opens(7, 3), Status::Fenced);
         heard.note(at(6));
         assert_eq!(heard.owners(at(8)), [seen(7, 2, 2000)]);
     }

@@ -22,12 +22,13 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// How long to wait after a refusal.
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
-/// The silence after which a peer is not reached: longer than refusals are apart.
+/// The silence after which a peer is not reached.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// The same for one that refuses.
+/// The same for one that refuses: longer than it is asked apart.
 const REFUSED_SILENCE: Duration = Duration::from_secs(15);
 
+/// A peer, and the task that asks it.
 struct Watched {
     target: PeerTarget,
     since: Instant,

@@ -53,7 +53,7 @@ pub(crate) async fn serve(
             Err(error) => return error,
         };
         heard.note(reactor.now());
-        let header = frame.header;
+        let opens = (frame.header.kind == FrameKind::Open).then_some(frame.header);
         if frame.header.is_reply {
             // A peer that answers what nobody asked is no owner.
             link.close();
@@ -62,10 +62,13 @@ pub(crate) async fn serve(
         let room = acquire(&bytes, payload_bytes(&frame)).await;
         match replicas.begin(frame) {
             Ok(request) => {
-                let (link, heard) = (link.clone(), Rc::clone(&heard));
+                let link = link.clone();
+                let opens = opens.map(|header| (header, Rc::clone(&heard)));
                 drop(reactor.spawn(async move {
                     let reply = request.carry_out().await;
-                    heard.note_answer(&header, reply.header.status);
+                    if let Some((header, heard)) = opens {
+                        heard.note_opened(&header, reply.header.status);
+                    }
                     // Of no interest to a peer that is gone.
                     let _ = link.send(reply).await;
                     drop((slot, room));

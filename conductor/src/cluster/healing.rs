@@ -42,7 +42,10 @@ impl<M: MetaStore> Cluster<M> {
             let joined = view.state.joined();
             view.live.spell.note(now, outlook.left(), joined);
             // Nothing changes by the passing of time alone, then.
-            let is_calm = outlook.left() == 0 && !is_waiting && !view.state.has_repairs();
+            let is_calm = outlook.left() == 0
+                && !is_waiting
+                && !view.state.has_repairs()
+                && view.live.fills.is_empty();
             view.live.calm = is_calm.then(|| view.state.revision());
         });
         Ok(())

@@ -54,20 +54,14 @@ impl Judgment {
 impl ClusterState {
     /// What follows from the evidence now.
     pub(crate) fn judge(&self, evidence: &Evidence, now: Moment) -> Judgment {
-        let nobody = BTreeSet::new();
-        let weigh = |without: &BTreeSet<NodeId>| -> BTreeMap<NodeId, Weight> {
-            let weights = self.nodes.keys();
-            let weights = weights.map(|node| (*node, evidence.weigh(now, *node, without)));
-            weights
-                .filter(|(_, weight)| *weight != Weight::default())
-                .collect()
-        };
-        let weights = weigh(&nobody);
+        let mut weights = evidence.weights(now, &BTreeSet::new());
+        weights.retain(|node, _| self.nodes.contains_key(node));
         // Who is missed is no witness against others.
         let suspects = self.missed_of(&weights);
-        let missed = match suspects.is_empty() {
-            true => suspects,
-            false => &self.missed_of(&weigh(&suspects)) & &suspects,
+        let missed = if suspects.is_empty() {
+            suspects
+        } else {
+            &self.missed_of(&evidence.weights(now, &suspects)) & &suspects
         };
         let gone = self.volumes.values();
         let gone = gone.filter(|volume| self.has_lost_owner(evidence, now, volume));
@@ -82,14 +76,12 @@ impl ClusterState {
     fn missed_of(&self, weights: &BTreeMap<NodeId, Weight>) -> BTreeSet<NodeId> {
         let missed = weights.iter().filter(|(_, weight)| weight.is_missed());
         let missed: BTreeSet<NodeId> = missed.map(|(node, _)| *node).collect();
-        let mut up = self.nodes.values().filter(|node| node.up);
-        let others = up
-            .by_ref()
-            .filter(|node| !missed.contains(&node.id))
-            .count();
-        match others > missed.len() {
-            true => missed,
-            false => BTreeSet::new(),
+        let others = self.nodes.values().filter(|node| node.up);
+        let others = others.filter(|node| !missed.contains(&node.id)).count();
+        if others > missed.len() {
+            missed
+        } else {
+            BTreeSet::new()
         }
     }
 

@@ -203,6 +203,17 @@ impl Bench {
         self.commit(self.state.plan_settle(&self.live));
     }
 
+    /// A volume of one shard.
+    fn ready_small(&mut self, name: &str) {
+        let small = CreateVolume {
+            size_bytes: ByteCount::new(GIB),
+            ..volume(name, 3)
+        };
+        let plan = self.state.plan_create(&self.live, &small, SHARD_BYTES);
+        self.commit(plan.unwrap());
+        self.settle();
+    }
+
     fn ready(&mut self, name: &str, replicas: u8) -> VolumeId {
         let id = self.create(name, replicas);
         self.settle();

@@ -165,3 +165,15 @@ fn a_pause_of_the_store_is_no_slowness() {
         assert_eq!(bench.after(3 * STEP.as_secs()), None);
     }
 }
+
+/// It spins down when nobody asks, and takes seconds to wake: five times in a day are no five minutes.
+#[test]
+fn a_disk_that_sleeps_between_is_not_slow() {
+    let mut bench = Bench::new();
+    for _ in 0..20 {
+        assert_eq!(bench.minute(5, 5), None);
+        for _ in 0..30 {
+            assert_eq!(bench.minute(0, 0), None);
+        }
+    }
+}

@@ -36,17 +36,7 @@ impl Bench {
 /// has the same number.
 fn attached() -> (Bench, u64) {
     let mut bench = Bench::with(&FOUR, 1);
-    let small = CreateVolume {
-        size_bytes: ByteCount::new(GIB),
-        ..volume("v", 3)
-    };
-    bench.commit(
-        bench
-            .state
-            .plan_create(&bench.live, &small, SHARD_BYTES)
-            .unwrap(),
-    );
-    bench.settle();
+    bench.ready_small("v");
     bench.attach("v", "x");
     let first = bench.replicas("v")[0].node.get();
     (bench, first)

@@ -24,17 +24,7 @@ impl Bench {
 /// A volume of one shard on three of the nodes, attached; the name of its first node.
 fn attached(names: &'static [&str], disks: u128) -> (Bench, &'static str) {
     let mut bench = Bench::with(names, disks);
-    let small = CreateVolume {
-        size_bytes: ByteCount::new(GIB),
-        ..volume("v", 3)
-    };
-    bench.commit(
-        bench
-            .state
-            .plan_create(&bench.live, &small, SHARD_BYTES)
-            .unwrap(),
-    );
-    bench.settle();
+    bench.ready_small("v");
     bench.attach("v", "x");
     let first = bench.replicas("v")[0].node.get();
     (bench, names[usize::try_from(first - 1).unwrap()])

@@ -185,17 +185,7 @@ fn a_replica_in_sync_on_a_disk_that_is_gone_needs_an_owner_to_propose_it_away() 
 #[test]
 fn a_fresh_replica_needs_an_owner_once_its_store_has_made_it() {
     let mut bench = Bench::with(&FOUR, 1);
-    let small = CreateVolume {
-        size_bytes: ByteCount::new(GIB),
-        ..volume("v", 3)
-    };
-    bench.commit(
-        bench
-            .state
-            .plan_create(&bench.live, &small, SHARD_BYTES)
-            .unwrap(),
-    );
-    bench.settle();
+    bench.ready_small("v");
     bench.attach("v", "x");
     bench.set_up(bench.replicas("v")[1].node.get(), false);
     bench.commit_set("v", &[0, 2]);

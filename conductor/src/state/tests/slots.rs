@@ -16,16 +16,7 @@ fn crowded() -> Bench {
     };
     cordon(&mut bench, Schedulable::Cordoned);
     for name in ["u", "v", "w"] {
-        let small = CreateVolume {
-            size_bytes: ByteCount::new(GIB),
-            ..volume(name, 3)
-        };
-        bench.commit(
-            bench
-                .state
-                .plan_create(&bench.live, &small, SHARD_BYTES)
-                .unwrap(),
-        );
+        bench.ready_small(name);
     }
     bench.settle();
     cordon(&mut bench, Schedulable::Open);

@@ -53,7 +53,9 @@ pub enum BlockError {
     /// The device is read-only (EPERM).
     #[error("device is read-only")]
     ReadOnly,
-    /// The cluster is out of space; nothing of the request was stored (ENOSPC).
+    /// The cluster is out of space (ENOSPC). Nothing of the request was stored where there was no
+    /// room; a request that spans several shards, or zeroes parts of blocks, may have been stored
+    /// in part.
     #[error("no space left in the cluster: free or add disks, then retry")]
     NoSpace,
     /// Another owner attached the volume: this one can do nothing more (ESHUTDOWN).

@@ -52,6 +52,8 @@ pub enum Planted {
     NoChecksums,
     /// A segment is free before its live blocks have moved.
     CollectorFreesLive,
+    /// A checkpoint's slot is written before what it names is durable.
+    CheckpointTooEarly,
     /// A conductor grants a generation before that is durable.
     GrantEarly,
     /// A conductor commits a proposal of any epoch.
@@ -68,7 +70,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::NoLease,
         Self::CountNonMembers,
         Self::CountProposedOnly,
@@ -92,6 +94,7 @@ impl Planted {
         Self::SameIncarnation,
         Self::NoChecksums,
         Self::CollectorFreesLive,
+        Self::CheckpointTooEarly,
         Self::GrantEarly,
         Self::AnyEpoch,
         Self::AnyGeneration,

@@ -2,8 +2,8 @@
 //!
 //! Invariants: reads see every applied write, flushed or not (faults apart). A journal holds the
 //! page before each unflushed write, oldest first; a flush drops what was applied before it was
-//! issued, a power loss lets any subset of the rest survive, cut at sectors. The device has no
-//! clock: the world applies a request when its latency has passed.
+//! issued, a power loss lets any subset of the rest survive, cut at sectors or by whole requests.
+//! The device has no clock: the world applies a request when its latency has passed.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -42,6 +42,8 @@ pub struct DiskCounters {
 pub(super) struct MediaError;
 
 struct Undo {
+    /// The request that wrote it.
+    request: u64,
     page: u64,
     old: Page,
 }
@@ -52,6 +54,8 @@ pub(super) struct Device {
     volatile: bool,
     media: Media,
     journal: VecDeque<Undo>,
+    /// Requests that changed anything.
+    requests: u64,
     /// Page writes ever journalled: the number behind the newest entry.
     journalled: u64,
     hidden: BTreeMap<u64, Page>,
@@ -160,6 +164,7 @@ impl Device {
     /// Discarded pages read as zeroes or as before, as the device pleases.
     pub fn discard(&mut self, offset: u64, len: u64, rng: &mut Rng) {
         self.counters.discard_bytes += len;
+        self.requests += 1;
         let first = offset.div_ceil(wide(PAGE_BYTES));
         for page in first..(offset + len) / wide(PAGE_BYTES) {
             if rng.chance(500_000) && self.media.page(page) != Page::Zero {
@@ -168,11 +173,14 @@ impl Device {
         }
     }
 
-    /// Power fails: of what was not flushed any subset survives, torn at sectors.
+    /// Power fails: of what was not flushed any subset survives, torn at sectors; or, as often,
+    /// each request whole or not at all.
     ///
     /// A few survivors hide: the first read after the power is back still shows the old page.
     pub fn power_loss(&mut self, rng: &mut Rng) {
         let survival = draw_survival(rng);
+        let mut fates = BTreeMap::new();
+        let by_request = rng.chance(500_000);
         let journal = std::mem::take(&mut self.journal);
         let mut results: BTreeMap<u64, (Page, Page)> = BTreeMap::new();
         let mut news: Vec<Page> = Vec::with_capacity(journal.len());
@@ -184,7 +192,13 @@ impl Device {
         for (entry, new) in journal.into_iter().zip(news.into_iter().rev()) {
             let first = || (entry.old.clone(), entry.old.clone());
             let (_, survived) = results.entry(entry.page).or_insert_with(first);
-            *survived = survived.merged(&new, draw_sectors(survival, rng));
+            let sectors = if by_request {
+                let fate = fates.entry(entry.request);
+                *fate.or_insert_with(|| if rng.chance(survival) { u8::MAX } else { 0 })
+            } else {
+                draw_sectors(survival, rng)
+            };
+            *survived = survived.merged(&new, sectors);
         }
         for (page, (durable, survived)) in results {
             if survived != durable && rng.chance(self.faults.hide_per_million) {
@@ -238,6 +252,7 @@ impl Device {
     }
 
     fn store(&mut self, offset: u64, pages: &[Page], mut sectors: impl FnMut() -> u8) {
+        self.requests += 1;
         for (at, page) in (offset / wide(PAGE_BYTES)..).zip(pages) {
             match sectors() {
                 0 => {}
@@ -254,7 +269,8 @@ impl Device {
         let old = self.media.replace(page, new);
         self.hidden.remove(&page);
         if self.volatile {
-            self.journal.push_back(Undo { page, old });
+            let request = self.requests;
+            self.journal.push_back(Undo { request, page, old });
             self.journalled += 1;
         }
     }
@@ -321,6 +337,22 @@ mod tests {
             }
         }
         assert!(kept > 20 && lost > 20, "{kept} kept, {lost} lost");
+    }
+
+    #[test]
+    fn a_request_may_survive_whole_beside_one_that_is_lost() {
+        let mut whole = 0;
+        for seed in 0..200 {
+            let mut rng = Rng::new(seed);
+            let mut device = Device::new(VOLATILE);
+            let (one, other) = (vec![page(1); 32], vec![page(2); 32]);
+            device.write(0, &one, &mut rng).unwrap();
+            device.write(32 * 4096, &other, &mut rng).unwrap();
+            device.power_loss(&mut rng);
+            let kept: Vec<bool> = (0..64).map(|at| byte_at(&device, at) != 0).collect();
+            whole += u32::from(!kept[..32].contains(&true) && !kept[32..].contains(&false));
+        }
+        assert!(whole > 5, "{whole}");
     }
 
     #[test]

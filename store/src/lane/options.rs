@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct LaneOptions {
     /// Batches of one stream in flight before the next writes gather.
     pub batches_in_flight: usize,
+    /// Most room that is given out, in bytes; a tenth of the lane never is.
+    pub room_bytes_max: u64,
     /// Memory for the overlay, in bytes; the sweep keeps it to half of it.
     pub overlay_bytes: usize,
     /// Leaves of the map to keep in memory, 4 KiB each.
@@ -38,6 +40,7 @@ impl Default for LaneOptions {
     fn default() -> Self {
         Self {
             batches_in_flight: 8,
+            room_bytes_max: u64::MAX,
             overlay_bytes: 256 << 20,
             leaves_cached: 32 << 10,
             checkpoint_bytes: None,

@@ -74,6 +74,7 @@ impl Planted {
     pub(crate) fn has(self, bug: Bug) -> bool {
         match bug {
             Bug::FreeBeforeMovesDone => is_planted(Rule::CollectorFreesLive),
+            Bug::NoFlushBeforeSlot => is_planted(Rule::CheckpointTooEarly),
             _ => false,
         }
     }

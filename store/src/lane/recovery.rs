@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use ashlar_proto::crc::crc32c;
+use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::planted::{Planted as Rule, is_planted};
 use ashlar_proto::{LaneIndex, Lsn};
 use ashlar_reactor::future::join_all;
@@ -398,6 +399,7 @@ impl<'a> Recovery<'a> {
             bad_leaves: HashSet::new(),
             folding: HashSet::new(),
             root_pages,
+            room_max: self.options.room_bytes_max / BLOCK_BYTES_U64,
             admitted: 0,
             log_blocks,
             checkpoint_at: log_blocks,

@@ -88,6 +88,8 @@ pub(crate) struct State {
     /// Leaves that are being folded.
     pub(crate) folding: HashSet<(Handle, u32)>,
     pub(crate) root_pages: u64,
+    /// Most blocks that are given out.
+    pub(crate) room_max: u64,
     /// Blocks of writes that were admitted and have not completed.
     pub(crate) admitted: u64,
     /// Blocks logged since the lane started, and when the last checkpoint was taken.
@@ -115,9 +117,9 @@ impl State {
         segments * self.segments.layout().payload_blocks()
     }
 
-    /// Blocks that are given out: 90 % of the capacity.
+    /// Blocks that are given out: at most 90 % of the capacity.
     pub(crate) fn usable(&self) -> u64 {
-        self.capacity() * 9 / 10
+        self.room_max.min(self.capacity() * 9 / 10)
     }
 
     /// Blocks taken: live data, pages of the map, and what the overlay may add.
@@ -134,7 +136,7 @@ impl State {
         let taken = self.used() + self.admitted;
         if taken >= self.usable() {
             RoomHint::Full
-        } else if taken >= self.capacity() * 88 / 100 {
+        } else if taken >= self.room_max.min(self.capacity() * 88 / 100) {
             RoomHint::Soft
         } else {
             RoomHint::Ample

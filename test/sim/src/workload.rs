@@ -83,6 +83,11 @@ impl Shape {
         }
     }
 
+    fn is_of_one_shard(&self, sectors: &Range<u64>) -> bool {
+        let last = sectors.end.max(sectors.start + 1) - 1;
+        sectors.start / self.shard_sectors == last / self.shard_sectors
+    }
+
     fn range(&self, rng: &mut Rng) -> Range<u64> {
         let long = rng.chance(10_000);
         let most = if long { LONG_SECTORS_MAX } else { SECTORS_MAX }.min(self.sectors);
@@ -159,11 +164,12 @@ impl<D: BlockDevice> Worker<D> {
         history.begin(self.life, kind, sectors.clone(), durable)
     }
 
-    fn end(&self, id: OpId, result: Result<(), BlockError>) -> Result<(), BlockError> {
+    /// It ends. What was refused for want of room has had no effect, if it was `whole`.
+    fn end(&self, id: OpId, whole: bool, result: Result<(), BlockError>) -> Result<(), BlockError> {
         let mut history = self.record.history.borrow_mut();
         match result {
             Ok(()) => history.end(id, Ending::Done),
-            Err(BlockError::NoSpace) => history.end(id, Ending::Refused),
+            Err(BlockError::NoSpace) if whole => history.end(id, Ending::Refused),
             Err(
                 error @ (BlockError::Unaligned | BlockError::OutOfRange | BlockError::ReadOnly),
             ) => {
@@ -184,7 +190,7 @@ impl<D: BlockDevice> Worker<D> {
             .device
             .write(offset(&sectors), buffer, durability(durable))
             .await;
-        self.end(id, result)
+        self.end(id, self.shape.is_of_one_shard(&sectors), result)
     }
 
     async fn zero(&mut self, sectors: Range<u64>, durable: bool) -> Result<(), BlockError> {
@@ -199,7 +205,11 @@ impl<D: BlockDevice> Worker<D> {
             .device
             .write_zeroes(at, len, mode, durability(durable))
             .await;
-        self.end(id, result)
+        // The blocks that it covers in part are written for themselves.
+        let is_aligned = sectors.start.is_multiple_of(SECTORS_PER_BLOCK)
+            && sectors.end.is_multiple_of(SECTORS_PER_BLOCK);
+        let is_whole = is_aligned && self.shape.is_of_one_shard(&sectors);
+        self.end(id, is_whole, result)
     }
 
     /// A trim zeroes the whole blocks of its range only.
@@ -209,7 +219,7 @@ impl<D: BlockDevice> Worker<D> {
         let id = self.begin(OpKind::Zero, &(first..last.max(first)), durable);
         let (at, len) = (offset(&sectors), wide(bytes(&sectors)));
         let result = self.device.trim(at, len, durability(durable)).await;
-        self.end(id, result)
+        self.end(id, self.shape.is_of_one_shard(&sectors), result)
     }
 
     async fn read(&self, sectors: Range<u64>) -> Result<(), BlockError> {

@@ -13,7 +13,7 @@ use ashlar_proto::api::{
     Assignment, Assignments, DiskReport, Heartbeat, HeartbeatAnswer, Observed, PeerTarget,
     RegisterNode, Registered, Revision,
 };
-use ashlar_proto::{Address, ByteCount, ClusterId};
+use ashlar_proto::{Address, ByteCount, ClusterId, DiskId};
 use ashlar_reactor::channel::Notify;
 use ashlar_reactor::future::{Either, race};
 use ashlar_store::{ControlError, StoreControl};
@@ -56,10 +56,11 @@ pub struct Agent {
     pub name: String,
     pub address: Address,
     pub held: Held,
-    /// What the disk is said to offer: the less it is, the more a replica matters.
+    /// What each disk is said to offer: the less it is, the more a replica matters.
     pub usable: Option<ByteCount>,
-    /// Where it is told that the disk has damage although nothing was done to it.
-    pub sound: Option<Record>,
+    /// Where it is told that a disk has damage although nothing was done to it, and the disk that
+    /// something was done to.
+    pub sound: (Record, Option<DiskId>),
     /// Where repair tasks go.
     pub repairs: Option<RepairTasks>,
 }
@@ -104,8 +105,10 @@ impl Agent {
             Held::Real(control) => control.report().await?,
             Held::Reference(image) => vec![image.borrow().report()],
         };
-        if let Some(record) = &self.sound {
-            for disk in disks.iter().filter(|disk| is_damaged(disk)) {
+        let (record, victim) = &self.sound;
+        let is_sound = |disk: &&DiskReport| Some(disk.id) != *victim;
+        for disk in disks.iter().filter(is_sound) {
+            if is_damaged(disk) {
                 record.fail(format!(
                     "{}: a sound disk has damage: {:?}",
                     self.name, disk.damage

@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
+use ashlar_proto::DiskId;
 use ashlar_reactor::Instant;
-use ashlar_reactor::sim::{SimDisk, fault::FaultAccess};
+use ashlar_reactor::sim::SimDisk;
+use ashlar_reactor::sim::fault::{DiskFaults, FaultAccess};
 
 use super::operator::Command;
 use super::owner::{OWNER_HOSTS, Owner};
-use super::stores::Store;
+use super::stores::{Store, store_of};
 use super::{Cluster, Scope, Together};
 
 /// Owners that may live at once: the present one and some that were replaced.
 const OWNERS_MAX: usize = 3;
+
+/// Most that requests of a slow disk take longer, in µs.
+const SLOWER_US_MAX: u64 = 400_000;
 
 /// How often to look whether a flush has begun, a fraction of what one takes, and for how long.
 const FLUSH_LOOK: Duration = Duration::from_micros(200);
@@ -46,7 +51,11 @@ enum Trouble {
     CutStores,
     Command(Command),
     Heal,
-    Media(usize),
+    Media(DiskId),
+    /// Every request of a disk takes so much longer for a while.
+    SlowDisk(DiskId, Duration),
+    /// An empty one is there in its place.
+    ReplaceDisk(DiskId),
 }
 
 impl Cluster {
@@ -77,6 +86,19 @@ impl Cluster {
         let plan = self.plan;
         if let Some(victim) = self.victim.filter(|_| self.rng.chance(400_000)) {
             return Some(Trouble::Media(victim));
+        }
+        if plan.process_crashes && self.rng.chance(30_000) {
+            let by = self.rng.between(1_000, SLOWER_US_MAX);
+            return Some(Trouble::SlowDisk(
+                self.draw_disk(store),
+                Duration::from_micros(by),
+            ));
+        }
+        if plan.power_losses && self.mobile && self.rng.chance(40_000) {
+            let disk = self.draw_disk(store);
+            return self
+                .can_be_spared(disk)
+                .then_some(Trouble::ReplaceDisk(disk));
         }
         let drawn = self.rng.below(100);
         let has_spare = self.stores.len() > self.replicas;
@@ -220,9 +242,21 @@ impl Cluster {
             }
             Trouble::Command(command) => self.command(command),
             Trouble::Heal => self.heal(),
-            Trouble::Media(number) => {
-                if let Some(disk) = self.stores[number].disk(&self.world) {
+            Trouble::Media(disk) => {
+                if let Some(disk) = self.sim_disk(disk) {
                     self.damage(&disk);
+                }
+            }
+            Trouble::SlowDisk(disk, by) => {
+                if let Some(disk) = self.sim_disk(disk) {
+                    disk.faults(|faults| faults.slow_down(by));
+                }
+            }
+            Trouble::ReplaceDisk(disk) => {
+                self.spoilt.borrow_mut().insert(disk);
+                let replaced = self.stores[store_of(disk)].replace(&self.world, disk).await;
+                if let Err(error) = replaced {
+                    self.record.fail(error);
                 }
             }
         }
@@ -230,7 +264,8 @@ impl Cluster {
 
     /// Waits until some flush of a disk is under way, for a while.
     async fn await_flush(&mut self, number: usize) {
-        let Some(disk) = self.stores[number].disk(&self.world) else {
+        let disk = self.draw_disk(number);
+        let Some(disk) = self.sim_disk(disk) else {
             return;
         };
         let awaited = disk.counters().flushes_begun + self.rng.between(1, 8);
@@ -324,6 +359,11 @@ impl Cluster {
 
     pub(super) fn heal(&self) {
         self.world.heal();
+        for disk in self.stores.iter().flat_map(Store::disks) {
+            if let Some(disk) = self.sim_disk(disk) {
+                disk.faults(|faults| faults.slow_down(Duration::ZERO));
+            }
+        }
         self.conductor.roads.borrow_mut().cut_off.clear();
     }
 
@@ -336,16 +376,45 @@ impl Cluster {
         self.world.sleep(Duration::from_micros(pause)).await;
     }
 
+    /// A disk of a store.
+    pub(super) fn draw_disk(&mut self, store: usize) -> DiskId {
+        let disks = self.stores[store].disks();
+        disks[self.rng.index(disks.len())]
+    }
+
+    fn sim_disk(&self, disk: DiskId) -> Option<SimDisk> {
+        self.stores[store_of(disk)].disk(&self.world, disk)
+    }
+
+    /// Whether every acknowledged write is certain to be elsewhere, too.
+    fn can_be_spared(&self, disk: DiskId) -> bool {
+        let spoilt = self.spoilt.borrow();
+        self.shards().iter().all(|shard| {
+            let set = shard.replicas.iter().filter(|r| r.in_sync);
+            let set: Vec<DiskId> = set.map(|r| r.disk).collect();
+            let rest = set
+                .iter()
+                .filter(|other| **other != disk && !spoilt.contains(other));
+            !set.contains(&disk) || rest.count() > set.len() - self.ack.ack_count(set.len())
+        })
+    }
+
     /// Damages a disk: what lies there, or what it does next.
     fn damage(&mut self, disk: &SimDisk) {
         let pages = disk.spec().bytes / 4096;
-        match self.rng.below(6) {
-            0 => disk.faults(|faults| faults.lose_writes(1)),
-            1 => {
+        match self.rng.below(60) {
+            50 => disk.faults(DiskFaults::die),
+            51..53 => {
+                let start = self.rng.below(pages) * 4096;
+                let range = start..start + (self.rng.between(1, 256) * 4096);
+                disk.faults(|faults| faults.fail(FaultAccess::Write, range));
+            }
+            0..10 => disk.faults(|faults| faults.lose_writes(1)),
+            10..20 => {
                 let place = self.rng.below(pages) * 4096;
                 disk.faults(|faults| faults.misdirect_next(place));
             }
-            2 => {
+            20..30 => {
                 let start = self.rng.below(pages) * 4096;
                 let range = start..start + (self.rng.between(1, 256) * 4096);
                 disk.faults(|faults| faults.fail(FaultAccess::Read, range));
@@ -380,10 +449,12 @@ impl Cluster {
         for number in hit {
             self.stores[number].power_loss(&self.world);
             if self.plan.volatile_cache {
-                let disk = self.stores[number].disk_id();
                 let shards = self.shards().len();
-                let lost = (0..shards).map(|shard| (disk, shard));
-                self.lost.borrow_mut().extend(lost);
+                let lost = |disk| (0..shards).map(move |shard| (disk, shard));
+                let disks = self.stores[number].disks();
+                self.lost
+                    .borrow_mut()
+                    .extend(disks.into_iter().flat_map(lost));
             }
         }
     }

@@ -7,8 +7,7 @@
 //! - no set is empty, and no proposal takes one replica in and another out;
 //! - generations and epochs rise by one, no generation is granted twice, and what is granted, shown
 //!   or answered was committed;
-//! - no two replicas of a shard lie on one node (each has one disk here), none is there that is
-//!   neither old nor fresh, one at most leaves, and ids are never used again;
+//! - no two replicas of a shard lie on one node, none is there that is neither old nor fresh, one at most leaves, and ids are never used again;
 //! - a volume is detached only by the owner that has it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +18,8 @@ use ashlar_proto::api::{
 use ashlar_proto::{DiskId, Epoch, Generation, ReplicaId, ShardIndex};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+
+use super::stores::store_of;
 
 type Set = BTreeSet<ReplicaId>;
 
@@ -254,9 +255,9 @@ impl Ledger {
     fn check_shard(&self, before: Option<&ShardRow>, row: &ShardRow) -> Result<(), &'static str> {
         let asked = self.volume.as_ref().map(|volume| volume.replicas);
         let asked = asked.map_or(usize::MAX - 1, usize::from);
-        let disks: BTreeSet<DiskId> = row.replicas.iter().map(|r| r.disk).collect();
+        let nodes: BTreeSet<usize> = row.replicas.iter().map(|r| store_of(r.disk)).collect();
         let leaving = row.replicas.iter().filter(|r| r.leaving);
-        if disks.len() != row.replicas.len() {
+        if nodes.len() != row.replicas.len() {
             return Err("two replicas of a shard lie on one node");
         }
         if row.replicas.len() > asked + 1 || leaving.count() > 1 {

@@ -112,6 +112,8 @@ struct Cluster {
     record: Record,
     /// Replicas whose host lost a volatile cache since they were last made whole.
     lost: Rc<RefCell<BTreeSet<(DiskId, usize)>>>,
+    /// Disks whose replicas are never known to be whole: the victim, and those that are gone.
+    spoilt: Rc<RefCell<BTreeSet<DiskId>>>,
     owners: Vec<Owner>,
     /// Until then nobody attaches the volume; its repair owners may.
     owner_away_until: Instant,
@@ -119,8 +121,10 @@ struct Cluster {
     together: Together,
     /// Whether the run ends with all nodes and disks taking replicas.
     is_open: bool,
-    /// The one store whose disk has faults of its own.
-    victim: Option<usize>,
+    /// Whether replicas can be made elsewhere than where they were first.
+    mobile: bool,
+    /// The one disk that has faults of its own.
+    victim: Option<DiskId>,
 }
 
 /// Whether stores and owner live in processes of their own, or in one.
@@ -203,7 +207,7 @@ impl Cluster {
             conductor: &self.conductor,
             common,
             local,
-            fallible: self.victim == Some(number),
+            victim: self.victim,
         });
     }
 
@@ -230,10 +234,10 @@ impl Cluster {
 
     /// Whether some shard is left with no replica but the one whose disk has faults.
     fn rests_on_victim(&self) -> bool {
-        let Some(victim) = self.victim.map(|number| self.stores[number].disk_id()) else {
+        if self.victim.is_none() {
             return false;
-        };
-        let healthy = |r: &Replica| r.in_sync && r.disk != victim;
+        }
+        let healthy = |r: &Replica| r.in_sync && Some(r.disk) != self.victim;
         self.shards()
             .iter()
             .any(|shard| !shard.replicas.iter().any(healthy))
@@ -248,13 +252,6 @@ impl Cluster {
         }
         self.found_volume().await?;
         self.spoil_roads();
-        if let Some(victim) = self.victim {
-            let disk = self.stores[victim].disk_id();
-            let shards = self.shards().len();
-            self.lost
-                .borrow_mut()
-                .extend((0..shards).map(|shard| (disk, shard)));
-        }
         self.start_owner();
         self.trouble(faults, verbose).await;
         self.peace().await;
@@ -290,11 +287,14 @@ impl Cluster {
         });
         self.conductor.roads.replace(Roads::default());
         self.conductor.archive().set_faults(MetaFaults::default());
+        self.stores.iter_mut().for_each(Store::make_room);
         self.restart_conductor();
         self.is_open = self.rng.chance(500_000);
         for number in 0..self.stores.len() {
-            if let Some(disk) = self.stores[number].disk(&self.world) {
-                disk.faults(DiskFaults::heal);
+            for disk in self.stores[number].disks() {
+                if let Some(disk) = self.stores[number].disk(&self.world, disk) {
+                    disk.faults(DiskFaults::heal);
+                }
             }
             self.restart_store(number);
         }

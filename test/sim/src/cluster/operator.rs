@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use ashlar_conductor::ClusterError;
+use ashlar_proto::DiskId;
 use ashlar_proto::api::Schedulable;
 
 use super::Cluster;
@@ -14,8 +15,8 @@ use super::conductor::SimCluster;
 pub(super) enum Command {
     /// Of the node of a store.
     Node(usize, Schedulable),
-    /// Of the disk of a store.
-    Disk(usize, Schedulable),
+    /// Of a disk.
+    Disk(DiskId, Schedulable),
     /// Whether rebalance pauses.
     Pause(bool),
 }
@@ -31,7 +32,7 @@ impl Cluster {
         match self.rng.below(10) {
             0 => Command::Pause(self.rng.chance(400_000)),
             1..6 => Command::Node(store, schedulable),
-            _ => Command::Disk(store, schedulable),
+            _ => Command::Disk(self.draw_disk(store), schedulable),
         }
     }
 
@@ -44,8 +45,7 @@ impl Cluster {
                     cluster.schedule_node(name, schedulable).await.map(drop)
                 });
             }
-            Command::Disk(store, schedulable) => {
-                let disk = self.stores[store].disk_id();
+            Command::Disk(disk, schedulable) => {
                 self.order(async move |cluster| {
                     cluster.schedule_disk(disk, schedulable).await.map(drop)
                 });
@@ -60,7 +60,9 @@ impl Cluster {
     pub(super) fn undo_commands(&self) {
         for store in 0..self.stores.len() {
             self.command(Command::Node(store, Schedulable::Open));
-            self.command(Command::Disk(store, Schedulable::Open));
+            for disk in self.stores[store].disks() {
+                self.command(Command::Disk(disk, Schedulable::Open));
+            }
         }
         self.command(Command::Pause(false));
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ashlar_client::{Volume, VolumeOptions};
+use ashlar_proto::DiskId;
 use ashlar_reactor::Task;
 use ashlar_reactor::sim::{Process, Rng, World};
 
@@ -68,7 +69,7 @@ impl Cluster {
         let (archive, lost) = (self.conductor.archive().clone(), Rc::clone(&self.lost));
         let ack = self.ack;
         let (mut rng, shared) = (self.rng.fork(), Rc::clone(&progress));
-        let victim = self.victim.map(|number| self.stores[number].disk_id());
+        let spoilt = Rc::clone(&self.spoilt);
         let quick = self.rng.chance(500_000);
         drop(process.reactor().spawn(async move {
             let volume = loop {
@@ -92,10 +93,10 @@ impl Cluster {
             let mut lossy = false;
             for (shard, (before, now)) in sets.iter().enumerate() {
                 let needed = before.len() - ack.ack_count(before.len()) + 1;
-                let mut lost = lost.borrow_mut();
-                let intact = now.iter().filter(|disk| !lost.contains(&(**disk, shard)));
-                lossy |= intact.count() < needed;
-                for disk in now.iter().filter(|disk| Some(**disk) != victim) {
+                let (mut lost, spoilt) = (lost.borrow_mut(), spoilt.borrow());
+                let is_intact = |d: &&DiskId| !lost.contains(&(**d, shard)) && !spoilt.contains(d);
+                lossy |= now.iter().filter(is_intact).count() < needed;
+                for disk in now {
                     lost.remove(&(*disk, shard));
                 }
             }

@@ -1,8 +1,10 @@
 //! Do the in-sync replicas of a shard hold the same? Read from their disks, past all sessions.
 
+use ashlar_proto::api::Replica;
 use ashlar_proto::message::{BlockKind, ReadEntry};
 
 use super::Cluster;
+use super::stores::store_of;
 
 impl Cluster {
     /// Compares each shard over the disks that are in sync for it. The volume was detached
@@ -18,15 +20,12 @@ impl Cluster {
         let shards = self.shards();
         for shard in &shards {
             let mut first: Option<(usize, Vec<ReadEntry>)> = None;
-            for number in 0..self.stores.len() {
-                let disk = self.stores[number].disk_id();
-                if self.victim == Some(number) {
-                    continue;
-                }
-                if !shard.replicas.iter().any(|r| r.in_sync && r.disk == disk) {
-                    continue;
-                }
-                let entries = self.stores[number].entries(&self.world, shard.index).await;
+            let is_sound = |r: &&Replica| r.in_sync && !self.spoilt.borrow().contains(&r.disk);
+            let disks = shard.replicas.iter().filter(is_sound).map(|r| r.disk);
+            for disk in disks.collect::<Vec<_>>() {
+                let number = store_of(disk);
+                let entries = self.stores[number].entries(&self.world, disk, shard.index);
+                let entries = entries.await;
                 let entries = entries.map_err(|error| format!("store {number}: {error}"))?;
                 let Some((other, expected)) = &first else {
                     first = Some((number, entries));

@@ -1,5 +1,6 @@
 //! How a simulated cluster begins: drawn from the seed, formatted, founded, and then spoilt.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use ashlar_reactor::sim::{World, fault::Plan};
 
 use super::conductor::Conductor;
 use super::metadata::{Archive, MetaFaults};
-use super::stores::Store;
+use super::stores::{Store, StoreSpec};
 use super::{Cluster, Scope, Together, VOLUME_NAME};
 use crate::workload::{Record, Shape};
 
@@ -53,19 +54,30 @@ impl Cluster {
             Together::Apart
         };
         let apart = matches!(together, Together::Apart);
-        // Where replicas can be made elsewhere, stores must be able to fetch from each other.
-        let spare = if apart && scope == Scope::Whole && rng.chance(500_000) {
-            1 + rng.index(2)
-        } else {
-            0
+        let mobile = apart && scope == Scope::Whole && rng.chance(500_000);
+        let spare = if mobile { rng.index(3) } else { 0 };
+        let spec = StoreSpec {
+            apart,
+            mobile,
+            disks: if bug.is_none() {
+                [1, 1, 2, 3][rng.index(4)]
+            } else {
+                1
+            },
+            tight: bug.is_none() && rng.chance(150_000),
+            bug,
         };
         let stores: Vec<Store> = (0..replicas + spare)
-            .map(|number| Store::new(world, number, (apart, spare > 0), &plan, bug, &mut rng))
+            .map(|number| Store::new(world, number, spec, &plan, &mut rng))
             .collect();
         let faulty = replicas == 3 && apart && bug.is_none() && rng.chance(400_000);
-        let victim = faulty
-            .then(|| rng.index(replicas))
-            .filter(|&v| stores[v].disk(world).is_some());
+        let mut victim = None;
+        if faulty {
+            let store = &stores[rng.index(replicas)];
+            let disks = store.disks();
+            let disk = disks[rng.index(disks.len())];
+            victim = store.disk(world, disk).map(|_| disk);
+        }
         let grace = rng.between(GRACE_MS[0], GRACE_MS[1]);
         let options = ClusterOptions {
             fresh: CLUSTER,
@@ -98,11 +110,13 @@ impl Cluster {
             ack,
             record: Record::default(),
             lost: Rc::default(),
+            spoilt: Rc::new(RefCell::new(victim.into_iter().collect())),
             owners: Vec::new(),
             owner_away_until: Instant::EPOCH,
             owners_started: 0,
             together,
             is_open: false,
+            mobile,
             victim,
         }
     }

@@ -1,4 +1,4 @@
-//! The stores of a cluster: a host with a disk each, and the process that serves it.
+//! The stores of a cluster: a host with its disks each, and the process that serves them.
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ashlar_client::RepairOwners;
+use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::message::ReadEntry;
 use ashlar_proto::{
     Address, BlockCount, BlockIndex, ByteCount, DiskId, Layer, ShardIndex, lane_of,
@@ -41,19 +42,48 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// Least that a disk is said to offer.
 const USABLE_BYTES_MIN: u64 = 6 << 20;
 
+/// Room of a lane whose disk is to be full at times, in blocks.
+const TIGHT_BLOCKS: [u64; 2] = [150, 900];
+/// Ids of disks are made of this, the number of their store, their number there, and how many
+/// were there before.
+const DISK_IDS: u128 = 0xd15c_0000;
+
+/// One disk of a store.
+struct StoreDisk {
+    id: DiskId,
+    path: PathBuf,
+    spec: DiskSpec,
+    segment: ByteCount,
+    hide_per_million: u32,
+}
+
 /// What runs in a store's process.
 enum Kind {
     Reference(Rc<RefCell<Image>>),
-    Real(LaneOptions, ByteCount),
+    Real(LaneOptions, Vec<StoreDisk>),
 }
 
-/// One store: its host, its disk, and its process while that lives.
+/// How the stores of a cluster are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StoreSpec {
+    /// Whether each has a host of its own.
+    pub apart: bool,
+    /// Whether replicas may be made elsewhere, which stores written a second time cannot do.
+    pub mobile: bool,
+    /// Disks of each.
+    pub disks: usize,
+    /// Whether lanes have so little room that they are full at times.
+    pub tight: bool,
+    /// The rule of a store that is left out, if any.
+    pub bug: Option<StoreBug>,
+}
+
+/// One store: its host, its disks, and its process while that lives.
 pub(super) struct Store {
     number: usize,
     host: IpAddr,
-    path: PathBuf,
     kind: Kind,
-    /// What its disk is said to offer, if not what it does.
+    /// What a disk is said to offer, if not what it does.
     usable: Option<ByteCount>,
     process: Option<Process>,
     /// Until then nobody is in a hurry to start it again.
@@ -69,8 +99,8 @@ pub(super) struct Surroundings<'a> {
     pub common: Option<Process>,
     /// How owners in that process reach its stores.
     pub local: Vec<(Address, Address)>,
-    /// Where the store cannot serve, that is no failure of the run.
-    pub fallible: bool,
+    /// The disk that may fail or have damage: that is no failure of the run.
+    pub victim: Option<DiskId>,
 }
 
 impl Store {
@@ -78,53 +108,71 @@ impl Store {
     pub(super) fn new(
         world: &World,
         number: usize,
-        (apart, must_be_real): (bool, bool),
+        spec: StoreSpec,
         plan: &Plan,
-        bug: Option<StoreBug>,
         rng: &mut Rng,
     ) -> Self {
-        let host = if apart {
+        let host = if spec.apart {
             host(u8::try_from(number + 1).unwrap_or(u8::MAX))
         } else {
             OWNER_HOSTS[0]
         };
-        let path = PathBuf::from(format!("/disk-{number}"));
-        let kind = if bug.is_some() || rng.chance(100_000) && !must_be_real {
-            let image = Image::new(disk_id(number), plan.volatile_cache, bug, rng.fork());
+        let kind = if spec.bug.is_some() || rng.chance(100_000) && !spec.mobile {
+            let id = disk_id(number, 0, 0);
+            let image = Image::new(id, plan.volatile_cache, spec.bug, rng.fork());
             Kind::Reference(Rc::new(RefCell::new(image)))
         } else {
-            let spec = DiskSpec {
-                volatile_cache: plan.volatile_cache,
-                ..DiskSpec::new(DISK_BYTES[rng.index(DISK_BYTES.len())])
+            let mut disk = |at| StoreDisk {
+                id: disk_id(number, at, 0),
+                path: PathBuf::from(format!("/disk-{number}-{at}")),
+                spec: DiskSpec {
+                    volatile_cache: plan.volatile_cache,
+                    ..DiskSpec::new(DISK_BYTES[rng.index(DISK_BYTES.len())])
+                },
+                segment: ByteCount::new((256 << 10) << rng.below(3)),
+                hide_per_million: plan.hide_per_million,
             };
-            let disk = world.add_disk(host, &path, spec);
-            disk.faults(|faults| faults.hide_per_million = plan.hide_per_million);
+            let disks: Vec<StoreDisk> = (0..spec.disks).map(&mut disk).collect();
+            disks.iter().for_each(|disk| disk.install(world, host));
             let options = LaneOptions {
                 batches_in_flight: 1 + rng.index(12),
                 overlay_bytes: (64 << 10) << rng.below(8),
                 leaves_cached: 1 << rng.below(10),
                 checkpoint_bytes: Some(rng.between(1, 16) << 20),
                 checkpoint_interval: Duration::from_millis(rng.between(200, 20_000)),
+                room_bytes_max: if spec.tight {
+                    rng.between(TIGHT_BLOCKS[0], TIGHT_BLOCKS[1]) * BLOCK_BYTES_U64
+                } else {
+                    u64::MAX
+                },
                 ..LaneOptions::default()
             };
-            Kind::Real(options, ByteCount::new((256 << 10) << rng.below(3)))
+            Kind::Real(options, disks)
         };
         Self {
             number,
             host,
-            path,
             kind,
             // A few replicas more or less must matter, or nothing is ever evened out.
-            usable: must_be_real
+            usable: spec
+                .mobile
                 .then(|| ByteCount::new(rng.between(USABLE_BYTES_MIN, 4 * USABLE_BYTES_MIN))),
             process: None,
             away_until: Instant::EPOCH,
         }
     }
 
-    /// Its disk, when it is a real store.
-    pub(super) fn disk(&self, world: &World) -> Option<SimDisk> {
-        world.find_disk(self.host, &self.path)
+    /// One of its disks, when it is a real store.
+    pub(super) fn disk(&self, world: &World, disk: DiskId) -> Option<SimDisk> {
+        let found = self.real_disks().iter().find(|own| own.id == disk)?;
+        world.find_disk(self.host, &found.path)
+    }
+
+    fn real_disks(&self) -> &[StoreDisk] {
+        match &self.kind {
+            Kind::Real(_, disks) => disks,
+            Kind::Reference(_) => &[],
+        }
     }
 
     pub(super) fn is_real(&self) -> bool {
@@ -148,8 +196,12 @@ impl Store {
         )
     }
 
-    pub(super) fn disk_id(&self) -> DiskId {
-        disk_id(self.number)
+    /// The disks that it has now.
+    pub(super) fn disks(&self) -> Vec<DiskId> {
+        match &self.kind {
+            Kind::Real(_, disks) => disks.iter().map(|disk| disk.id).collect(),
+            Kind::Reference(_) => vec![disk_id(self.number, 0, 0)],
+        }
     }
 
     /// The name of its node.
@@ -157,22 +209,54 @@ impl Store {
         format!("store-{}", self.number)
     }
 
-    /// Formats its disk.
-    pub(super) async fn prepare(&mut self, world: &World) -> Result<(), String> {
-        if let Kind::Real(_, segment) = &self.kind {
-            let process = world.process("format", self.host);
-            let format = FormatOptions {
-                lanes: LANES,
-                segment: Some(*segment),
-                ..FormatOptions::new(self.disk_id())
-            };
-            let (reactor, path) = (process.reactor().clone(), DiskOptions::new(&self.path));
-            let made = async move { format_disk(&reactor, path, format).await };
-            let made = finish(world, &process, LIMIT, made).await?;
-            made.map_err(|error| format!("store {}: {error:#}", self.number))?;
-            process.crash();
+    /// Formats its disks.
+    pub(super) async fn prepare(&self, world: &World) -> Result<(), String> {
+        for disk in self.real_disks() {
+            self.format(world, disk).await?;
         }
         Ok(())
+    }
+
+    async fn format(&self, world: &World, disk: &StoreDisk) -> Result<(), String> {
+        let process = world.process("format", self.host);
+        let format = FormatOptions {
+            lanes: LANES,
+            segment: Some(disk.segment),
+            ..FormatOptions::new(disk.id)
+        };
+        let (reactor, path) = (process.reactor().clone(), DiskOptions::new(&disk.path));
+        let made = async move { format_disk(&reactor, path, format).await };
+        let made = finish(world, &process, LIMIT, made).await?;
+        made.map_err(|error| format!("store {}: {error:#}", self.number))?;
+        process.crash();
+        Ok(())
+    }
+
+    /// An empty disk is there in the place of one that is gone for good, once it starts again.
+    pub(super) async fn replace(&mut self, world: &World, disk: DiskId) -> Result<(), String> {
+        self.crash();
+        let (host, number) = (self.host, self.number);
+        let Kind::Real(_, disks) = &mut self.kind else {
+            return Ok(());
+        };
+        let Some(at) = disks.iter().position(|own| own.id == disk) else {
+            return Ok(());
+        };
+        let life = 1 + (disk.get() & 0xff);
+        disks[at].id = DiskId::new((disk.get() & !0xff) | life);
+        disks[at].path = PathBuf::from(format!("/disk-{number}-{at}-{life}"));
+        disks[at].install(world, host);
+        self.format(world, &self.real_disks()[at]).await
+    }
+
+    /// Its lanes have all the room that there is, once it starts again.
+    pub(super) fn make_room(&mut self) {
+        if let Kind::Real(options, _) = &mut self.kind
+            && options.room_bytes_max < u64::MAX
+        {
+            options.room_bytes_max = u64::MAX;
+            self.crash();
+        }
     }
 
     /// Starts it unless it runs, in the given process or in one of its own.
@@ -190,7 +274,7 @@ impl Store {
             conductor: Rc::clone(around.conductor),
         };
         let (name, usable, address) = (self.name(), self.usable, self.address());
-        let sound = (!around.fallible).then(|| around.record.clone());
+        let sound = (around.record.clone(), around.victim);
         let agent = move |held| Agent {
             road,
             name,
@@ -206,14 +290,19 @@ impl Store {
                 drop(reactor.spawn(serving));
                 drop(reactor.spawn(agent(Held::Reference(Rc::clone(image))).run()));
             }
-            Kind::Real(options, _) => {
+            Kind::Real(options, disks) => {
                 let (number, record) = (self.number, around.record.clone());
-                let (options, disk) = (options.clone(), DiskOptions::new(&self.path));
-                let (fallible, others) = (around.fallible, around.local);
+                let disks: Vec<(DiskId, PathBuf)> = disks
+                    .iter()
+                    .map(|disk| (disk.id, disk.path.clone()))
+                    .collect();
+                let (options, others) = (options.clone(), around.local);
+                let victim = around.victim;
+                let fallible = disks.iter().all(|(id, _)| Some(*id) == victim);
                 let listen = Vec::from(<[Address; 2]>::from(listen));
                 let spawner = reactor.clone();
                 let serving = async move {
-                    let handle = start(&spawner, options, disk, listen, fallible).await?;
+                    let handle = start(&spawner, options, disks, listen, victim).await?;
                     let mut agent = agent(Held::Real(handle.control()));
                     let source = ConductorSource::new(agent.road.clone());
                     let repairs = RepairOwners::start(&spawner, source, &agent.name, others);
@@ -249,10 +338,11 @@ impl Store {
         }
     }
 
-    /// What its replica of a shard holds, read past all sessions; its process is dead.
+    /// What its replica of a shard holds on a disk, read past all sessions; its process is dead.
     pub(super) async fn entries(
         &self,
         world: &World,
+        disk: DiskId,
         shard: ShardIndex,
     ) -> Result<Vec<ReadEntry>, String> {
         match &self.kind {
@@ -260,13 +350,11 @@ impl Store {
                 let entries = image.borrow().entries(shard);
                 entries.ok_or_else(|| format!("shard {shard} is not there"))
             }
-            Kind::Real(..) => {
+            Kind::Real(_, disks) => {
+                let disk = disks.iter().find(|own| own.id == disk);
+                let disk = DiskOptions::new(&disk.ok_or("its disk is gone")?.path);
                 let process = world.process("inspector", self.host);
-                let reading = read_shard(
-                    process.reactor().clone(),
-                    DiskOptions::new(&self.path),
-                    shard,
-                );
+                let reading = read_shard(process.reactor().clone(), disk, shard);
                 let entries = finish(world, &process, LIMIT, reading).await?;
                 process.crash();
                 entries.map_err(|error| format!("{error:#}"))
@@ -278,23 +366,30 @@ impl Store {
 async fn start(
     reactor: &Reactor,
     lane: LaneOptions,
-    disk: DiskOptions,
+    disks: Vec<(DiskId, PathBuf)>,
     listen: Vec<Address>,
-    fallible: bool,
+    victim: Option<DiskId>,
 ) -> Result<StoreHandle> {
     let options = StoreOptions {
-        disks: vec![disk],
+        disks: disks
+            .iter()
+            .map(|(_, path)| DiskOptions::new(path))
+            .collect(),
         listen,
         workers: Vec::new(),
         lane,
     };
     let handle = StoreService::start(reactor, options).await?;
-    for disk in handle.control().report().await? {
+    let reports = handle.control().report().await?;
+    for (id, _) in disks.iter().filter(|(id, _)| Some(*id) != victim) {
+        ensure!(reports.iter().any(|disk| disk.id == *id), "it lacks {id}");
+    }
+    for disk in reports {
         // A slot that was being written when the power went is told as damaged.
         let damaged = disk.damage.keys().any(|kind| kind != "slot");
         let good = disk.failed.is_none() && !damaged;
         ensure!(
-            good || fallible,
+            good || victim == Some(disk.id),
             "its disk: {:?}, damage {:?}",
             disk.failed,
             disk.damage
@@ -329,7 +424,20 @@ async fn read_shard(
     Ok(entries)
 }
 
-/// A disk of the cluster by its number: ids are made from numbers.
-fn disk_id(store: usize) -> DiskId {
-    DiskId::new(0xd15c_0000 + u128::try_from(store).unwrap_or(0))
+impl StoreDisk {
+    fn install(&self, world: &World, host: IpAddr) {
+        let disk = world.add_disk(host, &self.path, self.spec);
+        disk.faults(|faults| faults.hide_per_million = self.hide_per_million);
+    }
+}
+
+/// A disk of the cluster by the number of its store, its own there, and how many were there before.
+fn disk_id(store: usize, disk: usize, life: usize) -> DiskId {
+    let number = (store << 12) | (disk << 8) | life;
+    DiskId::new(DISK_IDS | u128::try_from(number).unwrap_or(0))
+}
+
+/// The store that a disk is of.
+pub(super) fn store_of(disk: DiskId) -> usize {
+    usize::try_from((disk.get() ^ DISK_IDS) >> 12).unwrap_or(usize::MAX)
 }

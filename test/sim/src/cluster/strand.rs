@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::Cluster;
 use super::owner::Owner;
+use super::stores::store_of;
 
 /// How long a store may take to leave every set.
 const LEAVES_WITHIN: Duration = Duration::from_secs(8);
@@ -56,10 +57,9 @@ impl Cluster {
 
     /// Whether a store is in the set of any shard.
     fn counts(&self, number: usize) -> bool {
-        let disk = self.stores[number].disk_id();
         let shards = self.shards();
         let mut replicas = shards.iter().flat_map(|shard| &shard.replicas);
-        replicas.any(|replica| replica.in_sync && replica.disk == disk)
+        replicas.any(|replica| replica.in_sync && store_of(replica.disk) == number)
     }
 
     async fn wait(&mut self, from_us: u64, to_us: u64) {

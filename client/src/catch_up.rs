@@ -130,8 +130,8 @@ pub(crate) async fn run(core: Weak<Core>, lacking: Rc<Signal>) {
     }
 }
 
-/// Proposes a replica that is to leave out of the set, once enough others are in it. Whether one is
-/// left that is to.
+/// Proposes a replica that is to leave out of the set, once enough others are in it, or its successor
+/// on the same node. Whether one is left that is to.
 fn retire(core: &Rc<Core>, shard: &Rc<Shard>) -> bool {
     let log = shard.log.borrow();
     let in_sync = log.quorum().in_sync();
@@ -141,7 +141,9 @@ fn retire(core: &Rc<Core>, shard: &Rc<Shard>) -> bool {
     };
     let next = in_sync.without(slot);
     let durable = shard.durable();
-    let is_enough = next.len() >= usize::from(core.replicas);
+    // Beside one on the same node it must not count.
+    let is_enough =
+        next.len() >= usize::from(core.replicas) || shares_node(core, shard, slot, in_sync);
     let may_propose = is_enough && log.may_propose(next, core.flushed.get(), &durable);
     let wanted = log.undurable(&durable);
     drop(log);
@@ -151,6 +153,27 @@ fn retire(core: &Rc<Core>, shard: &Rc<Shard>) -> bool {
         shard.flush_up_to(&wanted);
     }
     is_enough
+}
+
+/// The set with one that joins, without who is to leave and lies on the node of another: the two
+/// must not both count. Alone in the set, that one stays until the next step, for it is all that may
+/// be read meanwhile.
+fn with_joined(core: &Core, shard: &Shard, slot: Slot) -> Mask {
+    let in_sync = shard.log.borrow().quorum().in_sync();
+    let next = in_sync.with(slot);
+    let mut leaving = shard.leaving.get().and(in_sync).slots();
+    let left = leaving.find(|old| shares_node(core, shard, *old, next));
+    let rest = left.map(|old| next.without(old));
+    rest.filter(|rest| !rest.and(in_sync).is_empty())
+        .unwrap_or(next)
+}
+
+/// Whether a replica lies on the node of another of a set.
+fn shares_node(core: &Core, shard: &Shard, slot: Slot, set: Mask) -> bool {
+    let nodes = core.nodes.borrow();
+    let node = |slot| nodes.get(&shard.replica(slot).peer.key().disk).copied();
+    let mut others = set.without(slot).slots();
+    node(slot).is_some_and(|home| others.any(|other| node(other) == Some(home)))
 }
 
 /// The replicas of a shard that are in no set and are to come into it.
@@ -380,7 +403,7 @@ async fn propose(
         }
         if is_joining {
             let durable = shard.durable();
-            let next = shard.log.borrow().quorum().in_sync().with(slot);
+            let next = with_joined(core, shard, slot);
             let may_propose = {
                 let log = shard.log.borrow();
                 log.may_propose(next, core.flushed.get(), &durable)

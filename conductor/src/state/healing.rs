@@ -15,7 +15,8 @@
 //! Invariants: a replica that is in sync is never removed or replaced here, only an owner's proposal
 //! takes one out of the set; no epoch changes, for no in-sync set does; a shard has at most one
 //! replica more than its volume asks for, and at most one that is leaving; no two replicas of a
-//! shard come to lie on one node; what is admitted stays within [`Slots`].
+//! shard come to lie on one node, but for one that moves to another disk of its node, whose successor
+//! takes its place in the set in one step; what is admitted stays within [`Slots`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -245,19 +246,18 @@ impl<'a> Healer<'a> {
     /// The shard without a move that is over or was called off, if there is such a one.
     fn tidied(&self, volume: &VolumeRow, row: &ShardRow) -> Option<ShardRow> {
         let leaving = row.replicas.iter().find(|r| r.leaving)?;
-        let has_spare = row.replicas.len() > usize::from(volume.replicas);
-        let fresh = row.replicas.iter().filter(|r| r.fresh);
+        let successor = successor_of(volume, row).map(|(_, successor)| successor);
         let is_off = if self.evens_out(row) {
-            !has_spare || fresh.clone().any(|r| self.is_to_be_replaced(r))
+            let is_lost = |r: &Replica| !r.in_sync && self.is_to_be_replaced(r);
+            successor.is_none_or(is_lost)
         } else {
             !self.is_draining(leaving)
         };
-        // A successor that is in sync already stays, and the move goes on.
-        let successor = fresh.map(|r| r.id).max().filter(|_| is_off && has_spare);
         let mut tidied = row.clone();
-        if is_off && (successor.is_some() || !has_spare) {
-            call_off(&mut tidied, successor);
-        } else if has_spare && (!leaving.in_sync || is_planted(Planted::DropLeaving)) {
+        // A successor that is in sync already stays, and the move goes on.
+        if is_off && successor.is_none_or(|r| !r.in_sync) {
+            call_off(&mut tidied, successor.map(|r| r.id));
+        } else if successor.is_some() && (!leaving.in_sync || is_planted(Planted::DropLeaving)) {
             let leaving = leaving.id;
             tidied.replicas.retain(|r| r.id != leaving);
             forget_gone(&mut tidied);
@@ -345,13 +345,17 @@ impl<'a> Healer<'a> {
         let place = |apart: &[Neighbour], candidates: &[&Candidate]| {
             place_beside(volume, shard, ByteCount::new(bytes), apart, candidates)
         };
-        // One that moves stays until its successor is in sync: were both on one node, a write could
-        // be acknowledged by these two, and go with that node.
-        let stays = |r: &&Replica| step.deed == Deed::Move || r.id != old.id;
+        // Who leaves is not met again: its successor may come to lie on another disk of its node.
+        let left = successor_of(self.state.volumes.get(&volume)?, row)
+            .filter(|(_, successor)| successor.id == old.id)
+            .map(|(leaving, _)| leaving.id);
+        let stays = |r: &&Replica| r.id != old.id && Some(r.id) != left;
         let others = row.replicas.iter().filter(stays);
         let others: Vec<Neighbour> = others.map(|r| self.neighbour(r)).collect();
-        // The disk that one was lost from comes last.
-        let all: Vec<&Candidate> = self.candidates.iter().collect();
+        // The disk that one was lost from comes last; that of one that leaves is out of the question.
+        let is_left = |disk| row.replicas.iter().any(|r| r.leaving && r.disk == disk);
+        let open = self.candidates.iter().filter(|c| !is_left(c.disk));
+        let all: Vec<&Candidate> = open.collect();
         let elsewhere = all.iter().copied().filter(|c| c.disk != old.disk);
         let has_turn = |c: &&Candidate| self.slots.is_free_on(c.disk);
         for candidates in [elsewhere.collect(), all.clone()] {
@@ -394,6 +398,16 @@ impl<'a> Healer<'a> {
             answer: self.outlook,
         }
     }
+}
+
+/// The replica of a shard that leaves, and the one that is made in its place: the last that came.
+pub(super) fn successor_of<'a>(
+    volume: &VolumeRow,
+    row: &'a ShardRow,
+) -> Option<(&'a Replica, &'a Replica)> {
+    let leaving = row.replicas.iter().find(|r| r.leaving)?;
+    let last = row.replicas.last().filter(|r| r.id != leaving.id)?;
+    (row.replicas.len() > usize::from(volume.replicas)).then_some((leaving, last))
 }
 
 /// A replica that its store is to make.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AckRule, AttachRequest, CreateVolume, DetachRequest, DiskReport, Health, ProposeInSync,
-    RegisterNode, VolumeState,
+    RegisterNode, Replica, VolumeState,
 };
 use ashlar_proto::limits::SHARD_BYTES_DEFAULT;
 use ashlar_proto::{Epoch, Generation};
@@ -212,6 +212,16 @@ impl Bench {
         let plan = self.state.plan_create(&self.live, &small, SHARD_BYTES);
         self.commit(plan.unwrap());
         self.settle();
+    }
+
+    /// Whether no two replicas of a shard lie on one node, but for one that leaves and its successor.
+    fn lies_apart(&self, row: &ShardRow) -> bool {
+        row.replicas.iter().enumerate().all(|(at, one)| {
+            let node = self.state.node_of(one);
+            let same = |other: &&Replica| self.state.node_of(other) == node;
+            let mut met = row.replicas[at + 1..].iter().filter(same);
+            met.all(|other| one.leaving && !other.leaving)
+        })
     }
 
     fn ready(&mut self, name: &str, replicas: u8) -> VolumeId {

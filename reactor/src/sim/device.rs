@@ -16,6 +16,9 @@ const SURVIVAL_PER_MILLION: [u32; 5] = [0, 300_000, 600_000, 900_000, 1_000_000]
 /// Of a million surviving page writes, how many are torn within the page.
 const TORN_PER_MILLION: u32 = 100_000;
 
+/// Requests that survive alone at most, where the newest do.
+const NEWEST_MAX: u64 = 3;
+
 /// What a simulated disk has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskCounters {
@@ -25,6 +28,8 @@ pub struct DiskCounters {
     pub read_bytes: u64,
     /// Requests that wrote.
     pub writes: u64,
+    /// Of these, to places that held something: in a log, its slots.
+    pub rewrites: u64,
     /// Bytes written.
     pub write_bytes: u64,
     /// Flushes.
@@ -114,6 +119,8 @@ impl Device {
     pub fn write(&mut self, offset: u64, pages: &[Page], rng: &mut Rng) -> Result<(), MediaError> {
         self.counters.writes += 1;
         self.counters.write_bytes += bytes_of(pages);
+        let is_rewrite = self.media.page(offset / wide(PAGE_BYTES)) != Page::Zero;
+        self.counters.rewrites += u64::from(is_rewrite);
         let range = offset..offset + bytes_of(pages);
         if self.faults.fails(FaultAccess::Write, &range, rng) {
             self.counters.faults += 1;
@@ -173,14 +180,15 @@ impl Device {
         }
     }
 
-    /// Power fails: of what was not flushed any subset survives, torn at sectors; or, as often,
-    /// each request whole or not at all.
+    /// Power fails: of what was not flushed any subset survives, torn at sectors; or, as often, each
+    /// request whole or not at all; or only the newest of them.
     ///
     /// A few survivors hide: the first read after the power is back still shows the old page.
     pub fn power_loss(&mut self, rng: &mut Rng) {
         let survival = draw_survival(rng);
         let mut fates = BTreeMap::new();
-        let by_request = rng.chance(500_000);
+        let mode = rng.index(3);
+        let newest = self.requests.saturating_sub(rng.below(NEWEST_MAX));
         let journal = std::mem::take(&mut self.journal);
         let mut results: BTreeMap<u64, (Page, Page)> = BTreeMap::new();
         let mut news: Vec<Page> = Vec::with_capacity(journal.len());
@@ -192,11 +200,13 @@ impl Device {
         for (entry, new) in journal.into_iter().zip(news.into_iter().rev()) {
             let first = || (entry.old.clone(), entry.old.clone());
             let (_, survived) = results.entry(entry.page).or_insert_with(first);
-            let sectors = if by_request {
-                let fate = fates.entry(entry.request);
-                *fate.or_insert_with(|| if rng.chance(survival) { u8::MAX } else { 0 })
-            } else {
-                draw_sectors(survival, rng)
+            let whole = |survives| if survives { u8::MAX } else { 0 };
+            let sectors = match mode {
+                0 => draw_sectors(survival, rng),
+                1 => *fates
+                    .entry(entry.request)
+                    .or_insert_with(|| whole(rng.chance(survival))),
+                _ => whole(entry.request >= newest),
             };
             *survived = survived.merged(&new, sectors);
         }

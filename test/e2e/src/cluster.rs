@@ -150,8 +150,39 @@ impl Cluster {
         Ok(name)
     }
 
+    /// One more disk, empty, in each store: they are started again with it, one after another, each
+    /// once the cluster is healthy again.
+    ///
+    /// # Errors
+    ///
+    /// If one does not get ready.
+    pub fn add_disks(&mut self) -> Result<()> {
+        ensure!(self.options.separate, "`ashlar up` has all of its disks");
+        self.options.disks += 1;
+        for store in 0..self.options.stores {
+            self.format_disks(store)?;
+            let name = format!("store-{store}");
+            let named = |(known, _): &(String, Service)| *known == name;
+            let at = self.services.iter().position(named);
+            let (_, mut service) = self.services.remove(at.context("no such store")?);
+            let status = service.stop(STOP_LIMIT)?;
+            ensure!(status.success(), "{name} ended with {status}");
+            self.start_service(&name)?;
+            self.wait_ready()?;
+            wait_for("healthy volumes", READY_LIMIT, || {
+                let status = self.json(["status"])?;
+                ensure!(status["health"] == "healthy", "{status}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
     fn format_disks(&self, store: usize) -> Result<()> {
         for path in self.separate_disks(store) {
+            if path.exists() {
+                continue;
+            }
             std::fs::create_dir_all(path.parent().context("a disk lies in a directory")?)?;
             let lanes = self.options.disk_lanes.to_string();
             self.ashlar(["disk", "format"])

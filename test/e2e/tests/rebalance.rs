@@ -157,6 +157,36 @@ fn a_store_that_joins_under_load_gets_its_share() -> Result<()> {
     verify(&cluster, &mut ledgers)
 }
 
+/// No node can give anything away to another, for each has a replica of every volume.
+#[test]
+fn disks_that_are_added_to_every_node_get_their_share() -> Result<()> {
+    let (mut cluster, mut ledgers) = filled()?;
+    let before = in_sync(&cluster)?;
+    let port = cluster.nbd_port();
+    let done = AtomicBool::new(false);
+    let (used, _) = ledgers.split_at_mut(1);
+    std::thread::scope(|scope| -> Result<()> {
+        let user = scope.spawn(|| -> Result<()> {
+            let mut client = NbdClient::connect(port, &name(0))?;
+            while !done.load(Ordering::SeqCst) {
+                run(&mut used[0], &mut client, Duration::from_millis(500))?;
+            }
+            eprintln!("{}: {}", name(0), used[0].delays);
+            client.disconnect()
+        });
+        let moved = cluster
+            .add_disks()
+            .and_then(|()| watch_until_even(&cluster));
+        done.store(true, Ordering::SeqCst);
+        user.join().expect("a user does not panic")?;
+        moved
+    })?;
+    let after = in_sync(&cluster)?;
+    let moved = after.difference(&before).count();
+    ensure!((9..=15).contains(&moved), "{moved} of 24 have moved");
+    verify(&cluster, &mut ledgers)
+}
+
 #[test]
 fn paused_nothing_begins_and_what_was_planned_is_what_happens() -> Result<()> {
     let (mut cluster, mut ledgers) = filled()?;

@@ -1,4 +1,7 @@
 //! What it costs to bring a replica back: what it missed, and not what it has.
+//!
+//! `ASHLAR_REBUILD_GIB=20` runs it with 1 GiB changed of a volume of 20 GiB with two replicas, which
+//! takes 52 GB of disk.
 
 use anyhow::{Context, Result, ensure};
 use ashlar_e2e::ledger::{BLOCK, Content, pattern};
@@ -7,9 +10,36 @@ use ashlar_e2e::process::wait_for;
 use ashlar_e2e::{Cluster, ClusterOptions};
 use std::time::Duration;
 
-/// Blocks of the volume, and of what changes while a store is away: more than its owner keeps of it.
-const BLOCKS: u64 = 256 << 10;
-const CHANGED: u64 = 80 << 10;
+/// How large it is.
+struct Scale {
+    stores: usize,
+    disk_gib: u64,
+    /// Blocks of the volume, and of what changes while a store is away: more than its owner keeps of
+    /// it.
+    blocks: u64,
+    changed: u64,
+}
+
+impl Scale {
+    fn asked_for() -> Result<Self> {
+        let Ok(gib) = std::env::var("ASHLAR_REBUILD_GIB") else {
+            return Ok(Self {
+                stores: 3,
+                disk_gib: 4,
+                blocks: 256 << 10,
+                changed: 80 << 10,
+            });
+        };
+        let gib: u64 = gib.parse().context("ASHLAR_REBUILD_GIB")?;
+        Ok(Self {
+            stores: 2,
+            disk_gib: gib + gib / 5,
+            blocks: gib << 18,
+            changed: 1 << 18,
+        })
+    }
+}
+
 /// Blocks of what changed that an owner keeps to send them again itself, at most.
 const KEPT_MAX: u64 = 48 << 10;
 /// Blocks of one request.
@@ -40,14 +70,20 @@ fn fetched(cluster: &mut Cluster) -> u64 {
 
 #[test]
 fn a_store_that_comes_back_fetches_only_what_changed() -> Result<()> {
+    let scale = Scale::asked_for()?;
+    let Scale {
+        blocks, changed, ..
+    } = scale;
     let mut cluster = Cluster::start(ClusterOptions {
         separate: true,
+        stores: scale.stores,
+        disk_size: format!("{}GiB", scale.disk_gib),
         ..ClusterOptions::default()
     })?;
-    let size = BLOCKS * BLOCK as u64;
-    cluster.create_volume("v", &size.to_string(), 3)?;
+    let size = blocks * BLOCK as u64;
+    cluster.create_volume("v", &size.to_string(), u8::try_from(scale.stores)?)?;
     let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
-    for first in (0..BLOCKS).step_by(usize::try_from(STEP)?) {
+    for first in (0..blocks).step_by(usize::try_from(STEP)?) {
         write(&mut client, first, 1)?;
     }
     ensure!(client.call(Command::Flush, 0, 0, &[])? == 0, "flush failed");
@@ -55,7 +91,7 @@ fn a_store_that_comes_back_fetches_only_what_changed() -> Result<()> {
     std::thread::sleep(Duration::from_secs(8));
     let before = fetched(&mut cluster);
     cluster.service("store-1").kill();
-    for first in (0..CHANGED).step_by(usize::try_from(STEP)?) {
+    for first in (0..changed).step_by(usize::try_from(STEP)?) {
         write(&mut client, first, 2)?;
     }
     wait_for("the loss to be noticed", Duration::from_secs(60), || {
@@ -70,16 +106,16 @@ fn a_store_that_comes_back_fetches_only_what_changed() -> Result<()> {
         Ok(())
     })?;
     let fetched = fetched(&mut cluster) - before;
-    eprintln!("{CHANGED} of {BLOCKS} blocks changed, {fetched} fetched");
+    eprintln!("{changed} of {blocks} blocks changed, {fetched} fetched");
     ensure!(
-        (CHANGED - KEPT_MAX..=CHANGED + CHANGED / 10).contains(&fetched),
-        "{fetched} blocks were fetched for {CHANGED} that changed"
+        (changed - KEPT_MAX..=changed + changed / 10).contains(&fetched),
+        "{fetched} blocks were fetched for {changed} that changed"
     );
     // It has them: it and one more are enough to read all.
     cluster.service("store-0").kill();
-    for first in (0..BLOCKS).step_by(usize::try_from(16 * STEP)?) {
+    for first in (0..blocks).step_by(usize::try_from(16 * STEP)?) {
         let data = client.read(first * BLOCK as u64, usize::try_from(STEP)? * BLOCK)?;
-        let version = if first < CHANGED { 2 } else { 1 };
+        let version = if first < changed { 2 } else { 1 };
         let expected: Vec<u8> = (first..first + STEP)
             .flat_map(|block| pattern(block, Content::Version(version)))
             .collect();

@@ -136,7 +136,7 @@ impl<'a> Planner<'a> {
         let Some(row) = self.state.shards.get(&at) else {
             return false;
         };
-        let is_met = |r: &Replica| self.state.node_of(r) == target.node;
+        let is_met = |r: &Replica| r.id != replica && self.state.node_of(r) == target.node;
         if row.replicas.iter().any(is_met) || self.moved.contains(&at) || !self.is_whole(row) {
             return false;
         }

@@ -162,21 +162,53 @@ fn a_replica_out_of_sync_on_a_draining_disk_is_replaced_without_grace() {
     assert!(after[0].fresh && after[0].node != before[0].node);
 }
 
-/// On one node the two could acknowledge a write between them, and go together.
 #[test]
-fn a_replica_does_not_move_within_its_node() {
+fn a_replica_moves_within_its_node_and_never_counts_beside_its_successor() {
     let (mut bench, _) = attached(&["a", "b", "c"], 2);
     let before = bench.replicas("v");
     bench.schedule_disk(before[0].disk, Schedulable::Draining);
-    assert_eq!(bench.replicas("v"), before);
-    let healing = bench.healing();
-    assert_eq!((healing.without_place, healing.draining), (1, 1));
-    // Out of the set it makes way for one on the other disk there.
-    bench.commit_set("v", &[1, 2]);
-    bench.heal();
+    let during = bench.replicas("v");
+    assert!(during[0].leaving && during[3].fresh);
+    assert_eq!(during[3].node, before[0].node);
+    assert_ne!(during[3].disk, before[0].disk);
+    bench.settle();
+    bench.commit_set("v", &[1, 2, 3]);
     let after = bench.replicas("v");
-    assert_eq!(after[0].node, before[0].node);
-    assert!(after[0].fresh && after[0].disk != before[0].disk);
+    assert_eq!(after, [&before[1..], &[in_sync_now(&during[3])]].concat());
+}
+
+fn in_sync_now(replica: &Replica) -> Replica {
+    Replica {
+        in_sync: true,
+        fresh: false,
+        ..replica.clone()
+    }
+}
+
+#[test]
+fn a_successor_that_is_lost_is_made_again_on_its_node() {
+    let (mut bench, _) = attached(&["a", "b", "c"], 3);
+    let before = bench.replicas("v");
+    bench.schedule_disk(before[0].disk, Schedulable::Draining);
+    let first = bench.replicas("v")[3].clone();
+    bench.schedule_disk(first.disk, Schedulable::Draining);
+    let again = bench.replicas("v")[3].clone();
+    assert_eq!(again.node, before[0].node);
+    assert!(![before[0].disk, first.disk].contains(&again.disk));
+}
+
+/// It was in sync once, so it is not fresh: an uncordon must not wait for it.
+#[test]
+fn an_uncordon_drops_a_successor_that_has_fallen_out_of_sync() {
+    let (mut bench, _) = attached(&["a", "b", "c", "d"], 1);
+    let before = bench.replicas("v");
+    let drained = before[0].disk;
+    bench.schedule_disk(drained, Schedulable::Draining);
+    bench.settle();
+    bench.commit_set("v", &[0, 1, 2, 3]);
+    bench.commit_set("v", &[0, 1, 2]);
+    bench.schedule_disk(drained, Schedulable::Open);
+    assert_eq!(bench.replicas("v"), before);
 }
 
 #[test]

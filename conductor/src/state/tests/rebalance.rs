@@ -118,7 +118,8 @@ impl Pool {
                 .all(|r| r.in_sync && before.serves(r.disk))
         );
         let to = next.to.1;
-        assert!(row.replicas.iter().all(|r| before.node_of(r) != next.to.0));
+        let mut others = row.replicas.iter().filter(|r| r.id != next.replica);
+        assert!(others.all(|r| before.node_of(r) != next.to.0));
         assert!(before.serves(to) && before.schedulable(to) == Schedulable::Open);
         assert_eq!(before.schedulable(next.from.1), Schedulable::Open);
         let labels = |node: NodeId| &before.nodes[&node].labels;
@@ -137,9 +138,7 @@ impl Pool {
             let wanted = usize::from(state.volumes[&at.0].replicas);
             let in_sync = row.replicas.iter().filter(|r| r.in_sync).count();
             assert!(in_sync >= wanted, "fewer copies than before: {row:?}");
-            let nodes: std::collections::BTreeSet<NodeId> =
-                row.replicas.iter().map(|r| state.node_of(r)).collect();
-            assert_eq!(nodes.len(), row.replicas.len(), "{row:?}");
+            assert!(self.bench.lies_apart(row), "{row:?}");
             for replica in row.replicas.iter().filter(|r| r.fresh) {
                 *on.entry(replica.disk).or_default() += 1;
             }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ashlar_proto::DiskId;
 use ashlar_reactor::Instant;
-use ashlar_reactor::sim::SimDisk;
 use ashlar_reactor::sim::fault::{DiskFaults, FaultAccess};
+use ashlar_reactor::sim::{DiskCounters, SimDisk};
 
 use super::operator::Command;
 use super::owner::{OWNER_HOSTS, Owner};
@@ -18,9 +18,9 @@ const OWNERS_MAX: usize = 3;
 /// Most that requests of a slow disk take longer, in µs.
 const SLOWER_US_MAX: u64 = 400_000;
 
-/// How often to look whether a flush has begun, a fraction of what one takes, and for how long.
-const FLUSH_LOOK: Duration = Duration::from_micros(200);
-const FLUSH_AWAITED_MAX: Duration = Duration::from_secs(2);
+/// How often to look what a disk does, a fraction of what a flush takes, and for how long.
+const LOOK: Duration = Duration::from_micros(100);
+const AWAITED_MAX: Duration = Duration::from_secs(4);
 
 /// One thing that goes wrong.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +32,10 @@ enum Trouble {
     /// For so long that its replicas may be made elsewhere.
     LoseStore(usize),
     PowerLoss(usize),
-    /// Power fails while the disk makes something durable.
+    /// Power fails while a disk makes something durable.
     PowerLossAtFlush(usize),
+    /// Power fails when a disk has just written where something was, as checkpoints do.
+    PowerLossAtSlot(usize),
     Blackout,
     CrashAllStores,
     Partition(usize),
@@ -103,11 +105,11 @@ impl Cluster {
         let drawn = self.rng.below(100);
         let has_spare = self.stores.len() > self.replicas;
         let is_whole = self.scope == Scope::Whole;
-        if has_spare && self.rng.chance(150_000) {
+        if self.mobile && self.rng.chance(150_000) {
             return Some(Trouble::Command(self.draw_command(store)));
         }
         let apart = matches!(self.together, Together::Apart);
-        if plan.process_crashes && plan.partitions && apart && self.rng.chance(15_000) {
+        if plan.process_crashes && plan.partitions && apart && self.rng.chance(30_000) {
             return Some(Trouble::Strand);
         }
         if is_whole && plan.process_crashes && self.rng.chance(60_000) {
@@ -126,7 +128,8 @@ impl Cluster {
             46..52 => (plan.process_crashes, Trouble::CrashAllStores),
             52..56 => (plan.power_losses, Trouble::PowerLoss(store)),
             56..60 => (plan.power_losses, Trouble::PowerLossAtFlush(store)),
-            60..72 => (plan.power_losses, Trouble::Blackout),
+            60..67 => (plan.power_losses, Trouble::Blackout),
+            67..72 => (plan.power_losses, Trouble::PowerLossAtSlot(store)),
             72..76 => (plan.partitions, Trouble::Partition(store)),
             76..80 => (plan.partitions, Trouble::CutOneWay(store)),
             80..82 => (plan.partitions, Trouble::Isolate),
@@ -180,7 +183,13 @@ impl Cluster {
             }
             Trouble::PowerLoss(number) => self.power_loss(number),
             Trouble::PowerLossAtFlush(number) => {
-                self.await_flush(number).await;
+                let awaited = self.rng.between(1, 8);
+                self.await_disk(number, |did| did.flushes_begun, awaited)
+                    .await;
+                self.power_loss(number);
+            }
+            Trouble::PowerLossAtSlot(number) => {
+                self.await_disk(number, |did| did.rewrites, 1).await;
                 self.power_loss(number);
             }
             Trouble::Blackout => {
@@ -262,16 +271,16 @@ impl Cluster {
         }
     }
 
-    /// Waits until some flush of a disk is under way, for a while.
-    async fn await_flush(&mut self, number: usize) {
+    /// Waits until a disk of a store has done something so many times more, for a while.
+    async fn await_disk(&mut self, number: usize, count: impl Fn(DiskCounters) -> u64, times: u64) {
         let disk = self.draw_disk(number);
         let Some(disk) = self.sim_disk(disk) else {
             return;
         };
-        let awaited = disk.counters().flushes_begun + self.rng.between(1, 8);
-        let until = self.world.now() + FLUSH_AWAITED_MAX;
-        while disk.counters().flushes_begun < awaited && self.world.now() < until {
-            self.world.sleep(FLUSH_LOOK).await;
+        let awaited = count(disk.counters()) + times;
+        let until = self.world.now() + AWAITED_MAX;
+        while count(disk.counters()) < awaited && self.world.now() < until {
+            self.world.sleep(LOOK).await;
         }
     }
 

@@ -4,10 +4,12 @@
 //!
 //! - an in-sync set, and with it the epoch, changes only as an owner has proposed, of the generation
 //!   and on the epoch that were current; so no replica leaves a set by the conductor's own doing;
-//! - no set is empty, and no proposal takes one replica in and another out;
+//! - no set is empty, and no proposal takes one replica in and another out, but for one beside which
+//!   another of its node counts;
 //! - generations and epochs rise by one, no generation is granted twice, and what is granted, shown
 //!   or answered was committed;
-//! - no two replicas of a shard lie on one node, none is there that is neither old nor fresh, one at most leaves, and ids are never used again;
+//! - no two replicas of a shard lie on one node, but for one that leaves and its successor, of
+//!   which one counts; none is there that is neither old nor fresh, one at most leaves, and ids are never used again;
 //! - a volume is detached only by the owner that has it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -255,9 +257,8 @@ impl Ledger {
     fn check_shard(&self, before: Option<&ShardRow>, row: &ShardRow) -> Result<(), &'static str> {
         let asked = self.volume.as_ref().map(|volume| volume.replicas);
         let asked = asked.map_or(usize::MAX - 1, usize::from);
-        let nodes: BTreeSet<usize> = row.replicas.iter().map(|r| store_of(r.disk)).collect();
         let leaving = row.replicas.iter().filter(|r| r.leaving);
-        if nodes.len() != row.replicas.len() {
+        if Self::shares_node(row) {
             return Err("two replicas of a shard lie on one node");
         }
         if row.replicas.len() > asked + 1 || leaving.count() > 1 {
@@ -300,6 +301,20 @@ impl Ledger {
         self.check_change(before, row, &old, set)
     }
 
+    /// Whether two replicas lie on one node that may not: only one that leaves and its successor do,
+    /// and both of a set only while there is no other.
+    fn shares_node(row: &ShardRow) -> bool {
+        row.replicas.iter().enumerate().any(|(at, one)| {
+            let node = store_of(one.disk);
+            let mut met = row.replicas[at + 1..].iter();
+            met.any(|other| {
+                let is_pair = one.leaving && !other.leaving;
+                let do_both_count = one.in_sync && other.in_sync && row.set().len() > 2;
+                store_of(other.disk) == node && (!is_pair || do_both_count)
+            })
+        })
+    }
+
     /// The set has changed: somebody must have asked for that.
     fn check_change(
         &self,
@@ -314,7 +329,12 @@ impl Ledger {
         if self.sets.contains_key(&(row.index, row.epoch)) {
             return Err("an epoch is committed twice");
         }
-        if !set.is_subset(old) && !old.is_subset(&set) {
+        let is_swap = || {
+            let node = |id: &ReplicaId| self.places.get(id).map(|(_, disk)| store_of(*disk));
+            let mut left = old.difference(&set);
+            left.clone().count() == 1 && left.all(|id| set.iter().any(|n| node(n) == node(id)))
+        };
+        if !set.is_subset(old) && !old.is_subset(&set) && !is_swap() {
             return Err("one proposal takes a replica in and another out");
         }
         let volume = self.volume.as_ref().ok_or("there is no volume")?;

@@ -232,12 +232,11 @@ impl Cluster {
         self.conductor.archive().ledger(|ledger| ledger.shards())
     }
 
-    /// Whether some shard is left with no replica but the one whose disk has faults.
-    fn rests_on_victim(&self) -> bool {
-        if self.victim.is_none() {
-            return false;
-        }
-        let healthy = |r: &Replica| r.in_sync && Some(r.disk) != self.victim;
+    /// Whether some shard is left with no replica but one whose disk has faults or is gone: a disk may
+    /// be gone while an owner's proposal that leaves it alone is under way.
+    fn rests_on_spoilt(&self) -> bool {
+        let spoilt = self.spoilt.borrow();
+        let healthy = |r: &Replica| r.in_sync && !spoilt.contains(&r.disk);
         self.shards()
             .iter()
             .any(|shard| !shard.replicas.iter().any(healthy))
@@ -255,10 +254,10 @@ impl Cluster {
         self.start_owner();
         self.trouble(faults, verbose).await;
         self.peace().await;
-        if !self.rests_on_victim() {
+        if !self.rests_on_spoilt() {
             let checked = self.final_check().await;
             // Its disk may have lost the last good copy only now.
-            if !self.rests_on_victim() {
+            if !self.rests_on_spoilt() {
                 checked?;
                 self.compare_replicas().await?;
             }
@@ -309,9 +308,9 @@ impl Cluster {
         let limit = self.world.now() + ATTACH_LIMIT;
         while !owner.serves() {
             if self.world.now() >= limit {
+                let (trouble, shards) = (owner.trouble(), self.shards());
                 return Err(format!(
-                    "no owner can attach when all is well: {}",
-                    owner.trouble()
+                    "no owner can attach when all is well: {trouble}\n  {shards:?}"
                 ));
             }
             self.world.sleep(Duration::from_millis(100)).await;

@@ -60,7 +60,7 @@ impl Cluster {
             apart,
             mobile,
             disks: if bug.is_none() {
-                [1, 1, 2, 3][rng.index(4)]
+                [1, 2, 2, 3][rng.index(4)]
             } else {
                 1
             },

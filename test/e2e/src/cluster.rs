@@ -278,7 +278,9 @@ impl Cluster {
         )
     }
 
-    fn api_address(&self) -> String {
+    /// Where the conductor is reached: HOST:PORT.
+    #[must_use]
+    pub fn api_address(&self) -> String {
         format!("{}:{}", self.host("conductor"), self.api)
     }
 

@@ -130,8 +130,8 @@ pub(crate) async fn run(core: Weak<Core>, lacking: Rc<Signal>) {
     }
 }
 
-/// Proposes a replica that is to leave out of the set, once enough others are in it, or its successor
-/// on the same node. Whether one is left that is to.
+/// Proposes a replica that is to leave out of the set, once enough others are in it. Whether one is
+/// left that is to.
 fn retire(core: &Rc<Core>, shard: &Rc<Shard>) -> bool {
     let log = shard.log.borrow();
     let in_sync = log.quorum().in_sync();
@@ -141,9 +141,7 @@ fn retire(core: &Rc<Core>, shard: &Rc<Shard>) -> bool {
     };
     let next = in_sync.without(slot);
     let durable = shard.durable();
-    // Beside one on the same node it must not count.
-    let is_enough =
-        next.len() >= usize::from(core.replicas) || shares_node(core, shard, slot, in_sync);
+    let is_enough = next.len() >= usize::from(core.replicas);
     let may_propose = is_enough && log.may_propose(next, core.flushed.get(), &durable);
     let wanted = log.undurable(&durable);
     drop(log);
@@ -156,8 +154,8 @@ fn retire(core: &Rc<Core>, shard: &Rc<Shard>) -> bool {
 }
 
 /// The set with one that joins, without who is to leave and lies on the node of another: the two
-/// must not both count. Alone in the set, that one stays until the next step, for it is all that may
-/// be read meanwhile.
+/// must not both count where there are others. Alone in the set, that one stays until another joins,
+/// for it is all that may be read meanwhile.
 fn with_joined(core: &Core, shard: &Shard, slot: Slot) -> Mask {
     let in_sync = shard.log.borrow().quorum().in_sync();
     let next = in_sync.with(slot);

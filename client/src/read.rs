@@ -169,8 +169,9 @@ async fn read_span(core: &Rc<Core>, shard: &Rc<Shard>, span: Span) -> Result<Sho
         let moment = core.progress.moment();
         let readable = shard.log.borrow().readable(span);
         let Some(slot) = choose(core, shard, readable.minus(bad).minus(failed)) else {
-            // All who may answer are bad: another may come back, but only if one is away.
-            let missing = shard.log.borrow().quorum().readable().minus(bad);
+            // All who may answer are bad: another may come back if one is away, or once it is known
+            // what becomes of a proposal.
+            let missing = shard.log.borrow().quorum().targets().minus(bad);
             if missing.is_empty() {
                 return Err(BlockError::Corrupt);
             }

@@ -254,8 +254,11 @@ impl<'a> Healer<'a> {
             !self.is_draining(leaving)
         };
         let mut tidied = row.clone();
-        // A successor that is in sync already stays, and the move goes on.
-        if is_off && successor.is_none_or(|r| !r.in_sync) {
+        // A successor that is in sync already stays, and the move goes on. One that was may be needed
+        // where the others do not serve.
+        let is_spare =
+            |r: &Replica| r.fresh || !r.in_sync && self.state.can_be_taken_over(volume, row);
+        if is_off && successor.is_none_or(is_spare) {
             call_off(&mut tidied, successor.map(|r| r.id));
         } else if successor.is_some() && (!leaving.in_sync || is_planted(Planted::DropLeaving)) {
             let leaving = leaving.id;

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ashlar_proto::api::{Replica, VolumeState, repair_owner};
+use ashlar_proto::api::{VolumeState, repair_owner};
 use ashlar_proto::{NodeId, VolumeId};
 
 use super::{ClusterState, Plan};
@@ -136,12 +136,7 @@ impl ClusterState {
                     && !self.unmade.contains_key(&replica.id);
                 return is_there && !replica.leaving;
             }
-            let is_met = |other: &Replica| {
-                let nodes = (self.node_of(other), self.node_of(replica));
-                other.in_sync && other.id != replica.id && nodes.0 == nodes.1
-            };
-            let is_enough = in_sync > usize::from(volume.replicas);
-            let may_leave = replica.leaving && (is_enough || row.replicas.iter().any(is_met));
+            let may_leave = replica.leaving && in_sync > usize::from(volume.replicas);
             may_leave || self.is_gone(live, replica)
         })
     }

@@ -432,7 +432,7 @@ impl StoreDisk {
 }
 
 /// A disk of the cluster by the number of its store, its own there, and how many were there before.
-fn disk_id(store: usize, disk: usize, life: usize) -> DiskId {
+pub(super) fn disk_id(store: usize, disk: usize, life: usize) -> DiskId {
     let number = (store << 12) | (disk << 8) | life;
     DiskId::new(DISK_IDS | u128::try_from(number).unwrap_or(0))
 }

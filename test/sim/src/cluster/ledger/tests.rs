@@ -3,6 +3,7 @@
 use ashlar_proto::VolumeId;
 
 use super::*;
+use crate::cluster::stores::disk_id;
 
 const VOLUME: VolumeId = VolumeId::new(1);
 
@@ -14,12 +15,13 @@ fn volume(generation: u32, owner: Option<&str>) -> Vec<u8> {
     row.into_bytes()
 }
 
-/// A shard with replicas given as `(id, disk, state)`; the state is any of `s`ync, `f`resh, `l`eaving.
-fn shard(epoch: u32, replicas: &[(u64, u128, &str)]) -> Vec<u8> {
-    let replica = |(id, disk, state): &(u64, u128, &str)| Replica {
+/// A shard with replicas given as `(id, disk, state)`: disks by the number of their store times ten
+/// and their own there; the state is any of `s`ync, `f`resh, `l`eaving.
+fn shard(epoch: u32, replicas: &[(u64, usize, &str)]) -> Vec<u8> {
+    let replica = |(id, disk, state): &(u64, usize, &str)| Replica {
         id: ReplicaId::new(*id),
         node: ashlar_proto::NodeId::new(1),
-        disk: DiskId::new(*disk),
+        disk: disk_at(*disk),
         in_sync: state.contains('s'),
         fresh: state.contains('f'),
         leaving: state.contains('l'),
@@ -32,11 +34,15 @@ fn shard(epoch: u32, replicas: &[(u64, u128, &str)]) -> Vec<u8> {
     row.to_string().into_bytes()
 }
 
+fn disk_at(number: usize) -> DiskId {
+    disk_id(number / 10, number % 10, 0)
+}
+
 /// Two replicas, attached in generation 1.
 fn attached() -> Ledger {
     let mut ledger = Ledger::default();
     ledger.changed("volume/1", Some(&volume(0, None)));
-    ledger.changed("shard/1/0", Some(&shard(1, &[(1, 1, "s"), (2, 2, "s")])));
+    ledger.changed("shard/1/0", Some(&shard(1, &[(1, 10, "s"), (2, 20, "s")])));
     ledger.changed("volume/1", Some(&volume(1, Some("owner"))));
     ledger
 }
@@ -51,7 +57,7 @@ fn propose(ledger: &mut Ledger, generation: u32, epoch: u32, set: &[u64]) {
     });
 }
 
-fn put_shard(ledger: &mut Ledger, epoch: u32, replicas: &[(u64, u128, &str)]) {
+fn put_shard(ledger: &mut Ledger, epoch: u32, replicas: &[(u64, usize, &str)]) {
     ledger.changed("shard/1/0", Some(&shard(epoch, replicas)));
 }
 
@@ -64,15 +70,15 @@ fn assert_fails(ledger: &Ledger, what: &str) {
 fn a_replica_that_is_proposed_away_is_replaced() {
     let mut ledger = attached();
     propose(&mut ledger, 1, 1, &[1]);
-    put_shard(&mut ledger, 2, &[(1, 1, "s"), (2, 2, "")]);
-    put_shard(&mut ledger, 2, &[(1, 1, "s"), (3, 3, "f")]);
+    put_shard(&mut ledger, 2, &[(1, 10, "s"), (2, 20, "")]);
+    put_shard(&mut ledger, 2, &[(1, 10, "s"), (3, 30, "f")]);
     propose(&mut ledger, 1, 2, &[1, 3]);
-    put_shard(&mut ledger, 3, &[(1, 1, "s"), (3, 3, "s")]);
+    put_shard(&mut ledger, 3, &[(1, 10, "s"), (3, 30, "s")]);
     assert_eq!(ledger.failure(), None);
-    let disks = |ids: [u128; 2]| ids.map(DiskId::new).to_vec();
+    let disks = |ids: [usize; 2]| ids.map(disk_at).to_vec();
     assert_eq!(
         ledger.sets(Generation::new(1)),
-        [(disks([1, 2]), disks([1, 3]))]
+        [(disks([10, 20]), disks([10, 30]))]
     );
 }
 
@@ -80,7 +86,7 @@ fn a_replica_that_is_proposed_away_is_replaced() {
 fn a_set_that_nobody_proposed_is_noticed() {
     let mut ledger = attached();
     propose(&mut ledger, 1, 1, &[1]);
-    put_shard(&mut ledger, 2, &[(1, 1, ""), (2, 2, "s")]);
+    put_shard(&mut ledger, 2, &[(1, 10, ""), (2, 20, "s")]);
     assert_fails(&ledger, "as no current owner has proposed");
 }
 
@@ -89,31 +95,54 @@ fn a_proposal_of_a_generation_that_is_over_is_noticed() {
     let mut ledger = attached();
     propose(&mut ledger, 1, 1, &[1]);
     ledger.changed("volume/1", Some(&volume(2, Some("other"))));
-    put_shard(&mut ledger, 2, &[(1, 1, "s"), (2, 2, "")]);
+    put_shard(&mut ledger, 2, &[(1, 10, "s"), (2, 20, "")]);
     assert_fails(&ledger, "as no current owner has proposed");
 }
 
 #[test]
 fn a_replica_in_sync_that_is_replaced_is_noticed() {
     let mut ledger = attached();
-    put_shard(&mut ledger, 1, &[(1, 1, "s"), (3, 3, "f")]);
+    put_shard(&mut ledger, 1, &[(1, 10, "s"), (3, 30, "f")]);
     assert_fails(&ledger, "its epoch does not rise");
 }
 
 #[test]
 fn two_replicas_on_one_node_are_noticed() {
     let mut ledger = attached();
-    put_shard(&mut ledger, 1, &[(1, 1, "s"), (2, 2, "sl"), (3, 2, "f")]);
+    put_shard(&mut ledger, 1, &[(1, 10, "sl"), (2, 20, "s"), (3, 21, "f")]);
     assert_fails(&ledger, "on one node");
+}
+
+#[test]
+fn one_takes_the_place_of_another_on_its_node_and_never_counts_beside_it() {
+    let begun = [(1, 10, "s"), (2, 20, "sl"), (3, 21, "f")];
+    let mut ledger = attached();
+    put_shard(&mut ledger, 1, &begun);
+    propose(&mut ledger, 1, 1, &[1, 3]);
+    put_shard(&mut ledger, 2, &[(1, 10, "s"), (3, 21, "s")]);
+    assert_eq!(ledger.failure(), None);
+
+    let mut ledger = attached();
+    put_shard(&mut ledger, 1, &begun);
+    propose(&mut ledger, 1, 1, &[1, 2, 3]);
+    put_shard(&mut ledger, 2, &[(1, 10, "s"), (2, 20, "sl"), (3, 21, "s")]);
+    assert_fails(&ledger, "on one node");
+
+    // Of two on different nodes, the one does not take the other's place in one step.
+    let mut ledger = attached();
+    put_shard(&mut ledger, 1, &[(1, 10, "s"), (2, 20, "sl"), (3, 30, "f")]);
+    propose(&mut ledger, 1, 1, &[1, 3]);
+    put_shard(&mut ledger, 2, &[(1, 10, "s"), (3, 30, "s")]);
+    assert_fails(&ledger, "and another out");
 }
 
 #[test]
 fn an_id_that_is_used_again_is_noticed() {
     let mut ledger = attached();
-    put_shard(&mut ledger, 1, &[(1, 1, "s"), (2, 2, "sl"), (3, 3, "f")]);
-    put_shard(&mut ledger, 1, &[(1, 1, "s"), (2, 2, "s")]);
+    put_shard(&mut ledger, 1, &[(1, 10, "s"), (2, 20, "sl"), (3, 30, "f")]);
+    put_shard(&mut ledger, 1, &[(1, 10, "s"), (2, 20, "s")]);
     assert_eq!(ledger.failure(), None);
-    put_shard(&mut ledger, 1, &[(1, 1, "s"), (2, 2, "sl"), (3, 3, "f")]);
+    put_shard(&mut ledger, 1, &[(1, 10, "s"), (2, 20, "sl"), (3, 30, "f")]);
     assert_fails(&ledger, "used again");
 }
 

@@ -404,7 +404,7 @@ impl<'a> Healer<'a> {
 }
 
 /// The replica of a shard that leaves, and the one that is made in its place: the last that came.
-pub(super) fn successor_of<'a>(
+fn successor_of<'a>(
     volume: &VolumeRow,
     row: &'a ShardRow,
 ) -> Option<(&'a Replica, &'a Replica)> {

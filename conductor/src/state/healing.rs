@@ -404,10 +404,7 @@ impl<'a> Healer<'a> {
 }
 
 /// The replica of a shard that leaves, and the one that is made in its place: the last that came.
-fn successor_of<'a>(
-    volume: &VolumeRow,
-    row: &'a ShardRow,
-) -> Option<(&'a Replica, &'a Replica)> {
+fn successor_of<'a>(volume: &VolumeRow, row: &'a ShardRow) -> Option<(&'a Replica, &'a Replica)> {
     let leaving = row.replicas.iter().find(|r| r.leaving)?;
     let last = row.replicas.last().filter(|r| r.id != leaving.id)?;
     (row.replicas.len() > usize::from(volume.replicas)).then_some((leaving, last))

@@ -4,6 +4,7 @@ mod ailing;
 mod clients;
 mod maps;
 mod seen;
+mod snapshots;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use crate::address::Address;
 use crate::ids::{
     ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex, VolumeId,
 };
+use crate::layers::LayerTable;
 
 pub use ailing::{Ailing, ClearDisk, Evacuation, Incident};
 pub use clients::{AllowClient, ClientDenied, DeniedClient, DenyClient};
@@ -19,6 +21,10 @@ pub use maps::{AskMaps, AskedMap, VolumeMaps};
 pub use seen::{
     HeartbeatAnswer, OWNER_STORES_MAX, OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerBeat,
     OwnerHeartbeat, OwnerSeen, PEERS_WATCHED_MAX, PeerSeen, PeerTarget,
+};
+
+pub use snapshots::{
+    CreateSnapshot, ReportLayers, RollbackVolume, Snapshot, SnapshotMap, SnapshotState,
 };
 
 /// A counter over all changes of the metadata; `list` answers carry it, `watch` resumes from it.
@@ -112,6 +118,19 @@ pub struct Volume {
     pub generation: Generation,
     /// The layer that writes go to.
     pub head_layer: Layer,
+    /// How the layers below are read; left out while no snapshot was ever deleted or gone back to.
+    #[serde(default, skip_serializing_if = "is_first_table")]
+    pub layers: LayerTable,
+    /// The version of `layers` that all in-sync replicas go by.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub layers_applied: u32,
+    /// Every write of this layer and those below is on all in-sync replicas: snapshots up to it are
+    /// ready.
+    #[serde(default, skip_serializing_if = "is_no_layer")]
+    pub settled_layer: Layer,
+    /// Snapshots of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub snapshots: u32,
     /// Who has it attached, if anybody.
     pub attached_by: Option<String>,
     /// Its shards; left out of lists.
@@ -192,6 +211,26 @@ fn is_false(flag: &bool) -> bool {
     !*flag
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+fn is_no_layer(layer: &Layer) -> bool {
+    *layer == Layer::default()
+}
+
+fn is_first_table(table: &LayerTable) -> bool {
+    table.version == 0
+}
+
 /// The grant of an attach: older generations can change nothing from here on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
@@ -230,6 +269,9 @@ pub struct DetachRequest {
     /// The volume was served under it: enough replicas refuse older generations.
     #[serde(default, skip_serializing_if = "is_false")]
     pub served: bool,
+    /// Every in-sync replica holds every write, durably, and none follows.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub settled: bool,
 }
 
 /// `POST /v1/volumes/{name}/in-sync`: proposes a shard's next in-sync set.

@@ -8,6 +8,7 @@ pub mod api;
 pub mod crc;
 pub mod frame;
 pub mod ids;
+pub mod layers;
 pub mod limits;
 pub mod message;
 pub mod planted;
@@ -19,5 +20,6 @@ pub use ids::{
     BlockCount, BlockIndex, ByteCount, ClusterId, DiskId, Epoch, Generation, Handle, Incarnation,
     LaneIndex, Layer, Lsn, NodeId, ReplicaId, Seq, ShardIndex, VolumeId, Window, lane_of,
 };
+pub use layers::{LayerRange, LayerTable};
 pub use limits::BLOCK_BYTES;
 pub use status::{RoomHint, Status};

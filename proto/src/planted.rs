@@ -66,11 +66,33 @@ pub enum Planted {
     DropLeaving,
     /// The conductor's metadata are not durable when a commit is answered.
     ForgetCommits,
+    /// A snapshot is ready once its writes are acknowledged, stable or not.
+    SnapshotReadyEarly,
+    /// An owner goes on to stamp writes with a layer that it knows to be sealed.
+    SealForgotten,
+    /// A write that is sent again carries the newest layer, not its own.
+    ResendAtHead,
+    /// Tails are compared whatever the tables are by which they were cut.
+    TablesDiffer,
+    /// The collector keeps only what the head shows.
+    CollectorForgetsSnapshots,
+    /// Where intervals are joined, the version of the lower label wins.
+    MergeLower,
+    /// A trim forgets the block in its layer, so that the layer below shows.
+    TrimBaresParent,
+    /// A checkpoint leaves out the root pages of sealed layers.
+    CheckpointForgetsLayer,
+    /// A store does not make layer tables durable.
+    ForgetTables,
+    /// A conductor calls a snapshot of a volume that was not detached cleanly ready.
+    SnapshotUnsettled,
+    /// A conductor goes back without raising the generation.
+    RollbackUnfenced,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 41] = [
         Self::NoLease,
         Self::CountNonMembers,
         Self::CountProposedOnly,
@@ -101,6 +123,17 @@ impl Planted {
         Self::ReplaceInSync,
         Self::DropLeaving,
         Self::ForgetCommits,
+        Self::SnapshotReadyEarly,
+        Self::SealForgotten,
+        Self::ResendAtHead,
+        Self::TablesDiffer,
+        Self::CollectorForgetsSnapshots,
+        Self::MergeLower,
+        Self::TrimBaresParent,
+        Self::CheckpointForgetsLayer,
+        Self::ForgetTables,
+        Self::SnapshotUnsettled,
+        Self::RollbackUnfenced,
     ];
 }
 
@@ -116,6 +149,8 @@ impl Planted {
                 | Self::ReplaceInSync
                 | Self::DropLeaving
                 | Self::ForgetCommits
+                | Self::SnapshotUnsettled
+                | Self::RollbackUnfenced
         )
     }
 }

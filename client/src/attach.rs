@@ -20,7 +20,7 @@ use ashlar_proto::api::{
 };
 use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX, SLOTS_MAX};
 use ashlar_proto::message::SetState;
-use ashlar_proto::{Address, DiskId, ReplicaId, ShardIndex, Status, Window, lane_of};
+use ashlar_proto::{Address, DiskId, Layer, ReplicaId, ShardIndex, Status, Window, lane_of};
 use ashlar_reactor::future::join_all;
 use ashlar_reactor::{Instant, Reactor};
 
@@ -33,6 +33,7 @@ use crate::flush;
 use crate::grant::Grant;
 use crate::health::Counters;
 use crate::hedge::HedgeBudget;
+use crate::layers::{self, Layers};
 use crate::map;
 use crate::options::VolumeOptions;
 use crate::peer::{LaneUser, Peer, PeerKey, PeerTimes};
@@ -48,7 +49,7 @@ use crate::window::Seqs;
 use crate::write_log::{AckOrder, WriteLog};
 
 /// Longest read or write, in bytes.
-const REQUEST_BYTES_MAX: u32 = 32 << 20;
+pub(crate) const REQUEST_BYTES_MAX: u32 = 32 << 20;
 
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -163,6 +164,10 @@ async fn start<C: ClusterSource>(
     deadline: Instant,
 ) -> Result<Rc<Core>, AttachError> {
     let route = layout(grant)?;
+    if !grant.volume.layers.is_sound() || grant.volume.head_layer == Layer::default() {
+        let what = "layers";
+        return Err(AttachError::Map { what });
+    }
     let mut peers = BTreeMap::new();
     let candidates = candidates(reactor, grant, &options, &mut peers)?;
     let takeover = Takeover {
@@ -171,6 +176,7 @@ async fn start<C: ClusterSource>(
         name: name.to_owned(),
         volume: grant.volume.id,
         generation: grant.volume.generation,
+        table: grant.volume.layers.clone(),
         patience: options.attach_patience,
         deadline,
         peers: peers.into_values().collect(),
@@ -275,6 +281,7 @@ fn candidates(
                 id: replica.id,
                 address: location.address.clone(),
                 peer: Rc::clone(peer),
+                table: Cell::new(0),
             });
         }
         let in_sync = in_sync.count();
@@ -362,7 +369,7 @@ fn serve<C: ClusterSource>(
         cluster: grant.cluster,
         id: grant.volume.id,
         generation: grant.volume.generation,
-        layer: grant.volume.head_layer,
+        layers: Rc::new(Layers::new(&grant.volume, reactor.now())),
         geometry,
         route,
         replicas: grant.volume.replicas,
@@ -413,6 +420,7 @@ fn serve<C: ClusterSource>(
     drop(reactor.spawn(background));
     let following = map::follow(Rc::downgrade(&core), grant.revision);
     drop(reactor.spawn(following));
+    drop(reactor.spawn(layers::run(Rc::downgrade(&core))));
     drop(reactor.spawn(beat::run(Rc::downgrade(&core))));
     drop(reactor.spawn(scrub::run(Rc::downgrade(&core))));
     let joins = catch_up::run(Rc::downgrade(&core), Rc::clone(&core.lacking));
@@ -445,12 +453,14 @@ pub(crate) async fn detach(core: &Rc<Core>) -> Result<(), BlockError> {
     if core.phase.get() == Phase::Fenced {
         return Err(BlockError::Fenced);
     }
+    let is_settled = settled.is_ok() && core.shards().iter().all(|shard| is_settled(core, shard));
     core.stop(Phase::Detached, BlockError::Detached);
     settled?;
     let request = DetachRequest {
         volume: core.id,
         generation: core.generation,
         served: true,
+        settled: is_settled,
     };
     let deadline = core.reactor.now() + core.options.io_timeout;
     loop {
@@ -502,6 +512,13 @@ async fn await_laggards(core: &Rc<Core>) {
         let raised = core.progress.raised_since(moment);
         let _elapsed = core.reactor.timeout(LAGGARD_PAUSE, raised).await;
     }
+}
+
+/// Whether every replica of the set holds every write of the shard, durably.
+fn is_settled(core: &Core, shard: &Shard) -> bool {
+    let issued = core.seqs.borrow().last();
+    let log = shard.log.borrow();
+    log.is_empty() && log.quorum().proposed().is_none() && log.stable(issued) >= issued
 }
 
 async fn close(core: &Rc<Core>, shard: &Rc<Shard>) {

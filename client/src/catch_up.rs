@@ -23,6 +23,7 @@ use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{BlockIndex, Incarnation, Seq, Status};
 use ashlar_reactor::future::join_all;
 
+use crate::layers;
 use crate::map;
 use crate::membership::start_proposal;
 use crate::quorum::{Mask, Slot};
@@ -52,6 +53,8 @@ enum Failure {
     Refused(Status),
     #[error("no replica in sync can give what it lacks")]
     NoSource,
+    #[error("the replicas do not go by one layer table")]
+    Table,
     #[error("it failed a write meanwhile")]
     Left,
     #[error("the set could not be changed in time")]
@@ -251,9 +254,20 @@ async fn join(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<Joined, 
     if recorded.header.status != Status::Ok {
         return Err(Failure::Refused(recorded.header.status));
     }
+    // Those that are compared go by one table.
+    let table = core.layers.table();
+    let told = layers::tell(core, shard, &table).await;
+    if !told
+        || layers::tell_one(core, shard, &replica, &table)
+            .await
+            .is_some()
+    {
+        return Err(Failure::Table);
+    }
     // From here in one turn: no write may slip between what is sent again and what is new.
     let is_absent = absentees(shard).has(slot) && shard.log.borrow().quorum().proposed().is_none();
-    let has_window = core.seqs.borrow().window() == window;
+    let has_window =
+        core.seqs.borrow().window() == window && core.layers.table().version == table.version;
     if !is_absent || !has_window || replica.peer.incarnation() != Some(run) || !core.is_running() {
         return Err(Failure::Left);
     }

@@ -37,6 +37,7 @@ impl<C: ClusterSource> Grant<C> {
                 volume: volume.id,
                 generation: volume.generation,
                 served: false,
+                settled: false,
             },
             is_served: Cell::new(false),
             given_back: Promise::new(),

@@ -177,7 +177,7 @@ struct Asked {
 
 fn ask(core: &Core, shard: &Shard, slot: Slot, span: Span) -> Asked {
     let stamp = shard.stamp(core);
-    let request = stamp.read(core.layer, span);
+    let request = stamp.read(core.layers.head(), span);
     let replica = shard.replica(slot);
     Asked {
         slot,

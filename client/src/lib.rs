@@ -8,12 +8,13 @@
 //! attach ──▶ shard ──▶ write_log, quorum          what the answers mean (pure)
 //! takeover     │ └──▶ membership, refusal, repair what becomes of a replica that fails
 //!    │         ├──▶ catch_up, map                 who comes and who goes for good
+//!    │         ├──▶ layers                        what writes carry, what is sealed
 //!    │         └──▶ lease                         whether what was read may be shown
 //! reconcile    ▼
 //!            peer ──▶ reactor::link               one session per lane
 //! ```
 //!
-//! [`RepairOwners`] attach what nobody uses, to bring its replicas back.
+//! A [`Snapshot`] is read without owning anything. [`RepairOwners`] attach what nobody uses, to bring its replicas back.
 
 mod attach;
 mod beat;
@@ -27,6 +28,7 @@ mod grant;
 mod group;
 mod health;
 mod hedge;
+mod layers;
 mod lease;
 mod locks;
 mod map;
@@ -48,6 +50,7 @@ mod route;
 mod scrub;
 mod shard;
 mod signal;
+mod snapshot;
 mod source;
 mod takeover;
 #[cfg(test)]
@@ -65,5 +68,6 @@ pub use health::VolumeHealth;
 pub use memory::MemoryDevice;
 pub use options::VolumeOptions;
 pub use repair_owners::{RepairOwners, RepairTasks};
+pub use snapshot::{OpenSnapshotError, Snapshot};
 pub use source::{ClusterSource, SourceError};
 pub use volume::Volume;

@@ -5,6 +5,7 @@
 //! slot changes hands only while its replica is in no set and nobody asks it anything; whoever is in
 //! the set stays, whatever the map says, until the owner itself has proposed it away.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -75,6 +76,7 @@ fn take_note(core: &Core, map: VolumeMap) {
         }
         return;
     }
+    core.layers.note(&map.volume, core.reactor.now());
     let nodes = map.disks.iter().map(|at| (at.disk, at.node)).collect();
     core.nodes.replace(nodes);
     core.news.replace(Some(map));
@@ -199,7 +201,15 @@ fn occupy(core: &Core, shard: &Rc<Shard>, slot: Slot, id: ReplicaId, location: &
     let peer = peer_of(core, shard, location);
     peer.add_user(Rc::downgrade(shard) as Weak<dyn LaneUser>, slot);
     let address = location.address.clone();
-    shard.set_slot(slot, Some(Rc::new(Replica { id, address, peer })));
+    shard.set_slot(
+        slot,
+        Some(Rc::new(Replica {
+            id,
+            address,
+            peer,
+            table: Cell::new(0),
+        })),
+    );
 }
 
 /// Hears nothing more of a replica's lane; ends the session that nobody uses.

@@ -11,7 +11,9 @@ use std::time::Duration;
 use ashlar_proto::api::ProposeInSync;
 use ashlar_proto::message::SetState;
 use ashlar_proto::{Epoch, Seq, Status};
+use ashlar_reactor::future::join_all;
 
+use crate::layers;
 use crate::peer::PeerLost;
 use crate::quorum::{Mask, Slot};
 use crate::shard::Shard;
@@ -23,6 +25,9 @@ use crate::wire;
 pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// The longest.
 pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Shards in which a window is recorded at once.
+const SHARDS_AT_ONCE: usize = 64;
 
 /// How long one attempt at a proposal may take.
 const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -179,7 +184,15 @@ async fn bring_up(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot) -> Result<(), 
     // A stable in a window that the replica has not recorded yet would be refused.
     let stamp = shard.stamp(core).without_stable();
     let recorded = replica.peer.call(stamp.set_state(state)).await?;
-    let has_window = core.seqs.borrow().window() == window;
+    let table = core.layers.table();
+    if let Some(problem) = layers::tell_one(core, shard, &replica, &table).await {
+        if problem == Status::NoSpace {
+            shard.set_behind(core, slot, true);
+        }
+        return Err(PeerLost);
+    }
+    let has_window =
+        core.seqs.borrow().window() == window && core.layers.table().version == table.version;
     if recorded.header.status != Status::Ok || !has_window || replica.peer.incarnation() != run {
         return Err(PeerLost);
     }
@@ -325,6 +338,33 @@ fn commit(core: &Rc<Core>, shard: &Shard, next: Mask) {
     }
 }
 
+/// Records a window on every live replica of a shard, and on those that catch up; whether enough of
+/// the sets have it.
+async fn record_in(core: &Rc<Core>, shard: &Rc<Shard>, state: SetState) -> bool {
+    let asked = {
+        let log = shard.log.borrow();
+        log.live().and(log.quorum().targets()).or(log.joining())
+    };
+    let recorded = asked.slots().map(|slot| async move {
+        // Held: its slot does not change hands meanwhile.
+        let replica = shard.replica(slot);
+        let stamp = shard.stamp(core).without_stable();
+        let reply = replica.peer.call(stamp.set_state(state)).await;
+        match reply.map(|reply| wire::state_of(&reply).map(|known| (reply.header, known))) {
+            Ok(Some((header, known)))
+                if header.status == Status::Ok && known.window >= state.window =>
+            {
+                return Some(slot);
+            }
+            Err(PeerLost) => {}
+            Ok(_) => shard.set_behind(core, slot, true),
+        }
+        None
+    });
+    let recorded: Mask = join_all(recorded).await.into_iter().flatten().collect();
+    shard.log.borrow().quorum().acknowledged_by(recorded)
+}
+
 /// Records a window on enough replicas of every shard, and on every live one.
 pub(crate) async fn record_window(core: Rc<Core>, window: ashlar_proto::Window) {
     let state = SetState {
@@ -334,31 +374,9 @@ pub(crate) async fn record_window(core: Rc<Core>, window: ashlar_proto::Window) 
         caught_up: false,
     };
     let mut recorded_everywhere = true;
-    for shard in core.shards() {
-        let live = {
-            let log = shard.log.borrow();
-            log.live().and(log.quorum().targets())
-        };
-        let mut recorded = Mask::EMPTY;
-        // Held: their slots do not change hands meanwhile.
-        let replicas: Vec<_> = live
-            .slots()
-            .map(|slot| (slot, shard.replica(slot)))
-            .collect();
-        for (slot, replica) in replicas {
-            let stamp = shard.stamp(&core).without_stable();
-            let reply = replica.peer.call(stamp.set_state(state)).await;
-            match reply.map(|reply| wire::state_of(&reply).map(|s| (reply.header, s))) {
-                Ok(Some((header, state)))
-                    if header.status == Status::Ok && state.window >= window =>
-                {
-                    recorded = recorded.with(slot);
-                }
-                Err(PeerLost) => {}
-                Ok(_) => shard.set_behind(&core, slot, true),
-            }
-        }
-        recorded_everywhere &= shard.log.borrow().quorum().acknowledged_by(recorded);
+    for some in core.shards().chunks(SHARDS_AT_ONCE) {
+        let recorded = some.iter().map(|shard| record_in(&core, shard, state));
+        recorded_everywhere &= join_all(recorded).await.into_iter().all(|done| done);
     }
     if !recorded_everywhere {
         core.reactor.sleep(PAUSE_MAX).await;

@@ -507,7 +507,8 @@ impl Peer {
             }
             Waiting::Write { .. } if !same_run => return false,
             Waiting::Call(promise) => {
-                if header.kind == FrameKind::Read && header.status == Status::Ok {
+                let is_read = matches!(header.kind, FrameKind::Read | FrameKind::ReadSnapshot);
+                if is_read && header.status == Status::Ok {
                     let mut health = self.read_health.get();
                     health.note_shown(self.reactor.now() - request.sent_at);
                     self.read_health.set(health);
@@ -551,7 +552,7 @@ impl Peer {
         let requests = self.requests.borrow();
         let blocks = |request: &Request| {
             let asked = match request.header.kind {
-                FrameKind::Read => request.header.count.get(),
+                FrameKind::Read | FrameKind::ReadSnapshot => request.header.count.get(),
                 _ => 0,
             };
             u64::from(request.header.data_blocks) + u64::from(asked)

@@ -7,7 +7,7 @@ use ashlar_proto::crc::crc32c;
 use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
 use ashlar_proto::message::{self, BlockKind, Extent, ReadEntry};
 use ashlar_proto::planted::{Planted, is_planted};
-use ashlar_proto::{BlockCount, Seq, Status};
+use ashlar_proto::{BlockCount, Layer, Seq, Status};
 use ashlar_reactor::SharedBuffer;
 use ashlar_reactor::future::join_all;
 use ashlar_reactor::link::Frame;
@@ -60,19 +60,19 @@ pub(crate) async fn read_blocks(
     let mut pieces = core.route.data_pieces(range);
     if let (Some(only), None) = (pieces.next(), pieces.next()) {
         let shown = read_piece(core, &only).await?;
-        return Ok(assemble(core, shown));
+        return Ok(assemble(&core.zeroes, shown));
     }
     let pieces: Vec<Piece> = core.route.data_pieces(range).collect();
     let shown = join_all(pieces.iter().map(|piece| read_piece(core, piece))).await;
     let mut all = Vec::new();
     for shown in shown {
-        all.extend(assemble(core, shown?));
+        all.extend(assemble(&core.zeroes, shown?));
     }
     Ok(all)
 }
 
 /// The bytes from `skip` on, `len` of them.
-fn cut(pieces: Vec<SharedBuffer>, mut skip: usize, mut len: usize) -> Vec<SharedBuffer> {
+pub(crate) fn cut(pieces: Vec<SharedBuffer>, mut skip: usize, mut len: usize) -> Vec<SharedBuffer> {
     let total: usize = pieces.iter().map(|piece| piece.len()).sum();
     if skip == 0 && len == total {
         return pieces;
@@ -91,7 +91,7 @@ fn cut(pieces: Vec<SharedBuffer>, mut skip: usize, mut len: usize) -> Vec<Shared
 }
 
 /// Puts zeroes where there is no data.
-fn assemble(core: &Core, shown: Shown) -> Vec<SharedBuffer> {
+pub(crate) fn assemble(zeroes: &SharedBuffer, shown: Shown) -> Vec<SharedBuffer> {
     let all_data = shown.entries.iter().all(|e| e.kind == BlockKind::Data);
     if all_data {
         return shown.data;
@@ -102,7 +102,7 @@ fn assemble(core: &Core, shown: Shown) -> Vec<SharedBuffer> {
         if run[0].kind == BlockKind::Data {
             pieces.extend(run.iter().filter_map(|_| data.next()));
         } else {
-            pieces.push(core.zeroes.slice(..run.len() * BLOCK_BYTES));
+            pieces.push(zeroes.slice(..run.len() * BLOCK_BYTES));
         }
     }
     pieces
@@ -290,10 +290,12 @@ async fn acknowledged(core: &Rc<Core>, is_so: impl Fn() -> bool) -> Result<(), B
     core.check()
 }
 
-/// The kinds of the blocks from the start of `span` on, as far as one replica tells.
+/// The kinds of the blocks from the start of `span` on, as far as one replica tells; of what lies
+/// above a layer.
 pub(crate) async fn extents_of(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
+    above: Layer,
     span: Span,
 ) -> Result<Vec<Extent>, BlockError> {
     let deadline = core.reactor.now() + core.options.io_timeout;
@@ -313,7 +315,8 @@ pub(crate) async fn extents_of(
             continue;
         };
         lease::keep(core, shard);
-        let request = shard.stamp(core).extents(core.layer, span);
+        let layers = (above, core.layers.head());
+        let request = shard.stamp(core).extents(layers, span);
         let asked_at = core.reactor.now();
         let replica = shard.replica(slot);
         let reply = replica.peer.call(request).await;
@@ -353,14 +356,15 @@ pub(crate) async fn extents_of(
 }
 
 /// Whether runs begin the span and do not go beyond it.
-fn covers(runs: &[Extent], span: Span) -> bool {
+pub(crate) fn covers(runs: &[Extent], span: Span) -> bool {
     let covered: u64 = runs.iter().map(|run| u64::from(run.count.get())).sum();
     covered > 0 && covered <= u64::from(span.count.get())
 }
 
-/// The kinds of the blocks from `offset` on.
+/// The kinds of the blocks from `offset` on, of what lies above a layer.
 pub(crate) async fn extents(
     core: &Rc<Core>,
+    above: Layer,
     offset: u64,
     len: u64,
     extents_max: usize,
@@ -378,7 +382,7 @@ pub(crate) async fn extents(
         let mut span = span_of(&piece);
         while span.count.get() > 0 {
             let mut covered = 0;
-            for run in extents_of(core, shard, span).await? {
+            for run in extents_of(core, shard, above, span).await? {
                 let count = u64::from(run.count.get());
                 if !push_run(&mut extents, extents_max, count, run.kind) {
                     return Ok(extents);

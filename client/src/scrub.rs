@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ashlar_proto::limits::{BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX};
 use ashlar_proto::message::{
-    BlockKind, ReadEntry, TAIL_ENTRIES_MAX, TailEntry, TailKind, decode_read, decode_tail,
+    BlockKind, ReadEntry, TAIL_ENTRIES_MAX, Tail, TailEntry, TailKind, decode_tail, decode_verified,
 };
 use ashlar_proto::{BlockCount, BlockIndex, Layer, Seq, Status};
 use ashlar_reactor::future::join_all;
@@ -93,6 +93,8 @@ fn comparable(shard: &Shard) -> Option<Mask> {
 /// One replica's versions from a block on, and where they end.
 struct Page {
     versions: BTreeMap<(BlockIndex, Layer), TailEntry>,
+    /// The version of the layer table that it was cut by.
+    table: u32,
     /// The first block that it says nothing of; none where it says all.
     end: Option<BlockIndex>,
 }
@@ -106,9 +108,12 @@ async fn compare_maps(core: &Rc<Core>, shard: &Rc<Shard>) -> Option<()> {
         let pages = members.slots().map(|slot| page(core, shard, slot, from));
         let pages: Option<Vec<Page>> = join_all(pages).await.into_iter().collect();
         let pages = pages?;
+        if pages.iter().any(|page| page.table != pages[0].table) {
+            return None;
+        }
         let end = pages.iter().filter_map(|page| page.end).min();
-        for block in differing(&pages, end, settled) {
-            mend(core, shard, block, settled).await?;
+        for (at, seq) in differing(&pages, end, settled) {
+            mend(core, shard, at, seq).await?;
         }
         match end {
             Some(end) if end > from => from = end,
@@ -127,7 +132,7 @@ async fn page(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot, from: BlockIndex) 
     if reply.header.status != Status::Ok {
         return None;
     }
-    let entries = decode_tail(wire::meta_of(&reply)?).ok()?;
+    let Tail { table, entries } = decode_tail(wire::meta_of(&reply)?).ok()?;
     let is_full = entries.len() >= TAIL_ENTRIES_MAX;
     let end = entries.last().filter(|_| is_full).map(|last| last.block);
     let versions = entries
@@ -135,12 +140,18 @@ async fn page(core: &Rc<Core>, shard: &Rc<Shard>, slot: Slot, from: BlockIndex) 
         .map(|entry| ((entry.block, entry.layer), *entry));
     Some(Page {
         versions: versions.collect(),
+        table,
         end,
     })
 }
 
-/// The blocks, below `end`, of which the pages show different versions that are settled.
-fn differing(pages: &[Page], end: Option<BlockIndex>, settled: Seq) -> BTreeSet<BlockIndex> {
+/// The blocks below `end`, each with the layer in which the pages show different versions of it that are
+/// settled, and with the highest of their seqs.
+fn differing(
+    pages: &[Page],
+    end: Option<BlockIndex>,
+    settled: Seq,
+) -> Vec<((BlockIndex, Layer), Seq)> {
     let keys: BTreeSet<_> = pages.iter().flat_map(|page| page.versions.keys()).collect();
     let is_within = |block: BlockIndex| end.is_none_or(|end| block < end);
     let differs = |key: &(BlockIndex, Layer)| {
@@ -162,17 +173,22 @@ fn differing(pages: &[Page], end: Option<BlockIndex>, settled: Seq) -> BTreeSet<
     let differing = keys
         .into_iter()
         .filter(|key| is_within(key.0) && differs(key));
-    differing.map(|key| key.0).collect()
+    let with_seq = |key: &(BlockIndex, Layer)| {
+        let shown = pages.iter().filter_map(|page| page.versions.get(key));
+        let seq = shown.map(|entry| entry.seq).max();
+        (*key, seq.unwrap_or(Seq::NONE))
+    };
+    differing.map(with_seq).collect()
 }
 
-/// What one replica shows of a block: nothing where it cannot.
+/// What one replica shows of a block at a layer: nothing where it cannot.
 async fn show(
     core: &Core,
     shard: &Shard,
     replica: &Replica,
-    block: Span,
+    (layer, block): (Layer, Span),
 ) -> Option<(ReadEntry, Body)> {
-    let request = shard.stamp(core).read(core.layer, block);
+    let request = shard.stamp(core).read(layer, block);
     let reply = replica.peer.call(request).await.ok()?;
     if reply.header.status != Status::Ok {
         return None;
@@ -187,12 +203,19 @@ async fn show(
     Some((entry, body))
 }
 
-/// Makes a block the same on all: as whoever has the latest version shows it.
-async fn mend(core: &Rc<Core>, shard: &Rc<Shard>, at: BlockIndex, settled: Seq) -> Option<()> {
-    let block = Span {
+/// Makes a block the same on all in one layer: as whoever has the latest version, of that seq, shows
+/// it.
+async fn mend(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    (at, layer): (BlockIndex, Layer),
+    seq: Seq,
+) -> Option<()> {
+    let span = Span {
         block: at,
         count: BlockCount::new(1),
     };
+    let block = (layer, span);
     let members = comparable(shard)?;
     // Held: their slots do not change hands meanwhile.
     let held: Vec<_> = members.slots().map(|slot| shard.replica(slot)).collect();
@@ -201,8 +224,8 @@ async fn mend(core: &Rc<Core>, shard: &Rc<Shard>, at: BlockIndex, settled: Seq) 
     let content = |entry: &ReadEntry| (entry.kind == BlockKind::Data).then_some(entry.crc);
     let readable = shown.iter().flatten();
     let (best, body) = readable.max_by_key(|(entry, _)| entry.seq)?;
-    if best.seq > settled || best.seq == Seq::NONE {
-        // Written again since.
+    if best.seq != seq || best.seq == Seq::NONE {
+        // Written again since, or the latest version is readable nowhere.
         return Some(());
     }
     for (replica, shown) in held.iter().zip(&shown) {
@@ -213,10 +236,10 @@ async fn mend(core: &Rc<Core>, shard: &Rc<Shard>, at: BlockIndex, settled: Seq) 
             continue;
         }
         core.counters.damage_seen.add();
-        tracing::warn!(volume = %core.name, shard = %shard.index, block = %at,
+        tracing::warn!(volume = %core.name, shard = %shard.index, block = %at, %layer,
             replica = %replica.id, seq = %best.seq, "scrub: a replica lacks a settled write");
         let stamp = shard.stamp(core).without_stable();
-        let request = stamp.version(core.layer, block, best.seq, body);
+        let request = stamp.version(layer, span, best.seq, body);
         let reply = replica.peer.call(request).await.ok()?;
         let is_mended = show(core, shard, replica, block)
             .await
@@ -279,15 +302,16 @@ async fn look_at_part(core: &Rc<Core>, shard: &Rc<Shard>, span: Span) -> Option<
 async fn look_at(core: &Rc<Core>, shard: &Rc<Shard>, members: Mask, slot: Slot, span: Span) -> u64 {
     let stamp = shard.stamp(core);
     let replica = shard.replica(slot);
-    let reply = replica.peer.call(stamp.verify(core.layer, span)).await;
+    let reply = replica
+        .peer
+        .call(stamp.verify(core.layers.head(), span))
+        .await;
     let Ok(reply) = reply else { return 0 };
     let all = u64::from(span.count.get());
     match reply.header.status {
         Status::Ok => {
-            let count = span.count.get() as usize;
-            let shown = wire::meta_of(&reply).and_then(|meta| decode_read(meta, count).ok());
-            let is_data = |entry: &&ReadEntry| entry.kind == BlockKind::Data;
-            return shown.map_or(all, |shown| shown.iter().filter(is_data).count() as u64);
+            let read = wire::meta_of(&reply).and_then(|meta| decode_verified(meta).ok());
+            return read.map_or(all, |read| u64::from(read.get()));
         }
         Status::Damaged => {}
         Status::Device => note_failed(core, shard, slot, Status::Device),
@@ -300,6 +324,41 @@ async fn look_at(core: &Rc<Core>, shard: &Rc<Shard>, members: Mask, slot: Slot, 
     tracing::warn!(volume = %core.name, shard = %shard.index, block = %span.block,
         replica = %replica.id, "scrub: a replica has a bad copy");
     drop(replica);
-    repair::run(core, shard, span, Mask::EMPTY.with(slot), source).await;
+    let bad = Mask::EMPTY.with(slot);
+    if !core.layers.has_sealed() {
+        repair::run(core, shard, core.layers.head(), span, bad, source).await;
+        return all;
+    }
+    for version in versions(core, shard, source, span).await {
+        let block = Span {
+            block: version.block,
+            count: BlockCount::new(1),
+        };
+        repair::run(core, shard, version.layer, block, bad, source).await;
+    }
     all
+}
+
+/// Every version that a replica has of some blocks.
+async fn versions(core: &Core, shard: &Shard, slot: Slot, span: Span) -> Vec<TailEntry> {
+    let replica = shard.replica(slot);
+    let (mut found, mut rest, mut from) = (Vec::new(), span, Layer::default());
+    loop {
+        let stamp = shard.stamp(core).without_stable();
+        let request = stamp.tail_of(Seq::NONE, rest, from);
+        let reply = replica.peer.call(request).await.ok();
+        let tail = reply.and_then(|reply| decode_tail(wire::meta_of(&reply)?).ok());
+        let page = tail.map_or_else(Vec::new, |tail| tail.entries);
+        let is_full = page.len() >= TAIL_ENTRIES_MAX;
+        let last = page.last().map(|last| (last.block, last.layer));
+        found.extend(page);
+        match last.filter(|last| is_full && last.0 >= rest.block) {
+            Some((block, layer)) => {
+                let past = block.get() - rest.block.get();
+                rest = rest.skip(BlockCount::new(past));
+                from = layer.next();
+            }
+            None => return found,
+        }
+    }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use ashlar_proto::limits::SLOTS_MAX;
 use ashlar_proto::planted::{Planted, is_planted};
-use ashlar_proto::{Address, Epoch, ReplicaId, RoomHint, Seq, ShardIndex, Status};
+use ashlar_proto::{Address, Epoch, Layer, ReplicaId, RoomHint, Seq, ShardIndex, Status};
 use ashlar_reactor::Instant;
 
 use crate::block_device::BlockError;
@@ -39,6 +39,8 @@ pub(crate) struct Pending {
     pub(crate) body: Body,
     /// Who waits for its acknowledgement.
     pub(crate) group: Option<Rc<WriteGroup>>,
+    /// The layer that it carries.
+    pub(crate) layer: Layer,
     /// When it was given its seq.
     pub(crate) since: Instant,
     /// What is known of the replicas that it was sent to.
@@ -53,6 +55,8 @@ pub(crate) struct Replica {
     pub(crate) address: Address,
     /// The lane that holds it.
     pub(crate) peer: Rc<Peer>,
+    /// The version of the layer table that it goes by, as far as is known.
+    pub(crate) table: Cell<u32>,
 }
 
 /// A replica that has been live for this long has no trouble left behind it; one that keeps
@@ -240,6 +244,7 @@ impl Shard {
             group.end_one(Err(BlockError::Unavailable));
             return;
         };
+        let layer = core.layers.stamp();
         let mut log = self.log.borrow_mut();
         let joining = log.joining();
         let mut sent = Sent::default();
@@ -250,7 +255,7 @@ impl Shard {
             } else {
                 stamp
             };
-            let frame = stamp.version(core.layer, span, seq, &body);
+            let frame = stamp.version(layer, span, seq, &body);
             let user = Rc::clone(&this) as Rc<dyn LaneUser>;
             self.replica(slot).peer.post_write(frame, user, slot);
         }
@@ -259,6 +264,7 @@ impl Shard {
         let pending = Pending {
             body,
             group: Some(group),
+            layer,
             since: core.reactor.now(),
             sent,
         };
@@ -287,7 +293,12 @@ impl Shard {
             pending.sent.note_sent(slot);
         }
         if let (Some(entry), Some(this)) = (log.get(seq), self.this.upgrade()) {
-            let frame = stamp.version(core.layer, entry.span, seq, &entry.payload.body);
+            let layer = if is_planted(Planted::ResendAtHead) {
+                core.layers.stamp()
+            } else {
+                entry.payload.layer
+            };
+            let frame = stamp.version(layer, entry.span, seq, &entry.payload.body);
             self.replica(slot).peer.post_write(frame, this, slot);
         }
     }

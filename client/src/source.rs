@@ -7,14 +7,14 @@ use std::rc::Rc;
 
 use ashlar_proto::api::{
     AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, Problem,
-    ProposeInSync, Revision, VolumeMap,
+    ProposeInSync, ReportLayers, Revision, SnapshotMap, VolumeMap,
 };
 
 /// Why the conductor did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
     /// There is no volume of that name.
-    #[error("no such volume")]
+    #[error("no such volume or snapshot")]
     NotFound,
     /// The volume's replicas are not made yet, or are being removed.
     #[error("volume is not ready")]
@@ -57,7 +57,7 @@ impl From<&Problem> for SourceError {
     fn from(problem: &Problem) -> Self {
         match problem.code.as_str() {
             _ if problem.status >= 500 => Self::Unreachable,
-            "volume-not-found" => Self::NotFound,
+            "volume-not-found" | "snapshot-not-found" => Self::NotFound,
             "volume-not-ready" => Self::NotReady,
             "stale-generation" | "stale-epoch" => Self::Superseded,
             "replica-gone" => Self::ReplicaGone,
@@ -110,6 +110,20 @@ pub trait ClusterSource: 'static {
         Ok(())
     }
 
+    /// Says how far the replicas of an attached volume have come with its layers.
+    ///
+    /// # Errors
+    /// [`SourceError::NotFound`], [`SourceError::Superseded`], [`SourceError::Refused`],
+    /// [`SourceError::Unreachable`].
+    async fn report_layers(&self, volume: &str, report: &ReportLayers) -> Result<(), SourceError>;
+
+    /// What it takes to read a snapshot, as things stand.
+    ///
+    /// # Errors
+    /// [`SourceError::NotFound`]: there is no such volume or snapshot. [`SourceError::Refused`],
+    /// [`SourceError::Unreachable`].
+    async fn snapshot(&self, volume: &str, snapshot: &str) -> Result<SnapshotMap, SourceError>;
+
     /// Commits the next in-sync set of a shard, if generation and epoch are current.
     ///
     /// # Errors
@@ -129,6 +143,8 @@ pub(crate) trait AnySource {
     fn map<'a>(&'a self, volume: &'a str, after: Revision) -> Answer<'a, VolumeMap>;
     fn detach<'a>(&'a self, volume: &'a str, request: &'a DetachRequest) -> Answer<'a, ()>;
     fn heartbeat<'a>(&'a self, heartbeat: &'a OwnerHeartbeat) -> Answer<'a, ()>;
+    fn report_layers<'a>(&'a self, volume: &'a str, report: &'a ReportLayers) -> Answer<'a, ()>;
+    fn snapshot<'a>(&'a self, volume: &'a str, snapshot: &'a str) -> Answer<'a, SnapshotMap>;
     fn propose<'a>(
         &'a self,
         volume: &'a str,
@@ -147,6 +163,14 @@ impl<C: ClusterSource> AnySource for C {
 
     fn heartbeat<'a>(&'a self, heartbeat: &'a OwnerHeartbeat) -> Answer<'a, ()> {
         Box::pin(ClusterSource::heartbeat(self, heartbeat))
+    }
+
+    fn report_layers<'a>(&'a self, volume: &'a str, report: &'a ReportLayers) -> Answer<'a, ()> {
+        Box::pin(ClusterSource::report_layers(self, volume, report))
+    }
+
+    fn snapshot<'a>(&'a self, volume: &'a str, snapshot: &'a str) -> Answer<'a, SnapshotMap> {
+        Box::pin(ClusterSource::snapshot(self, volume, snapshot))
     }
 
     fn propose<'a>(
@@ -177,6 +201,14 @@ impl<C: ClusterSource> ClusterSource for Rc<C> {
 
     async fn heartbeat(&self, heartbeat: &OwnerHeartbeat) -> Result<(), SourceError> {
         C::heartbeat(self, heartbeat).await
+    }
+
+    async fn report_layers(&self, volume: &str, report: &ReportLayers) -> Result<(), SourceError> {
+        C::report_layers(self, volume, report).await
+    }
+
+    async fn snapshot(&self, volume: &str, snapshot: &str) -> Result<SnapshotMap, SourceError> {
+        C::snapshot(self, volume, snapshot).await
     }
 
     async fn propose_in_sync(

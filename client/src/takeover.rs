@@ -9,7 +9,8 @@ use ashlar_proto::limits::READ_LEASE_WAIT;
 use ashlar_proto::message::{BlockKind, SetState, TAIL_ENTRIES_MAX, TailEntry, decode_tail};
 use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{
-    BlockCount, BlockIndex, Generation, Layer, Seq, ShardIndex, Status, VolumeId, Window,
+    BlockCount, BlockIndex, Generation, Layer, LayerTable, Seq, ShardIndex, Status, VolumeId,
+    Window,
 };
 use ashlar_reactor::future::join_all;
 use ashlar_reactor::link::Frame;
@@ -58,6 +59,8 @@ pub(crate) struct Takeover<C> {
     pub(crate) name: String,
     pub(crate) volume: VolumeId,
     pub(crate) generation: Generation,
+    /// How the volume's layers are read.
+    pub(crate) table: LayerTable,
     pub(crate) patience: Duration,
     pub(crate) deadline: Instant,
     pub(crate) peers: Vec<Rc<Peer>>,
@@ -255,6 +258,7 @@ impl<C: ClusterSource> Takeover<C> {
                 });
             }
         }
+        self.tell_table(candidate).await?;
         if candidate.quorum.in_sync().len() == 1 || is_planted(Planted::NoReconcile) {
             return Ok(());
         }
@@ -277,6 +281,20 @@ impl<C: ClusterSource> Takeover<C> {
             copied.into_iter().collect::<Result<(), _>>()?;
         }
         Ok(())
+    }
+
+    /// Has all who answered go by the volume's layer table: their tails cannot be compared before.
+    async fn tell_table(&self, candidate: &Candidate) -> Result<(), TakeoverError> {
+        if self.table.version == 0 {
+            return Ok(());
+        }
+        let told = candidate.answered().slots().map(|slot| async move {
+            let request = self.stamp(candidate).set_layers(&self.table);
+            self.ask(candidate, slot, request).await?;
+            candidate.replicas[slot.get()].table.set(self.table.version);
+            Ok(())
+        });
+        join_all(told).await.into_iter().collect()
     }
 
     /// Goes on only without those: in the next round, if the others are enough.
@@ -305,7 +323,8 @@ impl<C: ClusterSource> Takeover<C> {
             let request = self.stamp(candidate).tail(above, block, layer);
             let reply = self.ask(candidate, slot, request).await?;
             let page = wire::meta_of(&reply).and_then(|meta| decode_tail(meta).ok());
-            let page = page.ok_or(failed.clone())?;
+            let page = page.filter(|page| page.table == self.table.version);
+            let page = page.ok_or(failed.clone())?.entries;
             let is_last = page.len() < TAIL_ENTRIES_MAX;
             // A store that goes round in circles is not followed.
             let is_in_order = page

@@ -20,6 +20,7 @@ use crate::block_device::{BlockDevice, BlockError, Durability, Geometry, ZeroMod
 use crate::budget::Budget;
 use crate::health::{Counters, VolumeHealth};
 use crate::hedge::HedgeBudget;
+use crate::layers::Layers;
 use crate::locks::Locks;
 use crate::membership;
 use crate::options::VolumeOptions;
@@ -54,7 +55,7 @@ pub(crate) struct Core {
     pub(crate) cluster: ClusterId,
     pub(crate) id: VolumeId,
     pub(crate) generation: Generation,
-    pub(crate) layer: Layer,
+    pub(crate) layers: Rc<Layers>,
     pub(crate) geometry: Geometry,
     pub(crate) route: Route,
     pub(crate) replicas: u8,
@@ -228,6 +229,18 @@ impl Core {
         }
     }
 
+    /// Has the next window recorded, if it is not; one attempt.
+    pub(crate) async fn next_window(self: &Rc<Self>) {
+        let asked = self.seqs.borrow_mut().ask_now();
+        if let Some(window) = asked {
+            membership::record_window(Rc::clone(self), window).await;
+        } else if !self.seqs.borrow().has_reserve() {
+            let moment = self.progress.moment();
+            let raised = self.progress.raised_since(moment);
+            let _elapsed = self.reactor.timeout(LOOK_AGAIN, raised).await;
+        }
+    }
+
     /// Waits for the next window. Where too much is kept: flushes what waits for a flush, and
     /// gives up on who lags.
     async fn make_way(self: &Rc<Self>) -> Result<(), BlockError> {
@@ -336,6 +349,28 @@ impl Volume {
         self.core.id
     }
 
+    /// The layer that it is read at and that its writes carry: above all of its snapshots.
+    #[must_use]
+    pub fn head_layer(&self) -> Layer {
+        self.core.layers.head()
+    }
+
+    /// The kinds of the blocks from `offset` on that were written since the snapshot of that layer; the
+    /// others are absent. As [`BlockDevice::extents`] otherwise.
+    ///
+    /// # Errors
+    /// As [`BlockDevice::extents`]; [`BlockError::Unavailable`] also where there is no such snapshot
+    /// any more.
+    pub async fn changed_since(
+        &self,
+        layer: Layer,
+        offset: u64,
+        len: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>, BlockError> {
+        read::extents(&self.core, layer, offset, len, extents_max).await
+    }
+
     /// The generation of this attachment.
     #[must_use]
     pub fn generation(&self) -> Generation {
@@ -412,6 +447,6 @@ impl BlockDevice for Volume {
         len: u64,
         extents_max: usize,
     ) -> Result<Vec<Extent>, BlockError> {
-        read::extents(&self.core, offset, len, extents_max).await
+        read::extents(&self.core, Layer::default(), offset, len, extents_max).await
     }
 }

@@ -1,10 +1,10 @@
 //! The frames that an owner sends, built in one place.
 
 use ashlar_proto::frame::open_meta;
-use ashlar_proto::message::{self, Open, Pull, SetState, ShardState};
+use ashlar_proto::message::{self, Open, Pull, SetLayers, SetState, ShardState};
 use ashlar_proto::{
-    BlockCount, BlockIndex, Epoch, FrameHeader, FrameKind, Generation, Layer, ReplicaId, Seq,
-    ShardIndex, VolumeId,
+    BlockCount, BlockIndex, Epoch, FrameHeader, FrameKind, Generation, Layer, LayerTable,
+    ReplicaId, Seq, ShardIndex, VolumeId,
 };
 use ashlar_reactor::SharedBuffer;
 use ashlar_reactor::link::Frame;
@@ -77,6 +77,11 @@ impl Stamp {
             block,
             count: BlockCount::new(0),
         };
+        self.tail_of(above, span, layer)
+    }
+
+    /// The same of so many blocks only.
+    pub(crate) fn tail_of(&self, above: Seq, span: Span, layer: Layer) -> Frame {
         let header = FrameHeader {
             seq: above,
             ..self.spanned(FrameKind::Tail, layer, span)
@@ -87,6 +92,15 @@ impl Stamp {
     /// Records a window and a stable.
     pub(crate) fn set_state(&self, state: SetState) -> Frame {
         frame(self.header(FrameKind::SetState), state.encode())
+    }
+
+    /// Gives a layer table.
+    pub(crate) fn set_layers(&self, table: &LayerTable) -> Frame {
+        let table = table.clone();
+        frame(
+            self.header(FrameKind::SetLayers),
+            SetLayers { table }.encode(),
+        )
     }
 
     /// Ends the use of the shard.
@@ -105,16 +119,20 @@ impl Stamp {
         frame(self.header(FrameKind::Renew), Vec::new())
     }
 
-    /// Has a replica compare blocks with their checksums.
+    /// Has a replica compare all versions of blocks with their checksums.
     pub(crate) fn verify(&self, layer: Layer, span: Span) -> Frame {
         let stamp = self.without_stable();
         frame(stamp.spanned(FrameKind::Verify, layer, span), Vec::new())
     }
 
-    /// Asks which blocks hold data.
-    pub(crate) fn extents(&self, layer: Layer, span: Span) -> Frame {
+    /// Asks which blocks hold data, of what lies above a layer.
+    pub(crate) fn extents(&self, (above, layer): (Layer, Layer), span: Span) -> Frame {
         let stamp = self.without_stable();
-        frame(stamp.spanned(FrameKind::Extents, layer, span), Vec::new())
+        let header = stamp.spanned(FrameKind::Extents, layer, span);
+        if above == Layer::default() {
+            return frame(header, Vec::new());
+        }
+        frame(header, message::encode_above(above))
     }
 
     /// Writes a version of some blocks.

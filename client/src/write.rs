@@ -7,7 +7,7 @@ use std::rc::Rc;
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
 use ashlar_proto::message::BlockKind;
-use ashlar_proto::{BlockCount, RoomHint};
+use ashlar_proto::{BlockCount, Layer, RoomHint};
 use ashlar_reactor::{Buffer, SharedBuffer};
 
 use crate::block_device::BlockError;
@@ -165,7 +165,7 @@ async fn refuse_growth(
 ) -> Result<(), BlockError> {
     let mut span = span_of(piece);
     while span.count.get() > 0 {
-        let runs = read::extents_of(core, shard, span).await?;
+        let runs = read::extents_of(core, shard, Layer::default(), span).await?;
         let mut covered = 0;
         for run in &runs {
             if run.kind != BlockKind::Data {

@@ -58,12 +58,19 @@ pub enum FrameKind {
     Pull,
     /// Asks a replica whether the shard is still the owner's: renews the read lease.
     Renew,
-    /// Has a replica read blocks and compare them with their checksums, and send none of them.
+    /// Has a replica read every version of blocks, of all layers, compare it with its checksum, and
+    /// send none.
     Verify,
+    /// Gives a replica a layer table, durably.
+    SetLayers,
+    /// Reads blocks of a snapshot, for whoever asks: it names the replica instead of a generation.
+    ReadSnapshot,
+    /// Asks which blocks of a snapshot hold data, likewise; or which have changed since another.
+    SnapshotExtents,
 }
 
 impl FrameKind {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 17] = [
         Self::Hello,
         Self::Open,
         Self::Tail,
@@ -78,6 +85,9 @@ impl FrameKind {
         Self::Pull,
         Self::Renew,
         Self::Verify,
+        Self::SetLayers,
+        Self::ReadSnapshot,
+        Self::SnapshotExtents,
     ];
 
     /// The code on the wire, from 1.

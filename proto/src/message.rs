@@ -3,6 +3,8 @@
 //! Every message is fixed little-endian fields behind the checksum of [`crate::frame::seal_meta`].
 //! Decoders take what [`crate::frame::open_meta`] gave, check every length, and never panic.
 
+mod layers;
+
 use crate::address::Address;
 use crate::frame::seal_meta;
 use crate::ids::{
@@ -10,6 +12,10 @@ use crate::ids::{
     Window,
 };
 use crate::limits::FRAME_META_BYTES_MAX;
+
+pub use layers::{
+    SetLayers, SnapshotOf, decode_above, decode_verified, encode_above, encode_verified,
+};
 
 /// Metadata was shorter than its message, or a field of it out of range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -337,24 +343,35 @@ pub struct TailEntry {
 /// Most entries that one tail reply carries; fewer mean that it was the last page.
 ///
 /// A request names in `block` and `layer` where to start (inclusive, ordered by block and then
-/// layer) and in `seq` above which seq entries count.
+/// layer) and in `seq` above which seq entries count; `count` blocks are looked at, all that follow
+/// where it is 0.
 pub const TAIL_ENTRIES_MAX: usize = 8192;
 const TAIL_ENTRY_BYTES: usize = 16;
-const _: () = assert!(TAIL_ENTRIES_MAX * TAIL_ENTRY_BYTES + 4 <= FRAME_META_BYTES_MAX);
+const _: () = assert!(TAIL_ENTRIES_MAX * TAIL_ENTRY_BYTES + 8 <= FRAME_META_BYTES_MAX);
 const ZERO_FLAG: u64 = 1 << 63;
 const DAMAGED_FLAG: u64 = 1 << 62;
+
+/// A page of a tail.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tail {
+    /// The version of the layer table that it was cut by: pages of different versions cannot be
+    /// compared.
+    pub table: u32,
+    /// The versions, ordered by block and layer.
+    pub entries: Vec<TailEntry>,
+}
 
 /// The metadata of a tail reply.
 ///
 /// # Panics
 /// With more than [`TAIL_ENTRIES_MAX`] entries.
 #[must_use]
-pub fn encode_tail(entries: &[TailEntry]) -> Vec<u8> {
+pub fn encode_tail(table: u32, entries: &[TailEntry]) -> Vec<u8> {
     assert!(
         entries.len() <= TAIL_ENTRIES_MAX,
         "a tail page has at most {TAIL_ENTRIES_MAX}"
     );
-    let mut writer = Writer::new();
+    let mut writer = Writer::new().put(&table.to_le_bytes());
     for entry in entries {
         let flag = match entry.kind {
             TailKind::Data => 0,
@@ -373,8 +390,9 @@ pub fn encode_tail(entries: &[TailEntry]) -> Vec<u8> {
 ///
 /// # Errors
 /// [`MessageError`] when an entry is cut or out of range.
-pub fn decode_tail(meta: &[u8]) -> Result<Vec<TailEntry>, MessageError> {
+pub fn decode_tail(meta: &[u8]) -> Result<Tail, MessageError> {
     let mut reader = Reader(meta);
+    let table = reader.u32()?;
     let mut entries = Vec::with_capacity(meta.len() / TAIL_ENTRY_BYTES);
     while !reader.0.is_empty() {
         let (block, layer) = (BlockIndex::new(reader.u32()?), Layer::new(reader.u32()?));
@@ -394,7 +412,7 @@ pub fn decode_tail(meta: &[u8]) -> Result<Vec<TailEntry>, MessageError> {
             kind,
         });
     }
-    Ok(entries)
+    Ok(Tail { table, entries })
 }
 
 /// Has a replica fetch from another, its source, what it lacks: every version above `above` and up
@@ -771,8 +789,11 @@ mod tests {
             },
         ];
         assert_eq!(
-            decode_tail(open_meta(&encode_tail(&tail)).unwrap()).unwrap(),
-            tail
+            decode_tail(open_meta(&encode_tail(3, &tail)).unwrap()).unwrap(),
+            Tail {
+                table: 3,
+                entries: tail.to_vec()
+            }
         );
         let entries = [
             ReadEntry {
@@ -811,7 +832,7 @@ mod tests {
         for end in 0..meta.len() - 4 {
             assert!(ShardState::decode(&meta[4..4 + end]).is_err());
         }
-        assert!(decode_tail(&[0; 15]).is_err());
+        assert!(decode_tail(&[0; 19]).is_err() && decode_tail(&[0; 3]).is_err());
         assert!(decode_extents(&[0; 8]).is_err());
     }
 }

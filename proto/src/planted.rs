@@ -70,6 +70,8 @@ pub enum Planted {
     SnapshotReadyEarly,
     /// An owner goes on to stamp writes with a layer that it knows to be sealed.
     SealForgotten,
+    /// A layer begins within the window of the one before.
+    LayerKeepsWindow,
     /// A write that is sent again carries the newest layer, not its own.
     ResendAtHead,
     /// Tails are compared whatever the tables are by which they were cut.
@@ -82,8 +84,6 @@ pub enum Planted {
     TrimBaresParent,
     /// A checkpoint leaves out the root pages of sealed layers.
     CheckpointForgetsLayer,
-    /// A store does not make layer tables durable.
-    ForgetTables,
     /// A conductor calls a snapshot of a volume that was not detached cleanly ready.
     SnapshotUnsettled,
     /// A conductor goes back without raising the generation.
@@ -125,13 +125,13 @@ impl Planted {
         Self::ForgetCommits,
         Self::SnapshotReadyEarly,
         Self::SealForgotten,
+        Self::LayerKeepsWindow,
         Self::ResendAtHead,
         Self::TablesDiffer,
         Self::CollectorForgetsSnapshots,
         Self::MergeLower,
         Self::TrimBaresParent,
         Self::CheckpointForgetsLayer,
-        Self::ForgetTables,
         Self::SnapshotUnsettled,
         Self::RollbackUnfenced,
     ];

@@ -113,6 +113,27 @@ impl Gate {
         Ok(Admitted::new(self, changes(header.kind)))
     }
 
+    /// Admits who reads a snapshot. It owns nothing and is fenced by nobody: what it reads does not
+    /// change any more, and it names the replica that it knows to hold all of it.
+    ///
+    /// # Errors
+    /// The status to answer.
+    pub(crate) fn admit_reader(
+        self: &Rc<Self>,
+        header: &FrameHeader,
+        replica: ReplicaId,
+    ) -> Result<Admitted, Status> {
+        if self.leaving.get() || replica != self.replica {
+            return Err(Status::NoSuchReplica);
+        }
+        let most = match header.kind {
+            FrameKind::ReadSnapshot => u32::from(FRAME_DATA_BLOCKS_MAX),
+            _ => u32::MAX,
+        };
+        self.check_range(header, most)?;
+        Ok(Admitted::new(self, false))
+    }
+
     /// Raises the fence for an owner that opens the shard.
     ///
     /// # Errors
@@ -209,7 +230,11 @@ impl Gate {
 fn changes(kind: FrameKind) -> bool {
     matches!(
         kind,
-        FrameKind::Write | FrameKind::Zeroes | FrameKind::SetState | FrameKind::Close
+        FrameKind::Write
+            | FrameKind::Zeroes
+            | FrameKind::SetState
+            | FrameKind::SetLayers
+            | FrameKind::Close
     )
 }
 

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::frame::open_meta;
 use ashlar_proto::message::{
-    EXTENTS_MAX, Open, Pull, SetState, ShardState, TAIL_ENTRIES_MAX, decode_checksums,
-    encode_extents, encode_read, encode_tail,
+    EXTENTS_MAX, Open, Pull, SetLayers, SetState, ShardState, SnapshotOf, TAIL_ENTRIES_MAX,
+    decode_above, decode_checksums, encode_extents, encode_read, encode_tail, encode_verified,
 };
 use ashlar_proto::planted::{Planted, is_planted};
-use ashlar_proto::{BLOCK_BYTES, BlockCount, FrameHeader, FrameKind, Incarnation, Status};
+use ashlar_proto::{BLOCK_BYTES, BlockCount, FrameHeader, FrameKind, Incarnation, Layer, Status};
 use ashlar_reactor::SharedBuffer;
 use ashlar_reactor::channel::Notify;
 use ashlar_reactor::link::Frame;
@@ -71,10 +71,12 @@ impl Answer {
 enum Work {
     Open(Opening),
     SetState(Admitted, SetState),
+    SetLayers(Admitted, SetLayers),
     Write(Admitted, Vec<u32>),
     Zeroes(Admitted),
     Read(Admitted),
-    Extents(Admitted),
+    Verify(Admitted),
+    Extents(Admitted, Layer),
     Tail(Admitted),
     Pull(Rc<Gate>, Pull),
     Flush,
@@ -203,6 +205,15 @@ impl Replicas {
             let open = Open::decode(meta).map_err(|_| Status::Malformed)?;
             return gate.begin_open(header, open.replica).map(Work::Open);
         }
+        if let FrameKind::ReadSnapshot | FrameKind::SnapshotExtents = header.kind {
+            let of = SnapshotOf::decode(meta).map_err(|_| Status::Malformed)?;
+            let admitted = gate.admit_reader(header, of.replica)?;
+            return Ok(if header.kind == FrameKind::ReadSnapshot {
+                Work::Read(admitted)
+            } else {
+                Work::Extents(admitted, of.above)
+            });
+        }
         let admitted = gate.admit(header)?;
         let work = match header.kind {
             FrameKind::SetState | FrameKind::Close => {
@@ -219,8 +230,16 @@ impl Replicas {
                 Work::Write(admitted, checksums)
             }
             FrameKind::Zeroes => Work::Zeroes(admitted),
-            FrameKind::Read | FrameKind::Verify => Work::Read(admitted),
-            FrameKind::Extents => Work::Extents(admitted),
+            FrameKind::Read => Work::Read(admitted),
+            FrameKind::Verify => Work::Verify(admitted),
+            FrameKind::Extents => {
+                let above = decode_above(meta).map_err(|_| Status::Malformed)?;
+                Work::Extents(admitted, above)
+            }
+            FrameKind::SetLayers => {
+                let set = SetLayers::decode(meta).map_err(|_| Status::Malformed)?;
+                Work::SetLayers(admitted, set)
+            }
             FrameKind::Tail => Work::Tail(admitted),
             FrameKind::Renew => Work::Ping,
             FrameKind::Pull => {
@@ -252,6 +271,10 @@ impl Replicas {
                 .map(|()| Answer::default()),
             Work::Open(opening) => self.open(opening, header).await,
             Work::SetState(admitted, set) => self.set_state(&admitted, header, set).await,
+            Work::SetLayers(admitted, set) => {
+                let told = self.lane.set_layers(admitted.gate().key(), set.table);
+                self.changed(told.await).map(|()| Answer::default())
+            }
             Work::Write(admitted, checksums) => {
                 let key = admitted.gate().key();
                 let (layer, block, seq) = (header.layer, header.block, header.seq);
@@ -273,28 +296,33 @@ impl Replicas {
                     .read(key, header.layer, header.block, header.count);
                 let (entries, data) = read.await.map_err(LaneError::status)?;
                 let meta = encode_read(&entries);
-                if header.kind == FrameKind::Verify {
-                    return Ok(Answer::meta(meta));
-                }
                 Ok(Answer { meta, data })
             }
-            Work::Extents(admitted) => {
+            Work::Verify(admitted) => {
+                let key = admitted.gate().key();
+                let verified = self.lane.verify(key, header.block, header.count);
+                let versions = verified.await.map_err(LaneError::status)?;
+                Ok(Answer::meta(encode_verified(versions)))
+            }
+            Work::Extents(admitted, above) => {
                 let key = admitted.gate().key();
                 let (layer, block) = (header.layer, header.block);
                 let count = header.count.min(EXTENT_BLOCKS_AT_ONCE);
-                let extents = self.lane.extents(key, layer, block, count, EXTENTS_MAX);
+                let layers = (above, layer);
+                let extents = self.lane.extents(key, layers, block, count, EXTENTS_MAX);
                 let extents = extents.await.map_err(LaneError::status)?;
                 Ok(Answer::meta(encode_extents(&extents)))
             }
             Work::Tail(admitted) => {
                 let from = (header.block, header.layer);
                 let key = admitted.gate().key();
-                let tail = self.lane.tail(key, header.seq, from, TAIL_ENTRIES_MAX);
+                let (above, count) = (header.seq, header.count);
+                let tail = self.lane.tail(key, above, from, count, TAIL_ENTRIES_MAX);
                 let mut tail = tail.await.map_err(LaneError::status)?;
                 if is_planted(Planted::ShortTail) {
-                    tail.retain(|entry| entry.block.get() % 2 == 0);
+                    tail.entries.retain(|entry| entry.block.get() % 2 == 0);
                 }
-                Ok(Answer::meta(encode_tail(&tail)))
+                Ok(Answer::meta(encode_tail(tail.table, &tail.entries)))
             }
             Work::Pull(gate, pull) => {
                 let part = Part {

@@ -93,8 +93,10 @@ async fn acquire(semaphore: &Semaphore, permits: usize) -> Permit {
 /// Memory that a request takes while it is under way: what it brings or what it asks for.
 fn payload_bytes(frame: &Frame) -> usize {
     let asked = match frame.header.kind {
-        FrameKind::Read | FrameKind::Verify => frame.header.count.get() as usize,
-        FrameKind::Tail | FrameKind::Extents => 64,
+        FrameKind::Read | FrameKind::Verify | FrameKind::ReadSnapshot => {
+            frame.header.count.get() as usize
+        }
+        FrameKind::Tail | FrameKind::Extents | FrameKind::SnapshotExtents => 64,
         FrameKind::Pull => usize::from(FRAME_DATA_BLOCKS_MAX),
         _ => 1,
     };

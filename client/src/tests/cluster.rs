@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AckRule, AttachRequest, Attachment, DetachRequest, DiskLocation, Health, InSyncCommitted,
-    OwnerHeartbeat, ProposeInSync, Replica, Revision, Shard, Volume as VolumeMap,
-    VolumeMap as ApiMap, VolumeState,
+    OwnerHeartbeat, ProposeInSync, Replica, ReportLayers, Revision, Shard, SnapshotMap,
+    Volume as VolumeMap, VolumeMap as ApiMap, VolumeState,
 };
 use ashlar_proto::{
-    ByteCount, ClusterId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex, VolumeId,
+    ByteCount, ClusterId, Epoch, Generation, Layer, LayerTable, NodeId, ReplicaId, ShardIndex,
+    VolumeId,
 };
 use ashlar_reactor::Reactor;
 use ashlar_reactor::sim::{Process, World};
@@ -29,6 +30,8 @@ pub(super) struct FakeConductor {
     disks: Vec<DiskLocation>,
     /// The owner's last heartbeat.
     pub(super) heard: RefCell<Option<OwnerHeartbeat>>,
+    /// What the owner said of its layers.
+    pub(super) layers: RefCell<Vec<ReportLayers>>,
     /// It answers nothing.
     pub(super) down: Cell<bool>,
     /// Answers are lost after the change was made.
@@ -93,6 +96,16 @@ impl ClusterSource for FakeConductor {
         } else {
             Err(SourceError::Superseded)
         }
+    }
+
+    async fn report_layers(&self, _: &str, report: &ReportLayers) -> Result<(), SourceError> {
+        self.check_up()?;
+        self.layers.borrow_mut().push(*report);
+        Ok(())
+    }
+
+    async fn snapshot(&self, _: &str, _: &str) -> Result<SnapshotMap, SourceError> {
+        Err(SourceError::NotFound)
     }
 
     async fn propose_in_sync(
@@ -175,6 +188,10 @@ impl Cluster {
             health: Health::Healthy,
             generation: Generation::new(0),
             head_layer: Layer::new(1),
+            layers: LayerTable::default(),
+            layers_applied: 0,
+            settled_layer: Layer::default(),
+            snapshots: 0,
             attached_by: None,
             shards,
         };
@@ -191,6 +208,7 @@ impl Cluster {
             map: RefCell::new(map),
             disks: disks.collect(),
             heard: RefCell::default(),
+            layers: RefCell::default(),
             down: Cell::new(false),
             loses_answers: Cell::new(false),
         };

@@ -305,7 +305,7 @@ impl FakeStore {
                 state.highest = self.highest(header.shard);
                 done(Status::Ok, state.encode())
             }
-            FrameKind::Tail => done(Status::Ok, encode_tail(&self.tail(header))),
+            FrameKind::Tail => done(Status::Ok, encode_tail(0, &self.tail(header))),
             FrameKind::Write | FrameKind::Zeroes => done(self.store(frame, &state), Vec::new()),
             FrameKind::Read => match self.faults.reads.get() {
                 Some(status) => done(status, Vec::new()),

@@ -7,7 +7,7 @@ use ashlar_proto::{Handle, Lsn};
 
 use crate::codec::Decoder;
 use crate::lane::batch::{Batch, Body, Entry};
-use crate::lane::layers::LayerTable;
+use crate::lane::layers::{decode_table, table_bytes};
 use crate::lane::overlay::{Delta, LeafKey, Replaced};
 use crate::lane::page::{Kind, PAGE_ENTRIES_U32, PageEntry};
 use crate::lane::planted::{Bug, Planted};
@@ -215,11 +215,14 @@ impl State {
     }
 
     fn apply_layers(&mut self, handle: Handle, bytes: &[u8]) {
-        let table = LayerTable::decode(&mut Decoder::new(bytes));
+        let table = decode_table(&mut Decoder::new(bytes));
         let (Some(table), Some(shard)) = (table, self.shards.get_mut(handle)) else {
             return;
         };
+        let before = table_bytes(shard.layers.table());
+        let after = table_bytes(&table);
         if shard.layers.adopt(table) {
+            self.tables_bytes = (self.tables_bytes + after).saturating_sub(before);
             self.purges.0 += 1;
             self.drop_dead_deltas(handle);
         }

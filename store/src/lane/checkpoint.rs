@@ -16,6 +16,7 @@ use std::time::Duration;
 use ashlar_proto::BLOCK_BYTES;
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::limits::BLOCK_BYTES_U64;
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{Handle, Layer};
 use ashlar_reactor::future::race;
 
@@ -69,7 +70,11 @@ impl State {
             shard.dirty = false;
             let table = shard.layers.table().clone();
             shards.push((handle, shard.record.clone(), table));
+            let head = shard.labels.keys().next_back().copied();
             for (&label, of_label) in &mut shard.labels {
+                if head != Some(label) && is_planted(Planted::CheckpointForgetsLayer) {
+                    continue;
+                }
                 for (&index, root) in &mut of_label.0 {
                     let highest = root.page.highest();
                     if root.dirty {

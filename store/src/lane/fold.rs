@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ashlar_proto::crc::crc32c;
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{BLOCK_BYTES, Handle, Layer, Lsn, Seq};
 use ashlar_reactor::future::join_all;
 
@@ -131,8 +132,10 @@ impl State {
                 let winner = winner(old, whole, single.copied(), core);
                 // Of equals the one at the higher label, as in a lookup: the other one is dead and
                 // its segment may be another's by now.
+                let is_lower_kept = best.is_some() && is_planted(Planted::MergeLower);
                 if let Some(winner) = winner
                     && best.is_none_or(|best| best.rank <= winner.rank)
+                    && !is_lower_kept
                 {
                     *best = Some(winner);
                 }

@@ -9,7 +9,7 @@ use ashlar_proto::{BLOCK_BYTES, Handle, Layer, Seq};
 use crate::codec::{Decoder, Encoder};
 use crate::disk::Superblock;
 use crate::lane::batch::{Batch, Body, Entry, HEADER_BLOCKS_MAX};
-use crate::lane::layers::LayerTable;
+use crate::lane::layers::decode_table;
 use crate::lane::page::Page;
 use crate::lane::segment::SegmentHeader;
 use crate::lane::shards::ShardRecord;
@@ -79,7 +79,7 @@ pub fn decode(input: &[u8]) -> u64 {
         4 => summary(bytes),
         5 => ShardRecord::decode(&mut Decoder::new(bytes)).is_some(),
         6 => {
-            let table = LayerTable::decode(&mut Decoder::new(bytes));
+            let table = decode_table(&mut Decoder::new(bytes));
             table.is_some_and(|table| table.is_sound())
         }
         _ => page(bytes),

@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use ashlar_proto::message::{Extent, ReadEntry, ShardState, TailEntry};
+use ashlar_proto::message::{Extent, ReadEntry, ShardState, Tail};
 use ashlar_proto::{
     BLOCK_BYTES, BlockCount, BlockIndex, ByteCount, Epoch, Handle, Incarnation, LaneIndex, Layer,
-    ReplicaId, RoomHint, Seq,
+    LayerTable, ReplicaId, RoomHint, Seq,
 };
 use ashlar_reactor::{Reactor, SharedBuffer};
 
@@ -13,7 +13,8 @@ use crate::codec::Encoder;
 use crate::lane::batch::{Body, Entry};
 use crate::lane::core::{Core, CoreRc};
 use crate::lane::error::LaneError;
-use crate::lane::layers::LayerTable;
+use crate::lane::layers::{encode_table, table_bytes};
+use crate::lane::lookup::View;
 use crate::lane::shards::{ShardKey, ShardRecord, StateChange};
 use crate::lane::signal::Reply;
 use crate::lane::slot::ROOT_REF_BYTES;
@@ -215,17 +216,31 @@ impl Lane {
         }
     }
 
-    /// Gives a shard a new layer table. Durable before it is acted on, and on return.
+    /// Gives a shard a new layer table, unless it has that one or a newer one. Durable before it is
+    /// acted on, and on return.
     ///
     /// # Errors
-    /// [`LaneError`] when the shard is not here, the table is not sound, or the device fails.
+    /// [`LaneError`] when the shard is not here, the table is not sound or too large for what a
+    /// checkpoint holds beside it, or the device fails.
     pub async fn set_layers(&self, key: ShardKey, table: LayerTable) -> Result<(), LaneError> {
         if !table.is_sound() {
             return Err(LaneError::OutOfRange);
         }
         let handle = self.handle(key)?;
+        {
+            let state = self.0.state.borrow();
+            let known = state.shards.get(handle).ok_or(LaneError::NoSuchShard)?;
+            let known = known.layers.table();
+            if known.version >= table.version {
+                return Ok(());
+            }
+            let more = table_bytes(&table).saturating_sub(table_bytes(known));
+            if state.tables_bytes() + more > state.segments.layout().slot_bytes / 4 {
+                return Err(LaneError::NoSpace);
+            }
+        }
         let mut out = Encoder::new();
-        table.encode(&mut out);
+        encode_table(&table, &mut out);
         let body = Body::Layers(out.finish());
         self.0
             .log_urgent(|reply| Item::new(plain_entry(handle, body), Vec::new(), reply))
@@ -377,30 +392,51 @@ impl Lane {
         count: BlockCount,
     ) -> Result<(Vec<ReadEntry>, Vec<SharedBuffer>), LaneError> {
         let handle = self.readable(key, block, count)?;
+        let view = View::Layer(layer);
         self.0
-            .read_range(handle, layer, block.get(), count.get())
+            .read_range(handle, view, block.get(), count.get())
             .await
     }
 
-    /// Runs of equal kind from the start of a range, at most `most`.
+    /// Reads every version of some blocks, of all layers, and checks it against its CRC. Gives how many
+    /// blocks of data that were.
     ///
     /// # Errors
-    /// [`LaneError`] when the range is not in a shard that is here.
+    /// [`LaneError::Damaged`] when any of them is damaged here.
+    pub async fn verify(
+        &self,
+        key: ShardKey,
+        block: BlockIndex,
+        count: BlockCount,
+    ) -> Result<BlockCount, LaneError> {
+        let handle = self.readable(key, block, count)?;
+        let versions = self.0.verify_range(handle, block.get(), count.get());
+        versions.await.map(BlockCount::new)
+    }
+
+    /// Runs of equal kind from the start of a range, as seen from the second layer and above the
+    /// first; at most `most`. What lies at or below the first is absent.
+    ///
+    /// # Errors
+    /// [`LaneError`] when the range is not in a shard that is here, or one of the layers is not read
+    /// any more.
     pub async fn extents(
         &self,
         key: ShardKey,
-        layer: Layer,
+        (above, layer): (Layer, Layer),
         block: BlockIndex,
         count: BlockCount,
         most: usize,
     ) -> Result<Vec<Extent>, LaneError> {
         let handle = self.readable(key, block, count)?;
+        let view = View::Between(above, layer);
         self.0
-            .extents_of(handle, layer, block.get(), count.get(), most)
+            .extents_of(handle, view, block.get(), count.get(), most)
             .await
     }
 
-    /// Every version above a seq, from a block and layer on, ordered by them, at most `most`.
+    /// Every version above a seq, from a block and layer on, ordered by them, at most `most`; of
+    /// `count` blocks, or of all that follow where that is 0. All of it is cut by one layer table.
     ///
     /// # Errors
     /// [`LaneError::NoSuchShard`].
@@ -409,12 +445,19 @@ impl Lane {
         key: ShardKey,
         above: Seq,
         from: (BlockIndex, Layer),
+        count: BlockCount,
         most: usize,
-    ) -> Result<Vec<TailEntry>, LaneError> {
+    ) -> Result<Tail, LaneError> {
         let handle = self.handle(key)?;
-        self.0
-            .tail_of(handle, above, (from.0.get(), from.1), most)
-            .await
+        let from = (from.0.get(), from.1);
+        loop {
+            let table = self.0.table_version(handle)?;
+            let entries = self.0.tail_of(handle, above, from, count.get(), most);
+            let entries = entries.await?;
+            if self.0.table_version(handle)? == table {
+                return Ok(Tail { table, entries });
+            }
+        }
     }
 
     /// Everything that completed before the call is durable when it returns.
@@ -491,9 +534,14 @@ impl State {
     /// Whether the slots can hold references of some more root pages.
     fn has_room_for_roots(&self) -> bool {
         let layout = self.segments.layout();
-        let table = u64::from(layout.segments) * 36 + SLOT_OTHER_BYTES;
+        let table = u64::from(layout.segments) * 36 + SLOT_OTHER_BYTES + self.tables_bytes();
         let most = layout.slot_bytes.saturating_sub(table) / ROOT_REF_BYTES;
         self.root_pages < most * 3 / 4
+    }
+
+    /// Bytes that the layer tables of all shards take in a slot.
+    fn tables_bytes(&self) -> u64 {
+        self.tables_bytes
     }
 }
 

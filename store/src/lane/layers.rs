@@ -6,65 +6,49 @@
 
 use std::collections::BTreeSet;
 
-use ashlar_proto::Layer;
+use ashlar_proto::{Layer, LayerRange, LayerTable};
 
 use crate::codec::{Decoder, Encoder};
 
-/// A run of labels that is read as one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interval {
-    /// Its lowest label.
-    pub low: Layer,
-    /// Its highest label, at which it is read.
-    pub high: Layer,
-    /// Whether it is served; what a rollback dropped is not.
-    pub live: bool,
+/// Bytes of one run of a table on the disk.
+const RUN_BYTES: usize = 12;
+
+/// Bytes that a table takes on the disk.
+pub(crate) fn table_bytes(table: &LayerTable) -> u64 {
+    let runs = table.live.len() + table.dropped.len();
+    (8 + runs * RUN_BYTES) as u64
 }
 
-/// The intervals of a shard, ascending, with the version that the conductor gave them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LayerTable {
-    /// Raised at each change; a lower one is ignored.
-    pub version: u32,
-    /// Ascending and disjoint.
-    pub intervals: Vec<Interval>,
+/// Puts a table as it stands on the disk.
+pub(crate) fn encode_table(table: &LayerTable, out: &mut Encoder) {
+    out.u32(table.version)
+        .count(table.live.len() + table.dropped.len());
+    for (runs, live) in [(&table.live, true), (&table.dropped, false)] {
+        for run in runs {
+            out.u32(run.low.get()).u32(run.high.get());
+            out.u32(u32::from(live));
+        }
+    }
 }
 
-impl LayerTable {
-    /// Whether its intervals are ascending, disjoint and not empty ones.
-    #[must_use]
-    pub fn is_sound(&self) -> bool {
-        let each = self.intervals.iter().all(|i| i.low <= i.high);
-        let pairs = self.intervals.windows(2).all(|p| p[0].high < p[1].low);
-        each && pairs
+/// Reads a table; none where it does not hold together.
+pub(crate) fn decode_table(input: &mut Decoder<'_>) -> Option<LayerTable> {
+    let version = input.u32()?;
+    let mut table = LayerTable {
+        version,
+        ..LayerTable::default()
+    };
+    for _ in 0..input.count(RUN_BYTES)? {
+        let (low, high) = (Layer::new(input.u32()?), Layer::new(input.u32()?));
+        let is_live = input.u32()? == 1;
+        let runs = if is_live {
+            &mut table.live
+        } else {
+            &mut table.dropped
+        };
+        runs.push(LayerRange::new(low, high));
     }
-
-    fn top(&self) -> Layer {
-        self.intervals
-            .last()
-            .map_or(Layer::new(0), |last| last.high)
-    }
-
-    pub(crate) fn encode(&self, out: &mut Encoder) {
-        out.u32(self.version).count(self.intervals.len());
-        for interval in &self.intervals {
-            out.u32(interval.low.get()).u32(interval.high.get());
-            out.u32(u32::from(interval.live));
-        }
-    }
-
-    pub(crate) fn decode(input: &mut Decoder<'_>) -> Option<Self> {
-        let version = input.u32()?;
-        let count = input.count(12)?;
-        let mut intervals = Vec::with_capacity(count);
-        for _ in 0..count {
-            let (low, high) = (Layer::new(input.u32()?), Layer::new(input.u32()?));
-            let live = input.u32()? == 1;
-            intervals.push(Interval { low, high, live });
-        }
-        let table = Self { version, intervals };
-        table.is_sound().then_some(table)
-    }
+    table.is_sound().then_some(table)
 }
 
 /// A table, and the labels above it that writes have opened by themselves.
@@ -84,15 +68,15 @@ impl Layers {
         if table.version <= self.table.version {
             return false;
         }
+        let top = table.top();
         self.table = table;
-        let top = self.table.top();
         self.above.retain(|&label| label > top);
         true
     }
 
     /// Whether a write at this label is taken; one above the table opens its own interval.
     pub(crate) fn admits(&self, label: Layer) -> bool {
-        label.get() > 0 && (label > self.table.top() || self.interval_of(label).is_some())
+        self.interval_of(label).is_some()
     }
 
     /// Notes a label that was found in the log.
@@ -102,17 +86,17 @@ impl Layers {
         }
     }
 
-    /// The live interval of a label.
+    /// The live interval of a label. Labels within it that were dropped are no part of it.
     pub(crate) fn interval_of(&self, label: Layer) -> Option<(Layer, Layer)> {
-        if label > self.table.top() {
-            return (label.get() > 0).then_some((label, label));
-        }
-        let found = self
-            .table
-            .intervals
-            .iter()
-            .find(|i| i.low <= label && label <= i.high);
-        found.filter(|i| i.live).map(|i| (i.low, i.high))
+        let found = self.table.interval_of(label);
+        found
+            .filter(|_| label.get() > 0)
+            .map(|run| (run.low, run.high))
+    }
+
+    /// Whether a label was dropped.
+    pub(crate) fn is_dropped(&self, label: Layer) -> bool {
+        self.table.is_dropped(label)
     }
 
     /// Whether a read at this layer is served: at the top of a live interval, or above the table.
@@ -124,14 +108,21 @@ impl Layers {
                 .is_some_and(|(_, high)| high == layer)
     }
 
+    /// The intervals that a read at `layer` looks through, from the top, each cut at `layer`; of
+    /// these, those that lie above `above`.
+    pub(crate) fn seen_between(&self, above: Layer, layer: Layer) -> Vec<(Layer, Layer)> {
+        let own = self.above.range(..=layer).rev();
+        let own = own.map(|&label| (label, label));
+        let end = self.table.live.partition_point(|run| run.low <= layer);
+        let table = self.table.live[..end].iter().rev();
+        own.chain(table.map(|run| (run.low, run.high.min(layer))))
+            .take_while(|(low, _)| *low > above)
+            .collect()
+    }
+
     /// The intervals that a read at `layer` looks through, from the top, each cut at `layer`.
     pub(crate) fn seen_from(&self, layer: Layer) -> Vec<(Layer, Layer)> {
-        let above = self.above.range(..=layer).rev().map(|&l| (l, l));
-        let table = self.table.intervals.iter().rev();
-        let table = table.filter(|i| i.live && i.low <= layer);
-        above
-            .chain(table.map(|i| (i.low, i.high.min(layer))))
-            .collect()
+        self.seen_between(Layer::default(), layer)
     }
 
     /// The one interval that all writes are in, when there is only one: the common case.
@@ -148,12 +139,8 @@ mod tests {
         Layer::new(raw)
     }
 
-    fn interval(low: u32, high: u32, live: bool) -> Interval {
-        Interval {
-            low: layer(low),
-            high: layer(high),
-            live,
-        }
+    fn run(low: u32, high: u32) -> LayerRange {
+        LayerRange::new(layer(low), layer(high))
     }
 
     #[test]
@@ -164,6 +151,8 @@ mod tests {
         layers.note(layer(3));
         assert_eq!(layers.seen_from(layer(2)), [(layer(1), layer(1))]);
         assert_eq!(layers.seen_from(layer(3)).len(), 2);
+        let above = layers.seen_between(layer(1), layer(3));
+        assert_eq!(above, [(layer(3), layer(3))]);
     }
 
     #[test]
@@ -173,7 +162,8 @@ mod tests {
         layers.note(layer(5));
         let table = LayerTable {
             version: 2,
-            intervals: vec![interval(1, 2, true), interval(3, 3, false)],
+            live: vec![run(1, 2)],
+            dropped: vec![run(3, 3)],
         };
         assert!(layers.adopt(table.clone()));
         assert!(!layers.adopt(table.clone()), "the same version again");
@@ -183,8 +173,25 @@ mod tests {
         let seen = layers.seen_from(layer(9));
         assert_eq!(seen, [(layer(5), layer(5)), (layer(1), layer(2))]);
         let mut out = Encoder::new();
-        table.encode(&mut out);
+        encode_table(&table, &mut out);
         let bytes = out.finish();
-        assert_eq!(LayerTable::decode(&mut Decoder::new(&bytes)), Some(table));
+        assert_eq!(bytes.len() as u64, table_bytes(&table));
+        assert_eq!(decode_table(&mut Decoder::new(&bytes)), Some(table));
+    }
+
+    /// A snapshot at 2 was gone back to, which dropped 3 and 4, and then deleted.
+    #[test]
+    fn an_interval_reaches_over_what_was_dropped() {
+        let mut layers = Layers::default();
+        let table = LayerTable {
+            version: 1,
+            live: vec![run(1, 5)],
+            dropped: vec![run(3, 4)],
+        };
+        layers.adopt(table);
+        assert_eq!(layers.interval_of(layer(2)), Some((layer(1), layer(5))));
+        assert_eq!(layers.interval_of(layer(3)), None);
+        assert!(layers.is_readable(layer(5)) && !layers.is_readable(layer(2)));
+        assert!(layers.admits(layer(2)) && !layers.admits(layer(4)));
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct LeafRange {
 pub(crate) enum View {
     /// Everything that is seen at a layer.
     Layer(Layer),
+    /// What of that lies above another layer.
+    Between(Layer, Layer),
     /// The interval of a label.
     Interval(Layer),
 }
@@ -131,7 +133,15 @@ impl State {
             View::Interval(label) if shard.interval_of(label).is_some() => {
                 Ok(shard.interval_of(label).into_iter().collect())
             }
-            View::Layer(layer) | View::Interval(layer) => Err(LaneError::LayerDropped(layer)),
+            View::Between(above, layer)
+                if shard.layers.is_readable(layer)
+                    && (above == Layer::default() || shard.layers.is_readable(above)) =>
+            {
+                Ok(shard.layers.seen_between(above, layer))
+            }
+            View::Layer(layer) | View::Interval(layer) | View::Between(_, layer) => {
+                Err(LaneError::LayerDropped(layer))
+            }
         }
     }
 

@@ -55,7 +55,6 @@ pub use inspect::{
     BlockReport, LaneReport, SegmentReport, SegmentReportState, ShardReport, SlotReport,
     VerifyReport,
 };
-pub use layers::{Interval, LayerTable};
 pub use options::LaneOptions;
 pub use pace::{IoCounts, SLOW_IO};
 pub use shards::{ShardKey, StateChange};

@@ -75,6 +75,7 @@ impl Planted {
         match bug {
             Bug::FreeBeforeMovesDone => is_planted(Rule::CollectorFreesLive),
             Bug::NoFlushBeforeSlot => is_planted(Rule::CheckpointTooEarly),
+            Bug::ForgetZero => is_planted(Rule::TrimBaresParent),
             _ => false,
         }
     }

@@ -6,6 +6,7 @@
 //! are worth it, and the space can be given out again. A crash in the middle goes on from what the
 //! last slot holds.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,11 +14,35 @@ use ashlar_proto::{Handle, Layer};
 
 use crate::lane::core::{Core, CoreRc};
 use crate::lane::page::PageEntry;
+use crate::lane::state::State;
 
 /// Leaves that are merged together.
 const MERGES_TOGETHER: usize = 128;
 /// Pause when none of them could be merged.
 const PAUSE: Duration = Duration::from_millis(20);
+
+impl State {
+    /// Forgets labels that nothing carries any more: lookups would ask each of them. A write that
+    /// comes late notes its label anew.
+    fn forget_empty_labels(&mut self, handle: Handle) {
+        let Some(shard) = self.shards.get(handle) else {
+            return;
+        };
+        let newest = shard.labels.keys().next_back().copied();
+        let empty = shard.labels.iter().filter(|(_, roots)| roots.0.is_empty());
+        let mut empty: BTreeSet<Layer> = empty.map(|(&label, _)| label).collect();
+        empty.retain(|label| Some(*label) != newest);
+        if empty.is_empty() {
+            return;
+        }
+        for key in self.overlay.keys_where(|key| key.handle == handle) {
+            empty.remove(&key.label);
+        }
+        if let Some(shard) = self.shards.get_mut(handle) {
+            shard.labels.retain(|label, _| !empty.contains(label));
+        }
+    }
+}
 
 impl Core {
     /// Purges for as long as the lane runs.
@@ -37,6 +62,7 @@ impl Core {
             }
             for handle in handles {
                 worked |= self.merge_shard(handle).await;
+                self.state.borrow_mut().forget_empty_labels(handle);
             }
             if !self.is_closing() {
                 self.state.borrow_mut().purges.1 = asked;

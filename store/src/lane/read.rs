@@ -98,15 +98,41 @@ impl Core {
         }
     }
 
-    /// Reads blocks as they are seen at a layer.
+    /// Reads every version of some blocks that any layer shows, one layer after another. Gives how
+    /// many there are.
+    pub(crate) async fn verify_range(
+        self: &CoreRc,
+        handle: Handle,
+        first: u32,
+        count: u32,
+    ) -> Result<u32, LaneError> {
+        let mut versions = 0;
+        for (low, high) in self.all_intervals(handle)? {
+            let mut ranges = leaf_ranges(handle, first, count);
+            if !ranges.any(|range| self.may_be_above(&range, (low, high), Seq::NONE)) {
+                continue;
+            }
+            let view = View::Interval(high);
+            let entries = match self.read_range(handle, view, first, count).await {
+                // Dropped meanwhile.
+                Err(LaneError::LayerDropped(_)) => continue,
+                read => read?.0,
+            };
+            let is_data = |entry: &&ReadEntry| entry.kind == BlockKind::Data;
+            let data = entries.iter().filter(is_data).count();
+            versions += u32::try_from(data).unwrap_or(u32::MAX);
+        }
+        Ok(versions)
+    }
+
+    /// Reads blocks as a view shows them.
     pub(crate) async fn read_range(
         self: &CoreRc,
         handle: Handle,
-        layer: Layer,
+        view: View,
         first: u32,
         count: u32,
     ) -> Result<(Vec<ReadEntry>, Vec<SharedBuffer>), LaneError> {
-        let view = View::Layer(layer);
         let mut entries = Vec::with_capacity(count as usize);
         let mut runs: Vec<Run> = Vec::new();
         for range in leaf_ranges(handle, first, count) {
@@ -185,12 +211,11 @@ impl Core {
     pub(crate) async fn extents_of(
         self: &CoreRc,
         handle: Handle,
-        layer: Layer,
+        view: View,
         first: u32,
         count: u32,
         most: usize,
     ) -> Result<Vec<Extent>, LaneError> {
-        let view = View::Layer(layer);
         let mut extents: Vec<(BlockKind, u32)> = Vec::new();
         for range in leaf_ranges(handle, first, count) {
             let found = self
@@ -212,19 +237,29 @@ impl Core {
         Ok(finish_extents(&extents))
     }
 
-    /// Every version above a seq, ordered by block and layer, `most` of them.
+    /// The version of a shard's layer table.
+    pub(crate) fn table_version(&self, handle: Handle) -> Result<u32, LaneError> {
+        let state = self.state.borrow();
+        let shard = state.shards.get(handle).ok_or(LaneError::NoSuchShard)?;
+        Ok(shard.layers.table().version)
+    }
+
+    /// Every version above a seq, ordered by block and layer, `most` of them; of `count` blocks, or
+    /// all where that is 0.
     pub(crate) async fn tail_of(
         self: &CoreRc,
         handle: Handle,
         above: Seq,
         from: (u32, Layer),
+        count: u32,
         most: usize,
     ) -> Result<Vec<TailEntry>, LaneError> {
-        let leaves = {
-            let state = self.state.borrow();
-            let shard = state.shards.get(handle).ok_or(LaneError::NoSuchShard)?;
-            shard.leaves()
+        let blocks = self.shard_blocks(handle);
+        let end = match count {
+            0 => blocks,
+            count => blocks.min(from.0.saturating_add(count)),
         };
+        let leaves = end.div_ceil(PAGE_ENTRIES_U32);
         let mut tail: Vec<TailEntry> = Vec::new();
         for leaf in from.0 / PAGE_ENTRIES_U32..leaves {
             let range = LeafRange {
@@ -273,8 +308,7 @@ impl Core {
                 break;
             }
         }
-        let blocks = self.shard_blocks(handle);
-        tail.retain(|entry| entry.block.get() < blocks);
+        tail.retain(|entry| entry.block.get() < end);
         tail.truncate(most);
         Ok(tail)
     }

@@ -26,6 +26,7 @@ use ashlar_reactor::future::join_all;
 
 use crate::lane::batch::{Batch, Body};
 use crate::lane::error::RecoveryError;
+use crate::lane::layers::table_bytes;
 use crate::lane::lsn::{Gap, LsnTracker};
 use crate::lane::options::LaneOptions;
 use crate::lane::overlay::Overlay;
@@ -406,6 +407,11 @@ impl<'a> Recovery<'a> {
             history,
             // A crash may have cut purging short.
             purges: (1, 0),
+            tables_bytes: slot
+                .shards
+                .iter()
+                .map(|(_, _, table)| table_bytes(table))
+                .sum(),
             dirty: true,
             closing: false,
             flush_failed: false,

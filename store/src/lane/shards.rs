@@ -287,9 +287,10 @@ impl Shard {
         grown
     }
 
-    /// Labels between two that have anything.
+    /// Labels between two that have anything, but for those that were dropped.
     pub(crate) fn labels_in(&self, low: Layer, high: Layer) -> impl Iterator<Item = Layer> + '_ {
-        self.labels.range(low..=high).map(|(&label, _)| label)
+        let labels = self.labels.range(low..=high).map(|(&label, _)| label);
+        labels.filter(|label| !self.layers.is_dropped(*label))
     }
 
     /// The next leaf, from `start` on, that a dead label or a shard that has left still names.
@@ -323,7 +324,8 @@ impl Shard {
                 Some((label, leaf)) if high == label => leaf + 1,
                 _ => 0,
             };
-            let labels = self.labels.range(low..=high).map(|(_, label)| label);
+            let labels = self.labels_in(low, high);
+            let labels = labels.filter_map(|label| self.labels.get(&label));
             let labels: Vec<&LabelRoots> = labels.filter(|label| !label.0.is_empty()).collect();
             let leaves = split_leaves_of(&labels, start).take(most - split.len());
             split.extend(leaves.map(|leaf| (high, leaf)));
@@ -432,7 +434,7 @@ impl Shards {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lane::layers::{Interval, LayerTable};
+    use ashlar_proto::{LayerRange, LayerTable};
 
     fn record(volume: u64) -> ShardRecord {
         let key = ShardKey {
@@ -503,14 +505,11 @@ mod tests {
             shard.set_leaf_entry(Layer::new(label), leaf, zero);
         }
         assert_eq!(shard.split_leaves(None, 9), [], "each label is an interval");
-        let interval = |low, high| Interval {
-            low: Layer::new(low),
-            high: Layer::new(high),
-            live: true,
-        };
+        let run = |low, high| LayerRange::new(Layer::new(low), Layer::new(high));
         let table = LayerTable {
             version: 1,
-            intervals: vec![interval(1, 3), interval(4, 4)],
+            live: vec![run(1, 3), run(4, 4)],
+            dropped: Vec::new(),
         };
         shard.layers.adopt(table);
         let top = Layer::new(3);

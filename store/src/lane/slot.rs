@@ -4,10 +4,10 @@
 //! short is not taken for a whole one. Byte map in `docs/format.md`.
 
 use ashlar_proto::crc::crc32c;
-use ashlar_proto::{BLOCK_BYTES, Handle, Incarnation, Layer, Lsn, Seq};
+use ashlar_proto::{BLOCK_BYTES, Handle, Incarnation, Layer, LayerTable, Lsn, Seq};
 
 use crate::codec::{Decoder, Encoder};
-use crate::lane::layers::LayerTable;
+use crate::lane::layers::{decode_table, encode_table};
 use crate::lane::lsn::Gap;
 use crate::lane::segment::Segment;
 use crate::lane::shards::{Place, ShardRecord};
@@ -71,7 +71,7 @@ impl Slot {
         for (handle, record, table) in &self.shards {
             out.u32(handle.get());
             record.encode(&mut out);
-            table.encode(&mut out);
+            encode_table(table, &mut out);
         }
         out.count(self.roots.len());
         for root in &self.roots {
@@ -119,7 +119,7 @@ impl Slot {
         let shards = repeat(&mut input, 64, |input| {
             let handle = Handle::new(input.u32()?);
             let record = ShardRecord::decode(input)?;
-            Some((handle, record, LayerTable::decode(input)?))
+            Some((handle, record, decode_table(input)?))
         })?;
         let roots = repeat(&mut input, 32, |input| {
             let (handle, label) = (Handle::new(input.u32()?), Layer::new(input.u32()?));

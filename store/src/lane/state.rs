@@ -99,6 +99,8 @@ pub(crate) struct State {
     pub(crate) history: VecDeque<(Lsn, u64)>,
     /// Shards that left and tables that changed, ever; and how many of them purging has seen to.
     pub(crate) purges: (u64, u64),
+    /// Bytes of the layer tables of all shards.
+    pub(crate) tables_bytes: u64,
     /// Something changed that no checkpoint holds.
     pub(crate) dirty: bool,
     pub(crate) closing: bool,

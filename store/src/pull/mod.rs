@@ -18,9 +18,10 @@ use std::time::Duration;
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::frame::{PROTOCOL_VERSION, open_meta};
 use ashlar_proto::message::{
-    BlockKind, Hello, Pull, Pulled, ReadEntry, TAIL_ENTRIES_MAX, TailEntry, decode_read,
+    BlockKind, Hello, Pull, Pulled, ReadEntry, TAIL_ENTRIES_MAX, Tail, TailEntry, decode_read,
     decode_tail,
 };
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{
     BLOCK_BYTES, BlockCount, BlockIndex, FrameHeader, FrameKind, Layer, Seq, Status,
 };
@@ -75,12 +76,19 @@ impl Part<'_> {
     /// lane say of the versions that are stored.
     pub(crate) async fn run(&self) -> Result<Pulled, Status> {
         let mut source = self.connect().await?;
-        let (theirs, their_end) = page(source.tail(self).await?)?;
-        let from = (self.request.block, Layer::new(0));
-        let own = self
-            .lane
-            .tail(self.gate.key(), self.pull.above, from, TAIL_ENTRIES_MAX);
-        let (own, own_end) = page(own.await.map_err(crate::lane::LaneError::status)?)?;
+        let theirs = source.tail(self).await?;
+        let (from, all) = ((self.request.block, Layer::new(0)), BlockCount::new(0));
+        let (key, above) = (self.gate.key(), self.pull.above);
+        let own = self.lane.tail(key, above, from, all, TAIL_ENTRIES_MAX);
+        let own = own.await.map_err(crate::lane::LaneError::status)?;
+        if own.table != theirs.table && !is_planted(Planted::TablesDiffer) {
+            // What is one interval here is two there: what each lacks of the other is not seen.
+            tracing::debug!(source = %self.pull.address, own = own.table, theirs = theirs.table,
+                "the source goes by another layer table");
+            return Err(Status::Unavailable);
+        }
+        let (theirs, their_end) = page(theirs.entries)?;
+        let (own, own_end) = page(own.entries)?;
         let end = match (their_end, own_end) {
             (Some(theirs), Some(own)) => Some(theirs.min(own)),
             (end, None) | (None, end) => end,
@@ -313,7 +321,7 @@ impl Source {
         }
     }
 
-    async fn tail(&mut self, part: &Part<'_>) -> Result<Vec<TailEntry>, Status> {
+    async fn tail(&mut self, part: &Part<'_>) -> Result<Tail, Status> {
         let header = FrameHeader {
             kind: FrameKind::Tail,
             seq: part.pull.above,

@@ -5,13 +5,14 @@
 
 use ashlar_proto::frame::{open_meta, seal_meta};
 use ashlar_proto::message::{
-    Hello, HelloReply, Open, Pull, Pulled, SetState, ShardState, decode_checksums, decode_extents,
-    decode_read, decode_tail, encode_checksums, encode_extents, encode_read, encode_tail,
+    Hello, HelloReply, Open, Pull, Pulled, SetLayers, SetState, ShardState, SnapshotOf,
+    decode_checksums, decode_extents, decode_read, decode_tail, encode_checksums, encode_extents,
+    encode_read, encode_tail,
 };
 use ashlar_proto::{FRAME_HEADER_BYTES, FrameHeader};
 
 /// Kinds of messages, by the first byte of an input.
-const KINDS: u8 = 12;
+const KINDS: u8 = 14;
 
 /// Inputs of every kind: zeroes, which most decoders take, and short ones.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
@@ -40,7 +41,11 @@ pub(crate) fn run(input: &[u8]) -> u64 {
         4 => message(bytes, |m| Open::decode(m).ok(), Open::encode),
         5 => message(bytes, |m| SetState::decode(m).ok(), SetState::encode),
         6 => message(bytes, |m| ShardState::decode(m).ok(), ShardState::encode),
-        7 => message(bytes, |m| decode_tail(m).ok(), |tail| encode_tail(tail)),
+        7 => message(
+            bytes,
+            |m| decode_tail(m).ok(),
+            |tail| encode_tail(tail.table, &tail.entries),
+        ),
         8 => {
             let crcs = bytes.len() / 4;
             message(
@@ -55,6 +60,8 @@ pub(crate) fn run(input: &[u8]) -> u64 {
         }
         9 => message(bytes, |m| decode_extents(m).ok(), |all| encode_extents(all)),
         10 => message(bytes, |m| Pull::decode(m).ok(), Pull::encode),
+        11 => message(bytes, |m| SetLayers::decode(m).ok(), SetLayers::encode),
+        12 => message(bytes, |m| SnapshotOf::decode(m).ok(), SnapshotOf::encode),
         _ => message(bytes, |m| Pulled::decode(m).ok(), Pulled::encode),
     };
     u64::from(kind) << 32 | u64::from(accepted) << 16 | (bytes.len() as u64).min(64)

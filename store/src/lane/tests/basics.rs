@@ -54,8 +54,14 @@ fn written_blocks_are_read_and_survive_restarts() {
         let (_, state) = lane.shard_state(shard).unwrap();
         assert_eq!(state.may_have_lost, volatile);
         assert_eq!((state.highest, state.damaged), (seq(9), false));
-        let tail = bench.run(lane.tail(shard, seq(7), (BlockIndex::new(0), layer(0)), 100));
-        assert_eq!(tail.unwrap().len(), 3);
+        let tail = bench.run(lane.tail(
+            shard,
+            seq(7),
+            (BlockIndex::new(0), layer(0)),
+            BlockCount::new(0),
+            100,
+        ));
+        assert_eq!(tail.unwrap().entries.len(), 3);
         bench.run(lane.clone().close());
         drop(lane);
         let lane = bench.restart(power);

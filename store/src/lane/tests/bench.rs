@@ -7,8 +7,8 @@ use std::time::Duration;
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::message::BlockKind;
 use ashlar_proto::{
-    BLOCK_BYTES, BlockCount, BlockIndex, ByteCount, DiskId, LaneIndex, Layer, ReplicaId, Seq,
-    ShardIndex, VolumeId,
+    BLOCK_BYTES, BlockCount, BlockIndex, ByteCount, DiskId, LaneIndex, Layer, LayerRange,
+    LayerTable, ReplicaId, Seq, ShardIndex, VolumeId,
 };
 use ashlar_reactor::DiskOptions;
 use ashlar_reactor::sim::{DiskSpec, Process, SimDisk, World, pattern, pattern_of};
@@ -16,7 +16,7 @@ use ashlar_reactor::sim::{DiskSpec, Process, SimDisk, World, pattern, pattern_of
 use crate::disk::{FormatOptions, format_disk, open_disk};
 use crate::lane::lookup::{Trust, View};
 use crate::lane::read::leaf_ranges;
-use crate::lane::{Interval, Lane, LaneError, LaneOptions, LayerTable, ShardKey};
+use crate::lane::{Lane, LaneError, LaneOptions, ShardKey};
 
 pub(super) const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 pub(super) const PATH: &str = "/dev/disk";
@@ -47,14 +47,10 @@ pub(super) fn layer(raw: u32) -> Layer {
 
 /// A table of one live interval.
 pub(super) fn joined(low: u32, high: u32) -> LayerTable {
-    let interval = Interval {
-        low: layer(low),
-        high: layer(high),
-        live: true,
-    };
     LayerTable {
         version: 1,
-        intervals: vec![interval],
+        live: vec![LayerRange::new(layer(low), layer(high))],
+        dropped: Vec::new(),
     }
 }
 

@@ -45,9 +45,10 @@ fn damage(lane: &Lane) -> DamageCounts {
 fn tail(bench: &Bench, lane: &Lane) -> Vec<(u32, Seq, TailKind)> {
     let from = (BlockIndex::new(0), layer(1));
     let tail = bench
-        .run(lane.tail(key(1), Seq::NONE, from, 1 << 20))
+        .run(lane.tail(key(1), Seq::NONE, from, BlockCount::new(0), 1 << 20))
         .unwrap();
-    tail.iter()
+    tail.entries
+        .iter()
         .map(|e| (e.block.get(), e.seq, e.kind))
         .collect()
 }

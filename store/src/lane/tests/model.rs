@@ -1,10 +1,10 @@
 //! The plain model that a lane is held against: which writes were sent, acknowledged, flushed or
 //! lost, and what each view must show of them.
 
-use ashlar_proto::Layer;
+use ashlar_proto::{Layer, LayerRange, LayerTable};
 
 use super::bench::{key, layer};
-use crate::lane::{Interval, LayerTable, ShardKey};
+use crate::lane::ShardKey;
 
 /// The blocks that are looked at: some of two leaves.
 pub(super) const BLOCKS: [u32; 8] = [0, 1, 2, 3, 256, 257, 258, 259];
@@ -28,8 +28,10 @@ pub(super) struct Sent {
 pub(super) struct Volume {
     pub(super) number: u64,
     pub(super) life: u64,
-    /// Low, high, live: ascending.
-    pub(super) intervals: Vec<(u32, u32, bool)>,
+    /// The live ones, low and high: ascending.
+    pub(super) intervals: Vec<(u32, u32)>,
+    /// Labels that were dropped: ascending; they may lie within live intervals.
+    pub(super) dropped: Vec<(u32, u32)>,
     pub(super) table_version: u32,
 }
 
@@ -43,28 +45,25 @@ impl Volume {
     }
 
     pub(super) fn interval_of(&self, label: u32) -> Option<(u32, u32)> {
-        let found = self
-            .intervals
-            .iter()
-            .find(|(low, high, _)| (*low..=*high).contains(&label));
-        found.filter(|i| i.2).map(|i| (i.0, i.1))
+        let has = |run: &&(u32, u32)| (run.0..=run.1).contains(&label);
+        let found = self.intervals.iter().find(has).copied();
+        found.filter(|_| !self.dropped.iter().any(|run| has(&run)))
     }
 
     /// The layers that can be read.
     pub(super) fn views(&self) -> impl Iterator<Item = Layer> + '_ {
-        let live = self.intervals.iter().filter(|i| i.2);
-        live.map(|i| layer(i.1))
+        self.intervals.iter().map(|run| layer(run.1))
     }
 
     pub(super) fn table(&self) -> LayerTable {
-        let intervals = self.intervals.iter().map(|&(low, high, live)| Interval {
-            low: layer(low),
-            high: layer(high),
-            live,
-        });
+        let runs = |runs: &[(u32, u32)]| {
+            let run = |&(low, high): &(u32, u32)| LayerRange::new(layer(low), layer(high));
+            runs.iter().map(run).collect()
+        };
         LayerTable {
             version: self.table_version,
-            intervals: intervals.collect(),
+            live: runs(&self.intervals),
+            dropped: runs(&self.dropped),
         }
     }
 }

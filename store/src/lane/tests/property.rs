@@ -107,7 +107,8 @@ impl Run {
         self.model.volumes.push(Volume {
             number,
             life: self.lives,
-            intervals: vec![(1, 1, true)],
+            intervals: vec![(1, 1)],
+            dropped: Vec::new(),
             table_version: 0,
         });
     }
@@ -376,22 +377,18 @@ impl Run {
             let life = self.pick_volume().life;
             let volume = self.volume_mut(life);
             let next = volume.head() + 1;
-            volume.intervals.push((next, next, true));
+            volume.intervals.push((next, next));
         }
     }
 
     /// Joins the interval of a snapshot with the live one above it.
     fn delete_snapshot(&mut self) {
         let volume = self.pick_volume();
-        let pairs = volume.intervals.windows(2).enumerate();
-        let joinable: Vec<usize> = pairs
-            .filter(|(_, pair)| pair[0].2 && pair[1].2)
-            .map(|(at, _)| at)
-            .collect();
-        if joinable.is_empty() {
+        let joinable = volume.intervals.len() - 1;
+        if joinable == 0 {
             return;
         }
-        let at = joinable[self.rng.index(joinable.len())];
+        let at = self.rng.index(joinable);
         let volume = self.volume_mut(volume.life);
         volume.intervals[at + 1].0 = volume.intervals[at].0;
         volume.intervals.remove(at);
@@ -407,8 +404,13 @@ impl Run {
         }
         let volume = self.volume_mut(volume.life);
         let head = volume.head();
-        volume.intervals.last_mut().unwrap().2 = false;
-        volume.intervals.push((head + 1, head + 1, true));
+        let above = volume.intervals[volume.intervals.len() - 2].1;
+        volume.intervals.pop();
+        match volume.dropped.last_mut() {
+            Some(last) if last.1 >= above => last.1 = head,
+            _ => volume.dropped.push((above + 1, head)),
+        }
+        volume.intervals.push((head + 1, head + 1));
         let life = volume.life;
         self.set_layers(life);
     }

@@ -38,7 +38,7 @@ fn discarding_terabytes_takes_no_data_and_little_memory() {
     assert_eq!(shown, [Some((9, true))]);
     let extents = lane.extents(
         key(3),
-        layer(1),
+        (layer(0), layer(1)),
         BlockIndex::new(0),
         BlockCount::new(blocks),
         8,

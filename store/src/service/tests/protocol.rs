@@ -38,6 +38,7 @@ fn versions_are_kept_and_shown() {
         let tail = owner.span(FrameKind::Tail, 0, 0, seq(1)).await;
         let tail = decode_tail(open_meta(&tail.meta).unwrap()).unwrap();
         let seqs: Vec<_> = tail
+            .entries
             .iter()
             .map(|e| (e.block.get(), e.seq, e.kind))
             .collect();
@@ -197,6 +198,8 @@ fn random_headers_never_harm_the_store() {
                 FrameKind::Pull,
                 FrameKind::Renew,
                 FrameKind::Verify,
+                FrameKind::ReadSnapshot,
+                FrameKind::SnapshotExtents,
             ];
             let small = |most: u64| {
                 let raw = reactor.random_u64();
@@ -208,7 +211,7 @@ fn random_headers_never_harm_the_store() {
                 u32::try_from(value & 0xffff_ffff).unwrap()
             };
             for _ in 0..400 {
-                let kind = kinds[(reactor.random_u64() % 11) as usize];
+                let kind = kinds[(reactor.random_u64() % kinds.len() as u64) as usize];
                 let blocks = u32::try_from(reactor.random_u64() % 4).unwrap();
                 let mut meta = vec![0; (reactor.random_u64() % 40) as usize];
                 meta.resize(4 + meta.len(), small(3).to_le_bytes()[0]);

@@ -458,7 +458,7 @@ impl Replica {
             .map(|(_, entry)| entry)
             .take(TAIL_ENTRIES_MAX)
             .collect();
-        encode_tail(&entries)
+        encode_tail(0, &entries)
     }
 
     fn write(&mut self, frame: &Frame, meta: &[u8], bug: Option<StoreBug>) -> Result<(), Status> {

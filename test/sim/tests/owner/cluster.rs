@@ -5,14 +5,18 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ashlar_client::{AttachError, ClusterSource, SourceError, Volume as Attached, VolumeOptions};
+use ashlar_client::{
+    AttachError, ClusterSource, Snapshot as OpenSnapshot, SourceError, Volume as Attached,
+    VolumeOptions,
+};
 use ashlar_proto::api::{
     AckRule, Assignment, AttachRequest, Attachment, DetachRequest, DiskLocation, Health,
-    InSyncCommitted, ProposeInSync, Replica, Revision, Shard, Volume, VolumeMap, VolumeState,
+    InSyncCommitted, ProposeInSync, Replica, ReportLayers, Revision, Shard, Snapshot, SnapshotMap,
+    SnapshotState, Volume, VolumeMap, VolumeState,
 };
 use ashlar_proto::{
-    Address, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex,
-    VolumeId,
+    Address, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, LayerRange, LayerTable,
+    NodeId, ReplicaId, ShardIndex, VolumeId,
 };
 use ashlar_reactor::channel::Notify;
 use ashlar_reactor::sim::{DiskSpec, Process, SimDisk, World};
@@ -48,6 +52,50 @@ impl Conductor {
 }
 
 impl Conductor {
+    /// Seals the head layer, which is then a snapshot's; its number is the snapshot's name.
+    pub fn seal(&self) -> Layer {
+        let mut map = self.map.borrow_mut();
+        let sealed = map.head_layer;
+        map.head_layer = sealed.next();
+        drop(map);
+        self.change();
+        sealed
+    }
+
+    /// Gives the volume another layer table.
+    pub fn set_table(&self, live: &[(u32, u32)], dropped: &[(u32, u32)]) {
+        let run = |&(low, high): &(u32, u32)| LayerRange::new(Layer::new(low), Layer::new(high));
+        let mut map = self.map.borrow_mut();
+        map.layers = LayerTable {
+            version: map.layers.version + 1,
+            live: live.iter().map(run).collect(),
+            dropped: dropped.iter().map(run).collect(),
+        };
+        drop(map);
+        self.change();
+    }
+
+    /// Goes back to the snapshot of a layer: the owner is out, and what is newer is dropped.
+    pub fn roll_back(&self, to: Layer) {
+        let mut map = self.map.borrow_mut();
+        let head = map.head_layer;
+        map.layers = LayerTable {
+            version: map.layers.version + 1,
+            live: vec![LayerRange::new(Layer::new(1), to)],
+            dropped: vec![LayerRange::new(to.next(), head)],
+        };
+        map.head_layer = head.next();
+        map.generation = map.generation.next();
+        drop(map);
+        self.change();
+    }
+
+    /// Whether the layer is settled everywhere, and every in-sync replica goes by the last table.
+    pub fn is_settled(&self, layer: Layer) -> bool {
+        let map = self.map.borrow();
+        map.settled_layer >= layer && map.layers_applied == map.layers.version
+    }
+
     fn change(&self) {
         self.revision.set(self.revision.get() + 1);
         self.changed.notify_all();
@@ -106,6 +154,46 @@ impl ClusterSource for Conductor {
         is_current.then_some(()).ok_or(SourceError::Superseded)
     }
 
+    async fn report_layers(&self, _: &str, report: &ReportLayers) -> Result<(), SourceError> {
+        let mut map = self.map.borrow_mut();
+        if (report.volume, report.generation) != (map.id, map.generation) {
+            return Err(SourceError::Superseded);
+        }
+        assert!(report.settled < map.head_layer && report.table <= map.layers.version);
+        map.settled_layer = map.settled_layer.max(report.settled);
+        map.layers_applied = map.layers_applied.max(report.table);
+        drop(map);
+        self.change();
+        Ok(())
+    }
+
+    async fn snapshot(&self, _: &str, name: &str) -> Result<SnapshotMap, SourceError> {
+        let volume = self.map.borrow().clone();
+        let layer = Layer::new(name.parse().map_err(|_| SourceError::NotFound)?);
+        let is_ready = layer <= volume.settled_layer;
+        let snapshot = Snapshot {
+            volume: volume.id,
+            volume_name: volume.name.clone(),
+            name: name.to_owned(),
+            layer,
+            size_bytes: volume.size_bytes,
+            created_ms: 0,
+            state: if is_ready {
+                SnapshotState::Ready
+            } else {
+                SnapshotState::Sealing
+            },
+        };
+        Ok(SnapshotMap {
+            cluster: CLUSTER,
+            snapshot,
+            volume,
+            disks: self.disks.clone(),
+            others: Vec::new(),
+            revision: Revision(self.revision.get()),
+        })
+    }
+
     async fn propose_in_sync(
         &self,
         _: &str,
@@ -158,6 +246,14 @@ impl ClusterSource for Road {
 
     async fn detach(&self, name: &str, ask: &DetachRequest) -> Result<(), SourceError> {
         self.check()?.detach(name, ask).await
+    }
+
+    async fn report_layers(&self, name: &str, report: &ReportLayers) -> Result<(), SourceError> {
+        self.check()?.report_layers(name, report).await
+    }
+
+    async fn snapshot(&self, name: &str, snapshot: &str) -> Result<SnapshotMap, SourceError> {
+        self.check()?.snapshot(name, snapshot).await
     }
 
     async fn propose_in_sync(
@@ -364,6 +460,30 @@ impl Cluster {
         }
     }
 
+    /// Opens the snapshot of a layer.
+    pub async fn open(&self, reactor: &Reactor, layer: Layer) -> OpenSnapshot {
+        let (road, name) = (self.road(), layer.to_string());
+        let options = VolumeOptions {
+            attach_timeout: Duration::from_secs(60),
+            ..VolumeOptions::new("reader")
+        };
+        let opened = OpenSnapshot::open(reactor, road, "v", &name, options).await;
+        opened.unwrap()
+    }
+
+    /// Waits until a layer is settled, and the last table told.
+    pub async fn settled(&self, reactor: &Reactor, layer: Layer) {
+        let mut waited = Duration::ZERO;
+        while !self.conductor.is_settled(layer) {
+            reactor.sleep(Duration::from_millis(5)).await;
+            waited += Duration::from_millis(5);
+            assert!(
+                waited < Duration::from_secs(300),
+                "layer {layer} never settles"
+            );
+        }
+    }
+
     /// Attaches with short bounds.
     pub async fn attach(&self, reactor: &Reactor) -> Result<Attached, AttachError> {
         self.attach_over(reactor, self.road()).await
@@ -423,6 +543,10 @@ fn map_of(sites: &[Site], replicas: u8, ack: AckRule) -> Conductor {
         health: Health::Healthy,
         generation: Generation::new(0),
         head_layer: Layer::new(1),
+        layers: LayerTable::default(),
+        layers_applied: 0,
+        settled_layer: Layer::default(),
+        snapshots: 0,
         attached_by: None,
         shards: shards.collect(),
     };

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cluster;
+mod layers;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -62,10 +62,10 @@ fn next_version(table: &LayerTable) -> u32 {
 
 /// Adjacent intervals from label 1 on, that end at these.
 fn intervals(tops: impl Iterator<Item = Layer>) -> Vec<LayerRange> {
-    let mut low = Layer::new(1);
+    let mut below = Layer::new(0);
     let interval = |top: Layer| {
-        let run = LayerRange::new(low, top);
-        low = top.next();
+        let run = LayerRange::new(below.next(), top);
+        below = top;
         run
     };
     tops.map(interval).collect()

@@ -9,6 +9,7 @@ mod healing;
 mod rebalance;
 mod requests;
 mod schedule;
+mod snapshots;
 
 use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};

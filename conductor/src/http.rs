@@ -11,6 +11,7 @@ mod nodes;
 mod problem;
 mod rebalance;
 mod schedule;
+mod snapshots;
 mod volumes;
 mod watch;
 
@@ -86,6 +87,24 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .route("/v1/volumes/{name}/attach", post(volumes::attach::<M>))
         .route("/v1/volumes/{name}/detach", post(volumes::detach::<M>))
         .route("/v1/volumes/{name}/in-sync", post(volumes::in_sync::<M>))
+        .route("/v1/volumes/{name}/layers", post(snapshots::report::<M>))
+        .route(
+            "/v1/volumes/{name}/snapshots",
+            get(snapshots::list::<M>).post(snapshots::create::<M>),
+        )
+        .route(
+            "/v1/volumes/{name}/snapshots/{snapshot}",
+            get(snapshots::show::<M>).delete(snapshots::delete::<M>),
+        )
+        .route(
+            "/v1/volumes/{name}/snapshots/{snapshot}/map",
+            get(snapshots::map::<M>),
+        )
+        .route(
+            "/v1/volumes/{name}/snapshots/{snapshot}/rollback",
+            post(snapshots::rollback::<M>),
+        )
+        .route("/v1/snapshots", get(snapshots::list_all::<M>))
         .route("/v1/maps", post(volumes::maps::<M>))
         .route("/v1/nodes", get(nodes::list::<M>))
         .route("/v1/nodes/register", post(nodes::register::<M>))

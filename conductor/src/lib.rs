@@ -27,6 +27,8 @@ pub use cluster::{Cluster, ClusterError, ClusterOptions, Timing};
 pub use conductor::{Conductor, ConductorOptions, StartError};
 pub use meta::MetaStore;
 pub use meta::redb_store::RedbStore;
-pub use refusal::{DiskRefusal, InvalidRequest, NodeRefusal, Refusal, VolumeRefusal};
+pub use refusal::{
+    DiskRefusal, InvalidRequest, NodeRefusal, Refusal, SnapshotRefusal, VolumeRefusal,
+};
 pub use row::RowError;
 pub use runtime::{Runtime, TokioRuntime, Work};

@@ -127,6 +127,67 @@ fn advice(state: VolumeState) -> &'static str {
     }
 }
 
+/// A snapshot cannot be made, deleted, read or gone back to.
+#[expect(
+    missing_docs,
+    reason = "each message says what its variant and fields are"
+)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotRefusal {
+    #[error("volume `{volume}` has no snapshot `{snapshot}`: see `ashlar snapshot list {volume}`")]
+    NotFound { volume: String, snapshot: String },
+    #[error(
+        "volume `{volume}` has a snapshot `{snapshot}` already: choose another name, or delete it \
+         first"
+    )]
+    Exists { volume: String, snapshot: String },
+    #[error(
+        "snapshot `{volume}@{snapshot}` is still sealing: wait until all in-sync replicas hold its \
+         last writes (`ashlar snapshot show {volume}@{snapshot}`)"
+    )]
+    NotReady { volume: String, snapshot: String },
+    #[error(
+        "snapshot `{volume}@{snapshot}` is not the newest, {} {}: delete newer ones first, or use \
+         --delete-newer to delete them with this", names(.newest, *.newer),
+        if *.newer == 1 { "is newer" } else { "are newer" }
+    )]
+    NotNewest {
+        volume: String,
+        snapshot: String,
+        /// The newest few, newest first.
+        newest: Vec<String>,
+        newer: usize,
+    },
+    #[error(
+        "volume `{volume}` has {most} snapshots, more are not possible: delete some that are needed \
+         no more"
+    )]
+    TooMany { volume: String, most: usize },
+    #[error(
+        "volume `{volume}` has gone back {most} times since its snapshots were made, more is not \
+         possible: copy it to a new volume"
+    )]
+    TooManyRuns { volume: String, most: usize },
+    #[error("volume `{volume}` has used up all its layers: copy it to a new volume")]
+    Exhausted { volume: String },
+    #[error(
+        "volume `{name}` has {}: delete {} first (`ashlar snapshot list {name}`), or use force to \
+         delete all of it",
+        if *.snapshots == 1 { "a snapshot".to_owned() } else { format!("{} snapshots", .snapshots) },
+        if *.snapshots == 1 { "it" } else { "them" }
+    )]
+    OfVolume { name: String, snapshots: usize },
+}
+
+/// Some names, and how many there are beside them.
+fn names(some: &[String], all: usize) -> String {
+    let quoted: Vec<String> = some.iter().map(|name| format!("`{name}`")).collect();
+    match all.saturating_sub(some.len()) {
+        0 => quoted.join(", "),
+        more => format!("{} and {more} others", quoted.join(", ")),
+    }
+}
+
 /// A node cannot be what it says it is.
 #[expect(
     missing_docs,
@@ -217,6 +278,8 @@ pub enum Refusal {
     #[error(transparent)]
     Volume(#[from] VolumeRefusal),
     #[error(transparent)]
+    Snapshot(#[from] SnapshotRefusal),
+    #[error(transparent)]
     Placement(#[from] PlacementError),
     #[error(transparent)]
     Node(#[from] NodeRefusal),
@@ -226,7 +289,7 @@ pub enum Refusal {
     Client(#[from] ClientRefusal),
 }
 
-/// Checks the name of a volume or node.
+/// Checks the name of a volume, snapshot or node.
 pub(crate) fn check_name(name: &str) -> Result<(), InvalidRequest> {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b);
     let first = name

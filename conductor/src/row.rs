@@ -5,6 +5,7 @@
 //! volume/ID                    a volume without its shards
 //! name/NAME                    the id of the volume of that name
 //! shard/VOLUME/INDEX           a shard, its epoch and replicas
+//! snapshot/VOLUME/LAYER        a snapshot of a volume, by the layer that it is read at
 //! node/ID                      a store node
 //! disk/ID                      a disk, its node and what the store last reported of it
 //! denied/CLIENT                a client that may attach no volume
@@ -12,17 +13,18 @@
 //!                              has changed that
 //! ```
 //!
-//! A row is JSON: `{"version":4,"row":{…}}`. A version that is too new is refused, never guessed at.
+//! A row is JSON: `{"version":5,"row":{…}}`. A version that is too new is refused, never guessed at.
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
 //! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail
-//! and of denied clients. What an older row does not say is not so.
+//! and of denied clients; version 5 of snapshots and of how layers are read. What an older row does
+//! not say is not so.
 
 use std::collections::BTreeMap;
 
 use ashlar_proto::api::{AckRule, Ailing, DiskReport, Incident, Replica, Schedulable, VolumeState};
 use ashlar_proto::{
-    Address, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex,
-    VolumeId,
+    Address, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, LayerTable, NodeId, ReplicaId,
+    ShardIndex, VolumeId,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -30,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::meta::{Change, Key};
 
 /// The version of the rows that this build writes.
-const ROW_VERSION: u32 = 4;
+const ROW_VERSION: u32 = 5;
 
 /// The oldest version that it reads.
 const ROW_VERSION_OLDEST: u32 = 1;
@@ -97,6 +99,32 @@ pub(crate) struct VolumeRow {
     /// that client's writes.
     #[serde(default)]
     pub(crate) unfenced: bool,
+    /// How its layers are read.
+    #[serde(default)]
+    pub(crate) layers: LayerTable,
+    /// The version of the table that all in-sync replicas go by.
+    #[serde(default)]
+    pub(crate) layers_applied: u32,
+    /// Every write of this layer and those below is on all in-sync replicas, durably.
+    #[serde(default)]
+    pub(crate) settled_layer: Layer,
+    /// Nobody has it attached, and every in-sync replica holds every write, durably: it was detached
+    /// cleanly, or never attached.
+    #[serde(default)]
+    pub(crate) settled: bool,
+}
+
+/// A snapshot of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SnapshotRow {
+    pub(crate) volume: VolumeId,
+    /// The layer that it is read at.
+    pub(crate) layer: Layer,
+    pub(crate) name: String,
+    /// The size that the volume had.
+    pub(crate) size_bytes: ByteCount,
+    /// When it was asked for: milliseconds since 1970-01-01 UTC.
+    pub(crate) created_ms: u64,
 }
 
 /// A shard.
@@ -172,6 +200,7 @@ pub(crate) enum AnyRow {
     Volume(VolumeRow),
     Name(NameRow),
     Shard(ShardRow),
+    Snapshot(SnapshotRow),
     Node(NodeRow),
     Disk(DiskRow),
     Rebalance(RebalanceRow),
@@ -192,6 +221,10 @@ pub(crate) fn name_key(name: &str) -> Key {
 
 pub(crate) fn shard_key(volume: VolumeId, index: ShardIndex) -> Key {
     Key::new(format!("shard/{volume}/{:08x}", index.get()))
+}
+
+pub(crate) fn snapshot_key(volume: VolumeId, layer: Layer) -> Key {
+    Key::new(format!("snapshot/{volume}/{:08x}", layer.get()))
 }
 
 pub(crate) fn node_key(id: NodeId) -> Key {
@@ -264,6 +297,7 @@ impl AnyRow {
             "volume" => read(key, value).map(Self::Volume),
             "name" => read(key, value).map(Self::Name),
             "shard" => read(key, value).map(Self::Shard),
+            "snapshot" => read(key, value).map(Self::Snapshot),
             "node" => read(key, value).map(Self::Node),
             "disk" => read(key, value).map(Self::Disk),
             "rebalance" => read(key, value).map(Self::Rebalance),
@@ -279,6 +313,7 @@ impl AnyRow {
             Self::Volume(row) => put(volume_key(row.id), row),
             Self::Name(row) => put(name_key(&row.name), row),
             Self::Shard(row) => put(shard_key(row.volume, row.index), row),
+            Self::Snapshot(row) => put(snapshot_key(row.volume, row.layer), row),
             Self::Node(row) => put(node_key(row.id), row),
             Self::Disk(row) => put(disk_key(row.report.id), row),
             Self::Rebalance(row) => put(rebalance_key(), row),
@@ -288,172 +323,4 @@ impl AnyRow {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_survive_their_bytes() {
-        let row = AnyRow::Name(NameRow {
-            name: "a".to_owned(),
-            volume: VolumeId::new(7),
-        });
-        let Change::Put { key, value } = row.put() else {
-            panic!("a put")
-        };
-        assert_eq!(key.as_str(), "name/a");
-        assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
-    }
-
-    #[test]
-    fn stored_bytes_are_those_of_version_4() {
-        let row = NameRow {
-            name: "a".to_owned(),
-            volume: VolumeId::new(7),
-        };
-        let Change::Put { value, .. } = AnyRow::Name(row).put() else {
-            panic!("a put")
-        };
-        let golden = r#"{"version":4,"row":{"name":"a","volume":"0000000000000007"}}"#;
-        assert_eq!(String::from_utf8(value).unwrap(), golden);
-        let row = ShardRow {
-            volume: VolumeId::new(7),
-            index: ShardIndex::new(0),
-            epoch: Epoch::new(1),
-            replicas: vec![Replica {
-                id: ReplicaId::new(8),
-                node: NodeId::new(1),
-                disk: DiskId::new(9),
-                in_sync: false,
-                fresh: true,
-                leaving: false,
-            }],
-            made: vec![ReplicaId::new(8)],
-            rebalancing: false,
-        };
-        let Change::Put { value, .. } = AnyRow::Shard(row).put() else {
-            panic!("a put")
-        };
-        let golden = concat!(
-            r#"{"version":4,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
-            r#""replicas":[{"id":"0000000000000008","node":1,"#,
-            r#""disk":"00000000000000000000000000000009","#,
-            r#""in_sync":false,"fresh":true,"leaving":false}],"made":["0000000000000008"],"#,
-            r#""rebalancing":false}}"#
-        );
-        assert_eq!(String::from_utf8(value).unwrap(), golden);
-        let row = RebalanceRow {
-            paused: true,
-            active: false,
-        };
-        let Change::Put { key, value } = AnyRow::Rebalance(row).put() else {
-            panic!("a put")
-        };
-        assert_eq!(key.as_str(), "rebalance");
-        let golden = r#"{"version":4,"row":{"paused":true,"active":false}}"#;
-        assert_eq!(String::from_utf8(value).unwrap(), golden);
-        let row = DeniedRow {
-            client: "nbd@a/b *".to_owned(),
-            reason: Some("r".to_owned()),
-        };
-        let Change::Put { key, value } = AnyRow::Denied(row).put() else {
-            panic!("a put")
-        };
-        assert_eq!(key.as_str(), "denied/nbd@a/b *");
-        let golden = r#"{"version":4,"row":{"client":"nbd@a/b *","reason":"r"}}"#;
-        assert_eq!(String::from_utf8(value).unwrap(), golden);
-        let ailing = Ailing {
-            reason: "r".to_owned(),
-            incident: Incident(5),
-        };
-        let row = DiskRow {
-            node: NodeId::new(1),
-            report: DiskReport {
-                id: DiskId::new(9),
-                path: "/d".to_owned(),
-                lanes: 1,
-                usable_bytes: ByteCount::new(1),
-                used_bytes: ByteCount::new(0),
-                volatile_cache: false,
-                damage: BTreeMap::new(),
-                failed: None,
-                ailing: Some(ailing.clone()),
-                missing: Vec::new(),
-            },
-            schedulable: Schedulable::Open,
-            ailing: Some(ailing),
-            cleared: Some(Incident(4)),
-        };
-        let Change::Put { value, .. } = AnyRow::Disk(row).put() else {
-            panic!("a put")
-        };
-        let golden = concat!(
-            r#"{"version":4,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
-            r#""path":"/d","lanes":1,"usable_bytes":1,"used_bytes":0,"volatile_cache":false,"#,
-            r#""damage":{},"ailing":{"reason":"r","incident":5}},"schedulable":"open","#,
-            r#""ailing":{"reason":"r","incident":5},"cleared":4}}"#
-        );
-        assert_eq!(String::from_utf8(value).unwrap(), golden);
-    }
-
-    #[test]
-    fn rows_of_version_1_are_read() {
-        let value = concat!(
-            r#"{"version":1,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
-            r#""replicas":[{"id":"0000000000000008","node":1,"#,
-            r#""disk":"00000000000000000000000000000009","in_sync":true}]}}"#
-        );
-        let key = shard_key(VolumeId::new(7), ShardIndex::new(0));
-        let AnyRow::Shard(row) = AnyRow::decode(&key, value.as_bytes()).unwrap() else {
-            panic!("a shard")
-        };
-        assert!(row.made.is_empty() && !row.replicas[0].fresh && !row.replicas[0].leaving);
-        let value = concat!(
-            r#"{"version":1,"row":{"id":1,"name":"a","address":"127.0.0.1:7200","#,
-            r#""labels":{},"up":true}}"#
-        );
-        let AnyRow::Node(row) =
-            AnyRow::decode(&node_key(NodeId::new(1)), value.as_bytes()).unwrap()
-        else {
-            panic!("a node")
-        };
-        assert_eq!(row.schedulable, Schedulable::Open);
-    }
-
-    #[test]
-    fn rows_of_version_2_are_read() {
-        let value = concat!(
-            r#"{"version":2,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
-            r#""replicas":[{"id":"0000000000000008","node":1,"#,
-            r#""disk":"00000000000000000000000000000009","#,
-            r#""in_sync":true,"fresh":false,"leaving":true}],"made":["0000000000000008"]}}"#
-        );
-        let key = shard_key(VolumeId::new(7), ShardIndex::new(0));
-        let AnyRow::Shard(row) = AnyRow::decode(&key, value.as_bytes()).unwrap() else {
-            panic!("a shard")
-        };
-        assert!(row.replicas[0].leaving && !row.made.is_empty() && !row.rebalancing);
-    }
-
-    #[test]
-    fn rows_of_version_3_are_read() {
-        let value = concat!(
-            r#"{"version":3,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
-            r#""path":"/d","lanes":1,"usable_bytes":1,"used_bytes":0,"volatile_cache":false,"#,
-            r#""damage":{}},"schedulable":"cordoned"}}"#
-        );
-        let key = disk_key(DiskId::new(9));
-        let AnyRow::Disk(row) = AnyRow::decode(&key, value.as_bytes()).unwrap() else {
-            panic!("a disk")
-        };
-        assert_eq!(row.schedulable, Schedulable::Cordoned);
-        assert!(row.ailing.is_none() && row.cleared.is_none());
-    }
-
-    #[test]
-    fn newer_rows_are_refused() {
-        let refused = AnyRow::decode(&cluster_key(), br#"{"version":5,"row":{"what":1}}"#);
-        assert!(matches!(refused, Err(RowError::Version { version: 5, .. })));
-        let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
-        assert!(matches!(unknown, Err(RowError::Unknown { .. })));
-    }
-}
+mod tests;

@@ -15,6 +15,7 @@ mod assignments;
 mod clients;
 mod evidence;
 mod healing;
+mod layers;
 mod map;
 mod nodes;
 mod owners;
@@ -23,6 +24,7 @@ mod removed;
 mod repairs;
 mod schedule;
 mod slots;
+mod snapshots;
 mod subjects;
 mod view;
 mod volumes;
@@ -41,6 +43,7 @@ pub(crate) use evidence::Judgment;
 pub(crate) use healing::Outlook;
 pub(crate) use removed::removed_node;
 pub(crate) use repairs::Turns;
+use snapshots::SnapshotIndex;
 pub(crate) use subjects::Subject;
 
 /// A shard among all of the cluster.
@@ -86,6 +89,7 @@ pub(crate) struct ClusterState {
     volumes: BTreeMap<VolumeId, VolumeRow>,
     names: BTreeMap<String, VolumeId>,
     shards: BTreeMap<At, ShardRow>,
+    snapshots: SnapshotIndex,
     nodes: BTreeMap<NodeId, NodeRow>,
     disks: BTreeMap<DiskId, DiskRow>,
     rebalance: RebalanceRow,
@@ -123,6 +127,7 @@ impl ClusterState {
             volumes: BTreeMap::new(),
             names: BTreeMap::new(),
             shards: BTreeMap::new(),
+            snapshots: SnapshotIndex::default(),
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
             rebalance: RebalanceRow::default(),

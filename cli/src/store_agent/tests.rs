@@ -245,6 +245,7 @@ async fn commit(client: &ApiClient, name: &str, owner: String, repair: bool, kee
         volume: volume.id,
         generation: volume.generation,
         served: false,
+        settled: false,
     };
     client.detach(name, &detach).await.unwrap();
 }

@@ -5,7 +5,9 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::cluster::ClusterError;
-use crate::refusal::{ClientRefusal, DiskRefusal, NodeRefusal, Refusal, VolumeRefusal};
+use crate::refusal::{
+    ClientRefusal, DiskRefusal, NodeRefusal, Refusal, SnapshotRefusal, VolumeRefusal,
+};
 
 /// A handler's answer.
 pub(super) type Answer<T> = Result<T, Refused>;
@@ -30,6 +32,13 @@ enum Code {
     VolumeExists,
     VolumeAttached,
     VolumeNotReady,
+    VolumeHasSnapshots,
+    SnapshotNotFound,
+    SnapshotExists,
+    SnapshotNotReady,
+    SnapshotNotNewest,
+    TooManySnapshots,
+    LayersExhausted,
     StaleGeneration,
     StaleEpoch,
     ShardNotFound,
@@ -78,6 +87,19 @@ impl Code {
             Self::VolumeExists => ("volume-exists", "Volume exists", S::CONFLICT),
             Self::VolumeAttached => ("volume-attached", "Volume is attached", S::CONFLICT),
             Self::VolumeNotReady => ("volume-not-ready", "Volume is not ready", S::CONFLICT),
+            Self::VolumeHasSnapshots => {
+                ("volume-has-snapshots", "Volume has snapshots", S::CONFLICT)
+            }
+            Self::SnapshotNotFound => ("snapshot-not-found", "No such snapshot", S::NOT_FOUND),
+            Self::SnapshotExists => ("snapshot-exists", "Snapshot exists", S::CONFLICT),
+            Self::SnapshotNotReady => ("snapshot-not-ready", "Snapshot is sealing", S::CONFLICT),
+            Self::SnapshotNotNewest => (
+                "snapshot-is-not-newest",
+                "Snapshot is not the newest",
+                S::CONFLICT,
+            ),
+            Self::TooManySnapshots => ("too-many-snapshots", "Too many snapshots", S::CONFLICT),
+            Self::LayersExhausted => ("layers-exhausted", "Layers are used up", S::CONFLICT),
             Self::StaleGeneration => ("stale-generation", "Generation is over", S::CONFLICT),
             Self::StaleEpoch => ("stale-epoch", "Epoch is over", S::CONFLICT),
             Self::ShardNotFound => ("shard-not-found", "No such shard", S::NOT_FOUND),
@@ -187,6 +209,17 @@ impl From<Refusal> for Refused {
                 VolumeRefusal::StaleEpoch { .. } => Code::StaleEpoch,
                 VolumeRefusal::NoSuchShard { .. } => Code::ShardNotFound,
                 VolumeRefusal::ReplicaGone { .. } => Code::ReplicaGone,
+            },
+            Refusal::Snapshot(refusal) => match refusal {
+                SnapshotRefusal::NotFound { .. } => Code::SnapshotNotFound,
+                SnapshotRefusal::Exists { .. } => Code::SnapshotExists,
+                SnapshotRefusal::NotReady { .. } => Code::SnapshotNotReady,
+                SnapshotRefusal::NotNewest { .. } => Code::SnapshotNotNewest,
+                SnapshotRefusal::TooMany { .. } => Code::TooManySnapshots,
+                SnapshotRefusal::TooManyRuns { .. } | SnapshotRefusal::Exhausted { .. } => {
+                    Code::LayersExhausted
+                }
+                SnapshotRefusal::OfVolume { .. } => Code::VolumeHasSnapshots,
             },
             Refusal::Node(refusal) => match refusal {
                 NodeRefusal::NotFound { .. } | NodeRefusal::Unknown { .. } => Code::NodeNotFound,

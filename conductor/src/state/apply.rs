@@ -1,7 +1,7 @@
 //! Applies rows: what is known of the cluster by other keys follows from them.
 
 use ashlar_proto::api::{Replica, Revision, VolumeState};
-use ashlar_proto::{DiskId, NodeId, ReplicaId, ShardIndex, VolumeId};
+use ashlar_proto::{DiskId, Layer, NodeId, ReplicaId, ShardIndex, VolumeId};
 
 use super::{At, ClusterState, Held};
 use crate::meta::Key;
@@ -42,6 +42,7 @@ impl ClusterState {
             }
             AnyRow::Volume(row) => self.put_volume(revision, row),
             AnyRow::Shard(row) => self.put_shard(revision, row),
+            AnyRow::Snapshot(row) => self.snapshots.put(row),
             AnyRow::Node(row) => {
                 self.assigned.entry(row.id).or_insert(revision);
                 let (node, address) = (row.id, row.address.clone());
@@ -148,6 +149,12 @@ impl ClusterState {
                     }
                     self.replace_holds(at, &row.replicas, &[], revision);
                 }
+            }
+            "snapshot" => {
+                let (volume, layer) = rest.split_once('/').ok_or_else(unknown)?;
+                let volume = volume.parse().map_err(|_| unknown())?;
+                let layer = u32::from_str_radix(layer, 16).map_err(|_| unknown())?;
+                self.snapshots.remove(volume, Layer::new(layer));
             }
             "node" => {
                 let node = u64::from_str_radix(rest, 16).map_err(|_| unknown())?;

@@ -1,7 +1,8 @@
 //! Plans for owners: attach, detach, in-sync sets.
 //!
 //! Invariants: a generation is granted once; an in-sync set changes only by a proposal of the
-//! current generation of that very volume, not of one of its name, on the current epoch.
+//! current generation of that very volume, not of one of its name, on the current epoch; a volume
+//! that is attached is not settled.
 
 use ashlar_proto::api::{
     AttachRequest, Attachment, DetachRequest, InSyncCommitted, ProposeInSync, Replica, Revision,
@@ -11,6 +12,7 @@ use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{Generation, ReplicaId, VolumeId};
 
 use super::healing::forget_gone;
+use super::layers::sealed_top;
 use super::{ClusterState, Plan};
 use crate::live::Live;
 use crate::membership::Moment;
@@ -44,6 +46,7 @@ impl ClusterState {
             attached_by: Some(request.owner.clone()),
             attached_for_repair: request.repair,
             repairer: current.repairer.filter(|_| request.repair),
+            settled: false,
             ..current.clone()
         };
         let answer = Attachment {
@@ -89,7 +92,11 @@ impl ClusterState {
     }
 
     /// The volume that an owner has attached: one of the same name that was made since is another.
-    fn require_same(&self, name: &str, volume: VolumeId) -> Result<&VolumeRow, VolumeRefusal> {
+    pub(super) fn require_same(
+        &self,
+        name: &str,
+        volume: VolumeId,
+    ) -> Result<&VolumeRow, VolumeRefusal> {
         let current = self.require(name)?;
         if current.id == volume {
             return Ok(current);
@@ -124,6 +131,12 @@ impl ClusterState {
             repairer: current
                 .repairer
                 .filter(|_| !(current.unfenced && request.served)),
+            settled: request.settled,
+            settled_layer: if request.settled {
+                sealed_top(current)
+            } else {
+                current.settled_layer
+            },
             ..current.clone()
         };
         let changes = vec![AnyRow::Volume(row).put()];
@@ -212,7 +225,7 @@ fn with_set(current: &ShardRow, wanted: &[ReplicaId], replicas: usize) -> ShardR
     row
 }
 
-fn stale_generation(volume: &VolumeRow, given: Generation) -> VolumeRefusal {
+pub(super) fn stale_generation(volume: &VolumeRow, given: Generation) -> VolumeRefusal {
     let (name, current) = (volume.name.clone(), volume.generation);
     VolumeRefusal::StaleGeneration {
         name,

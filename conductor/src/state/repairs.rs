@@ -1,5 +1,5 @@
-//! Plans for repair tasks: which node attaches which detached volume, to bring its replicas back or
-//! to fence a denied client that had it.
+//! Plans for repair tasks: which node attaches which detached volume, to bring its replicas back, to
+//! fence a denied client that had it, or to have its snapshots and its layer table reach all of them.
 //!
 //! Invariants: a volume that a user has attached is given to nobody; a task stays with its node
 //! while that is up and the volume needs it; no node has more than [`NODE_REPAIRS_MAX`]. A task
@@ -120,7 +120,8 @@ impl ClusterState {
             return false;
         }
         let mut shards = self.shards_of(volume.id);
-        (volume.unfenced || shards.any(|row| self.lacks(live, volume, row)))
+        let is_for_all = volume.unfenced || self.has_layers_pending(volume);
+        (is_for_all || shards.any(|row| self.lacks(live, volume, row)))
             && self
                 .shards_of(volume.id)
                 .all(|row| self.can_be_taken_over(volume, row))

@@ -27,6 +27,7 @@ mod random;
 mod rebalance;
 mod repairs;
 mod slots;
+mod snapshots;
 mod spread;
 
 const GIB: u64 = 1 << 30;
@@ -93,6 +94,7 @@ fn detach(volume: VolumeId, generation: u32) -> DetachRequest {
         volume,
         generation: Generation::new(generation),
         served: false,
+        settled: false,
     }
 }
 
@@ -280,6 +282,7 @@ fn read_back(state: &ClusterState) -> ClusterState {
     ];
     rows.extend(state.volumes.values().cloned().map(AnyRow::Volume));
     rows.extend(state.shards.values().cloned().map(AnyRow::Shard));
+    rows.extend(state.snapshots.all().cloned().map(AnyRow::Snapshot));
     rows.extend(state.disks.values().cloned().map(AnyRow::Disk));
     rows.extend(state.nodes.values().cloned().map(AnyRow::Node));
     rows.extend(state.denied.values().cloned().map(AnyRow::Denied));

@@ -13,7 +13,7 @@ use crate::membership::Moment;
 use crate::row::{ShardRow, VolumeRow};
 
 impl ClusterState {
-    /// All volumes, without their shards.
+    /// All volumes, without their shards and layers.
     pub(crate) fn volumes(&self) -> Vec<Volume> {
         self.volumes
             .values()
@@ -21,20 +21,20 @@ impl ClusterState {
             .collect()
     }
 
-    /// The volume of that name, with its shards.
+    /// The volume of that name, with its shards and layers.
     pub(crate) fn volume_by_name(&self, name: &str) -> Option<Volume> {
         self.volume_named(name)
             .map(|row| self.show_volume(row, true))
     }
 
-    /// A volume, without its shards.
+    /// A volume, without its shards and layers.
     pub(crate) fn volume(&self, id: VolumeId) -> Option<Volume> {
         self.volumes
             .get(&id)
             .map(|row| self.show_volume(row, false))
     }
 
-    /// A volume with its shards.
+    /// A volume with its shards and layers.
     pub(crate) fn volume_with_shards(&self, id: VolumeId) -> Option<Volume> {
         self.volumes.get(&id).map(|row| self.show_volume(row, true))
     }
@@ -52,6 +52,10 @@ impl ClusterState {
             health: self.health(row),
             generation: row.generation,
             head_layer: row.head_layer,
+            layers: with_shards.then(|| row.layers.clone()).unwrap_or_default(),
+            layers_applied: row.layers_applied,
+            settled_layer: row.settled_layer,
+            snapshots: count(self.snapshots.count(row.id)),
             attached_by: row.attached_by.clone(),
             shards: shards.into_iter().flatten().collect(),
         }

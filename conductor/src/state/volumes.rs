@@ -11,14 +11,18 @@ use std::collections::BTreeMap;
 
 use ashlar_proto::api::{CreateVolume, Replica, Schedulable, VolumeState};
 use ashlar_proto::limits::{BLOCK_BYTES_U64, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
-use ashlar_proto::{ByteCount, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex, VolumeId};
+use ashlar_proto::{
+    ByteCount, Epoch, Generation, Layer, LayerTable, NodeId, ReplicaId, ShardIndex, VolumeId,
+};
 
 use super::{At, ClusterState, Plan, shard_bytes};
 use crate::live::Live;
 use crate::meta::Change;
 use crate::placement::{Candidate, Load, place};
-use crate::refusal::{InvalidRequest, Refusal, VolumeRefusal, check_name};
-use crate::row::{AnyRow, NameRow, ShardRow, VolumeRow, name_key, shard_key, volume_key};
+use crate::refusal::{InvalidRequest, Refusal, SnapshotRefusal, VolumeRefusal, check_name};
+use crate::row::{
+    AnyRow, NameRow, ShardRow, VolumeRow, name_key, shard_key, snapshot_key, volume_key,
+};
 
 impl ClusterState {
     pub(super) fn require(&self, name: &str) -> Result<&VolumeRow, VolumeRefusal> {
@@ -57,6 +61,10 @@ impl ClusterState {
             attached_for_repair: false,
             repairer: None,
             unfenced: false,
+            layers: LayerTable::default(),
+            layers_applied: 0,
+            settled_layer: Layer::default(),
+            settled: true,
         };
         cluster.next_volume += 1;
         let shards = shard_lengths(&volume);
@@ -128,6 +136,11 @@ impl ClusterState {
         if current.state == VolumeState::Deleting {
             return Ok(Plan::nothing(current.id));
         }
+        let snapshots = self.snapshots.count(current.id);
+        if snapshots > 0 && !force {
+            let name = name.to_owned();
+            return Err(SnapshotRefusal::OfVolume { name, snapshots }.into());
+        }
         let user = current
             .attached_by
             .clone()
@@ -185,6 +198,9 @@ impl ClusterState {
                         .shards_of(volume.id)
                         .map(|s| shard_key(volume.id, s.index));
                     changes.extend(shards.map(|key| Change::Delete { key }));
+                    let snapshots = self.snapshots.of(volume.id);
+                    let snapshots = snapshots.map(|row| snapshot_key(volume.id, row.layer));
+                    changes.extend(snapshots.map(|key| Change::Delete { key }));
                     changes.push(Change::Delete {
                         key: name_key(&volume.name),
                     });

@@ -28,6 +28,7 @@ async fn fence(bench: &Bench, stores: &[Store]) {
                     volume: task.volume,
                     generation: attached.volume.generation,
                     served: true,
+                    settled: false,
                 };
                 let detached = bench.post(&format!("{path}/detach"), &detach).await;
                 assert_eq!(detached.status(), StatusCode::NO_CONTENT);

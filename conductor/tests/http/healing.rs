@@ -157,6 +157,7 @@ async fn a_detached_volume_with_a_replica_behind_becomes_a_repair_task() {
         volume: made.id,
         generation: grant.volume.generation,
         served: false,
+        settled: false,
     };
     bench.post("/v1/volumes/data/detach", &detach).await;
     let mut given = None;

@@ -10,6 +10,7 @@ mod owners;
 mod problems;
 mod rebalance;
 mod restart;
+mod snapshots;
 mod support;
 mod volumes;
 mod watch;

@@ -55,6 +55,7 @@ async fn a_volume_lives_from_create_to_delete() {
         volume: id,
         generation: Generation::new(1),
         served: false,
+        settled: false,
     };
     let stale = bench.post("/v1/volumes/data/detach", &stale).await;
     assert_eq!(problem(stale).await.code, "stale-generation");
@@ -62,6 +63,7 @@ async fn a_volume_lives_from_create_to_delete() {
         volume: id,
         generation: Generation::new(2),
         served: false,
+        settled: false,
     };
     for _ in 0..2 {
         let detached = bench.post("/v1/volumes/data/detach", &detach).await;

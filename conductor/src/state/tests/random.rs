@@ -16,6 +16,9 @@ use crate::state::slots::{DISK_FRESH_MAX, NODE_FRESH_MAX};
 const NODES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const VOLUMES: u64 = 8;
 
+mod layers;
+use layers::Layers;
+
 /// xorshift64*: the same seed gives the same run.
 struct Rng(u64);
 
@@ -49,6 +52,8 @@ struct World {
     moves_called_off: u32,
     /// Stores and owners say anything of each other.
     is_gossip: bool,
+    /// What was last seen of the layers.
+    layers: Layers,
 }
 
 impl World {
@@ -80,6 +85,7 @@ impl World {
             moves_begun: 0,
             moves_called_off: 0,
             is_gossip: true,
+            layers: Layers::default(),
         }
     }
 
@@ -141,10 +147,23 @@ impl World {
             && !self.missing.contains(&replica.id)
     }
 
+    /// Who has a volume lets go of it, cleanly or not.
+    fn let_go(&mut self, volume: &VolumeRow) {
+        let request = DetachRequest {
+            settled: self.rng.one_in(2),
+            ..detach(volume.id, volume.generation.get())
+        };
+        let plan = self.bench.state.plan_detach(&volume.name, &request);
+        self.bench.commit(plan.unwrap());
+    }
+
     /// The owner of a volume, user or repair owner, takes one step with every shard.
     fn own(&mut self, volume: &VolumeRow) {
         if volume.attached_by.is_none() {
             return;
+        }
+        if self.rng.one_in(2) {
+            self.report_layers(volume);
         }
         let shards: Vec<ShardRow> = self.bench.state.shards_of(volume.id).cloned().collect();
         for row in shards {
@@ -214,22 +233,14 @@ impl World {
             .iter()
             .filter(|row| row.attached_for_repair && row.repairer.is_none())
         {
-            let request = detach(row.id, row.generation.get());
-            let plan = self.bench.state.plan_detach(&row.name, &request).unwrap();
-            self.bench.commit(plan);
+            self.let_go(row);
         }
     }
 
     fn use_or_leave(&mut self, volume: &VolumeRow) {
         let used = volume.attached_by.is_some() && !volume.attached_for_repair;
         if used {
-            let request = detach(volume.id, volume.generation.get());
-            let plan = self
-                .bench
-                .state
-                .plan_detach(&volume.name, &request)
-                .unwrap();
-            self.bench.commit(plan);
+            self.let_go(volume);
         } else {
             let plan = self.bench.state.plan_attach(
                 &self.bench.live,
@@ -251,7 +262,7 @@ impl World {
     fn happen(&mut self) {
         let node = self.rng.below(NODES.len() as u64) + 1;
         let disk = DiskId::new(u128::from(node + 100 * self.rng.below(2)));
-        match self.rng.below(18) {
+        match self.rng.below(22) {
             0 if self.is_up(node) => self.bench.set_up(node, false),
             0..=2 => self.beat(node),
             3 if self.failed.len() < 2 => {
@@ -291,6 +302,8 @@ impl World {
             }
             17 if self.rng.one_in(2) => self.clear(disk),
             17 => self.ailing.clear(),
+            18..=20 => self.change_snapshots(),
+            21 => self.report_some(),
             12 => self.wait(GRACE + Duration::from_secs(2)),
             _ => self.wait(Duration::from_secs(3)),
         }
@@ -441,7 +454,8 @@ impl World {
     }
 
     /// What holds of every shard at all times.
-    fn check_rows(&self) {
+    fn check_rows(&mut self) {
+        self.layers.check(&self.bench.state);
         for (at, row) in &self.bench.state.shards {
             let wanted = usize::from(self.bench.state.volumes[&at.0].replicas);
             let count = row.replicas.len();
@@ -494,8 +508,9 @@ fn is_idle(volume: &VolumeRow) -> bool {
     volume.attached_by.as_deref() == Some("idle")
 }
 
-/// Gives how many moves to even out disks began, and were called off for lost replicas.
-fn run(seed: u64) -> (usize, u32) {
+/// Gives how many moves to even out disks began, and were called off for lost replicas, and how often
+/// a volume has gone back to a snapshot.
+fn run(seed: u64) -> (usize, u32, u32) {
     let mut world = World::new(seed);
     for _ in 0..120 {
         world.happen();
@@ -527,7 +542,8 @@ fn run(seed: u64) -> (usize, u32) {
     for _ in 0..400 {
         world.work();
         world.wait(Duration::from_secs(1));
-        if world.is_whole() && !world.bench.state.rebalance.active {
+        let is_calm = !world.bench.state.rebalance.active && !world.is_any_layer_pending();
+        if world.is_whole() && is_calm {
             world.work();
             world.work();
             assert!(world.is_whole(), "seed {seed}: it stays whole");
@@ -542,7 +558,10 @@ fn run(seed: u64) -> (usize, u32) {
             );
             assert_eq!(world.bench.healing().out_of_sync, 0);
             assert_eq!(world.bench.state.replicas_on(ails), 0, "seed {seed}");
-            return (world.moves_begun, world.moves_called_off);
+            let state = &world.bench.state;
+            assert_eq!(read_back(state).snapshots, state.snapshots, "seed {seed}");
+            let rollbacks = world.layers.rollbacks;
+            return (world.moves_begun, world.moves_called_off, rollbacks);
         }
     }
     let left = world.bench.healing();
@@ -553,13 +572,15 @@ fn run(seed: u64) -> (usize, u32) {
 
 #[test]
 fn random_clusters_keep_the_rules_and_become_whole() {
-    let (mut begun, mut called_off) = (0, 0);
+    let (mut begun, mut called_off, mut rollbacks) = (0, 0, 0);
     for seed in 1..=40 {
         let moves = run(seed);
         begun += moves.0;
         called_off += moves.1;
+        rollbacks += moves.2;
     }
     assert!(begun > 100 && called_off > 0, "{begun} {called_off}");
+    assert!(rollbacks > 40, "{rollbacks}");
 }
 
 /// A node is drained of which the owners of most volumes fill nothing, more than there are slots, and

@@ -1,0 +1,257 @@
+//! The bytes of rows: those of this version, and those of older ones.
+
+use ashlar_proto::LayerRange;
+
+use super::*;
+
+#[test]
+fn rows_survive_their_bytes() {
+    let row = AnyRow::Name(NameRow {
+        name: "a".to_owned(),
+        volume: VolumeId::new(7),
+    });
+    let Change::Put { key, value } = row.put() else {
+        panic!("a put")
+    };
+    assert_eq!(key.as_str(), "name/a");
+    assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+}
+
+#[test]
+fn stored_bytes_are_those_of_version_5() {
+    let row = NameRow {
+        name: "a".to_owned(),
+        volume: VolumeId::new(7),
+    };
+    let Change::Put { value, .. } = AnyRow::Name(row).put() else {
+        panic!("a put")
+    };
+    let golden = r#"{"version":5,"row":{"name":"a","volume":"0000000000000007"}}"#;
+    assert_eq!(String::from_utf8(value).unwrap(), golden);
+    let row = ShardRow {
+        volume: VolumeId::new(7),
+        index: ShardIndex::new(0),
+        epoch: Epoch::new(1),
+        replicas: vec![Replica {
+            id: ReplicaId::new(8),
+            node: NodeId::new(1),
+            disk: DiskId::new(9),
+            in_sync: false,
+            fresh: true,
+            leaving: false,
+        }],
+        made: vec![ReplicaId::new(8)],
+        rebalancing: false,
+    };
+    let Change::Put { value, .. } = AnyRow::Shard(row).put() else {
+        panic!("a put")
+    };
+    let golden = concat!(
+        r#"{"version":5,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
+        r#""replicas":[{"id":"0000000000000008","node":1,"#,
+        r#""disk":"00000000000000000000000000000009","#,
+        r#""in_sync":false,"fresh":true,"leaving":false}],"made":["0000000000000008"],"#,
+        r#""rebalancing":false}}"#
+    );
+    assert_eq!(String::from_utf8(value).unwrap(), golden);
+    let row = RebalanceRow {
+        paused: true,
+        active: false,
+    };
+    let Change::Put { key, value } = AnyRow::Rebalance(row).put() else {
+        panic!("a put")
+    };
+    assert_eq!(key.as_str(), "rebalance");
+    let golden = r#"{"version":5,"row":{"paused":true,"active":false}}"#;
+    assert_eq!(String::from_utf8(value).unwrap(), golden);
+    let row = DeniedRow {
+        client: "nbd@a/b *".to_owned(),
+        reason: Some("r".to_owned()),
+    };
+    let Change::Put { key, value } = AnyRow::Denied(row).put() else {
+        panic!("a put")
+    };
+    assert_eq!(key.as_str(), "denied/nbd@a/b *");
+    let golden = r#"{"version":5,"row":{"client":"nbd@a/b *","reason":"r"}}"#;
+    assert_eq!(String::from_utf8(value).unwrap(), golden);
+    let ailing = Ailing {
+        reason: "r".to_owned(),
+        incident: Incident(5),
+    };
+    let row = DiskRow {
+        node: NodeId::new(1),
+        report: DiskReport {
+            id: DiskId::new(9),
+            path: "/d".to_owned(),
+            lanes: 1,
+            usable_bytes: ByteCount::new(1),
+            used_bytes: ByteCount::new(0),
+            volatile_cache: false,
+            damage: BTreeMap::new(),
+            failed: None,
+            ailing: Some(ailing.clone()),
+            missing: Vec::new(),
+        },
+        schedulable: Schedulable::Open,
+        ailing: Some(ailing),
+        cleared: Some(Incident(4)),
+    };
+    let Change::Put { value, .. } = AnyRow::Disk(row).put() else {
+        panic!("a put")
+    };
+    let golden = concat!(
+        r#"{"version":5,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
+        r#""path":"/d","lanes":1,"usable_bytes":1,"used_bytes":0,"volatile_cache":false,"#,
+        r#""damage":{},"ailing":{"reason":"r","incident":5}},"schedulable":"open","#,
+        r#""ailing":{"reason":"r","incident":5},"cleared":4}}"#
+    );
+    assert_eq!(String::from_utf8(value).unwrap(), golden);
+}
+
+#[test]
+fn rows_of_version_1_are_read() {
+    let value = concat!(
+        r#"{"version":1,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
+        r#""replicas":[{"id":"0000000000000008","node":1,"#,
+        r#""disk":"00000000000000000000000000000009","in_sync":true}]}}"#
+    );
+    let key = shard_key(VolumeId::new(7), ShardIndex::new(0));
+    let AnyRow::Shard(row) = AnyRow::decode(&key, value.as_bytes()).unwrap() else {
+        panic!("a shard")
+    };
+    assert!(row.made.is_empty() && !row.replicas[0].fresh && !row.replicas[0].leaving);
+    let value = concat!(
+        r#"{"version":1,"row":{"id":1,"name":"a","address":"127.0.0.1:7200","#,
+        r#""labels":{},"up":true}}"#
+    );
+    let AnyRow::Node(row) = AnyRow::decode(&node_key(NodeId::new(1)), value.as_bytes()).unwrap()
+    else {
+        panic!("a node")
+    };
+    assert_eq!(row.schedulable, Schedulable::Open);
+}
+
+#[test]
+fn rows_of_version_2_are_read() {
+    let value = concat!(
+        r#"{"version":2,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
+        r#""replicas":[{"id":"0000000000000008","node":1,"#,
+        r#""disk":"00000000000000000000000000000009","#,
+        r#""in_sync":true,"fresh":false,"leaving":true}],"made":["0000000000000008"]}}"#
+    );
+    let key = shard_key(VolumeId::new(7), ShardIndex::new(0));
+    let AnyRow::Shard(row) = AnyRow::decode(&key, value.as_bytes()).unwrap() else {
+        panic!("a shard")
+    };
+    assert!(row.replicas[0].leaving && !row.made.is_empty() && !row.rebalancing);
+}
+
+#[test]
+fn rows_of_version_3_are_read() {
+    let value = concat!(
+        r#"{"version":3,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
+        r#""path":"/d","lanes":1,"usable_bytes":1,"used_bytes":0,"volatile_cache":false,"#,
+        r#""damage":{}},"schedulable":"cordoned"}}"#
+    );
+    let key = disk_key(DiskId::new(9));
+    let AnyRow::Disk(row) = AnyRow::decode(&key, value.as_bytes()).unwrap() else {
+        panic!("a disk")
+    };
+    assert_eq!(row.schedulable, Schedulable::Cordoned);
+    assert!(row.ailing.is_none() && row.cleared.is_none());
+}
+
+fn volume_row() -> VolumeRow {
+    let run = |low, high| LayerRange::new(Layer::new(low), Layer::new(high));
+    VolumeRow {
+        id: VolumeId::new(7),
+        name: "a".to_owned(),
+        size_bytes: ByteCount::new(8192),
+        shard_bytes: ByteCount::new(4096),
+        replicas: 3,
+        ack: AckRule::Majority,
+        state: VolumeState::Ready,
+        generation: Generation::new(2),
+        head_layer: Layer::new(9),
+        attached_by: None,
+        attached_for_repair: false,
+        repairer: None,
+        unfenced: false,
+        layers: LayerTable {
+            version: 3,
+            live: vec![run(1, 2), run(3, 8)],
+            dropped: vec![run(4, 5)],
+        },
+        layers_applied: 2,
+        settled_layer: Layer::new(6),
+        settled: true,
+    }
+}
+
+/// The bytes of [`volume_row`] up to what version 5 has added.
+const VOLUME_OF_VERSION_4: &str = concat!(
+    r#""row":{"id":"0000000000000007","name":"a","size_bytes":8192,"shard_bytes":4096,"#,
+    r#""replicas":3,"ack":"majority","state":"ready","generation":2,"head_layer":9,"#,
+    r#""attached_by":null,"attached_for_repair":false,"repairer":null,"unfenced":false"#,
+);
+
+#[test]
+fn stored_volumes_and_snapshots_are_those_of_version_5() {
+    let row = AnyRow::Volume(volume_row());
+    let Change::Put { key, value } = row.put() else {
+        panic!("a put")
+    };
+    let golden = format!(
+        "{}{VOLUME_OF_VERSION_4}{}",
+        r#"{"version":5,"#,
+        concat!(
+            r#","layers":{"version":3,"live":[{"low":1,"high":2},{"low":3,"high":8}],"#,
+            r#""dropped":[{"low":4,"high":5}]},"layers_applied":2,"settled_layer":6,"#,
+            r#""settled":true}}"#
+        )
+    );
+    assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
+    assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+    let row = AnyRow::Snapshot(SnapshotRow {
+        volume: VolumeId::new(7),
+        layer: Layer::new(26),
+        name: "before".to_owned(),
+        size_bytes: ByteCount::new(8192),
+        created_ms: 1_700_000_000_000,
+    });
+    let Change::Put { key, value } = row.put() else {
+        panic!("a put")
+    };
+    assert_eq!(key.as_str(), "snapshot/0000000000000007/0000001a");
+    let golden = concat!(
+        r#"{"version":5,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
+        r#""size_bytes":8192,"created_ms":1700000000000}}"#
+    );
+    assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
+    assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+}
+
+#[test]
+fn volumes_of_version_4_are_read_and_are_not_settled() {
+    let value = format!("{}{VOLUME_OF_VERSION_4}}}}}", r#"{"version":4,"#);
+    let key = volume_key(VolumeId::new(7));
+    let AnyRow::Volume(row) = AnyRow::decode(&key, value.as_bytes()).unwrap() else {
+        panic!("a volume")
+    };
+    let expected = VolumeRow {
+        layers: LayerTable::default(),
+        layers_applied: 0,
+        settled_layer: Layer::default(),
+        settled: false,
+        ..volume_row()
+    };
+    assert_eq!(row, expected);
+}
+
+#[test]
+fn newer_rows_are_refused() {
+    let refused = AnyRow::decode(&cluster_key(), br#"{"version":6,"row":{"what":1}}"#);
+    assert!(matches!(refused, Err(RowError::Version { version: 6, .. })));
+    let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
+    assert!(matches!(unknown, Err(RowError::Unknown { .. })));
+}

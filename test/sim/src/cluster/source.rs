@@ -5,7 +5,7 @@ use std::time::Duration;
 use ashlar_client::{ClusterSource, SourceError};
 use ashlar_proto::api::{
     AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, Problem,
-    ProposeInSync, Revision, VolumeMap,
+    ProposeInSync, ReportLayers, Revision, SnapshotMap, VolumeMap,
 };
 
 use super::conductor::{ANSWER_MAX, CallError, Road, SimCluster};
@@ -66,6 +66,18 @@ impl ClusterSource for ConductorSource {
     async fn heartbeat(&self, heartbeat: &OwnerHeartbeat) -> Result<(), SourceError> {
         let heartbeat = heartbeat.clone();
         let deed = async move |cluster: SimCluster| cluster.hear_owner(heartbeat);
+        self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
+    }
+
+    async fn report_layers(&self, volume: &str, report: &ReportLayers) -> Result<(), SourceError> {
+        let (name, report) = (volume.to_owned(), *report);
+        let deed = async move |cluster: SimCluster| cluster.report_layers(name, report).await;
+        self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
+    }
+
+    async fn snapshot(&self, volume: &str, snapshot: &str) -> Result<SnapshotMap, SourceError> {
+        let (volume, snapshot) = (volume.to_owned(), snapshot.to_owned());
+        let deed = async move |cluster: SimCluster| cluster.snapshot_map(&volume, &snapshot);
         self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
     }
 

@@ -78,6 +78,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
                 "ack",
                 "state",
                 "health",
+                "snapshots",
                 "attached by",
             ];
             print_table(&header, volumes.iter().map(volume_row).collect())
@@ -91,7 +92,9 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
             }
         }
         VolumeCommand::Delete { name, force } => {
-            ask(api, async |client| delete(&client, &name, force).await)?;
+            ask(api, async |client| {
+                once_let_go(async || client.delete_volume(&name, force).await).await
+            })?;
             let deleted = BTreeMap::from([("deleted", &name)]);
             if json {
                 print_json(&deleted)
@@ -102,18 +105,20 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
     }
 }
 
-/// Deletes a volume. A front end lets go of it some moments after its last client has left: that
-/// long, "attached" is no answer yet.
-async fn delete(client: &ApiClient, name: &str, force: bool) -> Result<(), ApiError> {
+/// Asks for what needs a volume that nobody has. A front end lets go of it some moments after its last
+/// client has left: that long, "attached" is no answer yet.
+pub async fn once_let_go<T>(
+    mut call: impl AsyncFnMut() -> Result<T, ApiError>,
+) -> Result<T, ApiError> {
     let start = tokio::time::Instant::now();
     loop {
-        let deleted = client.delete_volume(name, force).await;
-        let attached = match &deleted {
+        let answer = call().await;
+        let attached = match &answer {
             Err(error) => error.problem().is_some_and(|p| p.code == "volume-attached"),
-            Ok(()) => false,
+            Ok(_) => false,
         };
         if !attached || start.elapsed() > LET_GO {
-            return deleted;
+            return answer;
         }
         tokio::time::sleep(LET_GO / 10).await;
     }
@@ -127,6 +132,7 @@ fn volume_row(volume: &Volume) -> Vec<String> {
         word(&volume.ack),
         word(&volume.state),
         word(&volume.health),
+        volume.snapshots.to_string(),
         volume.attached_by.clone().unwrap_or_else(|| "-".to_owned()),
     ]
 }
@@ -142,6 +148,8 @@ fn show_volume(volume: &Volume) -> anyhow::Result<()> {
         ("state", word(&volume.state)),
         ("health", word(&volume.health)),
         ("generation", volume.generation.to_string()),
+        ("snapshots", volume.snapshots.to_string()),
+        ("layers", layers(volume)),
         (
             "attached by",
             volume.attached_by.clone().unwrap_or_else(|| "-".to_owned()),
@@ -167,6 +175,17 @@ fn show_volume(volume: &Volume) -> anyhow::Result<()> {
         &["shard", "epoch", "replica", "node", "disk", "state"],
         rows.collect(),
     )
+}
+
+/// Where writes go, up to where snapshots are ready, and what replicas have yet to be told.
+fn layers(volume: &Volume) -> String {
+    let (head, settled) = (volume.head_layer, volume.settled_layer);
+    let (table, applied) = (volume.layers.version, volume.layers_applied);
+    let mut text = format!("head {head}, settled to {settled}");
+    if applied < table {
+        text += &format!("; table {table} has yet to reach all replicas, they go by {applied}");
+    }
+    text
 }
 
 fn replica_state(replica: &Replica) -> &'static str {
@@ -465,7 +484,7 @@ fn healing(healing: &Healing) -> String {
 }
 
 /// The word that the API uses for a value.
-fn word<T: serde::Serialize>(value: &T) -> String {
+pub fn word<T: serde::Serialize>(value: &T) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(text)) => text,
         _ => "?".to_owned(),

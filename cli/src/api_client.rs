@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied,
-    ClusterStatus, CreateVolume, DeniedClient, DenyClient, DetachRequest, Disk, Heartbeat,
-    HeartbeatAnswer, InSyncCommitted, List, Node, OwnerHeartbeat, Problem, ProposeInSync,
-    Rebalance, RebalancePlan, RegisterNode, Registered, Revision, Schedulable, SetRebalance,
-    SetSchedulable, Volume, VolumeMaps,
+    ClusterStatus, CreateSnapshot, CreateVolume, DeniedClient, DenyClient, DetachRequest, Disk,
+    Heartbeat, HeartbeatAnswer, InSyncCommitted, List, Node, OwnerHeartbeat, Problem,
+    ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered, ReportLayers, Revision,
+    RollbackVolume, Schedulable, SetRebalance, SetSchedulable, Snapshot, SnapshotMap, Volume,
+    VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
@@ -22,6 +23,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// How long create and delete may take: the conductor waits for stores up to 30 s.
 const STORES_MAX: Duration = Duration::from_secs(45);
+
+/// How long the conductor is to wait for an owner to tell all replicas.
+pub const OWNER_WAIT: Duration = Duration::from_secs(30);
 
 /// A call was not answered as hoped.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +171,76 @@ impl ApiClient {
             .request(Method::DELETE, &["volumes", name])
             .query(&[("force", force)]);
         send(delete.timeout(STORES_MAX), &self.base).await.map(drop)
+    }
+
+    /// `GET /v1/snapshots`, or those of one volume.
+    pub async fn snapshots(&self, volume: Option<&str>) -> Result<List<Snapshot>, ApiError> {
+        match volume {
+            Some(volume) => self.get(&["volumes", volume, "snapshots"]).await,
+            None => self.get(&["snapshots"]).await,
+        }
+    }
+
+    /// `GET /v1/volumes/{volume}/snapshots/{snapshot}`.
+    pub async fn snapshot(&self, volume: &str, snapshot: &str) -> Result<Snapshot, ApiError> {
+        self.get(&["volumes", volume, "snapshots", snapshot]).await
+    }
+
+    /// `GET /v1/volumes/{volume}/snapshots/{snapshot}/map`.
+    pub async fn snapshot_map(
+        &self,
+        volume: &str,
+        snapshot: &str,
+    ) -> Result<SnapshotMap, ApiError> {
+        self.get(&["volumes", volume, "snapshots", snapshot, "map"])
+            .await
+    }
+
+    /// `POST /v1/volumes/{volume}/snapshots`: returns when it is ready, or after 30 s as it then
+    /// stands.
+    pub async fn create_snapshot(
+        &self,
+        volume: &str,
+        request: &CreateSnapshot,
+    ) -> Result<Snapshot, ApiError> {
+        let post = self.request(Method::POST, &["volumes", volume, "snapshots"]);
+        let post = waiting(post, OWNER_WAIT).json(request);
+        json(send(post, &self.base).await?, &self.base).await
+    }
+
+    /// `DELETE /v1/volumes/{volume}/snapshots/{snapshot}`: returns when all in-sync replicas go by
+    /// that, or after `wait`.
+    pub async fn delete_snapshot(
+        &self,
+        volume: &str,
+        snapshot: &str,
+        wait: Duration,
+    ) -> Result<(), ApiError> {
+        let path = ["volumes", volume, "snapshots", snapshot];
+        let delete = waiting(self.request(Method::DELETE, &path), wait);
+        send(delete, &self.base).await.map(drop)
+    }
+
+    /// `POST /v1/volumes/{volume}/snapshots/{snapshot}/rollback`: returns when all in-sync replicas go
+    /// by that, or after 30 s with the volume as it then stands.
+    pub async fn rollback(
+        &self,
+        volume: &str,
+        snapshot: &str,
+        request: &RollbackVolume,
+    ) -> Result<Volume, ApiError> {
+        let path = ["volumes", volume, "snapshots", snapshot, "rollback"];
+        let post = waiting(self.request(Method::POST, &path), OWNER_WAIT).json(request);
+        json(send(post, &self.base).await?, &self.base).await
+    }
+
+    /// `POST /v1/volumes/{volume}/layers`.
+    pub async fn report_layers(
+        &self,
+        volume: &str,
+        request: &ReportLayers,
+    ) -> Result<(), ApiError> {
+        self.tell(&["volumes", volume, "layers"], request).await
     }
 
     /// `POST /v1/volumes/{name}/attach`.
@@ -349,6 +423,13 @@ impl ApiClient {
         let post = self.request(Method::POST, path).json(body);
         send(post, &self.base).await.map(drop)
     }
+}
+
+/// A request that the conductor may answer only after some time.
+fn waiting(request: RequestBuilder, wait: Duration) -> RequestBuilder {
+    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    let request = request.query(&[("wait_ms", wait_ms)]);
+    request.timeout(wait.saturating_add(ANSWER_MAX))
 }
 
 fn schedule_verb(to: Schedulable) -> &'static str {

@@ -1,5 +1,8 @@
 //! The command line: every role and every administrative command of the one binary.
 
+mod bench;
+mod snapshots;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +13,9 @@ use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::io_threads::THREADS_MAX;
+
+pub use bench::{BenchArgs, BenchPattern};
+pub use snapshots::{SnapshotCommand, SnapshotName};
 
 /// The least `--owner-silence`.
 const OWNER_SILENCE_MIN: Duration = Duration::from_secs(8);
@@ -72,6 +78,15 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: VolumeCommand,
+    },
+    /// Create, list, show, delete and go back to snapshots of volumes.
+    Snapshot {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: SnapshotCommand,
     },
     /// List, cordon, drain and remove the nodes of the cluster.
     Node {
@@ -402,7 +417,7 @@ pub enum VolumeCommand {
     Delete {
         /// Its name.
         name: String,
-        /// Delete it even while it is attached.
+        /// Delete it even while it is attached, and with all its snapshots.
         #[arg(long)]
         force: bool,
     },
@@ -582,49 +597,6 @@ pub struct InspectArgs {
     /// Do not read the payload of every live block.
     #[arg(long)]
     pub no_verify: bool,
-}
-
-/// What the load of `ashlar bench` does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BenchPattern {
-    /// Random writes.
-    Randwrite,
-    /// Random reads.
-    Randread,
-    /// Writes one after another.
-    Write,
-    /// Reads one after another.
-    Read,
-}
-
-/// `ashlar bench`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  ashlar bench data --rw randwrite --depth 32 --time 10s
-
-Writes overwrite what the volume holds: use a volume of its own.")]
-pub struct BenchArgs {
-    /// How to find the cluster.
-    #[command(flatten)]
-    pub api: ApiArgs,
-    /// The volume.
-    pub volume: String,
-    /// The load.
-    #[arg(long, value_enum, default_value = "randwrite")]
-    pub rw: BenchPattern,
-    /// Bytes of each request, a multiple of 4 KiB, at most 32 MiB.
-    #[arg(long, default_value = "4KiB", value_parser = parse_size)]
-    pub block_size: u64,
-    /// Requests in flight.
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub depth: u32,
-    /// How long.
-    #[arg(long, default_value = "10s", value_parser = parse_duration)]
-    pub time: Duration,
-    /// How the reactor thread runs.
-    #[command(flatten)]
-    pub reactor: ReactorArgs,
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {

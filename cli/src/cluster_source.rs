@@ -10,7 +10,7 @@ use ashlar_client::{AttachError, ClusterSource, SourceError};
 use ashlar_nbd_server::{ExportInfo, OpenError};
 use ashlar_proto::api::{
     AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, ProposeInSync,
-    Revision, Volume, VolumeMap, VolumeState,
+    ReportLayers, Revision, SnapshotMap, Volume, VolumeMap, VolumeState,
 };
 use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
@@ -35,6 +35,8 @@ enum Once {
     Attach(String, AttachRequest, Answer<Attachment>),
     Detach(String, DetachRequest, Answer<()>),
     Propose(String, ProposeInSync, Answer<InSyncCommitted>),
+    ReportLayers(String, ReportLayers, Answer<()>),
+    Snapshot(String, String, Answer<SnapshotMap>),
     List(Answer<Vec<Volume>>),
 }
 
@@ -83,6 +85,26 @@ impl HttpClusterSource {
             .filter(|volume| volume.state == VolumeState::Ready);
         let export = |volume: Volume| ExportInfo::new(volume.name, volume.size_bytes.get());
         Ok(ready.map(export).collect())
+    }
+
+    /// Says how far an owner has brought the layers of its volume.
+    #[allow(dead_code, reason = "owners report layers through their source")]
+    pub async fn report_layers(
+        &self,
+        volume: &str,
+        report: &ReportLayers,
+    ) -> Result<(), SourceError> {
+        let (volume, report) = (volume.to_owned(), *report);
+        self.call(|answer| Call::Once(Once::ReportLayers(volume, report, answer)))
+            .await
+    }
+
+    /// What a reader of a snapshot needs.
+    #[allow(dead_code, reason = "snapshots are opened through a source")]
+    pub async fn snapshot(&self, volume: &str, snapshot: &str) -> Result<SnapshotMap, SourceError> {
+        let (volume, snapshot) = (volume.to_owned(), snapshot.to_owned());
+        self.call(|answer| Call::Once(Once::Snapshot(volume, snapshot, answer)))
+            .await
     }
 
     async fn call<T: Send>(&self, call: impl FnOnce(Answer<T>) -> Call) -> Result<T, SourceError> {
@@ -152,6 +174,14 @@ async fn carry_out(client: ApiClient, call: Once) {
         }
         Once::Propose(name, request, answer) => {
             let outcome = client.propose_in_sync(&name, &request).await;
+            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+        }
+        Once::ReportLayers(name, request, answer) => {
+            let outcome = client.report_layers(&name, &request).await;
+            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+        }
+        Once::Snapshot(name, snapshot, answer) => {
+            let outcome = client.snapshot_map(&name, &snapshot).await;
             let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
         }
         Once::List(answer) => {

@@ -19,6 +19,7 @@ mod owner_beats;
 mod rebalance;
 mod runtime;
 mod signals;
+mod snapshots;
 mod store_agent;
 mod store_role;
 mod up;
@@ -62,6 +63,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Store(args) => store_role::run(args),
         Command::Nbd(args) => nbd_role::run(args),
         Command::Volume { api, command } => admin::volume(&api.api, command, json),
+        Command::Snapshot { api, command } => snapshots::run(&api.api, command, json),
         Command::Node { api, command } => admin::node(&api.api, &command, json),
         Command::Client { api, command } => clients::run(&api.api, command, json),
         Command::Disk { api, command } => match command {

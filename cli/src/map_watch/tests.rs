@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ashlar_proto::ByteCount;
 use ashlar_proto::api::{AckRule, Health, Volume, VolumeState};
-use ashlar_proto::{Generation, Layer, VolumeId};
+use ashlar_proto::{Generation, Layer, LayerTable, VolumeId};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -57,6 +57,10 @@ fn map(name: &str) -> VolumeMap {
             health: Health::Healthy,
             generation: Generation::new(1),
             head_layer: Layer::new(1),
+            layers: LayerTable::default(),
+            layers_applied: 0,
+            settled_layer: Layer::default(),
+            snapshots: 0,
             attached_by: None,
             shards: Vec::new(),
         },

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ashlar_proto::api::{
     ClusterStatus, Disk, Healing, Health, Node, NodeState, Replica, Shard, Volume, VolumeState,
 };
-use ashlar_proto::{ByteCount, DiskId, NodeId, VolumeId};
+use ashlar_proto::{ByteCount, DiskId, LayerTable, NodeId, VolumeId};
 
 use super::{ClusterState, Outlook};
 use crate::live::Live;
@@ -52,7 +52,11 @@ impl ClusterState {
             health: self.health(row),
             generation: row.generation,
             head_layer: row.head_layer,
-            layers: with_shards.then(|| row.layers.clone()).unwrap_or_default(),
+            layers: if with_shards {
+                row.layers.clone()
+            } else {
+                LayerTable::default()
+            },
             layers_applied: row.layers_applied,
             settled_layer: row.settled_layer,
             snapshots: count(self.snapshots.count(row.id)),

@@ -65,7 +65,7 @@ async fn a_snapshot_lives_from_create_to_delete() {
     assert_eq!((volume.snapshots, volume.head_layer), (1, Layer::new(2)));
     for list in ["/v1/snapshots", "/v1/snapshots?volume=data", OF_DATA] {
         let list: List<Snapshot> = bench.get(list).await;
-        assert_eq!(list.items, [made.clone()]);
+        assert_eq!(list.items, std::slice::from_ref(&made));
     }
     bench.snapshot("tuesday").await;
     let map: SnapshotMap = bench.get(&format!("{path}/map")).await;

@@ -1,0 +1,136 @@
+//! The commands of `ashlar snapshot`, and how a snapshot is named on the command line.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::Subcommand;
+
+/// A snapshot as people write it: `VOLUME@NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotName {
+    /// The volume's name.
+    pub volume: String,
+    /// The snapshot's name within it.
+    pub snapshot: String,
+}
+
+impl fmt::Display for SnapshotName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.volume, self.snapshot)
+    }
+}
+
+/// A text names no snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` names no snapshot: give VOLUME@NAME, as data@monday")]
+pub struct NoSnapshotName {
+    text: String,
+}
+
+impl FromStr for SnapshotName {
+    type Err = NoSnapshotName;
+
+    fn from_str(text: &str) -> Result<Self, NoSnapshotName> {
+        match text.split_once('@') {
+            Some((volume, snapshot))
+                if !volume.is_empty() && !snapshot.is_empty() && !snapshot.contains('@') =>
+            {
+                Ok(Self {
+                    volume: volume.to_owned(),
+                    snapshot: snapshot.to_owned(),
+                })
+            }
+            _ => Err(NoSnapshotName {
+                text: text.to_owned(),
+            }),
+        }
+    }
+}
+
+/// `ashlar snapshot`.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Keep a volume as it is now, attached or not, under a name.
+    #[command(after_help = "\
+Example:
+  ashlar snapshot create data@monday
+
+The snapshot holds every write that was acknowledged before the command began, and none that began
+after it was ready; of those in between, any. Nothing is copied and no IO waits. NAME is 1 to 63 of
+a-z 0-9 . _ -, beginning with a letter or digit.")]
+    Create {
+        /// The volume, and the snapshot's name.
+        #[arg(value_name = "VOLUME@NAME")]
+        name: SnapshotName,
+    },
+    /// List the snapshots of a volume, or of all.
+    #[command(after_help = "\
+Examples:
+  ashlar snapshot list
+  ashlar snapshot list data --json | jq '.[].name'")]
+    List {
+        /// The volume [default: all].
+        volume: Option<String>,
+    },
+    /// Show one snapshot.
+    #[command(after_help = "Example:\n  ashlar snapshot show data@monday")]
+    Show {
+        /// The snapshot.
+        #[arg(value_name = "VOLUME@NAME")]
+        name: SnapshotName,
+    },
+    /// Delete a snapshot; the volume and its other snapshots stay as they are.
+    #[command(after_help = "\
+Example:
+  ashlar snapshot delete data@monday
+
+The space of what only this snapshot holds comes back as stores collect it, after all replicas that
+are in sync know of the deletion.")]
+    Delete {
+        /// The snapshot.
+        #[arg(value_name = "VOLUME@NAME")]
+        name: SnapshotName,
+        /// Wait until all replicas that are in sync know of it, for 30 s at most.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Make a volume what it was at a snapshot: all that was written since is lost.
+    #[command(after_help = "\
+Examples:
+  ashlar snapshot rollback data@monday
+  ashlar snapshot rollback data@monday --delete-newer
+
+Nobody may have the volume attached, unless --force takes it from them: their requests fail then. To
+keep what is there now, make a snapshot of it first and copy that elsewhere: going back past it deletes
+it.")]
+    Rollback {
+        /// The snapshot.
+        #[arg(value_name = "VOLUME@NAME")]
+        name: SnapshotName,
+        /// Take the volume from who has it attached.
+        #[arg(long)]
+        force: bool,
+        /// Delete the snapshots that are newer; without this they keep the volume as it is.
+        #[arg(long)]
+        delete_newer: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_named_by_its_volume_and_its_own_name() {
+        let name: SnapshotName = "data@monday".parse().unwrap();
+        assert_eq!(
+            (name.volume.as_str(), name.snapshot.as_str()),
+            ("data", "monday")
+        );
+        assert_eq!(name.to_string(), "data@monday");
+        for text in ["", "data", "data@", "@monday", "@", "a@b@c"] {
+            let error = text.parse::<SnapshotName>().unwrap_err().to_string();
+            assert!(error.contains("give VOLUME@NAME"), "{error}");
+        }
+    }
+}

@@ -87,26 +87,6 @@ impl HttpClusterSource {
         Ok(ready.map(export).collect())
     }
 
-    /// Says how far an owner has brought the layers of its volume.
-    #[allow(dead_code, reason = "owners report layers through their source")]
-    pub async fn report_layers(
-        &self,
-        volume: &str,
-        report: &ReportLayers,
-    ) -> Result<(), SourceError> {
-        let (volume, report) = (volume.to_owned(), *report);
-        self.call(|answer| Call::Once(Once::ReportLayers(volume, report, answer)))
-            .await
-    }
-
-    /// What a reader of a snapshot needs.
-    #[allow(dead_code, reason = "snapshots are opened through a source")]
-    pub async fn snapshot(&self, volume: &str, snapshot: &str) -> Result<SnapshotMap, SourceError> {
-        let (volume, snapshot) = (volume.to_owned(), snapshot.to_owned());
-        self.call(|answer| Call::Once(Once::Snapshot(volume, snapshot, answer)))
-            .await
-    }
-
     async fn call<T: Send>(&self, call: impl FnOnce(Answer<T>) -> Call) -> Result<T, SourceError> {
         let (answer, answers) = remote::bounded(1);
         let sent = self.calls.send(call(answer)).await;
@@ -143,6 +123,18 @@ impl ClusterSource for HttpClusterSource {
     async fn heartbeat(&self, heartbeat: &OwnerHeartbeat) -> Result<(), SourceError> {
         self.beats.note(heartbeat.clone());
         Ok(())
+    }
+
+    async fn report_layers(&self, volume: &str, report: &ReportLayers) -> Result<(), SourceError> {
+        let (volume, report) = (volume.to_owned(), *report);
+        self.call(|answer| Call::Once(Once::ReportLayers(volume, report, answer)))
+            .await
+    }
+
+    async fn snapshot(&self, volume: &str, snapshot: &str) -> Result<SnapshotMap, SourceError> {
+        let (volume, snapshot) = (volume.to_owned(), snapshot.to_owned());
+        self.call(|answer| Call::Once(Once::Snapshot(volume, snapshot, answer)))
+            .await
     }
 
     async fn propose_in_sync(

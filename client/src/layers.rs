@@ -2,14 +2,18 @@
 //! them.
 //!
 //! ```text
-//! the conductor seals n:  head told n+1 ─▶ next window recorded ─▶ writes carry n+1
+//! the conductor seals n:  head told n+1 ─▶ writes carry n+1
 //!                              ─▶ every write of n stable ─▶ the conductor is told: n is ready
 //! a snapshot is deleted:  a new table ─▶ told to all of each set ─▶ the conductor is told
 //! ```
 //!
-//! Invariants: a layer begins with a window, so that no orphan of the layer below can be buried above
-//! a write of this one; nothing waits for a snapshot, neither writes nor reads; all replicas that are
-//! compared go by one table, so a new one waits for a catch-up to end, for a while.
+//! Invariants: nothing waits for a snapshot, neither writes nor reads; per block a higher layer has
+//! higher seqs; all replicas that are compared go by one table, so a new one waits for a catch-up to
+//! end, for a while.
+//!
+//! The second holds for orphans, too, which are buried under the last seq of their window: a write to a
+//! block is sent only once the one before it is acknowledged, so that an orphan of a sealed layer is
+//! above all that its own owner wrote there, in whatever layer, but for what a cache has lost with it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -150,11 +154,13 @@ pub(crate) async fn run(core: Weak<Core>) {
 async fn advance(core: &Rc<Core>) -> bool {
     let layers = &core.layers;
     if layers.told.get() > layers.head.get() {
-        begin_layer(core).await;
+        // In one turn: what has a lower seq has a layer below.
+        layers.sealed_at.set(core.seqs.borrow().last());
+        layers.head.set(layers.told.get());
+        tracing::info!(volume = %core.name, layer = %layers.head.get(), "layer begins");
     }
     let table = tell_all(core).await;
-    let is_sealed = layers.told.get() == layers.head.get();
-    let is_settled = is_sealed && settle(core).await;
+    let is_settled = settle(core).await && layers.told.get() == layers.head.get();
     let (settled_before, table_before) = layers.reported.get();
     let settled = if is_settled {
         layers.sealed().max(settled_before)
@@ -165,20 +171,6 @@ async fn advance(core: &Rc<Core>) -> bool {
         return false;
     }
     report(core, settled, table.max(table_before)).await && is_settled
-}
-
-/// Begins the layer that the conductor has told, with the next window.
-async fn begin_layer(core: &Rc<Core>) {
-    core.next_window().await;
-    let layers = &core.layers;
-    let mut seqs = core.seqs.borrow_mut();
-    let last = seqs.last();
-    // In one turn: what has a lower seq has the layer below.
-    if seqs.begin_reserve() || is_planted(Planted::LayerKeepsWindow) {
-        layers.sealed_at.set(last);
-        layers.head.set(layers.told.get());
-        tracing::info!(volume = %core.name, layer = %layers.head.get(), "layer begins");
-    }
 }
 
 /// Whether every write of the sealed layers is on all replicas of the sets, durably. Has them flush

@@ -229,18 +229,6 @@ impl Core {
         }
     }
 
-    /// Has the next window recorded, if it is not; one attempt.
-    pub(crate) async fn next_window(self: &Rc<Self>) {
-        let asked = self.seqs.borrow_mut().ask_now();
-        if let Some(window) = asked {
-            membership::record_window(Rc::clone(self), window).await;
-        } else if !self.seqs.borrow().has_reserve() {
-            let moment = self.progress.moment();
-            let raised = self.progress.raised_since(moment);
-            let _elapsed = self.reactor.timeout(LOOK_AGAIN, raised).await;
-        }
-    }
-
     /// Waits for the next window. Where too much is kept: flushes what waits for a flush, and
     /// gives up on who lags.
     async fn make_way(self: &Rc<Self>) -> Result<(), BlockError> {

@@ -79,29 +79,6 @@ impl Seqs {
         })
     }
 
-    /// The same, whether it is time or not; none where one is being recorded, or waits.
-    pub(crate) fn ask_now(&mut self) -> Option<Window> {
-        let is_open = self.reserve.is_none() && !self.asking;
-        is_open.then(|| {
-            self.asking = true;
-            self.last.window().next()
-        })
-    }
-
-    /// Whether a window is recorded that none was given of yet.
-    pub(crate) fn has_reserve(&self) -> bool {
-        self.reserve.is_some()
-    }
-
-    /// Leaves the window for the next one, if that is recorded.
-    pub(crate) fn begin_reserve(&mut self) -> bool {
-        let Some(next) = self.reserve.take() else {
-            return false;
-        };
-        self.last = next.start();
-        true
-    }
-
     /// The window asked for was recorded by enough replicas, or it was not and is to be asked for
     /// again.
     pub(crate) fn answer(&mut self, recorded: Option<Window>) {

@@ -70,12 +70,8 @@ pub enum Planted {
     SnapshotReadyEarly,
     /// An owner goes on to stamp writes with a layer that it knows to be sealed.
     SealForgotten,
-    /// A layer begins within the window of the one before.
-    LayerKeepsWindow,
     /// A write that is sent again carries the newest layer, not its own.
     ResendAtHead,
-    /// Tails are compared whatever the tables are by which they were cut.
-    TablesDiffer,
     /// The collector keeps only what the head shows.
     CollectorForgetsSnapshots,
     /// Where intervals are joined, the version of the lower label wins.
@@ -92,7 +88,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 39] = [
         Self::NoLease,
         Self::CountNonMembers,
         Self::CountProposedOnly,
@@ -125,9 +121,7 @@ impl Planted {
         Self::ForgetCommits,
         Self::SnapshotReadyEarly,
         Self::SealForgotten,
-        Self::LayerKeepsWindow,
         Self::ResendAtHead,
-        Self::TablesDiffer,
         Self::CollectorForgetsSnapshots,
         Self::MergeLower,
         Self::TrimBaresParent,

@@ -21,7 +21,6 @@ use ashlar_proto::message::{
     BlockKind, Hello, Pull, Pulled, ReadEntry, TAIL_ENTRIES_MAX, Tail, TailEntry, decode_read,
     decode_tail,
 };
-use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{
     BLOCK_BYTES, BlockCount, BlockIndex, FrameHeader, FrameKind, Layer, Seq, Status,
 };
@@ -81,7 +80,7 @@ impl Part<'_> {
         let (key, above) = (self.gate.key(), self.pull.above);
         let own = self.lane.tail(key, above, from, all, TAIL_ENTRIES_MAX);
         let own = own.await.map_err(crate::lane::LaneError::status)?;
-        if own.table != theirs.table && !is_planted(Planted::TablesDiffer) {
+        if own.table != theirs.table {
             // What is one interval here is two there: what each lacks of the other is not seen.
             tracing::debug!(source = %self.pull.address, own = own.table, theirs = theirs.table,
                 "the source goes by another layer table");

@@ -28,6 +28,8 @@ pub enum OpKind {
     Zero,
     /// Read, and saw these values, one a sector.
     Read(Vec<u32>),
+    /// Made the volume what it was at a snapshot, which showed these values.
+    Restore(Vec<u32>),
 }
 
 /// How an operation ended.
@@ -80,6 +82,20 @@ pub struct Serve {
     pub lossy: bool,
 }
 
+/// What a snapshot showed when it was read first: the volume at some moment.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    /// When it was asked for.
+    pub requested: Moment,
+    /// When it was known to be ready.
+    pub ready: Moment,
+    /// One a sector.
+    pub values: Vec<u32>,
+}
+
+/// The life of an operation that belongs to no owner.
+const NO_LIFE: Life = Life::MAX;
+
 /// All that happened to one volume.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -88,6 +104,8 @@ pub struct History {
     pub flushes: Vec<Flush>,
     /// The lives of the volume.
     pub serves: Vec<Serve>,
+    /// Its snapshots, as they were read.
+    pub pictures: Vec<Picture>,
     now: Moment,
 }
 
@@ -140,7 +158,17 @@ impl History {
     /// # Errors
     /// [`WrongData`]: a sector holds what was never written to it.
     pub fn end_read(&mut self, id: OpId, data: &[u8]) -> Result<(), WrongData> {
-        let first = self.op(id).sectors.start;
+        let values = self.values(self.op(id).sectors.start, data)?;
+        self.op_mut(id).kind = OpKind::Read(values);
+        self.end(id, Ending::Done);
+        Ok(())
+    }
+
+    /// What sectors show, the first of which is `first`.
+    ///
+    /// # Errors
+    /// [`WrongData`]: a sector holds what was never written to it.
+    pub fn values(&self, first: u64, data: &[u8]) -> Result<Vec<u32>, WrongData> {
         let mut values = Vec::with_capacity(data.len() / SECTOR_BYTES);
         for (sector, bytes) in (first..).zip(data.chunks(SECTOR_BYTES)) {
             let found = pattern_of(bytes);
@@ -156,9 +184,31 @@ impl History {
             }
             values.push(u32::try_from(number).unwrap_or(0));
         }
-        self.op_mut(id).kind = OpKind::Read(values);
-        self.end(id, Ending::Done);
-        Ok(())
+        Ok(values)
+    }
+
+    /// A snapshot was read: the volume looked so at some moment between two.
+    pub fn show(&mut self, picture: Picture) {
+        let Picture {
+            requested,
+            ready,
+            values,
+        } = picture.clone();
+        self.ops.push(Op {
+            life: NO_LIFE,
+            sectors: 0..values.len() as u64,
+            kind: OpKind::Read(values),
+            invoked: requested,
+            durable: false,
+            ending: Ending::Done(ready),
+        });
+        self.pictures.push(picture);
+    }
+
+    /// The volume is about to be what a snapshot shows.
+    pub fn restore(&mut self, values: Vec<u32>) -> OpId {
+        let sectors = 0..values.len() as u64;
+        self.begin(NO_LIFE, OpKind::Restore(values), sectors, true)
     }
 
     fn wrote(&self, id: OpId, sector: u64) -> bool {

@@ -6,6 +6,8 @@
 //!
 //! - A write that never returned may take effect until the next owner serves, not after.
 //! - Where caches were lost, the next owner may find any write since the last flush.
+//! - A snapshot is a read at some moment between its request and the word that it is ready; a rollback
+//!   writes what it shows to all sectors at once.
 //! - An acknowledgement that an owner gets after it was replaced must stand before the new owner's
 //!   writes. What it reads, whenever that returns, must be explained like any other read.
 
@@ -92,7 +94,7 @@ pub fn check(history: &History, sectors: u64) -> Result<(), Violation> {
     let mut last: (&[OpId], Vec<Option<u32>>) = (&[], Vec::new());
     for (sector, ids) in (0..).zip(&touching) {
         // Sectors of one block mostly have the same story: told once, it is told for all of them.
-        let seen: Vec<Option<u32>> = ids.iter().map(|&id| seen(history, sector, id)).collect();
+        let seen: Vec<Option<u32>> = ids.iter().map(|&id| told(history, sector, id)).collect();
         if (ids.as_slice(), &seen) != (last.0, &last.1) {
             check_sector(history, sector, ids, &common)?;
             last = (ids, seen);
@@ -109,8 +111,21 @@ fn seen(history: &History, sector: u64, id: OpId) -> Option<u32> {
             let at = usize::try_from(sector - op.sectors.start).unwrap_or(usize::MAX);
             values.get(at).copied()
         }
-        OpKind::Write | OpKind::Zero => None,
+        OpKind::Write | OpKind::Zero | OpKind::Restore(_) => None,
     }
+}
+
+/// What an operation says of a sector that it does not say of all.
+fn told(history: &History, sector: u64, id: OpId) -> Option<u32> {
+    restored(history, sector, id).or_else(|| seen(history, sector, id))
+}
+
+/// What a rollback made of a sector; `None` for all else.
+fn restored(history: &History, sector: u64, id: OpId) -> Option<u32> {
+    let OpKind::Restore(values) = &history.op(id).kind else {
+        return None;
+    };
+    values.get(usize::try_from(sector).ok()?).copied()
 }
 
 /// What happens to all sectors, in order.
@@ -137,10 +152,10 @@ fn check_sector(
         let op = history.op(id);
         // A write that may not have happened and that nobody saw explains nothing.
         let finished = matches!(op.ending, Ending::Done(_) | Ending::Refused(_));
-        let seen_as = if matches!(op.kind, OpKind::Zero) {
-            0
-        } else {
-            id
+        let seen_as = match op.kind {
+            OpKind::Zero => 0,
+            OpKind::Restore(_) => restored(history, sector, id).unwrap_or(0),
+            OpKind::Write | OpKind::Read(_) => id,
         };
         if !finished && !observed.contains(&seen_as) {
             continue;
@@ -184,6 +199,7 @@ impl Search<'_> {
     fn value(&self, id: OpId) -> u32 {
         match id.checked_sub(1).map(|_| &self.op(id).kind) {
             Some(OpKind::Write) => id,
+            Some(OpKind::Restore(_)) => restored(self.history, self.sector, id).unwrap_or(0),
             _ => 0,
         }
     }
@@ -442,6 +458,7 @@ impl Search<'_> {
                     OpKind::Read(_) => format!("read of {:?}", self.seen(id)),
                     OpKind::Write => "write".to_owned(),
                     OpKind::Zero => "zero".to_owned(),
+                    OpKind::Restore(_) => format!("restore of {:?}", self.value(id)),
                 };
                 format!(
                     "  op {id} life {} {what} from {} to {:?}",

@@ -1,6 +1,7 @@
 //! Deterministic simulation of lanes and clusters.
 
 mod cluster;
+mod cut;
 mod history;
 mod linear;
 mod soak;

@@ -480,6 +480,12 @@ impl Cluster {
             self.restart_conductor();
         }
         self.owners.retain(Owner::is_alive);
+        let is_left = self.owners.last().is_some_and(Owner::is_fenced);
+        if is_left && self.keeper.is_some() && self.rng.chance(200_000) {
+            for owner in self.owners.drain(..) {
+                owner.crash();
+            }
+        }
         if self.owners.is_empty() && now >= self.owner_away_until && self.rng.chance(700_000) {
             self.start_owner();
         }

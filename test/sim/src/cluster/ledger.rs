@@ -10,14 +10,16 @@
 //!   or answered was committed;
 //! - no two replicas of a shard lie on one node, but for one that leaves and its successor, of
 //!   which one counts; none is there that is neither old nor fresh, one at most leaves, and ids are never used again;
-//! - a volume is detached only by the owner that has it.
+//! - a volume is detached only by the owner that has it, or by a rollback that somebody asked for;
+//! - heads, settled layers and tables only grow, what is settled lies below the head and is so as an
+//!   owner has said, and snapshots stay until somebody deletes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ashlar_proto::api::{
-    Attachment, DetachRequest, ProposeInSync, Replica, Shard, VolumeMap, VolumeState,
+    Attachment, DetachRequest, ProposeInSync, Replica, ReportLayers, Shard, VolumeMap, VolumeState,
 };
-use ashlar_proto::{DiskId, Epoch, Generation, ReplicaId, ShardIndex};
+use ashlar_proto::{DiskId, Epoch, Generation, Layer, LayerTable, ReplicaId, ShardIndex};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -38,6 +40,15 @@ struct VolumeRow {
     state: VolumeState,
     generation: Generation,
     attached_by: Option<String>,
+    head_layer: Layer,
+    #[serde(default)]
+    settled_layer: Layer,
+    #[serde(default)]
+    layers: LayerTable,
+    #[serde(default)]
+    layers_applied: u32,
+    #[serde(default)]
+    settled: bool,
 }
 
 /// What matters of a shard's row.
@@ -77,6 +88,14 @@ pub struct Ledger {
     /// What has reached the conductor.
     proposed: BTreeSet<(Generation, ShardIndex, Epoch, Set)>,
     detached: BTreeSet<Generation>,
+    /// Those that were detached with all settled.
+    settled: BTreeSet<Generation>,
+    /// What owners have said of their layers.
+    reported: BTreeSet<(Generation, Layer, u32)>,
+    /// Deletions that somebody has asked for, and rollbacks.
+    deletes: usize,
+    rollbacks_asked: usize,
+    rollbacks: usize,
     /// Where every replica ever was.
     places: BTreeMap<ReplicaId, (ShardIndex, DiskId)>,
     failure: Option<String>,
@@ -145,6 +164,47 @@ impl Ledger {
     /// A request to detach has arrived.
     pub fn detach(&mut self, request: &DetachRequest) {
         self.detached.insert(request.generation);
+        if request.settled {
+            self.settled.insert(request.generation);
+        }
+    }
+
+    /// What an owner says of its layers has arrived.
+    pub fn report(&mut self, report: &ReportLayers) {
+        let ReportLayers {
+            generation,
+            settled,
+            table,
+            ..
+        } = *report;
+        self.reported.insert((generation, settled, table));
+    }
+
+    /// Somebody is about to ask that a snapshot be deleted.
+    pub fn delete_snapshot(&mut self) {
+        self.deletes += 1;
+    }
+
+    /// Somebody is about to ask for a rollback.
+    pub fn roll_back(&mut self) {
+        self.rollbacks_asked += 1;
+    }
+
+    /// Rollbacks that were committed.
+    pub fn rollbacks(&self) -> usize {
+        self.rollbacks
+    }
+
+    /// Whether all in-sync replicas go by the volume's last table, as its owner has said.
+    pub fn is_table_applied(&self) -> bool {
+        let volume = self.volume.as_ref();
+        volume.is_some_and(|row| row.layers_applied >= row.layers.version)
+    }
+
+    /// The layer that writes go to.
+    pub fn head_layer(&self) -> Layer {
+        let volume = self.volume.as_ref();
+        volume.map_or(Layer::default(), |row| row.head_layer)
     }
 
     /// An attach is answered.
@@ -194,6 +254,7 @@ impl Ledger {
             (Some("node"), Some(_)) => {
                 self.nodes.insert(key.to_owned());
             }
+            (Some("snapshot"), None) if self.deletes + self.rollbacks_asked > 0 => {}
             (_, None) => self.fail(format!("row {key} is removed, which nobody asked for")),
             _ => {}
         }
@@ -223,8 +284,14 @@ impl Ledger {
         let Some(before) = before else {
             return;
         };
+        if let Err(what) = self.check_layers(&before, &row) {
+            self.fail(format!("{what}:\n  {before:?}\n  becomes {row:?}"));
+        }
         let (old, new) = (before.generation, row.generation);
-        if new == old.next() {
+        let is_rollback = new == old.next() && row.attached_by.is_none();
+        if is_rollback && self.rollbacks < self.rollbacks_asked {
+            self.rollbacks += 1;
+        } else if new == old.next() {
             let disks = self.disks_in_sync();
             if self.granted.insert(new, disks).is_some() {
                 self.fail(format!("generation {new} is committed twice"));
@@ -241,6 +308,41 @@ impl Ledger {
                 "generation {new} is ended, which its owner did not ask for"
             ));
         }
+    }
+
+    fn check_layers(&self, before: &VolumeRow, row: &VolumeRow) -> Result<(), &'static str> {
+        if row.head_layer < before.head_layer || row.settled_layer < before.settled_layer {
+            return Err("a layer falls");
+        }
+        if row.layers.version < before.layers.version
+            || row.layers_applied < before.layers_applied
+            || row.layers_applied > row.layers.version
+            || !row.layers.is_sound()
+        {
+            return Err("a layer table is not what it may be");
+        }
+        if row.settled_layer >= row.head_layer {
+            return Err("the head is settled");
+        }
+        let is_said = |layer: Layer, table: u32| {
+            let mut said = self.reported.iter();
+            said.any(|said| said.0 == before.generation && said.1 >= layer && said.2 >= table)
+        };
+        let is_detached = row.attached_by.is_none() && self.settled.contains(&row.generation);
+        let was_detached = before.attached_by.is_none() && before.settled;
+        if row.settled_layer > before.settled_layer
+            && !is_said(row.settled_layer, 0)
+            && !is_detached
+            && !was_detached
+        {
+            return Err("a layer is settled, which no owner has said");
+        }
+        if row.layers_applied > before.layers_applied
+            && !is_said(Layer::default(), row.layers_applied)
+        {
+            return Err("a table is applied, which no owner has said");
+        }
+        Ok(())
     }
 
     fn put_shard(&mut self, row: ShardRow) {

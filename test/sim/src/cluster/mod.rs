@@ -13,7 +13,7 @@
 //!
 //! What is checked, by code that knows nothing of replication: no read shows what nobody wrote
 //! there; every sector is linearizable across owners, losing only what the promises allow
-//! ([`crate::linear`]); the conductor commits, grants and shows what it may, and moves no replica
+//! ([`crate::linear`]), snapshots are what they should be ([`snapshots`]); the conductor commits, grants and shows what it may, and moves no replica
 //! but as it may ([`ledger`]); once the faults end a new owner attaches, every replica comes in sync
 //! and everything can be read; after a clean detach all in-sync replicas of a shard hold the same
 //! versions of the same blocks; and a seed run twice takes the same steps.
@@ -29,6 +29,7 @@ mod reference;
 mod replicas;
 mod runtime;
 mod setup;
+mod snapshots;
 mod source;
 mod stores;
 mod strand;
@@ -42,18 +43,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ashlar_proto::api::{AckRule, Replica, Shard};
-use ashlar_proto::{Address, DiskId, VolumeId};
+use ashlar_proto::{Address, DiskId, Layer, VolumeId};
 use ashlar_reactor::Instant;
 use ashlar_reactor::sim::{
     Process, Rng, World,
     fault::{DiskFaults, Plan},
 };
 
-use crate::linear;
 use crate::workload::{Record, Shape};
+use crate::{cut, linear};
 use conductor::{Conductor, HELD_UP_MAX, Roads};
 use metadata::MetaFaults;
 use owner::{OWNER_HOSTS, Owner};
+use snapshots::Keeper;
 use stores::{Store, Surroundings};
 
 /// The only volume, and the id that a new cluster gives to its first.
@@ -125,6 +127,12 @@ struct Cluster {
     mobile: bool,
     /// The one disk that has faults of its own.
     victim: Option<DiskId>,
+    /// Whether somebody makes snapshots.
+    keeps_snapshots: bool,
+    /// Who makes snapshots, if anybody.
+    keeper: Option<Keeper>,
+    /// The layers of those that are left in the end.
+    layers: Vec<Layer>,
 }
 
 /// Whether stores and owner live in processes of their own, or in one.
@@ -252,6 +260,9 @@ impl Cluster {
         self.found_volume().await?;
         self.spoil_roads();
         self.start_owner();
+        if self.keeps_snapshots {
+            self.start_keeper();
+        }
         self.trouble(faults, verbose).await;
         self.peace().await;
         if !self.rests_on_spoilt() {
@@ -266,13 +277,17 @@ impl Cluster {
             return Ok(());
         }
         let history = self.record.history.borrow();
-        linear::check(&history, self.shape.sectors).map_err(|violation| violation.to_string())
+        linear::check(&history, self.shape.sectors).map_err(|violation| violation.to_string())?;
+        cut::check(&history).map_err(|torn| torn.to_string())
     }
 
     /// All is well again: hosts have power, stores run, cuts heal, nothing is lost any more.
     async fn peace(&mut self) {
         for owner in self.owners.drain(..) {
             owner.crash();
+        }
+        if let Some(keeper) = &self.keeper {
+            keeper.stop();
         }
         self.world.heal();
         self.world.net_faults(|faults| {
@@ -316,6 +331,9 @@ impl Cluster {
             self.world.sleep(Duration::from_millis(100)).await;
         }
         owner.stop_workers(&self.world).await?;
+        if let Some(keeper) = &self.keeper {
+            self.layers = keeper.look_at_all(&self.world).await?;
+        }
         if self.is_open {
             self.await_whole().await?;
         }

@@ -132,6 +132,12 @@ impl Owner {
         self.progress.volume.borrow().is_some()
     }
 
+    /// Whether another owner has its volume.
+    pub(super) fn is_fenced(&self) -> bool {
+        let volume = self.progress.volume.borrow();
+        volume.as_ref().is_some_and(|held| held.0.health().fenced)
+    }
+
     pub(super) fn trouble(&self) -> String {
         self.progress.trouble.borrow().clone()
     }

@@ -18,13 +18,17 @@ impl Cluster {
             }
         }
         let shards = self.shards();
+        let mut layers = self.layers.clone();
+        let archive = self.conductor.archive();
+        layers.push(archive.ledger(|ledger| ledger.head_layer()));
         for shard in &shards {
             let mut first: Option<(usize, Vec<ReadEntry>)> = None;
             let is_sound = |r: &&Replica| r.in_sync && !self.spoilt.borrow().contains(&r.disk);
             let disks = shard.replicas.iter().filter(is_sound).map(|r| r.disk);
             for disk in disks.collect::<Vec<_>>() {
                 let number = store_of(disk);
-                let entries = self.stores[number].entries(&self.world, disk, shard.index);
+                let store = &self.stores[number];
+                let entries = store.entries(&self.world, disk, shard.index, layers.clone());
                 let entries = entries.await;
                 let entries = entries.map_err(|error| format!("store {number}: {error}"))?;
                 let Some((other, expected)) = &first else {
@@ -34,7 +38,8 @@ impl Cluster {
                 let differs = |&at: &usize| !are_alike(&expected[at], &entries[at]);
                 if let Some(at) = (0..expected.len()).find(differs) {
                     return Err(format!(
-                        "shard {} block {at}: store {other} holds {:?}, store {number} {:?}",
+                        "shard {} entry {at} of layers {layers:?}: store {other} holds {:?}, store \
+                         {number} {:?}",
                         shard.index, expected[at], entries[at]
                     ));
                 }

@@ -90,6 +90,7 @@ impl Cluster {
             },
             shard_bytes: ByteCount::new(shard_bytes),
         };
+        let keeps_snapshots = stores.iter().all(Store::is_real) && rng.chance(600_000);
         let archive = Archive::new(rng.fork());
         let conductor = Conductor::new(archive, options, rng.fork());
         let shape = Shape::draw(&mut rng, volume_bytes / 512, shard_bytes / 512);
@@ -118,6 +119,9 @@ impl Cluster {
             is_open: false,
             mobile,
             victim,
+            keeps_snapshots,
+            keeper: None,
+            layers: Vec::new(),
         }
     }
 

@@ -70,8 +70,12 @@ impl ClusterSource for ConductorSource {
     }
 
     async fn report_layers(&self, volume: &str, report: &ReportLayers) -> Result<(), SourceError> {
+        let archive = self.road.conductor.archive().clone();
         let (name, report) = (volume.to_owned(), *report);
-        let deed = async move |cluster: SimCluster| cluster.report_layers(name, report).await;
+        let deed = async move |cluster: SimCluster| {
+            archive.ledger(|ledger| ledger.report(&report));
+            cluster.report_layers(name, report).await
+        };
         self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
     }
 

@@ -338,12 +338,14 @@ impl Store {
         }
     }
 
-    /// What its replica of a shard holds on a disk, read past all sessions; its process is dead.
+    /// What its replica of a shard shows at these layers, one after another, on a disk, read past all
+    /// sessions; its process is dead.
     pub(super) async fn entries(
         &self,
         world: &World,
         disk: DiskId,
         shard: ShardIndex,
+        layers: Vec<Layer>,
     ) -> Result<Vec<ReadEntry>, String> {
         match &self.kind {
             Kind::Reference(image) => {
@@ -354,7 +356,7 @@ impl Store {
                 let disk = disks.iter().find(|own| own.id == disk);
                 let disk = DiskOptions::new(&disk.ok_or("its disk is gone")?.path);
                 let process = world.process("inspector", self.host);
-                let reading = read_shard(process.reactor().clone(), disk, shard);
+                let reading = read_shard(process.reactor().clone(), disk, shard, layers);
                 let entries = finish(world, &process, LIMIT, reading).await?;
                 process.crash();
                 entries.map_err(|error| format!("{error:#}"))
@@ -402,6 +404,7 @@ async fn read_shard(
     reactor: Reactor,
     disk: DiskOptions,
     shard: ShardIndex,
+    layers: Vec<Layer>,
 ) -> Result<Vec<ReadEntry>> {
     let disk = open_disk(&reactor, disk).await?;
     let lane = disk.lane(lane_of(VOLUME, shard, LANES)).recover().await?;
@@ -412,14 +415,14 @@ async fn read_shard(
     let held = lane.shards().into_iter().find(|(held, _, _)| *held == key);
     let (_, _, blocks) = held.with_context(|| format!("shard {shard} is not there"))?;
     let mut entries = Vec::new();
-    let mut block = 0;
-    while block < blocks.get() {
-        let count = BlockCount::new(READ_BLOCKS.min(blocks.get() - block));
-        let (some, _) = lane
-            .read(key, Layer::new(1), BlockIndex::new(block), count)
-            .await?;
-        entries.extend(some);
-        block += count.get();
+    for layer in layers {
+        let mut block = 0;
+        while block < blocks.get() {
+            let count = BlockCount::new(READ_BLOCKS.min(blocks.get() - block));
+            let (some, _) = lane.read(key, layer, BlockIndex::new(block), count).await?;
+            entries.extend(some);
+            block += count.get();
+        }
     }
     Ok(entries)
 }

@@ -157,6 +157,7 @@ fn a_volume_that_is_taken_from_its_owner_is_noticed() {
         volume: VOLUME,
         generation: Generation::new(1),
         served: true,
+        settled: false,
     });
     ledger.changed("volume/1", Some(&volume(1, None)));
     assert_eq!(ledger.failure(), None);

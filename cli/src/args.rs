@@ -1,5 +1,7 @@
 //! The command line: every role and every administrative command of the one binary.
 
+mod transfer;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::io_threads::THREADS_MAX;
+
+pub use transfer::{ExportArgs, ImageFormat, ImportArgs};
 
 /// The least `--owner-silence`.
 const OWNER_SILENCE_MIN: Duration = Duration::from_secs(8);
@@ -64,7 +68,7 @@ pub enum Command {
     Store(StoreArgs),
     /// Run the NBD server, which attaches volumes for NBD clients.
     Nbd(NbdArgs),
-    /// Create, list, show and delete volumes.
+    /// Create, list, show, import, export and delete volumes.
     Volume {
         /// How to find the cluster.
         #[command(flatten)]
@@ -397,6 +401,10 @@ pub enum VolumeCommand {
         /// Its name.
         name: String,
     },
+    /// Make a volume from a disk image, raw or qcow2.
+    Import(ImportArgs),
+    /// Write a volume into a disk image, raw or qcow2.
+    Export(ExportArgs),
     /// Delete a volume and all its data.
     #[command(after_help = "Example:\n  ashlar volume delete data")]
     Delete {

@@ -21,6 +21,7 @@ mod runtime;
 mod signals;
 mod store_agent;
 mod store_role;
+mod transfer;
 mod up;
 
 use std::process::ExitCode;

@@ -23,7 +23,7 @@ use super::place::{Files, Place, format_of, old_journal, place};
 use super::progress::Progress;
 use super::reading::{Given, Giver};
 use super::session::{self, Access, Stop, aside};
-use super::writer::{self, Output, Written};
+use super::writer::{self, Output, VolumeChanged, Written};
 use super::{Interrupted, volume_name};
 use crate::admin::ask;
 use crate::args::ExportArgs;
@@ -70,7 +70,6 @@ pub fn run(api: &str, args: &ExportArgs, json: bool) -> anyhow::Result<()> {
         role: session::EXPORT,
         reactor: &args.reactor,
     };
-    let resumable = matches!(place, Place::File(_));
     let exported = session::with_volume(&access, async |reactor, volume, stop| {
         let content = Content {
             name: name.to_owned(),
@@ -87,12 +86,7 @@ pub fn run(api: &str, args: &ExportArgs, json: bool) -> anyhow::Result<()> {
         let resumed_at = journal.as_ref().map_or(0, |old| old.mark.done_bytes);
         let written = job.run(&reactor, volume, &stop, place, journal).await;
         job.progress.end();
-        let written = written.with_context(|| {
-            let goes_on = "the same command goes on with it";
-            let then = if resumable { goes_on } else { "begin anew" };
-            format!("the export of {name} is not finished; {then}")
-        })?;
-        Ok((job.content, resumed_at, written))
+        Ok((job.content, resumed_at, written?))
     });
     let (content, resumed_at_bytes, written) = exported?;
     let report = ExportReport {
@@ -167,6 +161,28 @@ impl Job {
                 self.plain(Target::Device(DeviceTarget::new(device, size)?))
             }
         };
+        let resumable = output.journal.is_some();
+        let written = self.transfer(reactor, device, stop, output).await;
+        written.map_err(|error| {
+            if error.is::<VolumeChanged>() {
+                return error;
+            }
+            let goes_on = "the same command goes on with it";
+            let then = if resumable { goes_on } else { "begin anew" };
+            let name = &self.content.name;
+            error.context(format!("the export of {name} is not finished; {then}"))
+        })
+    }
+
+    /// Reads the volume and has it written, to the end.
+    async fn transfer<D: BlockDevice>(
+        &self,
+        reactor: &Reactor,
+        device: D,
+        stop: &Stop,
+        output: Output,
+    ) -> anyhow::Result<Written> {
+        let size = self.content.size_bytes;
         let from = output.from;
         let done = output.done.as_ref().map_or(from, |mark| mark.done_bytes);
         self.progress.begin("exporting", from);

@@ -21,7 +21,7 @@ use serde::Serialize;
 use super::file::{Identity, is_dash, is_seekable, word};
 use super::plan::Plan;
 use super::progress::Progress;
-use super::reader::{self, BLOCK_BYTES};
+use super::reader::{self, BLOCK_BYTES, ReadError};
 use super::session::{self, Access, Stop};
 use super::volume_name;
 use super::writing::{Filled, Filling};
@@ -86,7 +86,10 @@ pub fn run(api: &str, args: &ImportArgs, json: bool) -> anyhow::Result<()> {
         );
         fill(args, source, plan, reactor, device, stop).await
     });
-    let filled = filled.with_context(|| advice(name, may_resume))?;
+    let filled = filled.map_err(|error| {
+        let advice = advice(name, may_resume, &error);
+        error.context(advice)
+    })?;
     report.image_bytes = filled.mark.done_bytes;
     report.data_bytes = filled.data_bytes;
     report.sha256 = filled.mark.sha256;
@@ -155,7 +158,13 @@ fn show(args: &ImportArgs, report: &ImportReport, json: bool) -> anyhow::Result<
 }
 
 /// What to do when it is not finished.
-fn advice(name: &str, may_resume: bool) -> String {
+fn advice(name: &str, may_resume: bool, error: &anyhow::Error) -> String {
+    if error.chain().any(|cause| cause.is::<ReadError>()) {
+        // It says itself what to do about the image.
+        return format!(
+            "the import into {name} is not finished, and `ashlar volume delete {name}` gives it up"
+        );
+    }
     if may_resume {
         format!(
             "the import into {name} is not finished; the same command goes on with it, \

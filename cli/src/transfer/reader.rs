@@ -54,6 +54,9 @@ pub enum ReadError {
          with --restart"
     )]
     Changed,
+    /// What was read is of no one time.
+    #[error("the file has changed while it was imported: begin anew with --restart")]
+    Changing,
     /// More came than the volume holds.
     #[error("the image is longer than the volume of {volume_bytes} bytes: give a larger --size")]
     TooLong {

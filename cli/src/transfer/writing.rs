@@ -114,8 +114,7 @@ impl<D: BlockDevice> Filling<D> {
             let now = File::open(&path).and_then(|file| Identity::of(&file));
             ensure!(
                 now.is_ok_and(|now| now == Some(identity)),
-                "{} has changed while it was imported: begin anew with --restart",
-                path.display()
+                ReadError::Changing
             );
             Ok(())
         })

@@ -14,7 +14,7 @@ use ashlar_proto::api::{
 use crate::api_client::{ApiClient, ApiError};
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
-use crate::rebalance;
+use crate::{rebalance, transfer};
 
 /// How long a front end may hold a volume that nobody uses any more.
 const LET_GO: Duration = Duration::from_millis(600);
@@ -91,6 +91,8 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
                 show_volume(&volume)
             }
         }
+        VolumeCommand::Import(args) => transfer::import(api, &args, json),
+        VolumeCommand::Export(args) => transfer::export(api, &args, json),
         VolumeCommand::Delete { name, force } => {
             ask(api, async |client| {
                 once_let_go(async || client.delete_volume(&name, force).await).await

@@ -2,6 +2,7 @@
 
 mod bench;
 mod snapshots;
+mod transfer;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::io_threads::THREADS_MAX;
 
 pub use bench::{BenchArgs, BenchPattern};
 pub use snapshots::{SnapshotCommand, SnapshotName};
+pub use transfer::{ExportArgs, ImageFormat, ImportArgs};
 
 /// The least `--owner-silence`.
 const OWNER_SILENCE_MIN: Duration = Duration::from_secs(8);
@@ -70,7 +72,7 @@ pub enum Command {
     Store(StoreArgs),
     /// Run the NBD server, which attaches volumes for NBD clients.
     Nbd(NbdArgs),
-    /// Create, list, show and delete volumes.
+    /// Create, list, show, import, export and delete volumes.
     Volume {
         /// How to find the cluster.
         #[command(flatten)]
@@ -412,6 +414,10 @@ pub enum VolumeCommand {
         /// Its name.
         name: String,
     },
+    /// Make a volume from a disk image, raw or qcow2.
+    Import(ImportArgs),
+    /// Write a volume into a disk image, raw or qcow2.
+    Export(ExportArgs),
     /// Delete a volume and all its data.
     #[command(after_help = "Example:\n  ashlar volume delete data")]
     Delete {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::api_client::ApiError;
+use crate::transfer::Interrupted;
 
 /// Something failed.
 const FAILED: u8 = 1;
@@ -12,6 +13,9 @@ const NOT_FOUND: u8 = 3;
 const REFUSED: u8 = 4;
 /// The conductor cannot be reached.
 const UNREACHABLE: u8 = 5;
+
+/// What a shell expects of a program ended by SIGINT.
+const INTERRUPTED: u8 = 130;
 
 /// Prints the error, with its causes, and gives the exit code for it.
 pub fn report(error: &anyhow::Error) -> ExitCode {
@@ -24,6 +28,9 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn code(error: &anyhow::Error) -> u8 {
+    if error.chain().any(|cause| cause.is::<Interrupted>()) {
+        return INTERRUPTED;
+    }
     let Some(error) = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<ApiError>())

@@ -22,6 +22,7 @@ mod signals;
 mod snapshots;
 mod store_agent;
 mod store_role;
+mod transfer;
 mod up;
 
 use std::process::ExitCode;

@@ -13,6 +13,7 @@ mod corpus;
 mod mutator;
 mod nbd;
 mod proto;
+mod qcow2;
 mod store;
 mod target;
 

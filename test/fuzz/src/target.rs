@@ -2,7 +2,7 @@
 
 use crate::corpus::{seeds_of, to_hex};
 use crate::mutator::Mutator;
-use crate::{nbd, proto, store};
+use crate::{nbd, proto, qcow2, store};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
@@ -17,18 +17,21 @@ pub enum Target {
     Nbd,
     /// Headers of frames and their messages.
     Proto,
+    /// Disk images that are imported.
+    Qcow2,
     /// Structures on disk, with checksums that fit.
     Store,
 }
 
 impl Target {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Nbd, Self::Proto, Self::Store];
+    pub const ALL: [Self; 4] = [Self::Nbd, Self::Proto, Self::Qcow2, Self::Store];
 
     fn name(self) -> &'static str {
         match self {
             Self::Nbd => "nbd",
             Self::Proto => "proto",
+            Self::Qcow2 => "qcow2",
             Self::Store => "store",
         }
     }
@@ -36,7 +39,7 @@ impl Target {
     fn seeds(self) -> Vec<Vec<u8>> {
         let mut seeds = seeds_of(self.name());
         seeds.extend(match self {
-            Self::Nbd => Vec::new(),
+            Self::Nbd | Self::Qcow2 => Vec::new(),
             Self::Proto => proto::seeds(),
             Self::Store => store::seeds(),
         });
@@ -49,6 +52,7 @@ impl Target {
         match self {
             Self::Nbd => nbd::run(input, seed),
             Self::Proto => proto::run(input),
+            Self::Qcow2 => qcow2::run(input),
             Self::Store => store::run(input),
         }
     }

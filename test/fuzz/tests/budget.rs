@@ -23,6 +23,11 @@ fn frames_and_messages_survive_any_bytes() {
 }
 
 #[test]
+fn disk_images_survive_any_bytes() {
+    clean(Target::Qcow2, 300_000);
+}
+
+#[test]
 fn structures_on_disk_survive_any_bytes() {
     clean(Target::Store, 100_000);
 }

@@ -10,7 +10,7 @@ const VOLUME: VolumeId = VolumeId::new(1);
 fn volume(generation: u32, owner: Option<&str>) -> Vec<u8> {
     let owner = owner.map_or("null".to_owned(), |owner| format!("\"{owner}\""));
     let row = format!(
-        r#"{{"version":3,"row":{{"replicas":2,"state":"ready","generation":{generation},"attached_by":{owner}}}}}"#
+        r#"{{"version":3,"row":{{"replicas":2,"state":"ready","generation":{generation},"attached_by":{owner},"head_layer":1}}}}"#
     );
     row.into_bytes()
 }
@@ -64,6 +64,70 @@ fn put_shard(ledger: &mut Ledger, epoch: u32, replicas: &[(u64, usize, &str)]) {
 fn assert_fails(ledger: &Ledger, what: &str) {
     let failure = ledger.failure().expect("it is noticed");
     assert!(failure.contains(what), "{failure}");
+}
+
+/// The volume in generation 1, attached or not, with these layers.
+fn layered(owner: Option<&str>, head: u32, settled: u32, (table, applied): (u32, u32)) -> Vec<u8> {
+    let row = serde_json::json!({
+        "version": 5,
+        "row": {
+            "replicas": 2, "state": "ready", "generation": 1, "attached_by": owner,
+            "head_layer": head, "settled_layer": settled, "layers_applied": applied,
+            "layers": {"version": table, "live": [], "dropped": []},
+        },
+    });
+    row.to_string().into_bytes()
+}
+
+fn report(settled: u32, table: u32) -> ReportLayers {
+    ReportLayers {
+        volume: VOLUME,
+        generation: Generation::new(1),
+        settled: Layer::new(settled),
+        table,
+    }
+}
+
+#[test]
+fn layers_are_settled_and_tables_applied_as_owners_say() {
+    let owner = Some("owner");
+    let mut ledger = attached();
+    ledger.changed("volume/1", Some(&layered(owner, 2, 0, (1, 0))));
+    assert!(!ledger.is_table_applied());
+    ledger.report(&report(1, 1));
+    ledger.changed("volume/1", Some(&layered(owner, 2, 1, (1, 1))));
+    assert_eq!(ledger.failure(), None);
+    assert!(ledger.is_table_applied());
+
+    let mut ledger = attached();
+    ledger.changed("volume/1", Some(&layered(owner, 2, 1, (0, 0))));
+    assert_fails(&ledger, "settled, which no owner has said");
+
+    let mut ledger = attached();
+    ledger.report(&report(1, 0));
+    ledger.changed("volume/1", Some(&layered(owner, 2, 0, (1, 1))));
+    assert_fails(&ledger, "applied, which no owner has said");
+
+    let mut ledger = attached();
+    ledger.report(&report(3, 0));
+    ledger.changed("volume/1", Some(&layered(owner, 3, 3, (0, 0))));
+    assert_fails(&ledger, "the head is settled");
+}
+
+#[test]
+fn snapshots_go_and_generations_end_only_when_somebody_asks() {
+    let mut ledger = attached();
+    ledger.changed("snapshot/1/1", None);
+    assert_fails(&ledger, "removed, which nobody asked for");
+    let mut ledger = attached();
+    ledger.delete_snapshot();
+    ledger.changed("snapshot/1/1", None);
+    assert_eq!(ledger.failure(), None);
+    ledger.roll_back();
+    ledger.changed("volume/1", Some(&volume(2, None)));
+    assert_eq!((ledger.failure(), ledger.rollbacks()), (None, 1));
+    ledger.changed("volume/1", Some(&volume(3, None)));
+    assert_fails(&ledger, "granted to nobody");
 }
 
 #[test]

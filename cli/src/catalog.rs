@@ -1,4 +1,5 @@
-//! The exports of the NBD server: every volume of the cluster, attached while somebody uses it.
+//! The exports of the NBD server: every volume of the cluster, attached while somebody uses it, and
+//! every snapshot as `VOLUME@SNAPSHOT`, read-only.
 //!
 //! Invariant: a volume is attached at most once by this process, however many connections use it;
 //! some moments after the last one closed it is detached, cleanly. An open that meets an attach or
@@ -17,14 +18,15 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use ashlar_client::{
-    BlockDevice, BlockError, Durability, Geometry, Volume, VolumeOptions, ZeroMode,
+    BlockDevice, BlockError, Durability, Geometry, Snapshot, Volume, VolumeOptions, ZeroMode,
 };
 use ashlar_nbd_server::{ExportCatalog, ExportInfo, OpenError};
 use ashlar_proto::message::Extent;
 use ashlar_reactor::channel::Notify;
 use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
 
-use crate::cluster_source::HttpClusterSource;
+use crate::cluster_source::{self, HttpClusterSource};
+use crate::exported::Exported;
 
 /// How long a volume stays attached after its last user left: most tools look first and open again
 /// at once to copy.
@@ -35,7 +37,10 @@ enum Entry {
     /// Being attached or detached: wait for the bell, then look again.
     Changing(Rc<Notify>),
     /// Attached; each user holds the lease.
-    Open { volume: Volume, lease: Weak<Lease> },
+    Open {
+        device: Exported,
+        lease: Weak<Lease>,
+    },
 }
 
 struct Inner {
@@ -58,7 +63,7 @@ struct Lease {
 /// A volume as a connection sees it; keeps it attached.
 #[derive(Clone)]
 pub struct ExportedVolume {
-    volume: Volume,
+    device: Exported,
     _lease: Rc<Lease>,
 }
 
@@ -85,6 +90,20 @@ impl VolumeCatalog {
 }
 
 impl Inner {
+    /// Attaches a volume, or opens a snapshot.
+    async fn device(&self, name: &str) -> Result<Exported, OpenError> {
+        let (reactor, source) = (&self.reactor, self.source.clone());
+        let options = self.options.clone();
+        if let Some((volume, snapshot)) = name.split_once('@') {
+            let opened = Snapshot::open(reactor, source, volume, snapshot, options).await;
+            let opened = opened.map(Exported::Snapshot);
+            return opened.map_err(|error| cluster_source::open_snapshot_error(&error));
+        }
+        let attached = Volume::attach(reactor, source, name, options).await;
+        let attached = attached.map(Exported::Volume);
+        attached.map_err(|error| cluster_source::open_error(&error))
+    }
+
     /// The bell of a change in progress, if there is one.
     fn change_in_progress(&self, name: &str) -> Option<Rc<Notify>> {
         match self.entries.borrow().get(name) {
@@ -109,8 +128,8 @@ impl Inner {
             return;
         }
         let (bell, before) = self.begin_change(name);
-        if let Some(Entry::Open { volume, .. }) = before
-            && let Err(error) = volume.detach().await
+        if let Some(Entry::Open { device, .. }) = before
+            && let Err(error) = device.let_go().await
         {
             tracing::warn!(volume = name, %error, "detach was not clean: the next attach settles it");
         }
@@ -146,6 +165,10 @@ impl ExportCatalog for VolumeCatalog {
         self.0.source.exports().await
     }
 
+    async fn find(&self, name: &str) -> Result<ExportInfo, OpenError> {
+        self.0.source.export(name).await
+    }
+
     async fn open(&self, name: &str) -> Result<ExportedVolume, OpenError> {
         let inner = &self.0;
         loop {
@@ -153,38 +176,36 @@ impl ExportCatalog for VolumeCatalog {
                 bell.notified().await;
                 continue;
             }
-            if let Some(Entry::Open { volume, lease }) = inner.entries.borrow_mut().get_mut(name)
-                && !volume.health().fenced
+            if let Some(Entry::Open { device, lease }) = inner.entries.borrow_mut().get_mut(name)
+                && !device.is_over()
             {
                 let held = lease.upgrade().unwrap_or_else(|| new_lease(inner, name));
                 *lease = Rc::downgrade(&held);
                 return Ok(ExportedVolume {
-                    volume: volume.clone(),
+                    device: device.clone(),
                     _lease: held,
                 });
             }
             break;
         }
         let (bell, _) = inner.begin_change(name);
-        let options = inner.options.clone();
-        let attached = Volume::attach(&inner.reactor, inner.source.clone(), name, options).await;
-        let opened = match attached {
-            Ok(volume) => {
+        let opened = match inner.device(name).await {
+            Ok(device) => {
                 let held = new_lease(inner, name);
                 let entry = Entry::Open {
-                    volume: volume.clone(),
+                    device: device.clone(),
                     lease: Rc::downgrade(&held),
                 };
                 inner.entries.borrow_mut().insert(name.to_owned(), entry);
                 Ok(ExportedVolume {
-                    volume,
+                    device,
                     _lease: held,
                 })
             }
             Err(error) => {
-                tracing::warn!(volume = name, %error, "cannot attach");
+                tracing::warn!(volume = name, %error, "cannot open");
                 inner.entries.borrow_mut().remove(name);
-                Err(crate::cluster_source::open_error(&error))
+                Err(error)
             }
         };
         bell.notify_all();
@@ -201,11 +222,11 @@ fn new_lease(inner: &Rc<Inner>, name: &str) -> Rc<Lease> {
 
 impl BlockDevice for ExportedVolume {
     fn geometry(&self) -> Geometry {
-        self.volume.geometry()
+        self.device.geometry()
     }
 
     async fn read(&self, offset: u64, len: u32) -> Result<Vec<SharedBuffer>, BlockError> {
-        self.volume.read(offset, len).await
+        self.device.read(offset, len).await
     }
 
     async fn write(
@@ -214,7 +235,7 @@ impl BlockDevice for ExportedVolume {
         data: Buffer,
         durability: Durability,
     ) -> Result<(), BlockError> {
-        self.volume.write(offset, data, durability).await
+        self.device.write(offset, data, durability).await
     }
 
     async fn write_zeroes(
@@ -224,17 +245,17 @@ impl BlockDevice for ExportedVolume {
         mode: ZeroMode,
         durability: Durability,
     ) -> Result<(), BlockError> {
-        self.volume
+        self.device
             .write_zeroes(offset, len, mode, durability)
             .await
     }
 
     async fn trim(&self, offset: u64, len: u64, durability: Durability) -> Result<(), BlockError> {
-        self.volume.trim(offset, len, durability).await
+        self.device.trim(offset, len, durability).await
     }
 
     async fn flush(&self) -> Result<(), BlockError> {
-        self.volume.flush().await
+        self.device.flush().await
     }
 
     async fn extents(
@@ -243,6 +264,6 @@ impl BlockDevice for ExportedVolume {
         len: u64,
         extents_max: usize,
     ) -> Result<Vec<Extent>, BlockError> {
-        self.volume.extents(offset, len, extents_max).await
+        self.device.extents(offset, len, extents_max).await
     }
 }

@@ -6,11 +6,11 @@
 //!                   └────────── answer, by a channel of its own ──┘
 //! ```
 
-use ashlar_client::{AttachError, ClusterSource, SourceError};
+use ashlar_client::{AttachError, ClusterSource, OpenSnapshotError, SourceError};
 use ashlar_nbd_server::{ExportInfo, OpenError};
 use ashlar_proto::api::{
     AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, ProposeInSync,
-    ReportLayers, Revision, SnapshotMap, Volume, VolumeMap, VolumeState,
+    ReportLayers, Revision, Snapshot, SnapshotMap, SnapshotState, Volume, VolumeMap, VolumeState,
 };
 use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
@@ -37,7 +37,8 @@ enum Once {
     Propose(String, ProposeInSync, Answer<InSyncCommitted>),
     ReportLayers(String, ReportLayers, Answer<()>),
     Snapshot(String, String, Answer<SnapshotMap>),
-    List(Answer<Vec<Volume>>),
+    List(Answer<(Vec<Volume>, Vec<Snapshot>)>),
+    Show(String, Answer<Volume>),
 }
 
 /// A conductor reached by HTTP, from any thread. Clones share the connections.
@@ -74,9 +75,9 @@ impl HttpClusterSource {
         Self { calls, beats }
     }
 
-    /// The volumes that can be attached, as exports.
+    /// The volumes that can be attached and the snapshots that can be read, as exports.
     pub async fn exports(&self) -> Result<Vec<ExportInfo>, OpenError> {
-        let volumes = self
+        let (volumes, snapshots) = self
             .call(|answer| Call::Once(Once::List(answer)))
             .await
             .map_err(|error| source_error(&error))?;
@@ -84,7 +85,26 @@ impl HttpClusterSource {
             .into_iter()
             .filter(|volume| volume.state == VolumeState::Ready);
         let export = |volume: Volume| ExportInfo::new(volume.name, volume.size_bytes.get());
-        Ok(ready.map(export).collect())
+        let readable = snapshots.iter().filter(|s| s.state == SnapshotState::Ready);
+        Ok(ready
+            .map(export)
+            .chain(readable.map(snapshot_export))
+            .collect())
+    }
+
+    /// One of them by its name; a snapshot's is `VOLUME@SNAPSHOT`.
+    pub async fn export(&self, name: &str) -> Result<ExportInfo, OpenError> {
+        if let Some((volume, snapshot)) = name.split_once('@') {
+            let map = self.snapshot(volume, snapshot).await;
+            let map = map.map_err(|error| source_error(&error))?;
+            return Ok(snapshot_export(&map.snapshot));
+        }
+        let shown = self.call(|answer| Call::Once(Once::Show(name.to_owned(), answer)));
+        let volume = shown.await.map_err(|error| source_error(&error))?;
+        if volume.state != VolumeState::Ready {
+            return Err(OpenError::Unavailable);
+        }
+        Ok(ExportInfo::new(volume.name, volume.size_bytes.get()))
     }
 
     async fn call<T: Send>(&self, call: impl FnOnce(Answer<T>) -> Call) -> Result<T, SourceError> {
@@ -177,8 +197,16 @@ async fn carry_out(client: ApiClient, call: Once) {
             let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
         }
         Once::List(answer) => {
-            let outcome = client.volumes().await.map(|list| list.items);
+            let listed = async {
+                let volumes = client.volumes().await?.items;
+                Ok((volumes, client.snapshots(None).await?.items))
+            };
+            let outcome: Result<_, ApiError> = listed.await;
             let _ = answer.try_send(outcome.map_err(|error| translate("*", &error)));
+        }
+        Once::Show(name, answer) => {
+            let outcome = client.volume(&name).await;
+            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
         }
     }
 }
@@ -209,6 +237,23 @@ pub fn translate(volume: &str, error: &ApiError) -> SourceError {
         ApiError::Address { .. } => SourceError::Refused {
             code: "address".into(),
         },
+    }
+}
+
+/// A snapshot as an export: it can only be read.
+fn snapshot_export(snapshot: &Snapshot) -> ExportInfo {
+    let name = format!("{}@{}", snapshot.volume_name, snapshot.name);
+    let mut export = ExportInfo::new(name, snapshot.size_bytes.get());
+    export.geometry.read_only = true;
+    export
+}
+
+/// Why an export cannot be opened, from why its snapshot cannot.
+pub fn open_snapshot_error(error: &OpenSnapshotError) -> OpenError {
+    match error {
+        OpenSnapshotError::Source(error) => source_error(error),
+        OpenSnapshotError::NotReady => OpenError::Unavailable,
+        OpenSnapshotError::Map { .. } => OpenError::Failed(Box::new(error.clone())),
     }
 }
 

@@ -10,6 +10,7 @@ mod cluster_source;
 mod conductor_role;
 mod disk;
 mod exit;
+mod exported;
 mod host;
 mod io_threads;
 mod map_watch;

@@ -4,11 +4,11 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::Context;
-use ashlar_client::{Volume, VolumeOptions};
+use ashlar_client::{Snapshot, Volume, VolumeOptions};
 use ashlar_reactor::{Engine, Reactor, RuntimeOptions, probe_engine};
 
 use crate::api_client::ApiClient;
-use crate::args::{EngineArg, ReactorArgs};
+use crate::args::{EngineArg, ReactorArgs, SnapshotName};
 use crate::cluster_source::HttpClusterSource;
 use crate::host;
 
@@ -78,6 +78,34 @@ pub fn with_volume<T, F: Future<Output = anyhow::Result<T>>>(
             .await
             .with_context(|| format!("cannot detach {name}"))?;
         result
+    });
+    tokio.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// Opens a snapshot and works with it.
+///
+/// # Errors
+/// Those of `work`; opening fails as the conductor says.
+pub fn with_snapshot<T>(
+    api: &str,
+    name: &SnapshotName,
+    args: &ReactorArgs,
+    work: impl AsyncFnOnce(Reactor, Snapshot) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("ashlar-control")
+        .enable_all()
+        .build()?;
+    let client = ApiClient::new(api).with_context(|| format!("--api {api}"))?;
+    let source = HttpClusterSource::new(client, tokio.handle());
+    let result = run(args, async |reactor: Reactor| {
+        let options = VolumeOptions::new(host::owner("snapshot"));
+        let (volume, snapshot) = (&name.volume, &name.snapshot);
+        let opened = Snapshot::open(&reactor, source, volume, snapshot, options).await;
+        let opened = opened.with_context(|| format!("cannot open {name}"))?;
+        work(reactor, opened).await
     });
     tokio.shutdown_timeout(Duration::from_secs(1));
     result

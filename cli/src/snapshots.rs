@@ -3,12 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::{Context, ensure};
+use ashlar_client::{BlockDevice, Snapshot as OpenSnapshot, SnapshotUsage};
+use ashlar_proto::Layer;
 use ashlar_proto::api::{CreateSnapshot, RollbackVolume, Snapshot, SnapshotState, Volume};
+use ashlar_proto::message::BlockKind;
+use ashlar_reactor::Reactor;
+use serde::Serialize;
 
 use crate::admin::{ask, once_let_go, word};
 use crate::api_client::OWNER_WAIT;
-use crate::args::{SnapshotCommand, SnapshotName};
+use crate::args::{ReactorArgs, SnapshotCommand, SnapshotName};
 use crate::output::{bytes, print_json, print_table, print_text};
+use crate::runtime;
 
 /// The last second that RFC 3339 has a text for.
 const SECONDS_MAX: u64 = 253_402_300_799;
@@ -18,7 +25,19 @@ pub fn run(api: &str, command: SnapshotCommand, json: bool) -> anyhow::Result<()
     match command {
         SnapshotCommand::Create { name } => create(api, &name, json),
         SnapshotCommand::List { volume } => list(api, volume.as_deref(), json),
-        SnapshotCommand::Show { name } => show(api, &name, json),
+        SnapshotCommand::Show {
+            name,
+            no_usage,
+            reactor,
+        } => {
+            let reactor = (!no_usage).then_some(&reactor);
+            show(api, &name, reactor, json)
+        }
+        SnapshotCommand::Diff {
+            older,
+            newer,
+            reactor,
+        } => diff(api, &older, &newer, &reactor, json),
         SnapshotCommand::Delete { name, wait } => delete(api, &name, wait, json),
         SnapshotCommand::Rollback {
             name,
@@ -72,14 +91,41 @@ fn row(snapshot: &Snapshot) -> Vec<String> {
     ]
 }
 
-fn show(api: &str, name: &SnapshotName, json: bool) -> anyhow::Result<()> {
+/// A snapshot and what it takes.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    snapshot: Snapshot,
+    /// Bytes of data that it shows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shown_bytes: Option<u64>,
+    /// Of these, bytes that nothing else shows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exclusive_bytes: Option<u64>,
+}
+
+fn show(
+    api: &str,
+    name: &SnapshotName,
+    reactor: Option<&ReactorArgs>,
+    json: bool,
+) -> anyhow::Result<()> {
     let snapshot = ask(api, async |client| {
         client.snapshot(&name.volume, &name.snapshot).await
     })?;
+    let is_ready = snapshot.state == SnapshotState::Ready;
+    let usage = match reactor.filter(|_| is_ready) {
+        Some(reactor) => Some(runtime::with_snapshot(api, name, reactor, usage)?),
+        None => None,
+    };
     if json {
-        return print_json(&snapshot);
+        return print_json(&Shown {
+            snapshot,
+            shown_bytes: usage.map(|usage| usage.shown.get()),
+            exclusive_bytes: usage.map(|usage| usage.exclusive.get()),
+        });
     }
-    let facts = [
+    let mut facts = vec![
         ("name", snapshot.name.clone()),
         ("volume", snapshot.volume_name.clone()),
         ("volume id", snapshot.volume.to_string()),
@@ -88,10 +134,95 @@ fn show(api: &str, name: &SnapshotName, json: bool) -> anyhow::Result<()> {
         ("layer", snapshot.layer.to_string()),
         ("state", word(&snapshot.state)),
     ];
+    if let Some(usage) = usage {
+        let shared = usage.shown.get().saturating_sub(usage.exclusive.get());
+        facts.push(("shown", bytes(usage.shown.get())));
+        facts.push(("exclusive", bytes(usage.exclusive.get())));
+        facts.push(("shared", bytes(shared)));
+    }
     for (fact, value) in facts {
         print_text(&format!("{fact:<10} {value}"))?;
     }
     Ok(())
+}
+
+async fn usage(_: Reactor, snapshot: OpenSnapshot) -> anyhow::Result<SnapshotUsage> {
+    let usage = snapshot.usage().await;
+    usage.context("cannot count what the snapshot takes; --no-usage leaves that out")
+}
+
+/// A range that was written between two snapshots.
+#[derive(Serialize)]
+struct Change {
+    offset_bytes: u64,
+    length_bytes: u64,
+    /// Whether it reads as zeroes since.
+    zero: bool,
+}
+
+/// Bytes whose changes are asked for together.
+const DIFF_BYTES: u64 = 1 << 30;
+
+fn diff(
+    api: &str,
+    older: &SnapshotName,
+    newer: &SnapshotName,
+    reactor: &ReactorArgs,
+    json: bool,
+) -> anyhow::Result<()> {
+    ensure!(
+        older.volume == newer.volume,
+        "{older} and {newer} are of different volumes: only snapshots of one can be compared"
+    );
+    let base = ask(api, async |client| {
+        client.snapshot(&older.volume, &older.snapshot).await
+    })?;
+    let changes = runtime::with_snapshot(api, newer, reactor, async |_, newest| {
+        ensure!(
+            base.layer < newest.info().layer,
+            "{older} is not older than {newer}: give them the other way round"
+        );
+        changes(&newest, base.layer).await
+    })?;
+    if json {
+        return print_json(&changes);
+    }
+    let row = |change: &Change| {
+        vec![
+            change.offset_bytes.to_string(),
+            change.length_bytes.to_string(),
+            if change.zero { "zero" } else { "data" }.to_owned(),
+        ]
+    };
+    let header = ["offset", "length", "now"];
+    print_table(&header, changes.iter().map(row).collect())
+}
+
+async fn changes(newer: &OpenSnapshot, base: Layer) -> anyhow::Result<Vec<Change>> {
+    let size = newer.geometry().size_bytes;
+    let mut changes: Vec<Change> = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let len = DIFF_BYTES.min(size - at);
+        let runs = newer.changed_since(base, at, len, usize::MAX).await?;
+        for run in runs {
+            let length_bytes = run.count.bytes().min(size - at);
+            let zero = run.kind == BlockKind::Zero;
+            match changes.last_mut() {
+                _ if run.kind == BlockKind::Absent => {}
+                Some(last) if last.zero == zero && last.offset_bytes + last.length_bytes == at => {
+                    last.length_bytes += length_bytes;
+                }
+                _ => changes.push(Change {
+                    offset_bytes: at,
+                    length_bytes,
+                    zero,
+                }),
+            }
+            at += length_bytes;
+        }
+    }
+    Ok(changes)
 }
 
 fn delete(api: &str, name: &SnapshotName, wait: bool, json: bool) -> anyhow::Result<()> {

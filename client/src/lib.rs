@@ -51,6 +51,7 @@ mod scrub;
 mod shard;
 mod signal;
 mod snapshot;
+mod snapshot_usage;
 mod source;
 mod takeover;
 #[cfg(test)]
@@ -69,5 +70,6 @@ pub use memory::MemoryDevice;
 pub use options::VolumeOptions;
 pub use repair_owners::{RepairOwners, RepairTasks};
 pub use snapshot::{OpenSnapshotError, Snapshot};
+pub use snapshot_usage::SnapshotUsage;
 pub use source::{ClusterSource, SourceError};
 pub use volume::Volume;

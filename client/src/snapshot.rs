@@ -88,6 +88,8 @@ struct Reader {
     geometry: Geometry,
     route: Route,
     others: Vec<SnapshotInfo>,
+    /// The layer that the volume was written in when it was opened.
+    head: Layer,
     peers: RefCell<BTreeMap<PeerKey, Rc<Peer>>>,
     /// Of each shard.
     copies: RefCell<Vec<Vec<Copy>>>,
@@ -153,6 +155,12 @@ impl Snapshot {
         &self.reader.others
     }
 
+    /// Whether it was found to be deleted.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.reader.is_gone.get()
+    }
+
     /// Blocks of which some replica had a bad copy, as far as reads have seen.
     #[must_use]
     pub fn damage_seen(&self) -> u64 {
@@ -172,7 +180,25 @@ impl Snapshot {
         len: u64,
         extents_max: usize,
     ) -> Result<Vec<Extent>, BlockError> {
-        self.reader.extents(layer, offset, len, extents_max).await
+        let layers = (layer, self.reader.info.layer);
+        self.reader.extents(layers, offset, len, extents_max).await
+    }
+
+    /// The layer that the volume was written in when the snapshot was opened.
+    pub(crate) fn head_layer(&self) -> Layer {
+        self.reader.head
+    }
+
+    /// The kinds of blocks as one layer shows them, of what lies above another.
+    pub(crate) async fn runs(
+        &self,
+        above: Layer,
+        layer: Layer,
+        offset: u64,
+        len: u64,
+    ) -> Result<Vec<Extent>, BlockError> {
+        let layers = (above, layer);
+        self.reader.extents(layers, offset, len, usize::MAX).await
     }
 }
 
@@ -214,6 +240,7 @@ impl Reader {
             },
             route,
             others: map.others.clone(),
+            head: map.volume.head_layer,
             peers: RefCell::default(),
             copies: RefCell::default(),
             is_gone: Cell::new(false),
@@ -407,7 +434,7 @@ impl Reader {
 
     async fn extents(
         &self,
-        above: Layer,
+        (above, layer): (Layer, Layer),
         offset: u64,
         len: u64,
         extents_max: usize,
@@ -422,14 +449,15 @@ impl Reader {
             let mut span = span_of(&piece);
             while span.count.get() > 0 {
                 let (block, count) = (span.block, span.count);
-                let header = self.request(
-                    FrameKind::SnapshotExtents,
-                    &Piece {
-                        block,
-                        count,
-                        ..piece
-                    },
-                );
+                let part = Piece {
+                    block,
+                    count,
+                    ..piece
+                };
+                let header = FrameHeader {
+                    layer,
+                    ..self.request(FrameKind::SnapshotExtents, &part)
+                };
                 let judge = |reply: Frame| {
                     let runs = wire::meta_of(&reply).and_then(|meta| decode_extents(meta).ok());
                     runs.filter(|runs| covers(runs, span))
@@ -495,7 +523,7 @@ impl BlockDevice for Snapshot {
         len: u64,
         extents_max: usize,
     ) -> Result<Vec<Extent>, BlockError> {
-        let all = Layer::default();
-        self.reader.extents(all, offset, len, extents_max).await
+        let layers = (Layer::default(), self.reader.info.layer);
+        self.reader.extents(layers, offset, len, extents_max).await
     }
 }

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use clap::Subcommand;
 
+use super::ReactorArgs;
+
 /// A snapshot as people write it: `VOLUME@NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotName {
@@ -72,12 +74,40 @@ Examples:
         /// The volume [default: all].
         volume: Option<String>,
     },
-    /// Show one snapshot.
-    #[command(after_help = "Example:\n  ashlar snapshot show data@monday")]
+    /// Show one snapshot, and what it takes.
+    #[command(after_help = "\
+Example:
+  ashlar snapshot show data@monday
+
+SHOWN is the data that it shows, EXCLUSIVE what nothing else shows: what its deletion gives back, on
+each replica. Both are counted from the maps of the stores, which takes a while for large volumes.")]
     Show {
         /// The snapshot.
         #[arg(value_name = "VOLUME@NAME")]
         name: SnapshotName,
+        /// Ask only the conductor, and no store for what it takes.
+        #[arg(long)]
+        no_usage: bool,
+        #[command(flatten)]
+        reactor: ReactorArgs,
+    },
+    /// List the ranges that differ from one snapshot of a volume to a later one.
+    #[command(after_help = "\
+Examples:
+  ashlar snapshot diff data@monday data@tuesday
+  ashlar snapshot diff data@monday data@tuesday --json
+
+Ranges were written after the first and before the second, as data or as zeroes, whether with another
+content or not. They come from the maps alone: no data is read.")]
+    Diff {
+        /// The older snapshot.
+        #[arg(value_name = "VOLUME@OLDER")]
+        older: SnapshotName,
+        /// The newer one, of the same volume.
+        #[arg(value_name = "VOLUME@NEWER")]
+        newer: SnapshotName,
+        #[command(flatten)]
+        reactor: ReactorArgs,
     },
     /// Delete a snapshot; the volume and its other snapshots stay as they are.
     #[command(after_help = "\

@@ -74,16 +74,18 @@ pub struct ImportArgs {
 Examples:
   ashlar volume export data backup.img
   ashlar volume export data backup.qcow2
+  ashlar volume export data@monday monday.qcow2
   ashlar volume export data - | zstd > backup.img.zst
 
-Nothing else may have the volume attached meanwhile. FILE is there when the export is done; until
+A volume must not be attached by anybody else meanwhile; a snapshot can be exported while its volume
+is written. FILE is there when the export is done; until
 then the content is in FILE.ashlar-partial. An export that was interrupted goes on when the same
 command is given again: a journal, FILE.ashlar-export, says how far it came. If the volume was written
 to in between, it is refused: begin anew with --restart.
 
 The SHA-256 that is printed is that of the volume's content, as `sha256sum` of it as a raw file.")]
 pub struct ExportArgs {
-    /// The volume.
+    /// The volume, or a snapshot of it as VOLUME@NAME.
     #[arg(value_name = "NAME")]
     pub volume: String,
     /// The image to make, a block device to write to, or - for a raw image on standard output.

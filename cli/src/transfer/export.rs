@@ -16,6 +16,7 @@ use ashlar_proto::{Generation, VolumeId};
 use ashlar_reactor::Reactor;
 use serde::Serialize;
 
+use super::Interrupted;
 use super::checksum::Sha256;
 use super::file::word;
 use super::journal::{ExportJournal, Mark, VERSION, remove_file};
@@ -24,9 +25,8 @@ use super::progress::Progress;
 use super::reading::{Given, Giver};
 use super::session::{self, Access, Stop, aside};
 use super::writer::{self, Output, VolumeChanged, Written};
-use super::{Interrupted, volume_name};
 use crate::admin::ask;
-use crate::args::ExportArgs;
+use crate::args::{ExportArgs, SnapshotName};
 use crate::output::{bytes, print_json, print_text};
 
 /// What an export has done.
@@ -49,20 +49,29 @@ struct ExportReport {
 struct Content {
     name: String,
     id: VolumeId,
-    /// Of the attachment: another one means that somebody else may have written.
+    /// Of the attachment: another one means that somebody else may have written. Of a snapshot: its
+    /// layer.
     generation: Generation,
     size_bytes: u64,
 }
 
 /// Runs it.
 pub fn run(api: &str, args: &ExportArgs, json: bool) -> anyhow::Result<()> {
-    let name = volume_name(&args.volume)?;
+    let name = args.volume.as_str();
     let format = format_of(args)?;
     let place = place(args)?;
     let journal = old_journal(args, &place, format)?;
     let to_stdout = matches!(place, Place::Stdout(_));
     // Attaching would wait for a conductor that is not there, and has no word of its own for no volume.
-    ask(api, async |client| client.volume(name).await)?;
+    match name.parse::<SnapshotName>() {
+        Ok(SnapshotName { volume, snapshot }) => {
+            ask(api, async |client| {
+                client.snapshot(&volume, &snapshot).await
+            })
+            .map(drop)?;
+        }
+        Err(_) => ask(api, async |client| client.volume(name).await).map(drop)?,
+    }
     let began = Instant::now();
     let access = Access {
         api,
@@ -74,7 +83,7 @@ pub fn run(api: &str, args: &ExportArgs, json: bool) -> anyhow::Result<()> {
         let content = Content {
             name: name.to_owned(),
             id: volume.id(),
-            generation: volume.generation(),
+            generation: Generation::new(volume.version()),
             size_bytes: volume.geometry().size_bytes,
         };
         let job = Job {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
-use ashlar_client::{BlockDevice, Volume};
+use ashlar_client::BlockDevice;
 use ashlar_image::{Format, Image};
 use ashlar_reactor::Reactor;
 use serde::Serialize;
@@ -26,6 +26,7 @@ use super::session::{self, Access, Stop};
 use super::volume_name;
 use super::writing::{Filled, Filling};
 use crate::args::{ImageFormat, ImportArgs};
+use crate::exported::Exported;
 use crate::output::{bytes, print_json, print_text};
 
 /// What an import has done.
@@ -102,7 +103,7 @@ async fn fill(
     source: Source,
     plan: Plan,
     reactor: Reactor,
-    device: Volume,
+    device: Exported,
     stop: Stop,
 ) -> anyhow::Result<Filled> {
     let total = source.image.size_bytes();

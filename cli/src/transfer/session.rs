@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use ashlar_client::{AttachError, SourceError, Volume, VolumeOptions};
+use ashlar_client::{AttachError, Snapshot, SourceError, Volume, VolumeOptions};
 use ashlar_reactor::Reactor;
 use ashlar_reactor::channel::{Notify, remote};
 
 use crate::api_client::ApiClient;
 use crate::args::ReactorArgs;
 use crate::cluster_source::HttpClusterSource;
+use crate::exported::Exported;
 use crate::{host, runtime, signals};
 
 /// What owners that import and export are called.
@@ -73,13 +74,13 @@ impl Stop {
     }
 }
 
-/// Attaches a volume, works with it, and detaches it.
+/// Attaches a volume, works with it, and detaches it; a snapshot is only opened.
 ///
 /// # Errors
 /// Those of `work`; attaching fails as the conductor or the replicas say.
 pub fn with_volume<T>(
     access: &Access<'_>,
-    work: impl AsyncFnOnce(Reactor, Volume, Stop) -> anyhow::Result<T>,
+    work: impl AsyncFnOnce(Reactor, Exported, Stop) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -91,10 +92,10 @@ pub fn with_volume<T>(
     let signal = signals::stop_channel(tokio.handle())?;
     let result = runtime::run(access.reactor, async |reactor: Reactor| {
         let stop = Stop::watch(&reactor, signal);
-        let volume = attach(&reactor, source, access).await;
-        let volume = volume.with_context(|| format!("cannot attach {}", access.name))?;
-        let result = work(reactor, volume.clone(), stop).await;
-        let detached = volume.detach().await;
+        let opened = open(&reactor, source, access).await;
+        let opened = opened.with_context(|| format!("cannot attach {}", access.name))?;
+        let result = work(reactor, opened.clone(), stop).await;
+        let detached = opened.let_go().await;
         // What went wrong before says more.
         let done = result?;
         detached.with_context(|| format!("cannot detach {}", access.name))?;
@@ -102,6 +103,19 @@ pub fn with_volume<T>(
     });
     tokio.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+async fn open(
+    reactor: &Reactor,
+    source: HttpClusterSource,
+    access: &Access<'_>,
+) -> anyhow::Result<Exported> {
+    let Some((volume, snapshot)) = access.name.split_once('@') else {
+        return Ok(Exported::Volume(attach(reactor, source, access).await?));
+    };
+    let options = VolumeOptions::new(host::owner(access.role));
+    let opened = Snapshot::open(reactor, source, volume, snapshot, options).await?;
+    Ok(Exported::Snapshot(opened))
 }
 
 async fn attach(

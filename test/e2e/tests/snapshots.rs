@@ -238,7 +238,6 @@ fn snapshots_outlive_the_stores_that_they_were_made_on() -> Result<()> {
     })?;
     round(&cluster, &mut client, 4)?;
     client.disconnect()?;
-    drop(round);
     let fresh = in_sync(&cluster)?;
     let fresh = fresh.iter().find(|name| !holders.contains(name));
     let fresh = fresh.context("one was made elsewhere")?.clone();

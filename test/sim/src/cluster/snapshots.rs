@@ -388,19 +388,19 @@ impl Album {
                 back.await.map(drop)
             })
             .await;
-        // Newer ones go with it; those that nobody knows of yet may come after it or before.
-        if !matches!(asked, Err(CallError::Refused(_))) {
-            let is_older = |kept: &Kept| kept.layer.is_some_and(|other| other <= layer);
-            self.kept.borrow_mut().retain(is_older);
-        }
         if let Err(CallError::Unreachable) = asked {
-            self.reactor.sleep(HELD_UP_MAX * 2).await;
+            // It may be under way still, to a conductor that stalls.
+            self.reactor.sleep(HELD_UP_MAX * 4).await;
         }
+        // An error tells nothing either: the metadata may have it all the same.
         if archive.ledger(|ledger| ledger.rollbacks()) == before {
             let mut history = self.record.history.borrow_mut();
             history.end(restored, Ending::Refused);
             return;
         }
+        // Newer ones went with it; those that nobody knows of yet may come after it or before.
+        let is_older = |kept: &Kept| kept.layer.is_some_and(|other| other <= layer);
+        self.kept.borrow_mut().retain(is_older);
         while !archive.ledger(|ledger| ledger.is_table_applied()) {
             self.reactor.sleep(Duration::from_millis(5)).await;
         }

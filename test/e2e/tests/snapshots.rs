@@ -175,11 +175,12 @@ fn deletes_and_rollbacks(
         .limit(LIMIT)
         .check()?;
     drop(client);
-    let mut client = wait_for("the volume", LIMIT, || {
-        NbdClient::connect(cluster.nbd_port(), "v")
+    // Who had it may take a moment to see that it is out.
+    wait_for("the volume", LIMIT, || {
+        let mut client = NbdClient::connect(cluster.nbd_port(), "v")?;
+        check(&mut client, &known[0].1, blocks)?;
+        client.disconnect()
     })?;
-    check(&mut client, &known[0].1, blocks)?;
-    client.disconnect()?;
     let list = cluster.json(["snapshot", "list", "v"])?;
     let names: Vec<_> = list
         .as_array()

@@ -20,7 +20,7 @@ use std::time::Duration;
 use ashlar_client::{
     BlockDevice, BlockError, Durability, Geometry, Snapshot, Volume, VolumeOptions, ZeroMode,
 };
-use ashlar_nbd_server::{ExportCatalog, ExportInfo, OpenError};
+use ashlar_nbd_server::{ExportCatalog, ExportDevice, ExportInfo, OpenError};
 use ashlar_proto::message::Extent;
 use ashlar_reactor::channel::Notify;
 use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
@@ -267,3 +267,5 @@ impl BlockDevice for ExportedVolume {
         self.device.extents(offset, len, extents_max).await
     }
 }
+
+impl ExportDevice for ExportedVolume {}

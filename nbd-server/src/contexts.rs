@@ -7,6 +7,7 @@
 
 use crate::wire::{STATE_DIRTY, STATE_HOLE_ZERO};
 use ashlar_proto::message::BlockKind;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Most contexts that a client may select: a set of them is a `u8`.
@@ -57,7 +58,7 @@ fn is_of_bitmaps(query: &str) -> bool {
     query == QEMU || query.starts_with(DIRTY_BITMAP)
 }
 
-/// What the bitmaps of an export have to be known for.
+/// Whether any of `queries` takes the export's bitmaps to be answered.
 pub(crate) fn names_bitmaps(queries: &[&str]) -> bool {
     queries.iter().any(|query| is_of_bitmaps(query))
 }
@@ -65,7 +66,9 @@ pub(crate) fn names_bitmaps(queries: &[&str]) -> bool {
 /// The contexts to be listed for `queries`, of an export with these bitmaps.
 pub(crate) fn listed(queries: &[&str], bitmaps: Vec<String>) -> Vec<Context> {
     let all = queries.is_empty();
-    let has = |name: &str| queries.contains(&name);
+    // A client may ask thousands of queries about thousands of bitmaps.
+    let queries: BTreeSet<&str> = queries.iter().copied().collect();
+    let has = |name: &str| queries.contains(name);
     let mut contexts = Vec::new();
     if all || has(BASE) || has(BASE_ALLOCATION) {
         contexts.push(Context::Allocation);
@@ -92,13 +95,14 @@ pub(crate) struct Contexts(Rc<[Context]>);
 impl Contexts {
     /// Those that `queries` select by their exact names, of an export with these bitmaps.
     pub(crate) fn select(queries: &[&str], bitmaps: &[String]) -> Result<Self, TooManyContexts> {
+        let bitmaps: BTreeSet<&str> = bitmaps.iter().map(String::as_str).collect();
         let mut selected = Vec::new();
         for query in queries {
             let context = if *query == BASE_ALLOCATION {
                 Context::Allocation
             } else {
                 let name = query.strip_prefix(DIRTY_BITMAP);
-                match name.filter(|name| bitmaps.iter().any(|bitmap| bitmap == name)) {
+                match name.filter(|name| bitmaps.contains(name)) {
                     Some(name) => Context::Bitmap(name.into()),
                     None => continue,
                 }

@@ -340,7 +340,10 @@ impl ScrubArgs {
 #[command(after_help = "\
 Example:
   ashlar nbd --conductor http://127.0.0.1:7100 --listen unix:/run/ashlar-nbd.sock
-  qemu-img info 'nbd+unix:///data?socket=/run/ashlar-nbd.sock'")]
+  qemu-img info 'nbd+unix:///data?socket=/run/ashlar-nbd.sock'
+
+Exports are volumes, and snapshots as VOLUME@SNAPSHOT, read-only. What changed since an older snapshot:
+  nbdinfo --map=qemu:dirty-bitmap:SNAPSHOT 'nbd+unix:///data?socket=/run/ashlar-nbd.sock'")]
 pub struct NbdArgs {
     /// The conductor that knows the volumes.
     #[arg(long, value_name = "URL", env = "ASHLAR_API")]

@@ -20,11 +20,12 @@ use std::time::Duration;
 use ashlar_client::{
     BlockDevice, BlockError, Durability, Geometry, Snapshot, Volume, VolumeOptions, ZeroMode,
 };
-use ashlar_nbd_server::{ExportCatalog, ExportInfo, OpenError};
+use ashlar_nbd_server::{ChangesError, ExportCatalog, ExportDevice, ExportInfo, OpenError};
 use ashlar_proto::message::Extent;
 use ashlar_reactor::channel::Notify;
 use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
 
+use crate::bitmaps::Bitmaps;
 use crate::cluster_source::{self, HttpClusterSource};
 use crate::exported::Exported;
 
@@ -64,6 +65,7 @@ struct Lease {
 #[derive(Clone)]
 pub struct ExportedVolume {
     device: Exported,
+    bitmaps: Rc<Bitmaps>,
     _lease: Rc<Lease>,
 }
 
@@ -169,6 +171,10 @@ impl ExportCatalog for VolumeCatalog {
         self.0.source.export(name).await
     }
 
+    async fn bitmaps(&self, name: &str) -> Result<Vec<String>, OpenError> {
+        self.0.source.bitmaps(name).await
+    }
+
     async fn open(&self, name: &str) -> Result<ExportedVolume, OpenError> {
         let inner = &self.0;
         loop {
@@ -181,10 +187,7 @@ impl ExportCatalog for VolumeCatalog {
             {
                 let held = lease.upgrade().unwrap_or_else(|| new_lease(inner, name));
                 *lease = Rc::downgrade(&held);
-                return Ok(ExportedVolume {
-                    device: device.clone(),
-                    _lease: held,
-                });
+                return Ok(ExportedVolume::new(inner, device.clone(), held));
             }
             break;
         }
@@ -197,10 +200,7 @@ impl ExportCatalog for VolumeCatalog {
                     lease: Rc::downgrade(&held),
                 };
                 inner.entries.borrow_mut().insert(name.to_owned(), entry);
-                Ok(ExportedVolume {
-                    device,
-                    _lease: held,
-                })
+                Ok(ExportedVolume::new(inner, device, held))
             }
             Err(error) => {
                 tracing::warn!(volume = name, %error, "cannot open");
@@ -210,6 +210,17 @@ impl ExportCatalog for VolumeCatalog {
         };
         bell.notify_all();
         opened
+    }
+}
+
+impl ExportedVolume {
+    fn new(inner: &Inner, device: Exported, lease: Rc<Lease>) -> Self {
+        let bitmaps = Bitmaps::new(&inner.reactor, &inner.source, &lease.name);
+        Self {
+            device,
+            bitmaps: Rc::new(bitmaps),
+            _lease: lease,
+        }
     }
 }
 
@@ -265,5 +276,20 @@ impl BlockDevice for ExportedVolume {
         extents_max: usize,
     ) -> Result<Vec<Extent>, BlockError> {
         self.device.extents(offset, len, extents_max).await
+    }
+}
+
+impl ExportDevice for ExportedVolume {
+    async fn changes(
+        &self,
+        bitmap: &str,
+        offset: u64,
+        len: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>, ChangesError> {
+        let (device, range) = (&self.device, (offset, len));
+        self.bitmaps
+            .changes(device, bitmap, range, extents_max)
+            .await
     }
 }

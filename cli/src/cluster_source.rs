@@ -16,6 +16,7 @@ use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
 
 use crate::api_client::{ApiClient, ApiError};
+use crate::bitmaps;
 use crate::map_watch;
 use crate::owner_beats::OwnerBeats;
 
@@ -38,6 +39,7 @@ enum Once {
     ReportLayers(String, ReportLayers, Answer<()>),
     Snapshot(String, String, Answer<SnapshotMap>),
     List(Answer<(Vec<Volume>, Vec<Snapshot>)>),
+    Snapshots(String, Answer<Vec<Snapshot>>),
     Show(String, Answer<Volume>),
 }
 
@@ -105,6 +107,14 @@ impl HttpClusterSource {
             return Err(OpenError::Unavailable);
         }
         Ok(ExportInfo::new(volume.name, volume.size_bytes.get()))
+    }
+
+    /// The dirty bitmaps of one of them, by name.
+    pub async fn bitmaps(&self, name: &str) -> Result<Vec<String>, OpenError> {
+        let volume = bitmaps::volume_of(name).to_owned();
+        let listed = self.call(|answer| Call::Once(Once::Snapshots(volume, answer)));
+        let snapshots = listed.await.map_err(|error| source_error(&error))?;
+        bitmaps::names(name, snapshots)
     }
 
     async fn call<T: Send>(&self, call: impl FnOnce(Answer<T>) -> Call) -> Result<T, SourceError> {
@@ -203,6 +213,10 @@ async fn carry_out(client: ApiClient, call: Once) {
             };
             let outcome: Result<_, ApiError> = listed.await;
             let _ = answer.try_send(outcome.map_err(|error| translate("*", &error)));
+        }
+        Once::Snapshots(name, answer) => {
+            let outcome = client.snapshots(Some(&name)).await.map(|list| list.items);
+            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
         }
         Once::Show(name, answer) => {
             let outcome = client.volume(&name).await;

@@ -4,6 +4,7 @@ mod admin;
 mod api_client;
 mod args;
 mod bench;
+mod bitmaps;
 mod catalog;
 mod clients;
 mod cluster_source;

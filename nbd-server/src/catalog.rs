@@ -1,6 +1,7 @@
 //! What a server exports: names, what is known of them without opening, and devices.
 
-use ashlar_client::{BlockDevice, Geometry};
+use ashlar_client::{BlockDevice, BlockError, Geometry, MemoryDevice};
+use ashlar_proto::message::Extent;
 
 /// What is known of an export without opening it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,43 @@ pub enum OpenError {
     Failed(#[source] Box<dyn std::error::Error>),
 }
 
+/// Why it cannot be told which blocks were written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangesError {
+    /// The export has no such bitmap, or no more.
+    #[error("what the changes would be told since is gone: copy all of the export")]
+    NoBitmap,
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] BlockError),
+}
+
+/// What an opened export is: a block device that may know what was written since some moments.
+#[expect(
+    async_fn_in_trait,
+    reason = "devices live on one thread: no Send bound is wanted"
+)]
+pub trait ExportDevice: BlockDevice {
+    /// The kinds of the blocks that were written since the moment that `bitmap` stands for; the
+    /// others are absent. As [`BlockDevice::extents`] otherwise. A handle keeps to the moment that
+    /// the name stood for when it was first asked.
+    ///
+    /// # Errors
+    /// [`ChangesError`].
+    async fn changes(
+        &self,
+        bitmap: &str,
+        offset: u64,
+        len: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>, ChangesError> {
+        let _ = (bitmap, offset, len, extents_max);
+        Err(ChangesError::NoBitmap)
+    }
+}
+
+impl ExportDevice for MemoryDevice {}
+
 /// The exports of a server.
 ///
 /// All connections to an export must get handles on one device: only then does a flush on one
@@ -66,7 +104,7 @@ pub enum OpenError {
 )]
 pub trait ExportCatalog: 'static {
     /// What an opened export is.
-    type Device: BlockDevice;
+    type Device: ExportDevice;
 
     /// All exports.
     ///
@@ -84,6 +122,16 @@ pub trait ExportCatalog: 'static {
         exports
             .find(|export| export.name == name)
             .ok_or(OpenError::Unknown)
+    }
+
+    /// The moments since which the device of the export `name` can tell what was written, each a
+    /// `qemu:dirty-bitmap:` of that name: UTF-8, no NUL, at most 4000 bytes, none twice.
+    ///
+    /// # Errors
+    /// As [`ExportCatalog::find`].
+    async fn bitmaps(&self, name: &str) -> Result<Vec<String>, OpenError> {
+        let _ = name;
+        Ok(Vec::new())
     }
 
     /// A handle on the device of the export `name`. It may take its time: the client waits. Once

@@ -1,14 +1,19 @@
 //! Carries one checked request out on a device.
 
-use crate::reply::{Answer, StatusExtent, refusal_of};
+use crate::catalog::{ChangesError, ExportDevice};
+use crate::contexts::{CONTEXTS_MAX, Context, ContextIds, Contexts};
+use crate::reply::{Answer, ContextStatus, StatusExtent, refusal_of};
 use crate::request::{Command, Refusal, RequestHeader};
 use crate::wire::Errno;
-use ashlar_client::BlockDevice;
-use ashlar_proto::message::{BlockKind, Extent};
+use ashlar_proto::message::Extent;
 use ashlar_reactor::Buffer;
 
-/// Most extents of one reply, well below the 2^20 of the specification.
+/// Most extents of one reply, of all its contexts together; well below the 2^20 of one that the
+/// specification has.
 const EXTENTS_MAX: usize = 4096;
+
+const _: () = assert!(EXTENTS_MAX / CONTEXTS_MAX > 0);
+
 /// Longest range that one block status request looks at: the client asks on from there.
 const STATUS_BYTES_MAX: u64 = 64 << 30;
 
@@ -29,8 +34,8 @@ pub(crate) struct Finished {
     pub(crate) cost: u64,
 }
 
-/// Carries `job` out.
-pub(crate) async fn execute<D: BlockDevice>(device: D, job: Job) -> Finished {
+/// Carries `job` out, for a client that selected these contexts.
+pub(crate) async fn execute<D: ExportDevice>(device: D, contexts: Contexts, job: Job) -> Finished {
     let Job {
         header,
         command,
@@ -38,7 +43,7 @@ pub(crate) async fn execute<D: BlockDevice>(device: D, job: Job) -> Finished {
         cost,
     } = job;
     let answer = match command {
-        Ok(command) => run(&device, header.offset, command, payload).await,
+        Ok(command) => run(&device, &contexts, header.offset, command, payload).await,
         Err(refusal) => Err(refusal),
     };
     Finished {
@@ -48,8 +53,9 @@ pub(crate) async fn execute<D: BlockDevice>(device: D, job: Job) -> Finished {
     }
 }
 
-async fn run<D: BlockDevice>(
+async fn run<D: ExportDevice>(
     device: &D,
+    selected: &Contexts,
     offset: u64,
     command: Command,
     payload: Option<Buffer>,
@@ -81,15 +87,10 @@ async fn run<D: BlockDevice>(
         }
         // A hint, and there is no cache to warm.
         Command::Cache => Ok(Answer::Done),
-        Command::BlockStatus { len, one } => {
-            let extents_max = if one { 1 } else { EXTENTS_MAX };
-            let block = u64::from(device.geometry().block_bytes_preferred).max(1);
-            let looked_at = len.min(STATUS_BYTES_MAX);
-            let extents = device.extents(offset, looked_at, extents_max).await;
-            let extents = extents.map_err(read)?;
-            Ok(Answer::Status(states_of(
-                &extents, offset, looked_at, block, one,
-            )))
+        Command::BlockStatus { len, contexts, one } => {
+            let range = (offset, len.min(STATUS_BYTES_MAX));
+            let told = status(device, selected, contexts, range, one).await?;
+            Ok(Answer::Status(told))
         }
         Command::BlockStatusPayload { .. } => {
             unreachable!("its payload was read and checked before")
@@ -97,11 +98,48 @@ async fn run<D: BlockDevice>(
     }
 }
 
+/// What the contexts of these ids tell of a range.
+async fn status<D: ExportDevice>(
+    device: &D,
+    selected: &Contexts,
+    ids: ContextIds,
+    (offset, len): (u64, u64),
+    one: bool,
+) -> Result<Vec<ContextStatus>, Refusal> {
+    let of_each = EXTENTS_MAX / selected.of(ids).count().max(1);
+    let extents_max = if one { 1 } else { of_each };
+    let block = u64::from(device.geometry().block_bytes_preferred).max(1);
+    let mut told = Vec::with_capacity(CONTEXTS_MAX);
+    for (id, context) in selected.of(ids) {
+        let extents = match context {
+            Context::Allocation => {
+                let extents = device.extents(offset, len, extents_max).await;
+                extents.map_err(ChangesError::Device)
+            }
+            Context::Bitmap(bitmap) => device.changes(bitmap, offset, len, extents_max).await,
+        };
+        let extents = extents.map_err(refusal_of_changes)?;
+        let extents = states_of(context, &extents, (offset, len), block, one);
+        told.push(ContextStatus { id, extents });
+    }
+    Ok(told)
+}
+
+fn refusal_of_changes(error: ChangesError) -> Refusal {
+    match error {
+        ChangesError::NoBitmap => Refusal {
+            errno: Errno::Inval,
+            reason: "what the changes would be told since is gone: copy all of the export",
+        },
+        ChangesError::Device(error) => refusal_of(error, Errno::Inval),
+    }
+}
+
 /// The states of `len` bytes from `offset` on; extents begin at the block that holds `offset`.
 fn states_of(
+    context: &Context,
     extents: &[Extent],
-    offset: u64,
-    len: u64,
+    (offset, len): (u64, u64),
     block: u64,
     one: bool,
 ) -> Vec<StatusExtent> {
@@ -115,21 +153,18 @@ fn states_of(
         if start >= stop {
             continue;
         }
-        let state = match extent.kind {
-            BlockKind::Absent | BlockKind::Zero => StatusExtent::hole(stop - start),
-            BlockKind::Data => StatusExtent::data(stop - start),
-        };
+        let (len, state) = (stop - start, context.state(extent.kind));
         match states.last_mut() {
-            Some(last) if last.state == state.state => last.len += state.len,
-            _ => states.push(state),
+            Some(last) if last.state == state => last.len += len,
+            _ => states.push(StatusExtent { len, state }),
         }
     }
     if one {
         states.truncate(1);
     }
     if states.is_empty() {
-        // No more is known than that it may be data: always right.
-        states.push(StatusExtent::data(len));
+        let state = context.state_unknown();
+        states.push(StatusExtent { len, state });
     }
     states
 }
@@ -138,6 +173,7 @@ fn states_of(
 mod tests {
     use super::*;
     use ashlar_proto::BlockCount;
+    use ashlar_proto::message::BlockKind;
 
     #[test]
     fn states_are_cut_to_the_range_and_joined() {
@@ -151,20 +187,24 @@ mod tests {
             extent(1, BlockKind::Zero),
             extent(4, BlockKind::Data),
         ];
-        let states = states_of(&extents, 512, 20_480, 4096, false);
-        assert_eq!(
-            states,
-            [
-                StatusExtent::data(3584),
-                StatusExtent::hole(12_288),
-                StatusExtent::data(4608)
-            ]
-        );
-        let one = states_of(&extents, 512, 512, 4096, true);
-        assert_eq!(one, [StatusExtent::data(512)]);
-        assert_eq!(
-            states_of(&[], 0, 4096, 4096, false),
-            [StatusExtent::data(4096)]
-        );
+        let tell = |context: &Context, (offset, len), one| -> Vec<(u64, u32)> {
+            let states = states_of(context, &extents, (offset, len), 4096, one);
+            states.iter().map(|told| (told.len, told.state)).collect()
+        };
+        let bitmap = Context::Bitmap("mon".into());
+        let told = tell(&Context::Allocation, (512, 20_480), false);
+        assert_eq!(told, [(3584, 0), (12_288, 3), (4608, 0)]);
+        let told = tell(&bitmap, (512, 20_480), false);
+        assert_eq!(told, [(3584, 1), (8192, 0), (8704, 1)]);
+        assert_eq!(tell(&Context::Allocation, (512, 512), true), [(512, 0)]);
+        assert_eq!(tell(&bitmap, (512, 20_480), true), [(3584, 1)]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_data_and_changed() {
+        for (context, state) in [(Context::Allocation, 0), (Context::Bitmap("mon".into()), 1)] {
+            let states = states_of(&context, &[], (0, 4096), 4096, false);
+            assert_eq!(states, [StatusExtent { len: 4096, state }]);
+        }
     }
 }

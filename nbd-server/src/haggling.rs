@@ -1,10 +1,9 @@
 //! Options of the handshake and the replies to them: parsing and encoding, all pure.
 
 use crate::catalog::ExportInfo;
+use crate::contexts::Context;
 use crate::request::Dialect;
-use crate::wire::{
-    BASE_ALLOCATION, Fields, OPTION_MAGIC, OPTION_REPLY_MAGIC, info, option_reply, transmission,
-};
+use crate::wire::{Fields, OPTION_MAGIC, OPTION_REPLY_MAGIC, info, option_reply, transmission};
 use ashlar_client::Geometry;
 
 /// Bytes of the header of an option: magic, option, length of its data.
@@ -81,24 +80,10 @@ impl<'a> MetaRequest<'a> {
         }
         fields.is_empty().then_some(Self { name, queries })
     }
-
-    /// Whether `base:allocation` is to be listed.
-    pub(crate) fn lists_allocation(&self) -> bool {
-        self.queries.is_empty()
-            || self
-                .queries
-                .iter()
-                .any(|&q| q == "base:" || q == BASE_ALLOCATION)
-    }
-
-    /// Whether `base:allocation` is selected.
-    pub(crate) fn selects_allocation(&self) -> bool {
-        self.queries.contains(&BASE_ALLOCATION)
-    }
 }
 
-/// The transmission flags of an export.
-pub(crate) fn transmission_flags(geometry: &Geometry, dialect: Dialect, allocation: bool) -> u16 {
+/// The transmission flags of an export; `has_status` if block status requests have an answer.
+pub(crate) fn transmission_flags(geometry: &Geometry, dialect: Dialect, has_status: bool) -> u16 {
     use transmission as flag;
     let mut flags = flag::HAS_FLAGS
         | flag::SEND_FLUSH
@@ -114,7 +99,7 @@ pub(crate) fn transmission_flags(geometry: &Geometry, dialect: Dialect, allocati
     if dialect != Dialect::Simple {
         flags |= flag::SEND_DF;
     }
-    if dialect == Dialect::Extended && allocation {
+    if dialect == Dialect::Extended && has_status {
         flags |= flag::BLOCK_STATUS_PAYLOAD;
     }
     flags
@@ -183,10 +168,11 @@ impl OptionReplies {
         self.put(option_reply::INFO, &[&kind.to_be_bytes(), text.as_bytes()]);
     }
 
-    pub(crate) fn context(&mut self, id: u32) {
+    pub(crate) fn context(&mut self, id: u32, context: &Context) {
+        let name = context.name();
         self.put(
             option_reply::META_CONTEXT,
-            &[&id.to_be_bytes(), BASE_ALLOCATION.as_bytes()],
+            &[&id.to_be_bytes(), name.as_bytes()],
         );
     }
 

@@ -9,9 +9,12 @@
 //! Invariants: a client has a fixed time for all of it, the catalog's time not counted; it can
 //! make the server hold no more than one option of [`OPTION_BYTES_MAX`].
 
+mod contexts;
+
 use crate::catalog::{ExportCatalog, ExportInfo, OpenError};
+use crate::contexts::Contexts;
 use crate::haggling::{
-    InfoRequest, MetaRequest, OPTION_HEADER_BYTES, OptionHeader, OptionReplies, transmission_flags,
+    InfoRequest, OPTION_HEADER_BYTES, OptionHeader, OptionReplies, transmission_flags,
 };
 use crate::input::Input;
 use crate::options::{NbdOptions, Tls};
@@ -19,11 +22,12 @@ use crate::request::{Dialect, Rules};
 use crate::tls::TlsStream;
 use crate::transport::{Transport, TransportError};
 use crate::wire::{
-    BASE_ALLOCATION_ID, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, Fields, INIT_MAGIC, OPTION_MAGIC,
-    info, option, option_reply, string,
+    FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, Fields, INIT_MAGIC, OPTION_MAGIC, info, option,
+    option_reply, string,
 };
 use ashlar_client::BlockDevice;
 use ashlar_reactor::{Instant, Reactor, Stream};
+use contexts::Selection;
 use std::future::Future;
 use std::rc::Rc;
 
@@ -73,21 +77,22 @@ pub(crate) struct Negotiated<D> {
     pub(crate) input: Input,
     pub(crate) device: D,
     pub(crate) rules: Rules,
+    pub(crate) contexts: Contexts,
     pub(crate) export: String,
 }
 
 /// What has been negotiated so far.
 struct State {
     dialect: Dialect,
-    /// The export that `base:allocation` was selected for.
-    allocation_of: Option<String>,
+    /// The metadata contexts that were selected.
+    selection: Option<Selection>,
 }
 
 impl State {
     const fn new() -> Self {
         Self {
             dialect: Dialect::Simple,
-            allocation_of: None,
+            selection: None,
         }
     }
 }
@@ -98,6 +103,7 @@ enum Next<D> {
     Transmission {
         device: D,
         rules: Rules,
+        contexts: Contexts,
         export: String,
     },
     Aborted,
@@ -150,12 +156,14 @@ impl<'a, C: ExportCatalog> Handshake<'a, C> {
                 Next::Transmission {
                     device,
                     rules,
+                    contexts,
                     export,
                 } => {
                     return Ok(Some(Negotiated {
                         input: self.input,
                         device,
                         rules,
+                        contexts,
                         export,
                     }));
                 }
@@ -338,7 +346,7 @@ impl<'a, C: ExportCatalog> Handshake<'a, C> {
         export: &ExportInfo,
     ) -> Rules {
         let rules = self.rules(request.name, export);
-        let flags = transmission_flags(&rules.geometry, rules.dialect, rules.allocation);
+        let flags = flags_of(&rules);
         replies.export(&rules.geometry, flags);
         if request.wants_name {
             replies.text(info::NAME, &export.name);
@@ -353,8 +361,13 @@ impl<'a, C: ExportCatalog> Handshake<'a, C> {
         Rules {
             dialect: self.state.dialect,
             geometry: export.geometry,
-            allocation: self.state.allocation_of.as_deref() == Some(name),
+            contexts: self.contexts(name).ids(),
         }
+    }
+
+    /// What was selected for the export of that name.
+    fn contexts(&self, name: &str) -> Contexts {
+        Selection::of(self.state.selection.as_ref(), name)
     }
 
     async fn info(&mut self, mut replies: OptionReplies, data: &[u8]) -> Vec<u8> {
@@ -397,6 +410,7 @@ impl<'a, C: ExportCatalog> Handshake<'a, C> {
                 Ok(Next::Transmission {
                     device,
                     rules,
+                    contexts: self.contexts(request.name),
                     export: export.name,
                 })
             }
@@ -420,7 +434,7 @@ impl<'a, C: ExportCatalog> Handshake<'a, C> {
         let name = string(data).ok_or(HandshakeError::Export(OpenError::Unknown))?;
         let (device, export) = self.open(name).await.map_err(HandshakeError::Export)?;
         let rules = self.rules(name, &export);
-        let flags = transmission_flags(&rules.geometry, rules.dialect, rules.allocation);
+        let flags = flags_of(&rules);
         let mut answer = Vec::new();
         answer.extend(rules.geometry.size_bytes.to_be_bytes());
         answer.extend(flags.to_be_bytes());
@@ -431,6 +445,7 @@ impl<'a, C: ExportCatalog> Handshake<'a, C> {
         Ok(Next::Transmission {
             device,
             rules,
+            contexts: self.contexts(name),
             export: export.name,
         })
     }
@@ -464,43 +479,12 @@ impl<'a, C: ExportCatalog> Handshake<'a, C> {
         self.state.dialect = Dialect::Extended;
         replies.ack()
     }
+}
 
-    async fn list_contexts(&mut self, mut replies: OptionReplies, data: &[u8]) -> Vec<u8> {
-        let Some(request) = MetaRequest::parse(data) else {
-            return replies.error(option_reply::ERR_INVALID, "malformed option");
-        };
-        if self.state.dialect == Dialect::Simple {
-            let reason = "negotiate structured replies or extended headers first";
-            return replies.error(option_reply::ERR_INVALID, reason);
-        }
-        if let Err(error) = self.find(request.name).await {
-            return replies.error(reply_of(&error), &error.to_string());
-        }
-        if request.lists_allocation() {
-            replies.context(0);
-        }
-        replies.ack()
-    }
-
-    async fn set_contexts(&mut self, mut replies: OptionReplies, data: &[u8]) -> Vec<u8> {
-        // Whatever was selected before is so no more, even if this fails.
-        self.state.allocation_of = None;
-        let Some(request) = MetaRequest::parse(data) else {
-            return replies.error(option_reply::ERR_INVALID, "malformed option");
-        };
-        if self.state.dialect == Dialect::Simple {
-            let reason = "negotiate structured replies or extended headers first";
-            return replies.error(option_reply::ERR_INVALID, reason);
-        }
-        if let Err(error) = self.find(request.name).await {
-            return replies.error(reply_of(&error), &error.to_string());
-        }
-        if request.selects_allocation() {
-            self.state.allocation_of = Some(request.name.to_owned());
-            replies.context(BASE_ALLOCATION_ID);
-        }
-        replies.ack()
-    }
+/// The transmission flags of an export that is used by these rules.
+fn flags_of(rules: &Rules) -> u16 {
+    let has_status = !rules.contexts.is_empty();
+    transmission_flags(&rules.geometry, rules.dialect, has_status)
 }
 
 /// The error reply for an export that cannot be had.

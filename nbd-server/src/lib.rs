@@ -5,13 +5,15 @@
 //! ```text
 //! server ──▶ handshake ──▶ session ──▶ execute ──▶ BlockDevice
 //!               │ haggling    │ request     reply
+//!               │ contexts    │
 //!               └──── input, transport, tls ────┘ outbox, budget
 //! ```
 //!
-//! `haggling`, `request` and `reply` are pure; what comes from a client is checked there.
+//! `haggling`, `contexts`, `request` and `reply` are pure; what comes from a client is checked there.
 
 mod budget;
 mod catalog;
+mod contexts;
 mod execute;
 mod haggling;
 mod handshake;
@@ -28,7 +30,7 @@ mod tls;
 mod transport;
 mod wire;
 
-pub use catalog::{ExportCatalog, ExportInfo, OpenError};
+pub use catalog::{ChangesError, ExportCatalog, ExportDevice, ExportInfo, OpenError};
 pub use options::{Limits, NbdOptions, Tls};
 pub use server::NbdServer;
 pub use tls::{TlsConfigError, tls_config};

@@ -3,8 +3,7 @@
 use crate::outbox::Outbox;
 use crate::request::{Dialect, Refusal, RequestHeader};
 use crate::wire::{
-    BASE_ALLOCATION_ID, EXTENDED_REPLY_MAGIC, Errno, SIMPLE_REPLY_MAGIC, STATE_HOLE_ZERO,
-    STRUCTURED_REPLY_MAGIC, chunk, command,
+    EXTENDED_REPLY_MAGIC, Errno, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk, command,
 };
 use ashlar_client::BlockError;
 use ashlar_reactor::SharedBuffer;
@@ -24,8 +23,17 @@ pub(crate) enum Answer {
         pieces: Vec<SharedBuffer>,
         fragment: bool,
     },
-    /// Extents from the request's offset on.
-    Status(Vec<StatusExtent>),
+    /// Of each context that was asked for.
+    Status(Vec<ContextStatus>),
+}
+
+/// What one context tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ContextStatus {
+    /// The context's.
+    pub(crate) id: u32,
+    /// From the request's offset on, at least one.
+    pub(crate) extents: Vec<StatusExtent>,
 }
 
 /// A part of the export and its state flags.
@@ -33,19 +41,6 @@ pub(crate) enum Answer {
 pub(crate) struct StatusExtent {
     pub(crate) len: u64,
     pub(crate) state: u32,
-}
-
-impl StatusExtent {
-    pub(crate) const fn data(len: u64) -> Self {
-        Self { len, state: 0 }
-    }
-
-    pub(crate) const fn hole(len: u64) -> Self {
-        Self {
-            len,
-            state: STATE_HOLE_ZERO,
-        }
-    }
 }
 
 /// The refusal that a device's error becomes; `beyond` is the errno of a range beyond the end.
@@ -89,7 +84,7 @@ impl Replies {
             (_, Answer::Done) => self.chunk(outbox, header, chunk::FLAG_DONE, chunk::NONE, 0),
             (_, Answer::Failed(refusal)) => self.error(outbox, header, refusal),
             (_, Answer::Data { pieces, fragment }) => self.data(outbox, header, &pieces, fragment),
-            (_, Answer::Status(extents)) => self.status(outbox, header, &extents),
+            (_, Answer::Status(contexts)) => self.status(outbox, header, &contexts),
         }
     }
 
@@ -157,25 +152,38 @@ impl Replies {
         }
     }
 
-    fn status(self, outbox: &mut Outbox, header: &RequestHeader, extents: &[StatusExtent]) {
+    fn status(self, outbox: &mut Outbox, header: &RequestHeader, contexts: &[ContextStatus]) {
+        assert!(!contexts.is_empty(), "a status reply is of some context");
+        for (index, context) in contexts.iter().enumerate() {
+            let flags = if index + 1 == contexts.len() {
+                chunk::FLAG_DONE
+            } else {
+                0
+            };
+            self.context_status(outbox, header, flags, context);
+        }
+    }
+
+    fn context_status(
+        self,
+        outbox: &mut Outbox,
+        header: &RequestHeader,
+        flags: u16,
+        context: &ContextStatus,
+    ) {
+        let extents = &context.extents;
         let count = u32::try_from(extents.len()).expect("extents are bounded");
         assert!(count > 0, "a status reply tells something");
-        let done = chunk::FLAG_DONE;
         let mut payload = Vec::with_capacity(8 + 16 * extents.len());
-        payload.extend(BASE_ALLOCATION_ID.to_be_bytes());
+        payload.extend(context.id.to_be_bytes());
         if self.dialect == Dialect::Extended {
             payload.extend(count.to_be_bytes());
             for extent in extents {
                 payload.extend(extent.len.to_be_bytes());
                 payload.extend(u64::from(extent.state).to_be_bytes());
             }
-            self.chunk(
-                outbox,
-                header,
-                done,
-                chunk::BLOCK_STATUS_EXT,
-                8 + 16 * count,
-            );
+            let (kind, len) = (chunk::BLOCK_STATUS_EXT, 8 + 16 * count);
+            self.chunk(outbox, header, flags, kind, len);
         } else {
             for extent in extents {
                 // A compact request is at most this long, and so are its extents.
@@ -183,7 +191,7 @@ impl Replies {
                 payload.extend(len.to_be_bytes());
                 payload.extend(extent.state.to_be_bytes());
             }
-            self.chunk(outbox, header, done, chunk::BLOCK_STATUS, 4 + 8 * count);
+            self.chunk(outbox, header, flags, chunk::BLOCK_STATUS, 4 + 8 * count);
         }
         outbox.put(&payload);
     }

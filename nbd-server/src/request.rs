@@ -5,6 +5,7 @@
 //!                                     └───▶ Refusal   the errno that the specification names
 //! ```
 
+use crate::contexts::ContextIds;
 use crate::wire::{
     EXTENDED_REQUEST_MAGIC, Errno, Fields, REQUEST_MAGIC, command, command_flag as flag,
 };
@@ -102,7 +103,9 @@ pub(crate) enum Command {
     Cache,
     BlockStatus {
         len: u64,
-        /// Whether only one extent is wanted.
+        /// Of the contexts that are to be told of.
+        contexts: ContextIds,
+        /// Whether only one extent of each is wanted.
         one: bool,
     },
     /// A block status request whose range and contexts come as payload.
@@ -129,17 +132,19 @@ const fn refuse(errno: Errno, reason: &'static str) -> Refusal {
 pub(crate) struct Rules {
     pub(crate) dialect: Dialect,
     pub(crate) geometry: Geometry,
-    /// Whether `base:allocation` was selected for this export.
-    pub(crate) allocation: bool,
+    /// The ids of the metadata contexts that were selected for this export.
+    pub(crate) contexts: ContextIds,
 }
 
-/// Bytes of the payload of a block status request for one context.
-const STATUS_PAYLOAD_BYTES: u64 = 12;
+/// Bytes of the payload of a block status request before the ids of contexts: the range's length.
+const STATUS_PAYLOAD_HEAD_BYTES: u64 = 8;
+/// Bytes of each of these ids.
+const CONTEXT_ID_BYTES: u64 = 4;
 
 impl Rules {
     /// Whether a block status request may carry a payload.
     pub(crate) fn has_status_payload(&self) -> bool {
-        self.dialect == Dialect::Extended && self.allocation
+        self.dialect == Dialect::Extended && !self.contexts.is_empty()
     }
 
     /// What `header` asks for. `NBD_CMD_DISC` is not for here: it has no reply.
@@ -179,7 +184,8 @@ impl Rules {
         }
     }
 
-    /// Checks the payload of a block status request: the length of its range.
+    /// Checks the payload of a block status request: the length of its range, and contexts, each
+    /// selected and named once.
     pub(crate) fn check_status_payload(
         &self,
         offset: u64,
@@ -187,14 +193,24 @@ impl Rules {
         payload: &[u8],
     ) -> Result<Command, Refusal> {
         let mut fields = Fields::new(payload);
-        let (Some(len), Some(id)) = (fields.u64(), fields.u32()) else {
+        let malformed = refuse(Errno::Inval, "payload is malformed");
+        let len = fields.u64().ok_or(malformed)?;
+        let mut contexts = ContextIds::default();
+        while !fields.is_empty() {
+            let id = fields.u32().ok_or(malformed)?;
+            if !self.contexts.contains(id) {
+                return Err(refuse(Errno::Inval, "no such metadata context id"));
+            }
+            if contexts.contains(id) {
+                return Err(refuse(Errno::Inval, "metadata context id is named twice"));
+            }
+            contexts = contexts.with(id);
+        }
+        if contexts.is_empty() {
             return Err(refuse(Errno::Inval, "payload names no metadata context"));
-        };
-        if id != crate::wire::BASE_ALLOCATION_ID || !fields.is_empty() {
-            return Err(refuse(Errno::Inval, "no such metadata context id"));
         }
         self.check_range(offset, len, Errno::Inval)?;
-        Ok(Command::BlockStatus { len, one })
+        Ok(Command::BlockStatus { len, contexts, one })
     }
 
     fn check_flags(&self, header: &RequestHeader) -> Result<(), Refusal> {
@@ -262,21 +278,27 @@ impl Rules {
     }
 
     fn check_status(&self, header: &RequestHeader) -> Result<Command, Refusal> {
-        if !self.allocation {
+        if self.contexts.is_empty() {
             return Err(refuse(Errno::Inval, "no metadata context was selected"));
         }
         let one = header.flags & flag::REQ_ONE != 0;
         if header.flags & flag::PAYLOAD_LEN != 0 {
+            let ids_bytes_max = u64::from(self.contexts.len()) * CONTEXT_ID_BYTES;
+            let longest = STATUS_PAYLOAD_HEAD_BYTES + ids_bytes_max;
             return match u32::try_from(header.length) {
-                Ok(payload_bytes) if header.length == STATUS_PAYLOAD_BYTES => {
+                Ok(payload_bytes) if header.length <= longest => {
                     Ok(Command::BlockStatusPayload { payload_bytes, one })
                 }
-                _ => Err(refuse(Errno::Inval, "payload must name the one context")),
+                _ => Err(refuse(
+                    Errno::Inval,
+                    "payload names more contexts than there are",
+                )),
             };
         }
         self.check_range(header.offset, header.length, Errno::Inval)?;
         Ok(Command::BlockStatus {
             len: header.length,
+            contexts: self.contexts,
             one,
         })
     }

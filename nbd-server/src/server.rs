@@ -187,6 +187,7 @@ impl<C: ExportCatalog> Server<C> {
             &mut input,
             &negotiated.device,
             negotiated.rules,
+            &negotiated.contexts,
             self.options.limits,
             &self.lifetime.budget,
             stop,

@@ -15,6 +15,8 @@
 //! stop, requests in flight end, others get `NBD_ESHUTDOWN`.
 
 use crate::budget::{Budget, Ration};
+use crate::catalog::ExportDevice;
+use crate::contexts::Contexts;
 use crate::execute::{Job, execute};
 use crate::in_flight::InFlight;
 use crate::input::Input;
@@ -25,7 +27,6 @@ use crate::request::{Command, Refusal, RequestHeader, Rules};
 use crate::stop::Stop;
 use crate::transport::{Transport, TransportError};
 use crate::wire::{Errno, command};
-use ashlar_client::BlockDevice;
 use ashlar_reactor::{PAGE_BYTES, Reactor};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -128,11 +129,12 @@ impl Shared<'_> {
 }
 
 /// Serves a connection until its end.
-pub(crate) async fn serve<D: BlockDevice>(
+pub(crate) async fn serve<D: ExportDevice>(
     reactor: &Reactor,
     input: &mut Input,
     device: &D,
     rules: Rules,
+    contexts: &Contexts,
     limits: Limits,
     budget: &Budget,
     stop: &Stop,
@@ -174,7 +176,7 @@ pub(crate) async fn serve<D: BlockDevice>(
                 }
             }
             while let Some(job) = shared.started.borrow_mut().pop_front() {
-                in_flight.start(execute(device.clone(), job));
+                in_flight.start(execute(device.clone(), contexts.clone(), job));
             }
             in_flight.poll(context, |finished| {
                 let mut outbox = shared.outbox.borrow_mut();

@@ -109,12 +109,10 @@ pub(crate) mod chunk {
     pub(crate) const ERROR: u16 = (1 << 15) + 1;
 }
 
-/// The one metadata context, and its id once selected.
-pub(crate) const BASE_ALLOCATION: &str = "base:allocation";
-/// The id of [`BASE_ALLOCATION`] in replies.
-pub(crate) const BASE_ALLOCATION_ID: u32 = 1;
-/// `NBD_STATE_HOLE | NBD_STATE_ZERO`: takes no space, reads as zeroes.
+/// `NBD_STATE_HOLE | NBD_STATE_ZERO` of `base:allocation`: takes no space, reads as zeroes.
 pub(crate) const STATE_HOLE_ZERO: u32 = 3;
+/// `NBD_STATE_DIRTY` of `qemu:dirty-bitmap:NAME`: was written.
+pub(crate) const STATE_DIRTY: u32 = 1;
 
 /// Longest string that the protocol allows, in bytes.
 pub(crate) const STRING_BYTES_MAX: usize = 4096;

@@ -124,7 +124,7 @@ fn contexts_are_listed_and_selected() {
         assert_eq!(peer.outcome(8, &[]).await, ACK);
         let listed = (4, b"\0\0\0\0base:allocation".to_vec());
         let selected = (4, b"\0\0\0\x01base:allocation".to_vec());
-        for query in [&[][..], &["base:"], &["x-a:b", "base:allocation"]] {
+        for query in [&["base:"][..], &["x-a:b", "base:allocation"]] {
             let replies = peer.option(9, &meta("disk", query)).await;
             assert_eq!(&replies[..replies.len() - 1], std::slice::from_ref(&listed));
         }

@@ -152,10 +152,17 @@ fn a_server_that_allows_tls_serves_both_and_forgets_what_came_before() {
         assert_eq!(outcome(&mut stream, 7, GO_SECRET), 1);
         let mut stream = connect(port);
         assert_eq!(outcome(&mut stream, 8, &[]), 1);
+        let allocation = b"\0\0\0\x06secret\0\0\0\x01\0\0\0\x0fbase:allocation";
+        assert_eq!(outcome(&mut stream, 10, allocation), 1);
         let mut stream = encrypt(stream, client.clone());
         // Structured replies must be negotiated again: their dialect was forgotten.
         assert_eq!(outcome(&mut stream, 8, &[]), 1);
         assert_eq!(outcome(&mut stream, 7, GO_SECRET), 1);
+        // So were the contexts: there is nothing to ask for.
+        stream.write_all(&request(7, 1, 0, 4096)).unwrap();
+        let chunk = receive(&mut stream, 24);
+        assert_eq!(chunk[..8], [0x66, 0x8e, 0x33, 0xef, 0, 1, 0x80, 1]);
+        assert_eq!(chunk[20..], [0, 0, 0, 22], "EINVAL");
     });
 }
 

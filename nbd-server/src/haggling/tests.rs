@@ -51,21 +51,13 @@ fn malformed_info_requests_are_refused() {
 }
 
 #[test]
-fn meta_queries_select_by_name_only() {
-    for (queries, lists, selects) in [
-        (&[][..], true, false),
-        (&["base:"], true, false),
-        (&["base:allocation"], true, true),
-        (&["qemu:dirty-bitmap:x"], false, false),
-        (&["base:other", "x-y:z"], false, false),
-        (&["base:other", "base:allocation"], true, true),
-        (&["base"], false, false),
-    ] {
-        let data = meta(b"disk", queries);
-        let request = MetaRequest::parse(&data).unwrap();
-        assert_eq!(request.lists_allocation(), lists, "{queries:?}");
-        assert_eq!(request.selects_allocation(), selects, "{queries:?}");
-    }
+fn meta_request_is_parsed() {
+    let data = meta(b"disk", &["base:", "", "qemu:dirty-bitmap:x"]);
+    let request = MetaRequest::parse(&data).unwrap();
+    assert_eq!(request.name, "disk");
+    assert_eq!(request.queries, ["base:", "", "qemu:dirty-bitmap:x"]);
+    let data = meta(b"", &[]);
+    assert_eq!(MetaRequest::parse(&data).unwrap().queries, [""; 0]);
 }
 
 #[test]
@@ -106,6 +98,21 @@ fn replies_to_options_are_as_specified() {
     expected.extend(head);
     expected.extend([0, 0, 0, 1, 0, 0, 0, 0]);
     assert_eq!(bytes, expected);
+}
+
+#[test]
+fn contexts_are_told_with_their_ids() {
+    let mut replies = OptionReplies::to(10);
+    replies.context(1, &Context::Allocation);
+    replies.context(2, &Context::Bitmap("mon".into()));
+    let head = [0, 3, 0xe8, 0x89, 4, 0x55, 0x65, 0xa9, 0, 0, 0, 10];
+    let mut expected = head.to_vec();
+    expected.extend(b"\0\0\0\x04\0\0\0\x13\0\0\0\x01base:allocation");
+    expected.extend(head);
+    expected.extend(b"\0\0\0\x04\0\0\0\x19\0\0\0\x02qemu:dirty-bitmap:mon");
+    expected.extend(head);
+    expected.extend([0, 0, 0, 1, 0, 0, 0, 0]);
+    assert_eq!(replies.ack(), expected);
 }
 
 #[test]

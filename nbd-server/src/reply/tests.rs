@@ -48,6 +48,16 @@ fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
+fn of_context(id: u32, extents: &[(u64, u32)]) -> ContextStatus {
+    let extents = extents.iter();
+    ContextStatus {
+        id,
+        extents: extents
+            .map(|&(len, state)| StatusExtent { len, state })
+            .collect(),
+    }
+}
+
 const FAILED: Answer = Answer::Failed(Refusal {
     errno: Errno::NoSpace,
     reason: "full",
@@ -85,8 +95,8 @@ fn structured_replies_are_as_specified() {
     let data = bytes_of(Dialect::Structured, HEADER, data);
     let expected = "668e33ef 0001 0001 0102030405060708 0000000c 0000000000001000 abababab";
     assert_eq!(data, hex(expected));
-    let extents = vec![StatusExtent::data(512), StatusExtent::hole(1024)];
-    let status = bytes_of(Dialect::Structured, HEADER, Answer::Status(extents));
+    let contexts = vec![of_context(1, &[(512, 0), (1024, 3)])];
+    let status = bytes_of(Dialect::Structured, HEADER, Answer::Status(contexts));
     let expected = "668e33ef 0001 0005 0102030405060708 00000014 00000001 \
                     00000200 00000000 00000400 00000003";
     assert_eq!(status, hex(expected));
@@ -101,10 +111,41 @@ fn extended_replies_are_as_specified() {
     let expected = "6e8a278c 0001 8001 0102030405060708 0000000000001000 000000000000000a \
                     0000001c 0004 66756c6c";
     assert_eq!(failed, hex(expected));
-    let extents = vec![StatusExtent::hole(1 << 40)];
-    let status = bytes_of(Dialect::Extended, HEADER, Answer::Status(extents));
+    let contexts = vec![of_context(1, &[(1 << 40, 3)])];
+    let status = bytes_of(Dialect::Extended, HEADER, Answer::Status(contexts));
     let expected = "6e8a278c 0001 0006 0102030405060708 0000000000001000 0000000000000018 \
                     00000001 00000001 0000010000000000 0000000000000003";
+    assert_eq!(status, hex(expected));
+}
+
+#[test]
+fn each_context_has_a_chunk_and_the_last_ends_the_reply() {
+    let contexts = vec![
+        of_context(1, &[(512, 0), (1024, 3)]),
+        of_context(3, &[(1536, 1)]),
+        of_context(4, &[(512, 1), (512, 0)]),
+    ];
+    let status = bytes_of(
+        Dialect::Structured,
+        HEADER,
+        Answer::Status(contexts.clone()),
+    );
+    let expected = "668e33ef 0000 0005 0102030405060708 00000014 00000001 \
+                    00000200 00000000 00000400 00000003 \
+                    668e33ef 0000 0005 0102030405060708 0000000c 00000003 \
+                    00000600 00000001 \
+                    668e33ef 0001 0005 0102030405060708 00000014 00000004 \
+                    00000200 00000001 00000200 00000000";
+    assert_eq!(status, hex(expected));
+    let status = bytes_of(Dialect::Extended, HEADER, Answer::Status(contexts));
+    let expected = "6e8a278c 0000 0006 0102030405060708 0000000000001000 0000000000000028 \
+                    00000001 00000002 0000000000000200 0000000000000000 \
+                    0000000000000400 0000000000000003 \
+                    6e8a278c 0000 0006 0102030405060708 0000000000001000 0000000000000018 \
+                    00000003 00000001 0000000000000600 0000000000000001 \
+                    6e8a278c 0001 0006 0102030405060708 0000000000001000 0000000000000028 \
+                    00000004 00000002 0000000000000200 0000000000000001 \
+                    0000000000000200 0000000000000000";
     assert_eq!(status, hex(expected));
 }
 

@@ -14,7 +14,7 @@ fn rules(dialect: Dialect) -> Rules {
             request_bytes_max: 32 << 20,
             read_only: false,
         },
-        allocation: true,
+        contexts: ContextIds::first(1),
     }
 }
 
@@ -245,47 +245,65 @@ fn fast_zero_is_for_ranges_with_a_whole_block_that_may_become_a_hole() {
 #[test]
 fn block_status_needs_a_context() {
     let mut without = rules(Dialect::Structured);
-    without.allocation = false;
+    without.contexts = ContextIds::default();
     let status = header(command::BLOCK_STATUS, flag::REQ_ONE, 512, 4096);
     assert_eq!(refused(&without, status), Errno::Inval);
+    let mut rules = rules(Dialect::Structured);
+    rules.contexts = ContextIds::first(3);
     assert_eq!(
-        rules(Dialect::Structured).check(&status),
+        rules.check(&status),
         Ok(Command::BlockStatus {
             len: 4096,
+            contexts: rules.contexts,
             one: true
         })
     );
 }
 
 #[test]
-fn block_status_payload_names_length_and_context() {
-    let rules = rules(Dialect::Extended);
-    let status = header(command::BLOCK_STATUS, flag::PAYLOAD_LEN, 512, 12);
-    assert_eq!(
-        rules.check(&status),
-        Ok(Command::BlockStatusPayload {
-            payload_bytes: 12,
-            one: false
-        })
-    );
-    for payload_bytes in [0, 8, 16, 1 << 40] {
+fn block_status_payload_names_length_and_contexts() {
+    let mut rules = rules(Dialect::Extended);
+    rules.contexts = ContextIds::first(3);
+    for payload_bytes in [12, 16, 20] {
+        let status = header(command::BLOCK_STATUS, flag::PAYLOAD_LEN, 512, payload_bytes);
+        assert_eq!(
+            rules.check(&status),
+            Ok(Command::BlockStatusPayload {
+                payload_bytes: u32::try_from(payload_bytes).unwrap(),
+                one: false
+            })
+        );
+    }
+    for payload_bytes in [21, 24, 1 << 40] {
         let wrong = header(command::BLOCK_STATUS, flag::PAYLOAD_LEN, 512, payload_bytes);
         assert_eq!(refused(&rules, wrong), Errno::Inval);
     }
-    let payload = |len: u64, id: u32| {
+    let payload = |len: u64, ids: &[u32]| {
         let mut bytes = len.to_be_bytes().to_vec();
-        bytes.extend(id.to_be_bytes());
+        bytes.extend(ids.iter().flat_map(|id| id.to_be_bytes()));
         rules
             .check_status_payload(512, false, &bytes)
             .map_err(|refusal| refusal.errno)
     };
-    assert_eq!(
-        payload(4096, 1),
-        Ok(Command::BlockStatus {
+    for ids in [&[1][..], &[3], &[3, 1], &[2, 3, 1]] {
+        let contexts = ids
+            .iter()
+            .fold(ContextIds::default(), |set, &id| set.with(id));
+        let expected = Command::BlockStatus {
             len: 4096,
-            one: false
-        })
-    );
-    assert_eq!(payload(4096, 2), Err(Errno::Inval));
-    assert_eq!(payload(u64::MAX, 1), Err(Errno::Inval));
+            contexts,
+            one: false,
+        };
+        assert_eq!(payload(4096, ids), Ok(expected));
+    }
+    for ids in [&[][..], &[0], &[4], &[1, 4], &[2, 2], &[257], &[u32::MAX]] {
+        assert_eq!(payload(4096, ids), Err(Errno::Inval), "{ids:?}");
+    }
+    for len in [0, 100, 65 * MIB, u64::MAX] {
+        assert_eq!(payload(len, &[1]), Err(Errno::Inval), "{len}");
+    }
+    for len in [0, 7, 8, 9, 11, 13, 19] {
+        let refusal = rules.check_status_payload(512, false, &[0; 20][..len]);
+        assert_eq!(refusal.unwrap_err().errno, Errno::Inval, "{len}");
+    }
 }

@@ -8,9 +8,11 @@
 )]
 
 use ashlar_client::{BlockDevice, BlockError, Durability, Geometry, MemoryDevice, ZeroMode};
-use ashlar_nbd_server::{ExportCatalog, ExportInfo, NbdOptions, NbdServer, OpenError};
+use ashlar_nbd_server::{
+    ChangesError, ExportCatalog, ExportDevice, ExportInfo, NbdOptions, NbdServer, OpenError,
+};
 use ashlar_proto::Address;
-use ashlar_proto::message::Extent;
+use ashlar_proto::message::{BlockKind, Extent};
 use ashlar_reactor::sim::World;
 use ashlar_reactor::{Buffer, NetError, Reactor, SharedBuffer, Stream};
 use std::cell::Cell;
@@ -132,6 +134,30 @@ impl BlockDevice for SlowDevice {
     }
 }
 
+/// Since `all` everything was written that has data, since `none` nothing; `gone` is listed, and is no
+/// more when it is asked for.
+impl ExportDevice for SlowDevice {
+    async fn changes(
+        &self,
+        bitmap: &str,
+        offset: u64,
+        len: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>, ChangesError> {
+        match bitmap {
+            "all" => Ok(self.extents(offset, len, extents_max).await?),
+            "none" => {
+                let mut extents = self.extents(offset, len, extents_max).await?;
+                for extent in &mut extents {
+                    extent.kind = BlockKind::Absent;
+                }
+                Ok(extents)
+            }
+            _ => Err(ChangesError::NoBitmap),
+        }
+    }
+}
+
 /// Exports by name.
 pub struct Catalog {
     pub exports: Vec<(ExportInfo, SlowDevice)>,
@@ -147,6 +173,15 @@ impl ExportCatalog for Catalog {
 
     async fn list(&self) -> Result<Vec<ExportInfo>, OpenError> {
         Ok(self.exports.iter().map(|(info, _)| info.clone()).collect())
+    }
+
+    async fn bitmaps(&self, name: &str) -> Result<Vec<String>, OpenError> {
+        let bitmaps: &[_] = match name {
+            "disk" => &["all", "none", "gone"],
+            "locked" => &["none", "1", "2", "3", "4", "5", "6", "7", "8"],
+            _ => return Err(OpenError::Unknown),
+        };
+        Ok(bitmaps.iter().map(|&bitmap| bitmap.to_owned()).collect())
     }
 
     async fn open(&self, name: &str) -> Result<SlowDevice, OpenError> {

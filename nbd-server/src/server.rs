@@ -166,7 +166,7 @@ impl<C: ExportCatalog> Server<C> {
         let peer = stream.peer();
         let stop = &self.lifetime.stop;
         let handshake = Handshake::new(&self.reactor, &self.catalog, &self.options, stream.clone());
-        let negotiated = match stop.or(handshake.run()).await {
+        let mut negotiated = match stop.or(handshake.run()).await {
             Some(Ok(Some(negotiated))) => negotiated,
             Some(Ok(None)) | None => return stream.shutdown(),
             Some(Err(HandshakeError::Transport(TransportError::Closed))) => {
@@ -179,15 +179,11 @@ impl<C: ExportCatalog> Server<C> {
                 return stream.shutdown();
             }
         };
-        let mut input = negotiated.input;
-        let export = negotiated.export;
+        let export = negotiated.export.clone();
         tracing::info!(peer, export, "NBD client connected");
         let served = session::serve(
             &self.reactor,
-            &mut input,
-            &negotiated.device,
-            negotiated.rules,
-            &negotiated.contexts,
+            &mut negotiated,
             self.options.limits,
             &self.lifetime.budget,
             stop,
@@ -201,7 +197,7 @@ impl<C: ExportCatalog> Server<C> {
             }
             Err(error) => tracing::warn!(peer, export, "NBD connection dropped: {error}"),
         }
-        let transport = input.transport().clone();
+        let transport = negotiated.input.transport().clone();
         let _ = self.reactor.timeout(CLOSE_TIMEOUT, transport.close()).await;
         stream.shutdown();
     }

@@ -16,8 +16,8 @@
 
 use crate::budget::{Budget, Ration};
 use crate::catalog::ExportDevice;
-use crate::contexts::Contexts;
 use crate::execute::{Job, execute};
+use crate::handshake::Negotiated;
 use crate::in_flight::InFlight;
 use crate::input::Input;
 use crate::options::Limits;
@@ -131,14 +131,19 @@ impl Shared<'_> {
 /// Serves a connection until its end.
 pub(crate) async fn serve<D: ExportDevice>(
     reactor: &Reactor,
-    input: &mut Input,
-    device: &D,
-    rules: Rules,
-    contexts: &Contexts,
+    negotiated: &mut Negotiated<D>,
     limits: Limits,
     budget: &Budget,
     stop: &Stop,
 ) -> Result<End, SessionError> {
+    let Negotiated {
+        input,
+        device,
+        rules,
+        contexts,
+        ..
+    } = negotiated;
+    let rules = *rules;
     let transport = input.transport().clone();
     let shared = Shared {
         outbox: RefCell::new(Outbox::new(reactor)),

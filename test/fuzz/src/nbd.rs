@@ -4,11 +4,14 @@
 //! Beside never panicking, the server must send nothing but whole messages of the protocol, must
 //! not outlive its client, and must serve another client as if nothing had been.
 
-use ashlar_client::MemoryDevice;
-use ashlar_nbd_server::{ExportCatalog, ExportInfo, Limits, NbdOptions, NbdServer, OpenError};
+use ashlar_client::{BlockDevice, BlockError, Durability, Geometry, MemoryDevice, ZeroMode};
+use ashlar_nbd_server::{
+    ChangesError, ExportCatalog, ExportDevice, ExportInfo, Limits, NbdOptions, NbdServer, OpenError,
+};
 use ashlar_proto::Address;
+use ashlar_proto::message::Extent;
 use ashlar_reactor::sim::{Rng, World};
-use ashlar_reactor::{Reactor, Stream};
+use ashlar_reactor::{Buffer, Reactor, SharedBuffer, Stream};
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
@@ -22,16 +25,86 @@ const END_WITHIN: Duration = Duration::from_secs(15);
 /// Most bytes of replies that the client takes.
 const REPLY_BYTES_MAX: usize = 4 << 20;
 
-struct Catalog(MemoryDevice);
+/// The names of bitmaps: more than a client may select together.
+const BITMAPS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
+/// A memory device with bitmaps: everything but zeroes was written since each, and `9` is no more
+/// when it is asked for.
+#[derive(Clone)]
+struct Device(MemoryDevice);
+
+impl BlockDevice for Device {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+
+    async fn read(&self, offset: u64, len: u32) -> Result<Vec<SharedBuffer>, BlockError> {
+        self.0.read(offset, len).await
+    }
+
+    async fn write(&self, at: u64, data: Buffer, to: Durability) -> Result<(), BlockError> {
+        self.0.write(at, data, to).await
+    }
+
+    async fn write_zeroes(
+        &self,
+        offset: u64,
+        len: u64,
+        mode: ZeroMode,
+        durability: Durability,
+    ) -> Result<(), BlockError> {
+        self.0.write_zeroes(offset, len, mode, durability).await
+    }
+
+    async fn trim(&self, offset: u64, len: u64, to: Durability) -> Result<(), BlockError> {
+        self.0.trim(offset, len, to).await
+    }
+
+    async fn flush(&self) -> Result<(), BlockError> {
+        self.0.flush().await
+    }
+
+    async fn extents(
+        &self,
+        offset: u64,
+        len: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>, BlockError> {
+        self.0.extents(offset, len, extents_max).await
+    }
+}
+
+impl ExportDevice for Device {
+    async fn changes(
+        &self,
+        bitmap: &str,
+        offset: u64,
+        len: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>, ChangesError> {
+        assert!(BITMAPS.contains(&bitmap), "{bitmap} cannot be selected");
+        if bitmap == "9" {
+            return Err(ChangesError::NoBitmap);
+        }
+        Ok(self.extents(offset, len, extents_max).await?)
+    }
+}
+
+struct Catalog(Device);
 
 impl ExportCatalog for Catalog {
-    type Device = MemoryDevice;
+    type Device = Device;
 
     async fn list(&self) -> Result<Vec<ExportInfo>, OpenError> {
         Ok(vec![ExportInfo::new("disk", EXPORT_BYTES)])
     }
 
-    async fn open(&self, name: &str) -> Result<MemoryDevice, OpenError> {
+    async fn bitmaps(&self, name: &str) -> Result<Vec<String>, OpenError> {
+        assert_eq!(name, "disk", "the only export");
+        Ok(BITMAPS.map(str::to_owned).to_vec())
+    }
+
+    async fn open(&self, name: &str) -> Result<Device, OpenError> {
         if name == "disk" {
             Ok(self.0.clone())
         } else {
@@ -67,7 +140,7 @@ pub(crate) fn run(input: &[u8], seed: u64) -> u64 {
 }
 
 async fn start(reactor: Reactor, address: Address) -> NbdServer {
-    let catalog = Rc::new(Catalog(MemoryDevice::new(&reactor, EXPORT_BYTES)));
+    let catalog = Rc::new(Catalog(Device(MemoryDevice::new(&reactor, EXPORT_BYTES))));
     let limits = Limits {
         requests_in_flight_max: 8,
         bytes_in_flight_max: 2 << 20,
@@ -197,7 +270,41 @@ fn check(replies: &[u8]) -> u64 {
         if len > rest.len() {
             break;
         }
+        match (word(0), word(4) & 0xffff) {
+            (0x668e_33ef, 5) => check_status(&rest[20..len], false),
+            (0x6e8a_278c, 6) => check_status(&rest[32..len], true),
+            _ => {}
+        }
         rest = &rest[len..];
     }
     hasher.finish()
+}
+
+/// Checks what one context tells: an id that is given, whole extents, none empty, all within the
+/// export.
+fn check_status(payload: &[u8], is_extended: bool) {
+    let number = |bytes: &[u8]| {
+        let bytes = bytes.iter();
+        bytes.fold(0, |number: u64, &byte| number << 8 | u64::from(byte))
+    };
+    let (head, width) = if is_extended { (8, 8) } else { (4, 4) };
+    let (head, extents) = payload.split_at(head);
+    let id = number(&head[..4]);
+    assert!((1..=8).contains(&id), "context {id} cannot be selected");
+    let count = extents.len() / (2 * width);
+    assert!(
+        count > 0 && extents.len() == count * 2 * width,
+        "whole extents"
+    );
+    assert!(
+        !is_extended || number(&head[4..]) == count as u64,
+        "their number"
+    );
+    let lengths = extents
+        .chunks(2 * width)
+        .map(|extent| number(&extent[..width]));
+    let total: u64 = lengths
+        .inspect(|&length| assert!(length > 0, "no empty extents"))
+        .sum();
+    assert!(total <= EXPORT_BYTES, "nothing beyond the export");
 }

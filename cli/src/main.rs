@@ -12,6 +12,7 @@ mod disk;
 mod exit;
 mod host;
 mod io_threads;
+mod machine_memory;
 mod map_watch;
 mod nbd_role;
 mod output;

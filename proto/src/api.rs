@@ -329,6 +329,59 @@ pub struct DiskReport {
     /// [`crate::limits::MISSING_REPORTED_MAX`] by id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<ReplicaId>,
+    /// How its map uses memory; may lag behind by a quarter of the requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<MapReport>,
+}
+
+/// How the map of a disk uses memory, and what it costs that not all of it is there. Counts are
+/// since the store started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MapReport {
+    /// What leaves and overlay may take together.
+    pub budget_bytes: ByteCount,
+    /// What the leaves in memory take.
+    pub leaf_bytes: ByteCount,
+    /// What the overlay takes: changes that are in no leaf yet.
+    pub overlay_bytes: ByteCount,
+    /// What the root pages take, beside the budget.
+    pub root_bytes: ByteCount,
+    /// Leaves that requests found in memory.
+    pub hits: u64,
+    /// Leaves that were read for requests.
+    pub misses: u64,
+    /// Leaves that were read for other work: folds, scrubs, tails, the collector.
+    pub scanned: u64,
+    /// Leaves that made room for others.
+    pub evictions: u64,
+    /// Nanoseconds that the reads of leaves, `misses` and `scanned`, took together.
+    pub load_ns: u64,
+}
+
+impl MapReport {
+    /// Nanoseconds that the read of a leaf took on average; 0 if there was none.
+    #[must_use]
+    pub fn load_ns_mean(&self) -> u64 {
+        let loads = self.misses + self.scanned;
+        self.load_ns.checked_div(loads).unwrap_or(0)
+    }
+
+    /// Whether it tells more than `told`, which was made before: a store that started anew, a
+    /// quarter more requests, an eighth of the memory more or less.
+    #[must_use]
+    pub fn is_news_after(&self, told: &Self) -> bool {
+        let (before, now) = (told.hits + told.misses, self.hits + self.misses);
+        let step = (self.budget_bytes.get() / 8).max(1);
+        let has_moved =
+            |bytes: fn(&Self) -> ByteCount| bytes(self).get().abs_diff(bytes(told).get()) >= step;
+        self.budget_bytes != told.budget_bytes
+            || now < before
+            || now >= before + before / 4 + 1024
+            || has_moved(|map| map.leaf_bytes)
+            || has_moved(|map| map.overlay_bytes)
+            || has_moved(|map| map.root_bytes)
+    }
 }
 
 /// `POST /v1/nodes/register`: a store says that it is there. Idempotent by name.

@@ -206,15 +206,21 @@ impl DiskRow {
     }
 }
 
-/// Whether a report differs from the stored one by more than a little usage.
+/// Whether a report differs from the stored one by more than a little usage or a little of what its
+/// map has done.
 fn is_news(stored: &DiskReport, report: &DiskReport) -> bool {
     let step = (stored.usable_bytes.get() / USED_STEP).max(1);
     let moved = stored.used_bytes.get().abs_diff(report.used_bytes.get());
     let same_use = DiskReport {
         used_bytes: stored.used_bytes,
+        map: stored.map,
         ..report.clone()
     };
-    moved >= step || same_use != *stored
+    let is_map_news = match (&stored.map, &report.map) {
+        (Some(told), Some(map)) => map.is_news_after(told),
+        (told, map) => map.is_some() && told.is_none(),
+    };
+    moved >= step || is_map_news || same_use != *stored
 }
 
 fn check_registration(request: &RegisterNode) -> Result<(), InvalidRequest> {

@@ -9,6 +9,7 @@ use ashlar_proto::{
 
 use crate::lane::error::RecoveryError;
 use crate::lane::leaf::Held;
+use crate::lane::leaf_cache::Use;
 use crate::lane::lookup::{LeafRange, Lookup, Trust};
 use crate::lane::options::LaneOptions;
 use crate::lane::page::{Kind, PAGE_ENTRIES, PAGE_ENTRIES_U32, Page, PageEntry};
@@ -239,7 +240,7 @@ impl LaneReport {
             first: 0,
             count: PAGE_ENTRIES,
         };
-        let mut held = Held::new();
+        let mut held = Held::by(Use::Scan);
         loop {
             let lookup = self
                 .state
@@ -249,7 +250,7 @@ impl LaneReport {
                 Lookup::Needs(pages) => {
                     for root in pages {
                         let page = self.page(root).await;
-                        held.insert((root.address(), root.crc()), page.map(std::rc::Rc::new));
+                        held.insert(root, page.map(std::rc::Rc::new));
                     }
                 }
             }

@@ -227,9 +227,10 @@ impl State {
 
     /// A leaf in memory: `Some(None)` for one that was found damaged.
     fn held(&self, root: PageEntry, held: &Held) -> Option<Option<std::rc::Rc<Page>>> {
-        if let Some(found) = held.get(&(root.address(), root.crc())) {
+        if let Some(found) = held.get(root) {
             return Some(found.clone());
         }
-        self.leaves.get(root.address(), root.crc()).map(Some)
+        let found = self.leaves.get(root.address(), root.crc(), held.used_by());
+        found.map(Some)
     }
 }

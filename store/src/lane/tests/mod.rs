@@ -3,6 +3,7 @@
 mod basics;
 mod bench;
 mod damage;
+mod map_memory;
 mod model;
 mod property;
 mod scale;

@@ -72,7 +72,7 @@ impl Run {
         bench.options = LaneOptions {
             batches_in_flight: 1 + rng.index(4),
             checkpoint_bytes: Some(1 << (16 + rng.below(4))),
-            leaves_cached: rng.index(3),
+            leaves_max: rng.index(3),
             planted,
             read_pause: Duration::from_millis(rng.below(2) * 20),
             leaf_pause: Duration::from_millis(rng.below(2) * 5),

@@ -24,6 +24,7 @@ mod inspect;
 mod layers;
 mod leaf;
 mod leaf_cache;
+mod leaf_index;
 mod log;
 mod lookup;
 mod lsn;

@@ -146,9 +146,15 @@ impl LeafDeltas {
     }
 }
 
-/// Memory that a leaf takes beside its deltas: a row of the table at its mean load (two thirds), a
-/// place in the order of age (24 bytes in nodes that are three quarters full), an allocation.
-const LEAF_BYTES: usize = size_of::<(LeafKey, LeafDeltas)>() * 3 / 2 + 32 + 16;
+/// The deltas of a leaf, of each label that has any, ascending.
+type LabelDeltas = Vec<(Layer, LeafDeltas)>;
+
+/// Memory that a leaf takes beside its deltas: a row of the table at its mean load (two thirds), an
+/// allocation.
+const LEAF_BYTES: usize = size_of::<((Handle, u32), LabelDeltas)>() * 3 / 2 + 16;
+/// Memory that each label of it takes: its place, one in the order of age (24 bytes in nodes that
+/// are three quarters full), an allocation.
+const LABEL_BYTES: usize = size_of::<(Layer, LeafDeltas)>() + 32 + 16;
 
 /// What an insertion or a removal changed, for the counts of live blocks.
 #[derive(Debug, Default)]
@@ -162,7 +168,9 @@ pub(crate) struct Replaced {
 /// The overlay of a lane.
 #[derive(Debug, Default)]
 pub(crate) struct Overlay {
-    leaves: KeyMap<LeafKey, LeafDeltas>,
+    leaves: KeyMap<(Handle, u32), LabelDeltas>,
+    /// Leaves held, each label's by itself.
+    labels: usize,
     by_age: BTreeSet<(Lsn, LeafKey)>,
     /// Deltas that there is memory for: those held, and what vectors keep in advance.
     slots: usize,
@@ -172,12 +180,20 @@ pub(crate) struct Overlay {
 
 impl Overlay {
     pub(crate) fn get(&self, key: &LeafKey) -> Option<&LeafDeltas> {
-        self.leaves.get(key)
+        let labels = self.of_leaf(key.handle, key.leaf);
+        let at = labels.binary_search_by_key(&key.label, |(label, _)| *label);
+        Some(&labels[at.ok()?].1)
+    }
+
+    /// The deltas of a leaf, of each label that has any, ascending.
+    pub(crate) fn of_leaf(&self, handle: Handle, leaf: u32) -> &[(Layer, LeafDeltas)] {
+        let labels = self.leaves.get(&(handle, leaf));
+        labels.map_or(&[], Vec::as_slice)
     }
 
     /// Bytes of memory that it takes, roughly.
     pub(crate) fn bytes(&self) -> usize {
-        self.slots * size_of::<Delta>() + self.leaves.len() * LEAF_BYTES
+        self.slots * size_of::<Delta>() + self.leaves.len() * LEAF_BYTES + self.labels * LABEL_BYTES
     }
 
     /// Blocks that it may add to what the leaves count.
@@ -200,7 +216,19 @@ impl Overlay {
     }
 
     fn entry(&mut self, key: LeafKey, lsn: Lsn) -> &mut LeafDeltas {
-        let leaf = self.leaves.entry(key).or_default();
+        let labels = self.leaves.entry((key.handle, key.leaf)).or_default();
+        let at = match labels.binary_search_by_key(&key.label, |(label, _)| *label) {
+            Ok(at) => at,
+            Err(at) => {
+                if labels.is_empty() {
+                    labels.reserve_exact(1);
+                }
+                labels.insert(at, (key.label, LeafDeltas::default()));
+                self.labels += 1;
+                at
+            }
+        };
+        let leaf = &mut labels[at].1;
         if leaf.is_empty() {
             leaf.oldest = lsn;
             self.by_age.insert((lsn, key));
@@ -213,12 +241,22 @@ impl Overlay {
     }
 
     fn forget_if_empty(&mut self, key: LeafKey) {
-        if let Some(leaf) = self.leaves.get(&key)
-            && leaf.is_empty()
-        {
-            self.by_age.remove(&(leaf.oldest, key));
-            self.leaves.remove(&key);
+        if self.get(&key).is_some_and(LeafDeltas::is_empty) {
+            self.take(key);
         }
+    }
+
+    /// Takes the deltas of a leaf of a label out, with its place in the order of age.
+    fn take(&mut self, key: LeafKey) -> Option<LeafDeltas> {
+        let labels = self.leaves.get_mut(&(key.handle, key.leaf))?;
+        let at = labels.binary_search_by_key(&key.label, |(label, _)| *label);
+        let (_, leaf) = labels.remove(at.ok()?);
+        if labels.is_empty() {
+            self.leaves.remove(&(key.handle, key.leaf));
+        }
+        self.labels -= 1;
+        self.by_age.remove(&(leaf.oldest, key));
+        Some(leaf)
     }
 
     fn account_gone(&mut self, gone: &[Delta]) {
@@ -294,7 +332,9 @@ impl Overlay {
         whole: Option<Lsn>,
         singles: &[(u8, Lsn)],
     ) -> Vec<Delta> {
-        let Some(leaf) = self.leaves.get_mut(&key) else {
+        let labels = self.leaves.get_mut(&(key.handle, key.leaf));
+        let mut labels = labels.into_iter().flatten();
+        let Some((_, leaf)) = labels.find(|(label, _)| *label == key.label) else {
             return Vec::new();
         };
         let mut gone = Vec::new();
@@ -321,10 +361,9 @@ impl Overlay {
 
     /// Drops a leaf of a label that is dead.
     pub(crate) fn drop_leaf(&mut self, key: LeafKey) -> Vec<Delta> {
-        let Some(leaf) = self.leaves.remove(&key) else {
+        let Some(leaf) = self.take(key) else {
             return Vec::new();
         };
-        self.by_age.remove(&(leaf.oldest, key));
         self.slots -= leaf.deltas.capacity();
         let gone: Vec<Delta> = leaf.all().copied().collect();
         self.account_gone(&gone);
@@ -333,7 +372,14 @@ impl Overlay {
 
     /// Keys of all leaves that match.
     pub(crate) fn keys_where(&self, matches: impl Fn(&LeafKey) -> bool) -> Vec<LeafKey> {
-        let mut keys: Vec<LeafKey> = self.leaves.keys().copied().filter(|k| matches(k)).collect();
+        let keys = self.leaves.iter().flat_map(|(&(handle, leaf), labels)| {
+            labels.iter().map(move |&(label, _)| LeafKey {
+                handle,
+                label,
+                leaf,
+            })
+        });
+        let mut keys: Vec<LeafKey> = keys.filter(|key| matches(key)).collect();
         keys.sort_unstable();
         keys
     }

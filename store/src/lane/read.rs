@@ -79,8 +79,8 @@ impl Core {
         loop {
             let lookup = {
                 let state = self.state.borrow();
-                let intervals = state.intervals(range.handle, view)?;
-                state.lookup(range, &intervals, &held, trust, self.planted)
+                let bounds = state.bounds(range.handle, view)?;
+                state.lookup(range, bounds, &held, trust, self.planted)
             };
             match lookup {
                 Lookup::Found(entries) => return Ok(take(entries)),

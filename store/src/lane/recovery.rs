@@ -478,9 +478,7 @@ impl<'a> Recovery<'a> {
                     let damaged = PageEntry::damaged(root.highest, cut, check);
                     Root::loaded(Page::filled(damaged), None)
                 };
-                shard.layers.note(root.label);
-                let of_label = shard.labels.entry(root.label).or_default();
-                of_label.0.insert(root.index, Box::new(loaded));
+                shard.put_root(root.label, root.index, loaded);
                 count += 1;
             }
         }

@@ -14,6 +14,7 @@ use ashlar_proto::{
 
 use crate::codec::{Decoder, Encoder};
 use crate::lane::layers::Layers;
+use crate::lane::leaf_index::LeafIndex;
 use crate::lane::overlay::KeyMap;
 use crate::lane::page::{Page, PageEntry};
 
@@ -224,6 +225,8 @@ pub(crate) struct Shard {
     pub(crate) layers: Layers,
     /// Every label that has a delta or a leaf.
     pub(crate) labels: BTreeMap<Layer, LabelRoots>,
+    /// Which of them have which leaves.
+    index: LeafIndex,
     /// It changed since the last checkpoint, beyond what the log holds.
     pub(crate) dirty: bool,
 }
@@ -234,6 +237,7 @@ impl Shard {
             record,
             layers: Layers::default(),
             labels: BTreeMap::new(),
+            index: LeafIndex::default(),
             dirty: false,
         }
     }
@@ -277,6 +281,9 @@ impl Shard {
         root.dirty = true;
         root.used += u32::from(!entry.is_absent());
         root.used -= u32::from(!old.is_absent());
+        if entry.is_absent() != old.is_absent() {
+            self.index.note(label, leaf, !entry.is_absent());
+        }
         if root.used == 0 {
             roots.remove(&index);
         }
@@ -285,6 +292,23 @@ impl Shard {
             self.labels.remove(&label);
         }
         grown
+    }
+
+    /// Takes a root page in that was read from the disk.
+    pub(crate) fn put_root(&mut self, label: Layer, index: u32, root: Root) {
+        self.layers.note(label);
+        self.index.note_page(label, index, &root.page);
+        let of_label = self.labels.entry(label).or_default();
+        of_label.0.insert(index, Box::new(root));
+    }
+
+    /// Labels between two that have a leaf, from the top; those that were dropped are among them.
+    pub(crate) fn labels_of_leaf(
+        &self,
+        leaf: u32,
+        bounds: (Layer, Layer),
+    ) -> impl Iterator<Item = Layer> + '_ {
+        self.index.labels(leaf, bounds)
     }
 
     /// Labels between two that have anything, but for those that were dropped.

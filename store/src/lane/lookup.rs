@@ -219,18 +219,19 @@ impl State {
     ) -> impl Iterator<Item = LabelView<'a>> {
         let leaf = range.leaf;
         let is_within = move |label: Layer| (bounds.0..=bounds.1).contains(&label);
-        let mut rooted = shard.labels_of_leaf(leaf, bounds).peekable();
+        let mut rooted = shard.leaf_entries(leaf, bounds).peekable();
         let changed = self.overlay.of_leaf(range.handle, leaf).iter().rev();
         let mut changed = changed.filter(move |(l, _)| is_within(*l)).peekable();
         std::iter::from_fn(move || {
             let changed_next = changed.peek().map(|(label, _)| *label);
-            let label = rooted.peek().copied().max(changed_next)?;
-            let root = rooted.next_if_eq(&label);
+            let rooted_next = rooted.peek().map(|(label, _)| *label);
+            let label = rooted_next.max(changed_next)?;
+            let root = rooted.next_if(|(rooted, _)| *rooted == label);
             let deltas = changed.next_if(|(changed, _)| *changed == label);
             Some(LabelView {
                 label,
                 deltas: deltas.map(|(_, deltas)| deltas),
-                root: root.map_or(PageEntry::ABSENT, |label| shard.leaf_entry(label, leaf)),
+                root: root.map_or(PageEntry::ABSENT, |(_, entry)| entry),
                 page: None,
             })
         })

@@ -20,8 +20,8 @@ pub(crate) const RESERVE_SEGMENTS: usize = 24;
 /// goes to others.
 const CHECKPOINT_SEGMENTS_MAX: u64 = 64;
 
-/// Memory that a root page takes: its 4,096 bytes, what is known of it, a row of its label.
-const ROOT_BYTES: u64 = 4096 + 16 + 64 + 24;
+/// Memory that a root page takes: its 4,096 bytes, what is known of it, its places in the trees.
+const ROOT_BYTES: u64 = 4096 + 16 + 112 + 96;
 
 /// The memory of a lane.
 #[derive(Debug)]

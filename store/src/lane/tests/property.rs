@@ -484,7 +484,7 @@ impl Run {
             let shard = state.shards.get(handle).unwrap();
             for root in shard.labels.values().flat_map(|roots| roots.0.values()) {
                 roots += 1;
-                for leaf in root.page.iter().filter(|leaf| leaf.is_data()) {
+                for leaf in root.page.borrow().iter().filter(|leaf| leaf.is_data()) {
                     count(leaf.address());
                     let mut block = vec![0; BLOCK_BYTES];
                     let offset = leaf.address() * BLOCK_BYTES as u64;

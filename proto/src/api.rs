@@ -329,7 +329,7 @@ pub struct DiskReport {
     /// [`crate::limits::MISSING_REPORTED_MAX`] by id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<ReplicaId>,
-    /// How its map uses memory; may lag behind by a quarter of the requests.
+    /// How its map uses memory; none where nothing is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub map: Option<MapReport>,
 }
@@ -365,22 +365,6 @@ impl MapReport {
     pub fn load_ns_mean(&self) -> u64 {
         let loads = self.misses + self.scanned;
         self.load_ns.checked_div(loads).unwrap_or(0)
-    }
-
-    /// Whether it tells more than `told`, which was made before: a store that started anew, a
-    /// quarter more requests, an eighth of the memory more or less.
-    #[must_use]
-    pub fn is_news_after(&self, told: &Self) -> bool {
-        let (before, now) = (told.hits + told.misses, self.hits + self.misses);
-        let step = (self.budget_bytes.get() / 8).max(1);
-        let has_moved =
-            |bytes: fn(&Self) -> ByteCount| bytes(self).get().abs_diff(bytes(told).get()) >= step;
-        self.budget_bytes != told.budget_bytes
-            || now < before
-            || now >= before + before / 4 + 1024
-            || has_moved(|map| map.leaf_bytes)
-            || has_moved(|map| map.overlay_bytes)
-            || has_moved(|map| map.root_bytes)
     }
 }
 

@@ -206,8 +206,8 @@ impl DiskRow {
     }
 }
 
-/// Whether a report differs from the stored one by more than a little usage or a little of what its
-/// map has done.
+/// Whether a report differs from the stored one by more than a little usage and what its map has
+/// done: that changes all the time, and the last report is shown anyway.
 fn is_news(stored: &DiskReport, report: &DiskReport) -> bool {
     let step = (stored.usable_bytes.get() / USED_STEP).max(1);
     let moved = stored.used_bytes.get().abs_diff(report.used_bytes.get());
@@ -216,11 +216,7 @@ fn is_news(stored: &DiskReport, report: &DiskReport) -> bool {
         map: stored.map,
         ..report.clone()
     };
-    let is_map_news = match (&stored.map, &report.map) {
-        (Some(told), Some(map)) => map.is_news_after(told),
-        (told, map) => map.is_some() && told.is_none(),
-    };
-    moved >= step || is_map_news || same_use != *stored
+    moved >= step || same_use != *stored
 }
 
 fn check_registration(request: &RegisterNode) -> Result<(), InvalidRequest> {

@@ -380,6 +380,7 @@ async fn start(
         listen,
         workers: Vec::new(),
         lane,
+        maps: None,
     };
     let handle = StoreService::start(reactor, options).await?;
     let reports = handle.control().report().await?;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use ashlar_proto::ByteCount;
 use ashlar_proto::api::{
-    ClusterStatus, CreateVolume, Disk, Evacuation, Healing, Health, Node, NodeState, Replica,
-    Schedulable, Volume, VolumeState,
+    ClusterStatus, CreateVolume, Disk, Evacuation, Healing, Health, MapReport, Node, NodeState,
+    Replica, Schedulable, Volume, VolumeState,
 };
 
 use crate::api_client::{ApiClient, ApiError};
@@ -367,7 +367,7 @@ pub fn disk_list(api: &str, json: bool) -> anyhow::Result<()> {
         return print_json(&disks);
     }
     let header = [
-        "id", "node", "path", "state", "used", "usable", "full", "replicas", "damage",
+        "id", "node", "path", "state", "used", "usable", "full", "replicas", "map", "damage",
     ];
     print_table(&header, disks.iter().map(disk_row).collect())
 }
@@ -388,8 +388,21 @@ fn disk_row(disk: &Disk) -> Vec<String> {
         bytes(report.usable_bytes.get()),
         percent(report.used_bytes.get(), report.usable_bytes.get()),
         disk.replicas.to_string(),
+        report.map.as_ref().map_or("-".to_owned(), map),
         damage(&report.damage),
     ]
+}
+
+/// How many of the leaves that requests needed were in memory, and how long a read of one took.
+fn map(map: &MapReport) -> String {
+    let hits = match map.hits + map.misses {
+        0 => return "unused".to_owned(),
+        all => percent(map.hits, all),
+    };
+    match map.load_ns_mean() {
+        0 => format!("{hits} hits"),
+        mean => format!("{hits} hits, miss {:.2} ms", f64_of(mean) / 1e6),
+    }
 }
 
 fn damage(counts: &BTreeMap<String, u64>) -> String {

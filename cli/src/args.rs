@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use ashlar_client::VolumeOptions;
 use ashlar_proto::api::AckRule;
-use ashlar_proto::{Address, DiskId};
+use ashlar_proto::{Address, ByteCount, DiskId};
+use ashlar_store::MapBudget;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::io_threads::THREADS_MAX;
+use crate::machine_memory;
 
 pub use bench::{BenchArgs, BenchPattern};
 pub use snapshots::{SnapshotCommand, SnapshotName};
@@ -164,6 +166,27 @@ pub enum EngineArg {
     Aio,
 }
 
+/// How much memory maps may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapCacheArg {
+    /// By the size of the disks and the memory of the machine.
+    Auto,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+impl MapCacheArg {
+    /// What it means for each of so many stores of this process.
+    pub fn budget(self, stores: usize) -> MapBudget {
+        let stores = u64::try_from(stores.max(1)).unwrap_or(u64::MAX);
+        let part = |bytes: u64| ByteCount::new(bytes / stores);
+        match self {
+            Self::Auto => MapBudget::Auto(part(machine_memory::available().get())),
+            Self::Bytes(bytes) => MapBudget::Fixed(part(bytes)),
+        }
+    }
+}
+
 /// How the reactor threads run.
 #[derive(Debug, Args)]
 pub struct ReactorArgs {
@@ -228,6 +251,11 @@ pub struct UpArgs {
     #[command(flatten)]
     pub scrub: ScrubArgs,
 
+    /// How much memory the maps of all stores' disks may take; the root pages come beside it
+    /// [default: by the disks' size and the machine's memory].
+    #[arg(long, default_value = "auto", hide_default_value = true, value_name = "SIZE|auto", value_parser = parse_map_cache)]
+    pub map_cache: MapCacheArg,
+
     /// How the reactor thread runs.
     #[command(flatten)]
     pub reactor: ReactorArgs,
@@ -291,6 +319,11 @@ pub struct StoreArgs {
     /// Threads that serve; the lanes of all disks are spread over them.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(THREADS_MAX)))]
     pub threads: u16,
+
+    /// How much memory the maps of all disks may take; the root pages come beside it
+    /// [default: by the disks' size and the machine's memory].
+    #[arg(long, default_value = "auto", hide_default_value = true, value_name = "SIZE|auto", value_parser = parse_map_cache)]
+    pub map_cache: MapCacheArg,
 
     /// How the reactor threads run.
     #[command(flatten)]
@@ -614,6 +647,13 @@ fn parse_size(text: &str) -> Result<u64, String> {
         .map_err(|_| format!("`{text}` is no size: give a number with B, KiB, MiB, GiB or TiB"))
 }
 
+fn parse_map_cache(text: &str) -> Result<MapCacheArg, String> {
+    match text {
+        "auto" => Ok(MapCacheArg::Auto),
+        size => parse_size(size).map(MapCacheArg::Bytes),
+    }
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| format!("`{text}` is no time: give a number with ms, s, m or h"))
@@ -679,5 +719,9 @@ mod tests {
         assert_eq!(parse_size("4096"), Ok(4096));
         assert_eq!(parse_size("500MB"), Ok(500_000_000));
         assert!(parse_size("lots").is_err());
+        assert_eq!(parse_map_cache("auto"), Ok(MapCacheArg::Auto));
+        let four = MapCacheArg::Bytes(4 << 20);
+        assert_eq!(parse_map_cache("4MiB"), Ok(four));
+        assert_eq!(four.budget(2), MapBudget::Fixed(ByteCount::new(2 << 20)));
     }
 }

@@ -14,6 +14,7 @@ mod exit;
 mod exported;
 mod host;
 mod io_threads;
+mod machine_memory;
 mod map_watch;
 mod nbd_role;
 mod output;

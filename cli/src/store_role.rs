@@ -60,6 +60,7 @@ async fn serve(
         disks: args.disk.iter().map(DiskOptions::new).collect(),
         listen: vec![args.listen.clone()],
         workers: threads.remotes(),
+        maps: Some(args.map_cache.budget(1)),
         ..StoreOptions::default()
     };
     let store = StoreService::start(&reactor, options)

@@ -198,6 +198,7 @@ impl Cluster<'_> {
         let options = StoreOptions {
             disks: vec![DiskOptions::new(&plan.disk)],
             listen: vec![local.clone(), loopback],
+            maps: Some(self.args.map_cache.budget(self.disks.len())),
             ..StoreOptions::default()
         };
         let started = StoreService::start(reactor, options).await;

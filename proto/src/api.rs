@@ -329,6 +329,43 @@ pub struct DiskReport {
     /// [`crate::limits::MISSING_REPORTED_MAX`] by id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<ReplicaId>,
+    /// How its map uses memory; none where nothing is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<MapReport>,
+}
+
+/// How the map of a disk uses memory, and what it costs that not all of it is there. Counts are
+/// since the store started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MapReport {
+    /// What leaves and overlay may take together.
+    pub budget_bytes: ByteCount,
+    /// What the leaves in memory take.
+    pub leaf_bytes: ByteCount,
+    /// What the overlay takes: changes that are in no leaf yet.
+    pub overlay_bytes: ByteCount,
+    /// What the root pages take, beside the budget.
+    pub root_bytes: ByteCount,
+    /// Leaves that requests found in memory.
+    pub hits: u64,
+    /// Leaves that were read for requests.
+    pub misses: u64,
+    /// Leaves that were read for other work: folds, scrubs, tails, the collector.
+    pub scanned: u64,
+    /// Leaves that made room for others.
+    pub evictions: u64,
+    /// Nanoseconds that the reads of leaves, `misses` and `scanned`, took together.
+    pub load_ns: u64,
+}
+
+impl MapReport {
+    /// Nanoseconds that the read of a leaf took on average; 0 if there was none.
+    #[must_use]
+    pub fn load_ns_mean(&self) -> u64 {
+        let loads = self.misses + self.scanned;
+        self.load_ns.checked_div(loads).unwrap_or(0)
+    }
 }
 
 /// `POST /v1/nodes/register`: a store says that it is there. Idempotent by name.

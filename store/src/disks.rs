@@ -21,6 +21,7 @@ pub(crate) struct DiskEntry {
     pub(crate) id: DiskId,
     pub(crate) path: String,
     pub(crate) lanes: u16,
+    pub(crate) size: ByteCount,
     pub(crate) volatile_cache: bool,
     /// Of each lane, which worker serves it.
     pub(crate) places: RefCell<Vec<usize>>,
@@ -65,6 +66,7 @@ impl DiskEntry {
             failed: self.health.failure().map(str::to_owned),
             ailing: self.judge(lanes, reactor),
             missing: report::missing(lanes),
+            map: report::map(lanes),
         }
     }
 }
@@ -107,6 +109,7 @@ pub(crate) async fn open_disks(
         let entry = DiskEntry {
             id: disk.disk(),
             lanes: disk.lanes(),
+            size: disk.size(),
             volatile_cache: disk.has_volatile_cache(),
             superblocks_damaged: disk.damaged_superblocks(),
             cluster: Cell::new(disk.cluster()),

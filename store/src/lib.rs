@@ -9,6 +9,7 @@ mod gate;
 mod health;
 mod heard;
 pub mod lane;
+mod map_budget;
 mod peers;
 mod place;
 mod pull;
@@ -19,6 +20,7 @@ mod session;
 mod worker;
 
 pub use control::{Applied, ControlError, Refusal, Refused, StoreControl};
+pub use map_budget::{LANE_MAP_BYTES_MIN, MapBudget};
 pub use service::{
     CONNECTIONS_MAX, HELLO_WITHIN, StartStoreError, StoreHandle, StoreOptions, StoreService,
 };

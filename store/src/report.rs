@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use ashlar_proto::ReplicaId;
+use ashlar_proto::api::MapReport;
 use ashlar_proto::limits::MISSING_REPORTED_MAX;
+use ashlar_proto::{ByteCount, ReplicaId};
 
-use crate::lane::DamageCounts;
+use crate::lane::{DamageCounts, MapCounts};
 use crate::worker::LaneReport;
 
 /// Adds up the damage of a disk, by the names that reports use; kinds without any are left out.
@@ -40,6 +41,26 @@ pub(crate) fn damage(lanes: &[LaneReport]) -> BTreeMap<String, u64> {
     sums
 }
 
+/// How the maps of a disk's lanes use their memory; none where no lane is served.
+pub(crate) fn map(lanes: &[LaneReport]) -> Option<MapReport> {
+    if lanes.is_empty() {
+        return None;
+    }
+    let sum = |count: fn(&MapCounts) -> u64| lanes.iter().map(|lane| count(&lane.stats.map)).sum();
+    let bytes = |count| ByteCount::new(sum(count));
+    Some(MapReport {
+        budget_bytes: bytes(|map| map.budget_bytes),
+        leaf_bytes: bytes(|map| map.leaf_bytes),
+        overlay_bytes: bytes(|map| map.overlay_bytes),
+        root_bytes: bytes(|map| map.root_bytes),
+        hits: sum(|map| map.hits),
+        misses: sum(|map| map.misses),
+        scanned: sum(|map| map.scanned),
+        evictions: sum(|map| map.evictions),
+        load_ns: sum(|map| map.load_nanos),
+    })
+}
+
 /// The replicas that should be on a disk and are not, the first ones by id.
 pub(crate) fn missing(lanes: &[LaneReport]) -> Vec<ReplicaId> {
     let mut all: Vec<ReplicaId> = lanes.iter().flat_map(|l| l.missing.clone()).collect();
@@ -63,6 +84,19 @@ mod tests {
         let expected = [("data", 5), ("missing-replica", 1), ("read-error", 1)];
         let expected = expected.map(|(kind, count)| (kind.to_owned(), count));
         assert_eq!(damage(&[one, two]), BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn the_maps_of_a_disk_are_those_of_its_lanes() {
+        assert_eq!(map(&[]), None);
+        let mut lane = LaneReport::default();
+        lane.stats.map.budget_bytes = 1 << 20;
+        lane.stats.map.misses = 3;
+        lane.stats.map.scanned = 2;
+        lane.stats.map.load_nanos = 500;
+        let sum = map(&[lane.clone(), lane]).unwrap();
+        assert_eq!((sum.budget_bytes.get(), sum.misses), (2 << 20, 6));
+        assert_eq!(sum.load_ns_mean(), 100);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use ashlar_proto::api::{Assignment, DiskReport, OWNERS_SEEN_MAX, Observed, Owner
 use ashlar_proto::frame::{PROTOCOL_VERSION, open_meta};
 use ashlar_proto::message::{Hello, HelloReply};
 use ashlar_proto::{
-    Address, ClusterId, DiskId, FrameKind, Incarnation, LaneIndex, Status, lane_of,
+    Address, ByteCount, ClusterId, DiskId, FrameKind, Incarnation, LaneIndex, Status, lane_of,
 };
 use ashlar_reactor::channel::{Permit, Semaphore, remote};
 use ashlar_reactor::future::join_all;
@@ -31,6 +31,7 @@ use crate::disk::DiskOpenError;
 use crate::disks::{DiskEntry, open_disks};
 use crate::heard::newest;
 use crate::lane::LaneOptions;
+use crate::map_budget::MapBudget;
 use crate::peers::Peers;
 use crate::place::Place;
 use crate::session::Greeting;
@@ -57,6 +58,8 @@ pub struct StoreOptions {
     pub workers: Vec<Remote>,
     /// How each lane uses its machine.
     pub lane: LaneOptions,
+    /// Memory for the maps of all lanes together; none: what `lane` says for each.
+    pub maps: Option<MapBudget>,
 }
 
 /// A store could not start.
@@ -169,7 +172,7 @@ impl StoreService {
             changes: Semaphore::new(1),
             stopping: Cell::new(false),
         });
-        service.recover(&options.lane).await;
+        service.recover(&options.lane, options.maps).await;
         let noting = reactor.spawn(Rc::clone(&service).note_ended(ended));
         service.serving.borrow_mut().push(noting);
         let mut addresses = Vec::new();
@@ -190,16 +193,29 @@ impl StoreService {
         })
     }
 
-    async fn recover(&self, options: &LaneOptions) {
+    async fn recover(&self, options: &LaneOptions, maps: Option<MapBudget>) {
         let mut lanes = Vec::new();
+        let disks = self.disks.values().map(|entry| entry.size.get()).sum();
+        let disks = ByteCount::new(disks);
+        if let Some(maps) = maps {
+            tracing::info!(
+                bytes = maps.bytes(disks).get(),
+                "memory for the maps of all disks"
+            );
+        }
         for entry in self.disks.values() {
+            let mut options = options.clone();
+            if let Some(maps) = maps {
+                let lane = ByteCount::new(entry.size.get() / u64::from(entry.lanes.max(1)));
+                maps.apply(&mut options, lane, disks);
+            }
             for index in (0..entry.lanes).map(LaneIndex::new) {
                 let place = &self.places[lanes.len() % self.places.len()];
                 entry
                     .places
                     .borrow_mut()
                     .push(lanes.len() % self.places.len());
-                lanes.push(self.recover_lane(entry, index, place, options));
+                lanes.push(self.recover_lane(entry, index, place, options.clone()));
             }
         }
         join_all(lanes).await;
@@ -210,14 +226,14 @@ impl StoreService {
         entry: &DiskEntry,
         index: LaneIndex,
         place: &Place,
-        options: &LaneOptions,
+        options: LaneOptions,
     ) {
         let lane = entry.disk.borrow().as_ref().map(|disk| disk.lane(index));
         let Some(lane) = lane else { return };
         let started = place.start_lane(LaneStart {
             disk: entry.id,
             lane,
-            options: options.clone(),
+            options,
             health: Arc::clone(&entry.health),
         });
         if let Err(why) = started.await {

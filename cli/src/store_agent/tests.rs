@@ -54,6 +54,7 @@ impl Store for MemoryStore {
                 .then(|| "of another cluster".to_owned()),
             ailing: None,
             missing: Vec::new(),
+            map: None,
         }])
     }
 

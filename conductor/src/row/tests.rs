@@ -91,6 +91,7 @@ fn stored_bytes_are_those_of_version_5() {
             failed: None,
             ailing: Some(ailing.clone()),
             missing: Vec::new(),
+            map: None,
         },
         schedulable: Schedulable::Open,
         ailing: Some(ailing),

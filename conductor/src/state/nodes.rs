@@ -206,12 +206,14 @@ impl DiskRow {
     }
 }
 
-/// Whether a report differs from the stored one by more than a little usage.
+/// Whether a report differs from the stored one by more than a little usage and what its map has
+/// done: that changes all the time, and the last report is shown anyway.
 fn is_news(stored: &DiskReport, report: &DiskReport) -> bool {
     let step = (stored.usable_bytes.get() / USED_STEP).max(1);
     let moved = stored.used_bytes.get().abs_diff(report.used_bytes.get());
     let same_use = DiskReport {
         used_bytes: stored.used_bytes,
+        map: stored.map,
         ..report.clone()
     };
     moved >= step || same_use != *stored

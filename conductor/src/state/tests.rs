@@ -59,6 +59,7 @@ fn report(disk: u128) -> DiskReport {
         failed: None,
         ailing: None,
         missing: Vec::new(),
+        map: None,
     }
 }
 

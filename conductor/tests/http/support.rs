@@ -155,6 +155,7 @@ pub fn report(number: u16) -> DiskReport {
         failed: None,
         ailing: None,
         missing: Vec::new(),
+        map: None,
     }
 }
 

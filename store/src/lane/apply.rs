@@ -35,6 +35,7 @@ impl State {
                 Body::Layers(bytes) => self.apply_layers(entry.handle, bytes),
             }
         }
+        self.balance_map();
     }
 
     /// Whether entries of this handle and label still mean anything; notes label and seq.
@@ -100,7 +101,7 @@ impl State {
         if !entry.is_data() {
             return None;
         }
-        self.leaves.get(entry.address(), entry.crc())
+        self.leaves.peek(entry.address(), entry.crc()).cloned()
     }
 
     fn apply_each(

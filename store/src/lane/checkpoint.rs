@@ -76,14 +76,14 @@ impl State {
                     continue;
                 }
                 for (&index, root) in &mut of_label.0 {
-                    let highest = root.page.highest();
+                    let highest = root.page.borrow().highest();
                     if root.dirty {
                         root.dirty = false;
                         dirty.push(DirtyRoot {
                             handle,
                             label,
                             index,
-                            page: root.page.clone(),
+                            page: root.page.borrow().clone(),
                             place: Rc::new(Cell::new(0)),
                             crc: Cell::new(0),
                         });

@@ -18,6 +18,7 @@ use ashlar_reactor::future::{join_all, race};
 
 use crate::lane::batch::{Batch, Body, Entry};
 use crate::lane::core::{Core, CoreRc};
+use crate::lane::leaf_cache::Use;
 use crate::lane::lookup::{LeafRange, Trust, View};
 use crate::lane::overlay::LeafKey;
 use crate::lane::page::PageEntry;
@@ -332,7 +333,7 @@ impl Core {
         } else {
             View::Interval(label)
         };
-        let found = self.resolve(range, view, Trust::All, |found| {
+        let found = self.resolve(range, view, Trust::All, Use::Scan, |found| {
             let top = self.interval_of(range.handle, label)?.1;
             Some((top, found))
         });

@@ -15,12 +15,16 @@ use ashlar_reactor::future::join_all;
 use crate::lane::batch::{Body, Entry};
 use crate::lane::core::{Core, CoreRc};
 use crate::lane::leaf::Held;
+use crate::lane::leaf_cache::Use;
 use crate::lane::overlay::{Delta, LeafKey, Replaced};
 use crate::lane::page::{Kind, PAGE_ENTRIES, Page, PageEntry};
 use crate::lane::planted::Bug;
 use crate::lane::signal::Reply;
 use crate::lane::state::State;
 use crate::lane::stream::{Item, STREAMS, Stream};
+
+/// Leaves that folds hold in memory at once, 1 MiB; beyond it go only those of one leaf's labels.
+const HELD_MAX: usize = 256;
 
 /// Deltas of one label that a fold takes in.
 #[derive(Debug)]
@@ -40,6 +44,14 @@ struct Capture {
     inputs: Vec<(Layer, PageEntry)>,
     taken: Vec<Taken>,
     page: Page,
+}
+
+impl Capture {
+    /// Addresses of the leaves that it takes the place of.
+    fn replaced(&self) -> impl Iterator<Item = u64> + '_ {
+        let leaves = self.inputs.iter().filter(|(_, entry)| entry.is_data());
+        leaves.map(|(_, entry)| entry.address())
+    }
 }
 
 /// Which queues of the streams something joins.
@@ -104,7 +116,7 @@ impl State {
             };
             let root = shard.leaf_entry(label, leaf);
             let page = match root.kind() {
-                Kind::Data => held.get(&(root.address(), root.crc()))?.clone(),
+                Kind::Data => held.get(root)?.clone(),
                 _ => None,
             };
             let deltas = self.overlay.get(&key);
@@ -180,8 +192,8 @@ impl State {
             }
             self.segments.leaf_loses(old.address());
             self.leaves.remove(old.address());
-            self.bad_leaves.remove(&old.address());
-            if let Some(Some(page)) = held.get(&(old.address(), old.crc())) {
+            self.bad_leaves.remove(&(old.address(), old.crc()));
+            if let Some(Some(page)) = held.get(old) {
                 for block in page.iter().filter(|entry| entry.is_data()) {
                     self.segments.leaf_loses(block.address());
                 }
@@ -271,11 +283,36 @@ impl Core {
         self.fold_into(leaves, |state| &mut state.urgent).await
     }
 
-    async fn fold_into(self: &CoreRc, leaves: &[(Handle, Layer, u32)], queues: Queues) -> usize {
+    async fn fold_into(
+        self: &CoreRc,
+        mut leaves: &[(Handle, Layer, u32)],
+        queues: Queues,
+    ) -> usize {
+        let mut folded = 0;
+        while !leaves.is_empty() {
+            let (some, count) = self.fold_part(leaves, queues).await;
+            leaves = &leaves[some..];
+            folded += count;
+        }
+        folded
+    }
+
+    /// Folds the first of these leaves, as many as may be held in memory at once. Returns how many
+    /// were seen to and how many of these were folded.
+    async fn fold_part(
+        self: &CoreRc,
+        leaves: &[(Handle, Layer, u32)],
+        queues: Queues,
+    ) -> (usize, usize) {
         let mut guards = Vec::new();
         let mut mine = Vec::new();
         let mut needs: Vec<PageEntry> = Vec::new();
+        let mut seen = 0;
         for &(handle, label, leaf) in leaves {
+            if needs.len() >= HELD_MAX {
+                break;
+            }
+            seen += 1;
             let mut state = self.state.borrow_mut();
             let interval = state.shards.get(handle).and_then(|s| s.interval_of(label));
             let Some(interval) = interval else {
@@ -292,7 +329,7 @@ impl Core {
             });
             mine.push((handle, label, leaf));
         }
-        let mut held = Held::new();
+        let mut held = Held::by(Use::Last);
         self.load_leaves(needs, &mut held).await;
         let folds = mine
             .iter()
@@ -300,7 +337,7 @@ impl Core {
         let folded = join_all(folds).await;
         drop(guards);
         self.events.sweep_ended.raise();
-        folded.into_iter().filter(|&done| done).count()
+        (seen, folded.into_iter().filter(|&done| done).count())
     }
 
     async fn fold_one(
@@ -357,10 +394,13 @@ impl Core {
         let mut state = self.state.borrow_mut();
         state.stats.leaves_written += 1;
         let entry = PageEntry::data(place.get(), page_crc, capture.page.highest(), 0);
+        // It is kept as what it replaces was: writing makes a leaf neither hot nor cold.
+        let by = state.leaves.use_of(capture.replaced());
         let installed = state.install(&capture, entry, held);
         if installed {
             let page = Rc::new(capture.page);
-            state.leaves.insert(place.get(), page_crc, page);
+            state.leaves.insert(place.get(), page_crc, page, by);
+            state.balance_map();
         }
         installed
     }

@@ -14,6 +14,7 @@ use crate::lane::batch::{Body, Entry};
 use crate::lane::core::{Core, CoreRc};
 use crate::lane::error::LaneError;
 use crate::lane::layers::{encode_table, table_bytes};
+use crate::lane::leaf_cache::Use;
 use crate::lane::lookup::View;
 use crate::lane::shards::{ShardKey, ShardRecord, StateChange};
 use crate::lane::signal::Reply;
@@ -394,7 +395,7 @@ impl Lane {
         let handle = self.readable(key, block, count)?;
         let view = View::Layer(layer);
         self.0
-            .read_range(handle, view, block.get(), count.get())
+            .read_range(handle, view, (block.get(), count.get()), Use::Request)
             .await
     }
 
@@ -555,7 +556,7 @@ impl Core {
             let (room, crowded) = {
                 let mut state = self.state.borrow_mut();
                 let room = state.has_room_for(blocks) && state.has_room_for_roots();
-                let crowded = state.overlay.bytes() > self.options.overlay_bytes;
+                let crowded = state.is_overlay_full();
                 if room && !crowded {
                     state.admitted += blocks;
                     return Ok(());

@@ -9,6 +9,7 @@ use ashlar_proto::{
 
 use crate::lane::error::RecoveryError;
 use crate::lane::leaf::Held;
+use crate::lane::leaf_cache::Use;
 use crate::lane::lookup::{LeafRange, Lookup, Trust};
 use crate::lane::options::LaneOptions;
 use crate::lane::page::{Kind, PAGE_ENTRIES, PAGE_ENTRIES_U32, Page, PageEntry};
@@ -216,9 +217,9 @@ impl LaneReport {
         if !shard.layers.is_readable(layer) {
             return;
         }
-        let intervals = shard.layers.seen_from(layer);
+        let bounds = (Layer::default(), layer);
         for leaf in 0..leaves {
-            let entries = self.leaf(handle, leaf, &intervals).await;
+            let entries = self.leaf(handle, leaf, bounds).await;
             for (block, entry) in (leaf * PAGE_ENTRIES_U32..blocks).zip(entries) {
                 if !entry.is_absent() {
                     each(block_report(block, entry));
@@ -227,29 +228,24 @@ impl LaneReport {
         }
     }
 
-    async fn leaf(
-        &mut self,
-        handle: Handle,
-        leaf: u32,
-        intervals: &[(Layer, Layer)],
-    ) -> Vec<PageEntry> {
+    async fn leaf(&mut self, handle: Handle, leaf: u32, bounds: (Layer, Layer)) -> Vec<PageEntry> {
         let range = LeafRange {
             handle,
             leaf,
             first: 0,
             count: PAGE_ENTRIES,
         };
-        let mut held = Held::new();
+        let mut held = Held::by(Use::Scan);
         loop {
             let lookup = self
                 .state
-                .lookup(range, intervals, &held, Trust::Served, Planted::NONE);
+                .lookup(range, bounds, &held, Trust::Served, Planted::NONE);
             match lookup {
                 Lookup::Found(entries) => return entries,
                 Lookup::Needs(pages) => {
                     for root in pages {
                         let page = self.page(root).await;
-                        held.insert((root.address(), root.crc()), page.map(std::rc::Rc::new));
+                        held.insert(root, page.map(std::rc::Rc::new));
                     }
                 }
             }
@@ -275,7 +271,7 @@ impl LaneReport {
             for leaf in 0..leaves {
                 self.verify_pages(handle, leaf, &mut report).await;
                 for &interval in &intervals {
-                    let entries = self.leaf(handle, leaf, &[interval]).await;
+                    let entries = self.leaf(handle, leaf, interval).await;
                     self.verify_data(key, leaf, &entries, &mut report).await;
                 }
             }

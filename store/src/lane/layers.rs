@@ -108,26 +108,11 @@ impl Layers {
                 .is_some_and(|(_, high)| high == layer)
     }
 
-    /// The intervals that a read at `layer` looks through, from the top, each cut at `layer`; of
-    /// these, those that lie above `above`.
-    pub(crate) fn seen_between(&self, above: Layer, layer: Layer) -> Vec<(Layer, Layer)> {
-        let own = self.above.range(..=layer).rev();
-        let own = own.map(|&label| (label, label));
-        let end = self.table.live.partition_point(|run| run.low <= layer);
-        let table = self.table.live[..end].iter().rev();
-        own.chain(table.map(|run| (run.low, run.high.min(layer))))
-            .take_while(|(low, _)| *low > above)
-            .collect()
-    }
-
-    /// The intervals that a read at `layer` looks through, from the top, each cut at `layer`.
-    pub(crate) fn seen_from(&self, layer: Layer) -> Vec<(Layer, Layer)> {
-        self.seen_between(Layer::default(), layer)
-    }
-
-    /// The one interval that all writes are in, when there is only one: the common case.
+    /// All live intervals, from the top. One in the common case: all writes are in it.
     pub(crate) fn all(&self) -> Vec<(Layer, Layer)> {
-        self.seen_from(Layer::new(u32::MAX))
+        let own = self.above.iter().rev().map(|&label| (label, label));
+        let table = self.table.live.iter().rev();
+        own.chain(table.map(|run| (run.low, run.high))).collect()
     }
 }
 
@@ -149,10 +134,7 @@ mod tests {
         assert!(layers.admits(layer(1)) && !layers.admits(layer(0)));
         layers.note(layer(1));
         layers.note(layer(3));
-        assert_eq!(layers.seen_from(layer(2)), [(layer(1), layer(1))]);
-        assert_eq!(layers.seen_from(layer(3)).len(), 2);
-        let above = layers.seen_between(layer(1), layer(3));
-        assert_eq!(above, [(layer(3), layer(3))]);
+        assert_eq!(layers.all(), [(layer(3), layer(3)), (layer(1), layer(1))]);
     }
 
     #[test]
@@ -170,8 +152,7 @@ mod tests {
         assert_eq!(layers.interval_of(layer(1)), Some((layer(1), layer(2))));
         assert_eq!(layers.interval_of(layer(3)), None);
         assert!(!layers.admits(layer(3)));
-        let seen = layers.seen_from(layer(9));
-        assert_eq!(seen, [(layer(5), layer(5)), (layer(1), layer(2))]);
+        assert_eq!(layers.all(), [(layer(5), layer(5)), (layer(1), layer(2))]);
         let mut out = Encoder::new();
         encode_table(&table, &mut out);
         let bytes = out.finish();

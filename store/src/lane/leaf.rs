@@ -8,6 +8,7 @@ use ashlar_proto::crc::crc32c;
 use ashlar_reactor::future::join_all;
 
 use crate::lane::core::{Core, CoreRc};
+use crate::lane::leaf_cache::Use;
 use crate::lane::page::{Page, PageEntry};
 use crate::lane::segment::SegmentState;
 use crate::lane::stats::DamageKind;
@@ -17,8 +18,42 @@ const RETRY_PAUSES_MS: [u64; 2] = [1, 10];
 /// Leaves that are loaded at once.
 const LOADS_MAX: usize = 64;
 
-/// Leaves that were loaded for one piece of work, by address and CRC; `None` for a damaged one.
-pub(crate) type Held = HashMap<(u64, u32), Option<Rc<Page>>>;
+/// Leaves that were loaded for one piece of work.
+#[derive(Debug)]
+pub(crate) struct Held {
+    by: Use,
+    /// By address and CRC; `None` for a damaged one.
+    pages: HashMap<(u64, u32), Option<Rc<Page>>>,
+}
+
+impl Held {
+    /// None yet, for such work.
+    pub(crate) fn by(by: Use) -> Self {
+        Self {
+            by,
+            pages: HashMap::new(),
+        }
+    }
+
+    /// Whom they are for.
+    pub(crate) fn used_by(&self) -> Use {
+        self.by
+    }
+
+    /// The leaf that an entry of a root page names, if it was loaded.
+    pub(crate) fn get(&self, entry: PageEntry) -> Option<&Option<Rc<Page>>> {
+        self.pages.get(&(entry.address(), entry.crc()))
+    }
+
+    pub(crate) fn insert(&mut self, entry: PageEntry, page: Option<Rc<Page>>) {
+        self.pages.insert((entry.address(), entry.crc()), page);
+    }
+
+    /// Whether one of them is damaged.
+    pub(crate) fn has_damaged(&self) -> bool {
+        self.pages.values().any(Option::is_none)
+    }
+}
 
 /// Keeps a segment from being opened again while something in it is read.
 #[derive(Debug)]
@@ -58,41 +93,53 @@ impl Core {
             .map(|entry| self.pin(entry.address()))
             .collect();
         for some in wanted.chunks(LOADS_MAX) {
-            let loads = some.iter().map(|&entry| self.load_leaf(entry));
+            let by = held.by;
+            let loads = some.iter().map(|&entry| self.load_leaf(entry, by));
             let pages = join_all(loads).await;
-            let keys = some.iter().map(|entry| (entry.address(), entry.crc()));
-            held.extend(keys.zip(pages));
+            for (&entry, page) in some.iter().zip(pages) {
+                held.insert(entry, page);
+            }
         }
         drop(pins);
     }
 
     /// Loads the leaf that an entry of a root page names; `None` when it is damaged.
-    pub(crate) async fn load_leaf(self: &CoreRc, entry: PageEntry) -> Option<Rc<Page>> {
+    pub(crate) async fn load_leaf(self: &CoreRc, entry: PageEntry, by: Use) -> Option<Rc<Page>> {
         let (address, crc) = (entry.address(), entry.crc());
         {
             let state = self.state.borrow();
-            if let Some(page) = state.leaves.get(address, crc) {
-                return Some(page);
+            // Another one may have loaded it since it was asked for.
+            if let Some(page) = state.leaves.peek(address, crc) {
+                return Some(page.clone());
             }
-            if state.bad_leaves.contains(&address) {
+            if state.bad_leaves.contains(&(address, crc)) {
                 return None;
             }
         }
         let pin = self.pin(address);
         #[cfg(test)]
         self.pause(self.options.leaf_pause).await;
+        let since = self.reactor.now();
         let block = self.read_checked(address, crc).await;
+        let took = self.reactor.now() - since;
         drop(pin);
         let mut state = self.state.borrow_mut();
+        let map = &mut state.stats.map;
+        map.load_nanos += u64::try_from(took.as_nanos()).unwrap_or(0);
+        match by {
+            Use::Request => map.misses += 1,
+            Use::Scan | Use::Last => map.scanned += 1,
+        }
         match block {
             Some(block) => {
                 let page = Rc::new(Page::decode(&block));
-                state.leaves.insert(address, crc, page.clone());
+                state.leaves.insert(address, crc, page.clone(), by);
+                state.balance_map();
                 Some(page)
             }
             None => {
                 state.damage.note(DamageKind::Leaf, address);
-                state.bad_leaves.insert(address);
+                state.bad_leaves.insert((address, crc));
                 None
             }
         }

@@ -5,10 +5,10 @@ use ashlar_proto::{Handle, Layer, Lsn, Seq};
 
 use crate::lane::error::LaneError;
 use crate::lane::leaf::Held;
-use crate::lane::overlay::{LeafDeltas, LeafKey};
+use crate::lane::overlay::LeafDeltas;
 use crate::lane::page::{Kind, Page, PageEntry};
 use crate::lane::planted::{Bug, Planted};
-use crate::lane::shards::CHECK_MAX;
+use crate::lane::shards::{CHECK_MAX, Shard, ShardRecord};
 use crate::lane::state::State;
 
 /// Blocks of one leaf.
@@ -59,6 +59,7 @@ struct Candidate {
 
 /// What one label has of a leaf.
 struct LabelView<'a> {
+    label: Layer,
     deltas: Option<&'a LeafDeltas>,
     root: PageEntry,
     page: Option<std::rc::Rc<Page>>,
@@ -113,43 +114,134 @@ impl LabelView<'_> {
     }
 }
 
+/// A lookup under way.
+struct Search {
+    range: LeafRange,
+    planted: Planted,
+    found: Vec<Option<PageEntry>>,
+    /// Blocks of which nothing was found yet.
+    open: Vec<bool>,
+    /// Leaves that must be read first.
+    needs: Vec<PageEntry>,
+}
+
+impl Search {
+    fn new(range: LeafRange, planted: Planted) -> Self {
+        Self {
+            range,
+            planted,
+            found: vec![None; range.count],
+            open: vec![true; range.count],
+            needs: Vec::new(),
+        }
+    }
+
+    fn needs_page(&self, view: &LabelView<'_>) -> bool {
+        let (first, count) = (self.range.first, self.range.count);
+        view.needs_page(first, count, &self.open, self.planted)
+    }
+
+    /// Takes what the labels of an interval, given from the top, have of the open blocks. Whether
+    /// none is open any more.
+    fn settle(&mut self, interval: &[LabelView<'_>]) -> bool {
+        let mut is_done = true;
+        for at in 0..self.range.count {
+            if !self.open[at] {
+                continue;
+            }
+            // Of equals the last one wins: that of the highest label.
+            let views = interval.iter().rev();
+            let candidates =
+                views.filter_map(|view| view.candidate(self.range.first + at, self.planted));
+            if let Some(best) = candidates.max_by_key(|candidate| candidate.rank) {
+                self.found[at] = Some(best.entry);
+                self.open[at] = false;
+            } else {
+                is_done = false;
+            }
+        }
+        is_done
+    }
+}
+
+/// An entry as it may be shown: what is not to be trusted is `Damaged`.
+fn trusted(record: &ShardRecord, trust: Trust, entry: Option<PageEntry>) -> PageEntry {
+    let check = record.check;
+    let is_absence_sure = record.caught_up == check;
+    match entry {
+        Some(entry) if trust == Trust::All => entry,
+        // The count of missing LSNs stands still there: it tells old from new no more.
+        Some(entry) if check == CHECK_MAX => PageEntry::damaged(entry.seq(), Lsn::new(0), check),
+        Some(entry) if entry.check() == check => entry,
+        Some(entry) if entry.kind() == Kind::Damaged => entry,
+        None if trust == Trust::All || is_absence_sure && check < CHECK_MAX => PageEntry::ABSENT,
+        // An LSN is missing that may have changed it: until it is written again, unknown.
+        Some(entry) => PageEntry::damaged(entry.seq(), Lsn::new(0), check),
+        None => PageEntry::damaged(Seq::NONE, Lsn::new(0), check),
+    }
+}
+
 impl State {
-    /// The intervals of a view, as they are in this turn. A lookup that waited for a leaf must ask
-    /// again: with a shard that left, or a label that was dropped, go the deltas that hid what
-    /// leaves name in vain, and the blocks there may be others by now.
-    pub(crate) fn intervals(
-        &self,
-        handle: Handle,
-        view: View,
-    ) -> Result<Vec<(Layer, Layer)>, LaneError> {
+    /// The labels that a view looks through, lowest and highest, as they are in this turn; of those
+    /// between them the live ones count. A lookup that waited for a leaf must ask again: with a
+    /// shard that left, or a label that was dropped, go the deltas that hid what leaves name in
+    /// vain, and the blocks there may be others by now.
+    ///
+    /// What a layer shows begins and ends with a live interval: no interval lies partly between.
+    pub(crate) fn bounds(&self, handle: Handle, view: View) -> Result<(Layer, Layer), LaneError> {
         let shard = self.shards.get(handle).ok_or(LaneError::NoSuchShard)?;
         if shard.record.removed {
             return Err(LaneError::NoSuchShard);
         }
-        match view {
-            View::Layer(layer) if shard.layers.is_readable(layer) => {
-                Ok(shard.layers.seen_from(layer))
+        let layers = &shard.layers;
+        let found = match view {
+            View::Layer(layer) => layers
+                .is_readable(layer)
+                .then_some((Layer::default(), layer)),
+            View::Interval(label) => shard.interval_of(label),
+            View::Between(above, layer) => {
+                let is_end = above == Layer::default() || layers.is_readable(above);
+                let low = Layer::new(above.get().saturating_add(1));
+                (is_end && layers.is_readable(layer)).then_some((low, layer))
             }
-            View::Interval(label) if shard.interval_of(label).is_some() => {
-                Ok(shard.interval_of(label).into_iter().collect())
-            }
-            View::Between(above, layer)
-                if shard.layers.is_readable(layer)
-                    && (above == Layer::default() || shard.layers.is_readable(above)) =>
-            {
-                Ok(shard.layers.seen_between(above, layer))
-            }
-            View::Layer(layer) | View::Interval(layer) | View::Between(_, layer) => {
-                Err(LaneError::LayerDropped(layer))
-            }
-        }
+        };
+        let (View::Layer(layer) | View::Interval(layer) | View::Between(_, layer)) = view;
+        found.ok_or(LaneError::LayerDropped(layer))
     }
 
-    /// Looks blocks of one leaf up, through these intervals from the top.
+    /// What the labels between two have of a leaf, from the top. Labels without any of it cost
+    /// nothing: a volume may have a thousand.
+    fn views<'a>(
+        &'a self,
+        shard: &'a Shard,
+        range: &LeafRange,
+        bounds: (Layer, Layer),
+    ) -> impl Iterator<Item = LabelView<'a>> {
+        let leaf = range.leaf;
+        let is_within = move |label: Layer| (bounds.0..=bounds.1).contains(&label);
+        let mut rooted = shard.leaf_entries(leaf, bounds).peekable();
+        let changed = self.overlay.of_leaf(range.handle, leaf).iter().rev();
+        let mut changed = changed.filter(move |(l, _)| is_within(*l)).peekable();
+        std::iter::from_fn(move || {
+            let changed_next = changed.peek().map(|(label, _)| *label);
+            let rooted_next = rooted.peek().map(|(label, _)| *label);
+            let label = rooted_next.max(changed_next)?;
+            let root = rooted.next_if(|(rooted, _)| *rooted == label);
+            let deltas = changed.next_if(|(changed, _)| *changed == label);
+            Some(LabelView {
+                label,
+                deltas: deltas.map(|(_, deltas)| deltas),
+                root: root.map_or(PageEntry::ABSENT, |(_, entry)| entry),
+                page: None,
+            })
+        })
+    }
+
+    /// Looks blocks of one leaf up, through the live intervals between two labels from the top.
     pub(crate) fn lookup(
         &self,
         range: LeafRange,
-        intervals: &[(Layer, Layer)],
+        bounds: (Layer, Layer),
         held: &Held,
         trust: Trust,
         planted: Planted,
@@ -157,79 +249,46 @@ impl State {
         let Some(shard) = self.shards.get(range.handle) else {
             return Lookup::Found(vec![PageEntry::ABSENT; range.count]);
         };
-        let mut found: Vec<Option<PageEntry>> = vec![None; range.count];
-        let mut open = vec![true; range.count];
-        let mut needs = Vec::new();
-        for &(low, high) in intervals {
-            let mut views = Vec::new();
-            for label in shard.labels_in(low, high) {
-                let key = LeafKey {
-                    handle: range.handle,
-                    label,
-                    leaf: range.leaf,
-                };
-                let mut view = LabelView {
-                    deltas: self.overlay.get(&key),
-                    root: shard.leaf_entry(label, range.leaf),
-                    page: None,
-                };
-                if view.needs_page(range.first, range.count, &open, planted) {
-                    match self.held(view.root, held) {
-                        Some(page) => view.page = page,
-                        None => needs.push(view.root),
-                    }
-                }
-                if view.deltas.is_some() || !view.root.is_absent() {
-                    views.push(view);
-                }
-            }
-            if !needs.is_empty() || views.is_empty() {
+        let mut search = Search::new(range, planted);
+        let mut interval = Vec::new();
+        let mut views = self.views(shard, &range, bounds).peekable();
+        while let Some(first) = views.next() {
+            let Some((low, _)) = shard.layers.interval_of(first.label) else {
                 continue;
+            };
+            interval.clear();
+            interval.push(first);
+            while let Some(view) = views.next_if(|view| view.label >= low) {
+                if !shard.layers.is_dropped(view.label) {
+                    interval.push(view);
+                }
             }
-            for at in 0..range.count {
-                if !open[at] {
+            for view in &mut interval {
+                if !search.needs_page(view) {
                     continue;
                 }
-                let candidates = views
-                    .iter()
-                    .filter_map(|view| view.candidate(range.first + at, planted));
-                if let Some(best) = candidates.max_by_key(|candidate| candidate.rank) {
-                    found[at] = Some(best.entry);
-                    open[at] = false;
+                match self.held(view.root, held) {
+                    Some(page) => view.page = page,
+                    None => search.needs.push(view.root),
                 }
             }
-            if !open.contains(&true) {
+            if search.needs.is_empty() && search.settle(&interval) {
                 break;
             }
         }
-        if !needs.is_empty() {
-            return Lookup::Needs(needs);
+        if !search.needs.is_empty() {
+            return Lookup::Needs(search.needs);
         }
-        let check = shard.record.check;
-        let is_absence_sure = shard.record.caught_up == check;
-        let trusted = |entry: Option<PageEntry>| match entry {
-            Some(entry) if trust == Trust::All => entry,
-            // The count of missing LSNs stands still there: it tells old from new no more.
-            Some(entry) if check == CHECK_MAX => {
-                PageEntry::damaged(entry.seq(), Lsn::new(0), check)
-            }
-            Some(entry) if entry.check() == check => entry,
-            Some(entry) if entry.kind() == Kind::Damaged => entry,
-            None if trust == Trust::All || is_absence_sure && check < CHECK_MAX => {
-                PageEntry::ABSENT
-            }
-            // An LSN is missing that may have changed it: until it is written again, unknown.
-            Some(entry) => PageEntry::damaged(entry.seq(), Lsn::new(0), check),
-            None => PageEntry::damaged(Seq::NONE, Lsn::new(0), check),
-        };
-        Lookup::Found(found.into_iter().map(trusted).collect())
+        let trusted = |entry| trusted(&shard.record, trust, entry);
+        Lookup::Found(search.found.into_iter().map(trusted).collect())
     }
 
     /// A leaf in memory: `Some(None)` for one that was found damaged.
     fn held(&self, root: PageEntry, held: &Held) -> Option<Option<std::rc::Rc<Page>>> {
-        if let Some(found) = held.get(&(root.address(), root.crc())) {
+        if let Some(found) = held.get(root) {
             return Some(found.clone());
         }
-        self.leaves.get(root.address(), root.crc()).map(Some)
+        let found = self.leaves.get(root.address(), root.crc(), held.used_by());
+        found.map(Some)
     }
 }

@@ -23,6 +23,8 @@ mod handle;
 mod inspect;
 mod layers;
 mod leaf;
+mod leaf_cache;
+mod leaf_index;
 mod log;
 mod lookup;
 mod lsn;
@@ -59,6 +61,6 @@ pub use options::LaneOptions;
 pub use pace::{IoCounts, SLOW_IO};
 pub use shards::{ShardKey, StateChange};
 pub use start::{DetachedLane, UnrecoveredLane};
-pub use stats::{DamageCounts, LaneStats};
+pub use stats::{DamageCounts, LaneStats, MapCounts};
 
 pub(crate) use start::{format_lane, scan_device};

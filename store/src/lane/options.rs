@@ -9,10 +9,11 @@ pub struct LaneOptions {
     pub batches_in_flight: usize,
     /// Most room that is given out, in bytes; a tenth of the lane never is.
     pub room_bytes_max: u64,
-    /// Memory for the overlay, in bytes; the sweep keeps it to half of it.
-    pub overlay_bytes: usize,
-    /// Leaves of the map to keep in memory, 4 KiB each.
-    pub leaves_cached: usize,
+    /// Memory for the map, in bytes: the sweep keeps the overlay to half of it, writes wait while
+    /// it has three quarters, leaves get what the overlay leaves. Root pages come beside it.
+    pub map_bytes: usize,
+    /// Most leaves to keep in memory, whatever there is for them.
+    pub leaves_max: usize,
     /// Log between two checkpoints, in bytes; none: by the size of the lane.
     pub checkpoint_bytes: Option<u64>,
     /// How long something new waits for a checkpoint at most.
@@ -41,8 +42,8 @@ impl Default for LaneOptions {
         Self {
             batches_in_flight: 8,
             room_bytes_max: u64::MAX,
-            overlay_bytes: 256 << 20,
-            leaves_cached: 32 << 10,
+            map_bytes: 256 << 20,
+            leaves_max: usize::MAX,
             checkpoint_bytes: None,
             checkpoint_interval: Duration::from_secs(30),
             idle_after: Duration::from_millis(100),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use ashlar_proto::{Handle, Layer};
 
 use crate::lane::core::{Core, CoreRc};
+use crate::lane::leaf_cache::Use;
 use crate::lane::page::PageEntry;
 use crate::lane::state::State;
 
@@ -124,7 +125,7 @@ impl Core {
                 return worked;
             };
             let page = if entry.is_data() {
-                self.load_leaf(entry).await
+                self.load_leaf(entry, Use::Last).await
             } else {
                 None
             };
@@ -143,6 +144,7 @@ impl Core {
             if entry.is_data() {
                 state.segments.leaf_loses(entry.address());
                 state.leaves.remove(entry.address());
+                state.bad_leaves.remove(&(entry.address(), entry.crc()));
             }
             for block in page.iter().flat_map(|page| page.iter()) {
                 if block.is_data() {

@@ -10,6 +10,7 @@ use ashlar_reactor::future::join_all;
 use crate::lane::core::{Core, CoreRc};
 use crate::lane::error::LaneError;
 use crate::lane::leaf::{Held, Pin};
+use crate::lane::leaf_cache::Use;
 use crate::lane::lookup::{LeafRange, Lookup, Trust, View};
 use crate::lane::overlay::LeafKey;
 use crate::lane::page::{Kind, PAGE_ENTRIES, PAGE_ENTRIES_U32, PageEntry};
@@ -71,14 +72,15 @@ impl Core {
         range: LeafRange,
         view: View,
         trust: Trust,
+        by: Use,
         take: impl FnOnce(Vec<PageEntry>) -> T,
     ) -> Result<T, LaneError> {
-        let mut held = Held::new();
+        let mut held = Held::by(by);
         loop {
             let lookup = {
                 let state = self.state.borrow();
-                let intervals = state.intervals(range.handle, view)?;
-                state.lookup(range, &intervals, &held, trust, self.planted)
+                let bounds = state.bounds(range.handle, view)?;
+                state.lookup(range, bounds, &held, trust, self.planted)
             };
             match lookup {
                 Lookup::Found(entries) => return Ok(take(entries)),
@@ -90,7 +92,7 @@ impl Core {
 
     /// A leaf was found damaged: folding it anew confines the damage to its blocks.
     fn heal(self: &CoreRc, range: LeafRange, held: &Held) {
-        if held.values().any(Option::is_none) {
+        if held.has_damaged() {
             let core = self.clone();
             drop(self.reactor.spawn(async move {
                 core.fold_leaf(range.handle, range.leaf).await;
@@ -113,7 +115,10 @@ impl Core {
                 continue;
             }
             let view = View::Interval(high);
-            let entries = match self.read_range(handle, view, first, count).await {
+            let entries = match self
+                .read_range(handle, view, (first, count), Use::Scan)
+                .await
+            {
                 // Dropped meanwhile.
                 Err(LaneError::LayerDropped(_)) => continue,
                 read => read?.0,
@@ -130,13 +135,13 @@ impl Core {
         self: &CoreRc,
         handle: Handle,
         view: View,
-        first: u32,
-        count: u32,
+        (first, count): (u32, u32),
+        by: Use,
     ) -> Result<(Vec<ReadEntry>, Vec<SharedBuffer>), LaneError> {
         let mut entries = Vec::with_capacity(count as usize);
         let mut runs: Vec<Run> = Vec::new();
         for range in leaf_ranges(handle, first, count) {
-            let found = self.resolve(range, view, Trust::Served, |found| {
+            let found = self.resolve(range, view, Trust::Served, by, |found| {
                 self.pin_runs(&range, &found, &mut runs);
                 found
             });
@@ -219,7 +224,7 @@ impl Core {
         let mut extents: Vec<(BlockKind, u32)> = Vec::new();
         for range in leaf_ranges(handle, first, count) {
             let found = self
-                .resolve(range, view, Trust::Served, |found| found)
+                .resolve(range, view, Trust::Served, Use::Scan, |found| found)
                 .await?;
             for entry in found {
                 let kind = extent_kind(entry);
@@ -275,7 +280,7 @@ impl Core {
                     continue;
                 }
                 let view = View::Interval(high);
-                let found = self.resolve(range, view, Trust::Served, |found| found);
+                let found = self.resolve(range, view, Trust::Served, Use::Scan, |found| found);
                 let found = match found.await {
                     Err(LaneError::LayerDropped(_)) => continue,
                     found => found?,

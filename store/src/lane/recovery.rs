@@ -27,6 +27,7 @@ use ashlar_reactor::future::join_all;
 use crate::lane::batch::{Batch, Body};
 use crate::lane::error::RecoveryError;
 use crate::lane::layers::table_bytes;
+use crate::lane::leaf_cache::LeafCache;
 use crate::lane::lsn::{Gap, LsnTracker};
 use crate::lane::options::LaneOptions;
 use crate::lane::overlay::Overlay;
@@ -36,7 +37,7 @@ use crate::lane::scan::{Device, Hole, SegmentFound, SlotFound, Wholeness};
 use crate::lane::segment::{Segment, SegmentState};
 use crate::lane::shards::{CHECK_MAX, Root, Shards};
 use crate::lane::slot::{RootRef, Slot};
-use crate::lane::state::{LeafCache, State};
+use crate::lane::state::State;
 use crate::lane::stats::{DamageBook, DamageKind, LaneStats};
 use crate::lane::stream::STREAMS;
 use crate::lane::table::SegmentTable;
@@ -396,7 +397,8 @@ impl<'a> Recovery<'a> {
             in_flight: [0; STREAMS],
             shards,
             overlay: Overlay::default(),
-            leaves: LeafCache::with_room(self.options.leaves_cached),
+            leaves: LeafCache::with_room(self.options.leaves_max),
+            map_bytes: self.options.map_bytes,
             bad_leaves: HashSet::new(),
             folding: HashSet::new(),
             root_pages,
@@ -476,9 +478,7 @@ impl<'a> Recovery<'a> {
                     let damaged = PageEntry::damaged(root.highest, cut, check);
                     Root::loaded(Page::filled(damaged), None)
                 };
-                shard.layers.note(root.label);
-                let of_label = shard.labels.entry(root.label).or_default();
-                of_label.0.insert(root.index, Box::new(loaded));
+                shard.put_root(root.label, root.index, loaded);
                 count += 1;
             }
         }

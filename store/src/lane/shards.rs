@@ -4,7 +4,9 @@
 //! dead handle is dead wherever it lies. All of a record's fields only grow: records of one shard
 //! merge in any order.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use ashlar_proto::message::ShardState;
 use ashlar_proto::{
@@ -14,6 +16,7 @@ use ashlar_proto::{
 
 use crate::codec::{Decoder, Encoder};
 use crate::lane::layers::Layers;
+use crate::lane::leaf_index::{LeafIndex, SharedPage};
 use crate::lane::overlay::KeyMap;
 use crate::lane::page::{Page, PageEntry};
 
@@ -191,7 +194,8 @@ pub(crate) struct Place {
 /// A root page in memory.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Root {
-    pub(crate) page: Page,
+    /// Its entries, shared with the index of leaves.
+    pub(crate) page: SharedPage,
     /// Where it was last written.
     pub(crate) place: Option<Place>,
     /// It changed since.
@@ -205,7 +209,7 @@ impl Root {
     pub(crate) fn loaded(page: Page, place: Option<Place>) -> Self {
         let used = page.iter().filter(|entry| !entry.is_absent()).count();
         Self {
-            page,
+            page: Rc::new(RefCell::new(page)),
             place,
             dirty: place.is_none(),
             used: u32::try_from(used).unwrap_or(LEAVES),
@@ -224,6 +228,8 @@ pub(crate) struct Shard {
     pub(crate) layers: Layers,
     /// Every label that has a delta or a leaf.
     pub(crate) labels: BTreeMap<Layer, LabelRoots>,
+    /// Which of them have which leaves.
+    index: LeafIndex,
     /// It changed since the last checkpoint, beyond what the log holds.
     pub(crate) dirty: bool,
 }
@@ -234,6 +240,7 @@ impl Shard {
             record,
             layers: Layers::default(),
             labels: BTreeMap::new(),
+            index: LeafIndex::default(),
             dirty: false,
         }
     }
@@ -253,13 +260,8 @@ impl Shard {
 
     /// What the root pages say of a leaf.
     pub(crate) fn leaf_entry(&self, label: Layer, leaf: u32) -> PageEntry {
-        let root = self
-            .labels
-            .get(&label)
-            .and_then(|l| l.0.get(&(leaf / LEAVES)));
-        root.map_or(PageEntry::ABSENT, |root| {
-            root.page.get((leaf % LEAVES) as usize)
-        })
+        let found = self.index.entries(leaf, (label, label)).next();
+        found.map_or(PageEntry::ABSENT, |(_, entry)| entry)
     }
 
     /// Changes what the root pages say of a leaf. Returns by how much the number of root pages
@@ -272,11 +274,16 @@ impl Shard {
         }
         let before = roots.len();
         let root = roots.entry(index).or_default();
-        let old = root.page.get((leaf % LEAVES) as usize);
-        root.page.set((leaf % LEAVES) as usize, entry);
+        let at = (leaf % LEAVES) as usize;
+        let old = root.page.borrow().get(at);
+        root.page.borrow_mut().set(at, entry);
         root.dirty = true;
         root.used += u32::from(!entry.is_absent());
         root.used -= u32::from(!old.is_absent());
+        if entry.is_absent() != old.is_absent() {
+            let is_there = !entry.is_absent();
+            self.index.note(label, leaf, is_there, &root.page);
+        }
         if root.used == 0 {
             roots.remove(&index);
         }
@@ -285,6 +292,24 @@ impl Shard {
             self.labels.remove(&label);
         }
         grown
+    }
+
+    /// Takes a root page in that was read from the disk.
+    pub(crate) fn put_root(&mut self, label: Layer, index: u32, root: Root) {
+        self.layers.note(label);
+        self.index.note_page(label, index, &root.page);
+        let of_label = self.labels.entry(label).or_default();
+        of_label.0.insert(index, Box::new(root));
+    }
+
+    /// Labels between two that have a leaf, from the top, and what their root pages say of it;
+    /// those that were dropped are among them.
+    pub(crate) fn leaf_entries(
+        &self,
+        leaf: u32,
+        bounds: (Layer, Layer),
+    ) -> impl Iterator<Item = (Layer, PageEntry)> + '_ {
+        self.index.entries(leaf, bounds)
     }
 
     /// Labels between two that have anything, but for those that were dropped.
@@ -300,7 +325,8 @@ impl Shard {
                 continue;
             }
             if let Some((&index, root)) = roots.0.first_key_value() {
-                let found = root.page.iter().enumerate().find(|(_, e)| !e.is_absent());
+                let page = root.page.borrow();
+                let found = page.iter().enumerate().find(|(_, e)| !e.is_absent());
                 if let Some((at, entry)) = found {
                     let leaf = index * LEAVES + u32::try_from(at).unwrap_or(0);
                     return Some((label, leaf, entry));
@@ -336,14 +362,14 @@ impl Shard {
 
 /// Leaves from `start` on that more than one of these labels has.
 fn split_leaves_of(labels: &[&LabelRoots], start: u32) -> impl Iterator<Item = u32> {
-    let mut pages: BTreeMap<u32, Vec<&Page>> = BTreeMap::new();
+    let mut pages: BTreeMap<u32, Vec<&SharedPage>> = BTreeMap::new();
     for label in labels.iter().filter(|_| labels.len() > 1) {
         for (&index, root) in label.0.range(start / LEAVES..) {
             pages.entry(index).or_default().push(&root.page);
         }
     }
     pages.into_iter().flat_map(move |(index, pages)| {
-        let has = |page: &&&Page, at| !page.get(at as usize).is_absent();
+        let has = |page: &&&SharedPage, at| !page.borrow().get(at as usize).is_absent();
         let several = move |&at: &u32| pages.iter().filter(|page| has(page, at)).count() > 1;
         let leaves = (0..LEAVES)
             .filter(several)

@@ -1,16 +1,15 @@
 //! All that a lane holds in memory, changed in single turns of its thread, never across an await.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::rc::Rc;
+use std::collections::{HashSet, VecDeque};
 
 use ashlar_proto::{Handle, Incarnation, Lsn, RoomHint};
 
+use crate::lane::leaf_cache::{LEAF_BYTES, LeafCache};
 use crate::lane::lsn::LsnTracker;
 use crate::lane::overlay::Overlay;
-use crate::lane::page::Page;
 use crate::lane::segment::SegmentState;
 use crate::lane::shards::Shards;
-use crate::lane::stats::{DamageBook, LaneStats};
+use crate::lane::stats::{DamageBook, LaneStats, MapCounts};
 use crate::lane::stream::{Item, OpenSegment, STREAMS};
 use crate::lane::table::SegmentTable;
 
@@ -21,49 +20,8 @@ pub(crate) const RESERVE_SEGMENTS: usize = 24;
 /// goes to others.
 const CHECKPOINT_SEGMENTS_MAX: u64 = 64;
 
-/// Leaves in memory, by address, oldest out first.
-#[derive(Debug, Default)]
-pub(crate) struct LeafCache {
-    pages: HashMap<u64, (u32, Rc<Page>)>,
-    order: VecDeque<u64>,
-    most: usize,
-}
-
-impl LeafCache {
-    pub(crate) fn with_room(most: usize) -> Self {
-        Self {
-            most,
-            ..Self::default()
-        }
-    }
-
-    /// The leaf that lies at an address with this CRC: an older one of a reused address is none.
-    pub(crate) fn get(&self, address: u64, crc: u32) -> Option<Rc<Page>> {
-        let (found, page) = self.pages.get(&address)?;
-        (*found == crc).then(|| page.clone())
-    }
-
-    pub(crate) fn insert(&mut self, address: u64, crc: u32, page: Rc<Page>) {
-        if self.pages.insert(address, (crc, page)).is_none() {
-            self.order.push_back(address);
-        }
-        while self.pages.len() > self.most
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.pages.remove(&oldest);
-        }
-    }
-
-    pub(crate) fn remove(&mut self, address: u64) {
-        self.pages.remove(&address);
-        if self.order.len() > 2 * self.pages.len() + 64 {
-            let pages = &self.pages;
-            let mut seen = HashSet::new();
-            self.order
-                .retain(|address| pages.contains_key(address) && seen.insert(*address));
-        }
-    }
-}
+/// Memory that a root page takes: its 4,096 bytes, what is known of it, its places in the trees.
+const ROOT_BYTES: u64 = 4096 + 16 + 112 + 96;
 
 /// The memory of a lane.
 #[derive(Debug)]
@@ -84,7 +42,10 @@ pub(crate) struct State {
     pub(crate) shards: Shards,
     pub(crate) overlay: Overlay,
     pub(crate) leaves: LeafCache,
-    pub(crate) bad_leaves: HashSet<u64>,
+    /// Memory for overlay and leaves together.
+    pub(crate) map_bytes: usize,
+    /// Leaves that were found damaged, by address and CRC, until they are folded anew.
+    pub(crate) bad_leaves: HashSet<(u64, u32)>,
     /// Leaves that are being folded.
     pub(crate) folding: HashSet<(Handle, u32)>,
     pub(crate) root_pages: u64,
@@ -196,13 +157,44 @@ impl State {
             && (row.lsn_max < self.slot_from || in_window)
     }
 
+    /// Whether the overlay holds more than its half of the map's memory: the sweep is due.
+    pub(crate) fn is_overlay_large(&self) -> bool {
+        self.overlay.bytes() > self.map_bytes / 2
+    }
+
+    /// Whether writes must wait for the sweep: only what was admitted before is still added.
+    pub(crate) fn is_overlay_full(&self) -> bool {
+        self.overlay.bytes() > self.map_bytes / 4 * 3
+    }
+
+    /// Keeps the leaves to what the overlay leaves them of the map's memory. It is a quarter at
+    /// least: beyond three the overlay grows only by what was admitted before writes had to wait.
+    pub(crate) fn balance_map(&mut self) {
+        let left = self.map_bytes.saturating_sub(self.overlay.bytes());
+        let left = left.max(self.map_bytes / 4);
+        self.leaves.trim(left / LEAF_BYTES);
+    }
+
+    fn map_counts(&self) -> MapCounts {
+        let cache = self.leaves.counts();
+        MapCounts {
+            budget_bytes: self.map_bytes as u64,
+            leaf_bytes: self.leaves.bytes() as u64,
+            overlay_bytes: self.overlay.bytes() as u64,
+            root_bytes: self.root_pages * ROOT_BYTES,
+            hits: cache.hits,
+            evictions: cache.evictions,
+            ..self.stats.map
+        }
+    }
+
     /// The counts as they stand.
     pub(crate) fn snapshot(&self) -> LaneStats {
         LaneStats {
             damage: self.damage.counts(),
             segments_free: self.segments.free_count() as u64,
             segments: u64::from(self.segments.len()),
-            overlay_bytes: self.overlay.bytes() as u64,
+            map: self.map_counts(),
             ..self.stats
         }
     }

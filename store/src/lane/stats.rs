@@ -31,6 +31,29 @@ impl DamageCounts {
     }
 }
 
+/// How the map of a lane uses its memory, and what it costs that not all of it is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MapCounts {
+    /// What overlay and leaves may take together, in bytes.
+    pub budget_bytes: u64,
+    /// What the leaves in memory take.
+    pub leaf_bytes: u64,
+    /// What the overlay takes.
+    pub overlay_bytes: u64,
+    /// What the root pages take, beside the budget.
+    pub root_bytes: u64,
+    /// Leaves that requests found in memory.
+    pub hits: u64,
+    /// Leaves that were read for requests.
+    pub misses: u64,
+    /// Leaves that were read for other work: folds, scrubs, tails, the collector.
+    pub scanned: u64,
+    /// Leaves that made room for others.
+    pub evictions: u64,
+    /// How long the reads of leaves took, all of them together.
+    pub load_nanos: u64,
+}
+
 /// What a lane has done since it started, and how it stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneStats {
@@ -60,8 +83,8 @@ pub struct LaneStats {
     pub read_errors: u64,
     /// Requests to the device, and how long they took.
     pub io: IoCounts,
-    /// Bytes of memory that the overlay takes.
-    pub overlay_bytes: u64,
+    /// The map in memory.
+    pub map: MapCounts,
 }
 
 /// What kind of place was found damaged.

@@ -79,7 +79,7 @@ impl Core {
     /// Whether something has been in the overlay for long enough, or too much is in it.
     pub(crate) fn is_sweep_due(&self) -> bool {
         let state = self.state.borrow();
-        let crowded = state.overlay.bytes() > self.options.overlay_bytes / 2;
+        let crowded = state.is_overlay_large();
         let aged = state.lsn_before(self.window_blocks());
         crowded || state.overlay.oldest().is_some_and(|oldest| oldest < aged)
     }
@@ -89,7 +89,7 @@ impl Core {
         let target = self.fold_target();
         let (due, undurable) = {
             let state = self.state.borrow();
-            let crowded = state.overlay.bytes() > self.options.overlay_bytes / 2;
+            let crowded = state.is_overlay_large();
             let oldest = state.overlay.oldest()?;
             if oldest >= target && !crowded {
                 return None;

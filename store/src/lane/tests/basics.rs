@@ -215,7 +215,7 @@ fn a_full_lane_refuses_writes_and_takes_them_again_after_a_trim() {
 fn of_equal_versions_a_merge_keeps_the_one_that_a_lookup_shows() {
     let mut bench = Bench::new(6, DiskSpec::write_through(128 * MIB), None);
     bench.options.leaf_pause = Duration::from_millis(5);
-    bench.options.leaves_cached = 0;
+    bench.options.leaves_max = 0;
     let lane = bench.start();
     let shard = bench.create(&lane, 1, 1 << 20);
     let mut offsets = Vec::new();
@@ -237,7 +237,7 @@ fn of_equal_versions_a_merge_keeps_the_one_that_a_lookup_shows() {
 #[test]
 fn a_read_that_waited_for_a_leaf_sees_that_its_shard_has_left() {
     let mut bench = Bench::new(7, DiskSpec::write_through(128 * MIB), None);
-    bench.options.leaves_cached = 0;
+    bench.options.leaves_max = 0;
     bench.options.leaf_pause = Duration::from_millis(50);
     let lane = bench.start();
     let shard = bench.create(&lane, 1, 1 << 20);

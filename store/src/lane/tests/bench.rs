@@ -14,6 +14,7 @@ use ashlar_reactor::DiskOptions;
 use ashlar_reactor::sim::{DiskSpec, Process, SimDisk, World, pattern, pattern_of};
 
 use crate::disk::{FormatOptions, format_disk, open_disk};
+use crate::lane::leaf_cache::Use;
 use crate::lane::lookup::{Trust, View};
 use crate::lane::read::leaf_ranges;
 use crate::lane::{Lane, LaneError, LaneOptions, ShardKey};
@@ -155,7 +156,7 @@ impl Bench {
         let handle = core.state.borrow().shards.handle_of(key(1)).unwrap();
         let range = leaf_ranges(handle, block, 1).next().unwrap();
         let view = View::Layer(layer(label));
-        let found = core.resolve(range, view, Trust::Served, |found| found);
+        let found = core.resolve(range, view, Trust::Served, Use::Request, |found| found);
         self.run(found).unwrap()[0].address() * BLOCK_BYTES as u64
     }
 

@@ -20,7 +20,7 @@ fn folded(seed: u64) -> (Bench, Lane) {
 
 fn folded_on(seed: u64, spec: DiskSpec) -> (Bench, Lane) {
     let mut bench = Bench::new(seed, spec, None);
-    bench.options.leaves_cached = 0;
+    bench.options.leaves_max = 0;
     let lane = bench.start();
     bench.create(&lane, 1, 1 << 20);
     bench.run(bench.write(&lane, key(1), 0, 600, 5)).unwrap();

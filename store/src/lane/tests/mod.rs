@@ -3,6 +3,8 @@
 mod basics;
 mod bench;
 mod damage;
+mod layers_bench;
+mod map_memory;
 mod model;
 mod property;
 mod scale;

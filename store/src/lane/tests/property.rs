@@ -72,7 +72,7 @@ impl Run {
         bench.options = LaneOptions {
             batches_in_flight: 1 + rng.index(4),
             checkpoint_bytes: Some(1 << (16 + rng.below(4))),
-            leaves_cached: rng.index(3),
+            leaves_max: rng.index(3),
             planted,
             read_pause: Duration::from_millis(rng.below(2) * 20),
             leaf_pause: Duration::from_millis(rng.below(2) * 5),
@@ -484,7 +484,7 @@ impl Run {
             let shard = state.shards.get(handle).unwrap();
             for root in shard.labels.values().flat_map(|roots| roots.0.values()) {
                 roots += 1;
-                for leaf in root.page.iter().filter(|leaf| leaf.is_data()) {
+                for leaf in root.page.borrow().iter().filter(|leaf| leaf.is_data()) {
                     count(leaf.address());
                     let mut block = vec![0; BLOCK_BYTES];
                     let offset = leaf.address() * BLOCK_BYTES as u64;

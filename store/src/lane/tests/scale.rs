@@ -12,7 +12,7 @@ const GIB: u64 = 1 << 30;
 #[test]
 fn discarding_terabytes_takes_no_data_and_little_memory() {
     let mut bench = Bench::new(1, DiskSpec::write_through(4 * GIB), None);
-    bench.options.overlay_bytes = 8 << 20;
+    bench.options.map_bytes = 8 << 20;
     let lane = bench.start();
     let blocks = 1 << 20;
     for volume in 0..256 {
@@ -28,7 +28,7 @@ fn discarding_terabytes_takes_no_data_and_little_memory() {
     }
     bench.run(bench.world.sleep(Duration::from_secs(2)));
     let stats = lane.stats();
-    assert!(stats.overlay_bytes <= 8 << 20, "{stats:?}");
+    assert!(stats.map.overlay_bytes <= 8 << 20, "{stats:?}");
     assert_eq!(stats.leaves_written, 0);
     drop(lane);
     let lane = bench.restart(true);
@@ -75,7 +75,7 @@ fn a_start_reads_no_leaf() {
 #[test]
 fn the_space_of_a_volume_that_left_comes_back() {
     let mut bench = Bench::new(3, DiskSpec::write_through(128 << 20), None);
-    bench.options.leaves_cached = 16;
+    bench.options.leaves_max = 16;
     let lane = bench.start();
     let blocks = u32::try_from(lane.usage().usable.get() / 4096 * 8 / 10).unwrap();
     let mut raw = 0;
@@ -102,7 +102,7 @@ fn the_space_of_a_volume_that_left_comes_back() {
 #[test]
 fn the_space_of_a_deleted_snapshot_comes_back() {
     let mut bench = Bench::new(5, DiskSpec::write_through(128 << 20), None);
-    bench.options.leaves_cached = 16;
+    bench.options.leaves_max = 16;
     let lane = bench.start();
     let shard = bench.create(&lane, 1, 1 << 20);
     let blocks = u32::try_from(lane.usage().usable.get() / 4096 * 3 / 10).unwrap();

@@ -211,7 +211,8 @@ fn random_headers_never_harm_the_store() {
                 u32::try_from(value & 0xffff_ffff).unwrap()
             };
             for _ in 0..400 {
-                let kind = kinds[usize::try_from(reactor.random_u64() % kinds.len() as u64).unwrap()];
+                let kind = reactor.random_u64() % kinds.len() as u64;
+                let kind = kinds[usize::try_from(kind).unwrap()];
                 let blocks = u32::try_from(reactor.random_u64() % 4).unwrap();
                 let mut meta = vec![0; (reactor.random_u64() % 40) as usize];
                 meta.resize(4 + meta.len(), small(3).to_le_bytes()[0]);

@@ -122,6 +122,7 @@ impl Image {
             failed: None,
             ailing: None,
             missing: Vec::new(),
+            map: None,
         }
     }
 

@@ -136,8 +136,8 @@ impl Store {
             disks.iter().for_each(|disk| disk.install(world, host));
             let options = LaneOptions {
                 batches_in_flight: 1 + rng.index(12),
-                overlay_bytes: (64 << 10) << rng.below(8),
-                leaves_cached: 1 << rng.below(10),
+                map_bytes: (64 << 10) << rng.below(8),
+                leaves_max: 1 << rng.below(10),
                 checkpoint_bytes: Some(rng.between(1, 16) << 20),
                 checkpoint_interval: Duration::from_millis(rng.between(200, 20_000)),
                 room_bytes_max: if spec.tight {
@@ -380,6 +380,7 @@ async fn start(
         listen,
         workers: Vec::new(),
         lane,
+        maps: None,
     };
     let handle = StoreService::start(reactor, options).await?;
     let reports = handle.control().report().await?;

@@ -14,7 +14,7 @@ use ashlar_proto::api::{
 use crate::api_client::{ApiClient, ApiError};
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
-use crate::{rebalance, transfer};
+use crate::{rebalance, resize, transfer};
 
 /// How long a front end may hold a volume that nobody uses any more.
 const LET_GO: Duration = Duration::from_millis(600);
@@ -93,6 +93,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
         }
         VolumeCommand::Import(args) => transfer::import(api, &args, json),
         VolumeCommand::Export(args) => transfer::export(api, &args, json),
+        VolumeCommand::Resize(args) => resize::run(api, &args, json),
         VolumeCommand::Delete { name, force } => {
             ask(api, async |client| {
                 once_let_go(async || client.delete_volume(&name, force).await).await
@@ -129,7 +130,7 @@ pub async fn once_let_go<T>(
 fn volume_row(volume: &Volume) -> Vec<String> {
     vec![
         volume.name.clone(),
-        bytes(volume.size_bytes.get()),
+        size(volume),
         volume.replicas.to_string(),
         word(&volume.ack),
         word(&volume.state),
@@ -143,7 +144,7 @@ fn show_volume(volume: &Volume) -> anyhow::Result<()> {
     let facts = [
         ("name", volume.name.clone()),
         ("id", volume.id.to_string()),
-        ("size", bytes(volume.size_bytes.get())),
+        ("size", size(volume)),
         ("shard size", bytes(volume.shard_bytes.get())),
         ("replicas", volume.replicas.to_string()),
         ("ack", word(&volume.ack)),
@@ -177,6 +178,15 @@ fn show_volume(volume: &Volume) -> anyhow::Result<()> {
         &["shard", "epoch", "replica", "node", "disk", "state"],
         rows.collect(),
     )
+}
+
+/// How large it is, and is to be.
+fn size(volume: &Volume) -> String {
+    let now = bytes(volume.size_bytes.get());
+    match volume.grows_to {
+        Some(target) => format!("{now}, growing to {}", bytes(target.get())),
+        None => now,
+    }
 }
 
 /// Where writes go, up to where snapshots are ready, and what replicas have yet to be told.

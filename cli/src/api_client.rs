@@ -6,9 +6,9 @@ use ashlar_proto::api::{
     AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied,
     ClusterStatus, CreateSnapshot, CreateVolume, DeniedClient, DenyClient, DetachRequest, Disk,
     Heartbeat, HeartbeatAnswer, InSyncCommitted, List, Node, OwnerHeartbeat, Problem,
-    ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered, ReportLayers, Revision,
-    RollbackVolume, Schedulable, SetRebalance, SetSchedulable, Snapshot, SnapshotMap, Volume,
-    VolumeMaps,
+    ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered, ReportLayers, ResizeVolume,
+    Revision, RollbackVolume, Schedulable, SetRebalance, SetSchedulable, Snapshot, SnapshotMap,
+    Volume, VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
@@ -158,6 +158,21 @@ impl ApiClient {
     /// `POST /v1/volumes`: returns when the stores have made it, or after 30 s as it then stands.
     pub async fn create_volume(&self, request: &CreateVolume) -> Result<Volume, ApiError> {
         let post = self.request(Method::POST, &["volumes"]);
+        json(
+            send(post.json(request).timeout(STORES_MAX), &self.base).await?,
+            &self.base,
+        )
+        .await
+    }
+
+    /// `POST /v1/volumes/{name}/resize`: returns when the stores have grown, or after 30 s with the
+    /// volume as it then stands.
+    pub async fn resize_volume(
+        &self,
+        name: &str,
+        request: &ResizeVolume,
+    ) -> Result<Volume, ApiError> {
+        let post = self.request(Method::POST, &["volumes", name, "resize"]);
         json(
             send(post.json(request).timeout(STORES_MAX), &self.base).await?,
             &self.base,

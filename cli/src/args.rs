@@ -1,6 +1,7 @@
 //! The command line: every role and every administrative command of the one binary.
 
 mod bench;
+mod resize;
 mod snapshots;
 mod transfer;
 
@@ -18,6 +19,7 @@ use crate::io_threads::THREADS_MAX;
 use crate::machine_memory;
 
 pub use bench::{BenchArgs, BenchPattern};
+pub use resize::ResizeArgs;
 pub use snapshots::{SnapshotCommand, SnapshotName};
 pub use transfer::{ExportArgs, ImageFormat, ImportArgs};
 
@@ -454,6 +456,8 @@ pub enum VolumeCommand {
     Import(ImportArgs),
     /// Write a volume into a disk image, raw or qcow2.
     Export(ExportArgs),
+    /// Make a volume larger, attached or not; or smaller, while nobody has it attached.
+    Resize(ResizeArgs),
     /// Delete a volume and all its data.
     #[command(after_help = "Example:\n  ashlar volume delete data")]
     Delete {

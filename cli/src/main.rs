@@ -20,6 +20,7 @@ mod nbd_role;
 mod output;
 mod owner_beats;
 mod rebalance;
+mod resize;
 mod runtime;
 mod signals;
 mod snapshots;

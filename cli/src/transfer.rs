@@ -20,7 +20,7 @@ mod plan;
 mod progress;
 mod reader;
 mod reading;
-mod session;
+pub mod session;
 mod writer;
 mod writing;
 

@@ -10,7 +10,7 @@
 //! committed; no write uses the window before all of them have recorded it durably; a grant under
 //! which nothing comes to be served is given back.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use ashlar_proto::api::{
 };
 use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX, SLOTS_MAX};
 use ashlar_proto::message::SetState;
-use ashlar_proto::{Address, DiskId, Layer, ReplicaId, ShardIndex, Status, Window, lane_of};
+use ashlar_proto::{Address, DiskId, Layer, ReplicaId, Seq, ShardIndex, Status, Window, lane_of};
 use ashlar_reactor::future::join_all;
 use ashlar_reactor::{Instant, Reactor};
 
@@ -31,6 +31,7 @@ use crate::candidate::Candidate;
 use crate::catch_up;
 use crate::flush;
 use crate::grant::Grant;
+use crate::grow;
 use crate::health::Counters;
 use crate::hedge::HedgeBudget;
 use crate::layers::{self, Layers};
@@ -42,7 +43,7 @@ use crate::route::Route;
 use crate::scrub;
 use crate::shard::{Replica, Shard};
 use crate::signal::{Promise, Signal};
-use crate::source::{ClusterSource, SourceError};
+use crate::source::{AnySource, ClusterSource, SourceError};
 use crate::takeover::{Takeover, TakeoverError};
 use crate::volume::{Core, Phase};
 use crate::window::Seqs;
@@ -155,9 +156,9 @@ pub(crate) async fn attach<C: ClusterSource>(
 }
 
 /// Takes every shard over under a grant, and serves.
-async fn start<C: ClusterSource>(
+async fn start(
     reactor: &Reactor,
-    source: Rc<C>,
+    source: Rc<dyn AnySource>,
     name: &str,
     options: VolumeOptions,
     grant: &Attachment,
@@ -177,6 +178,7 @@ async fn start<C: ClusterSource>(
         volume: grant.volume.id,
         generation: grant.volume.generation,
         table: grant.volume.layers.clone(),
+        window: None,
         patience: options.attach_patience,
         deadline,
         peers: peers.into_values().collect(),
@@ -196,7 +198,7 @@ async fn start<C: ClusterSource>(
 }
 
 /// Sessions that are closed when an attach fails, or is dropped before it ends.
-struct Unserved(Vec<Rc<Peer>>);
+pub(crate) struct Unserved(pub(crate) Vec<Rc<Peer>>);
 
 impl Drop for Unserved {
     fn drop(&mut self) {
@@ -230,7 +232,7 @@ async fn granted<C: ClusterSource>(
 }
 
 /// The cut of the volume, checked against the map.
-fn layout(grant: &Attachment) -> Result<Route, AttachError> {
+pub(crate) fn layout(grant: &Attachment) -> Result<Route, AttachError> {
     let volume = &grant.volume;
     let map = |what| AttachError::Map { what };
     let route = Route::new(volume.shard_bytes).ok_or(map("shard size"))?;
@@ -250,7 +252,7 @@ fn layout(grant: &Attachment) -> Result<Route, AttachError> {
 }
 
 /// The replicas of every shard, the in-sync ones first, with the sessions that reach them.
-fn candidates(
+pub(crate) fn candidates(
     reactor: &Reactor,
     grant: &Attachment,
     options: &VolumeOptions,
@@ -304,7 +306,7 @@ pub(crate) fn reached_at(location: &DiskLocation, options: &VolumeOptions) -> Ad
 
 /// Takes all shards over; from the start again where a replica failed on the way.
 async fn take_over(
-    takeover: &Takeover<impl ClusterSource>,
+    takeover: &Takeover,
     mut candidates: Vec<Candidate>,
     deadline: Instant,
 ) -> Result<(Vec<Candidate>, Window, bool), AttachError> {
@@ -341,8 +343,8 @@ fn failure(candidates: &[Candidate], shard: ShardIndex) -> AttachError {
     }
 }
 
-fn serve<C: ClusterSource>(
-    takeover: Takeover<C>,
+fn serve(
+    takeover: Takeover,
     grant: &Attachment,
     options: VolumeOptions,
     route: Route,
@@ -370,7 +372,8 @@ fn serve<C: ClusterSource>(
         id: grant.volume.id,
         generation: grant.volume.generation,
         layers: Rc::new(Layers::new(&grant.volume, reactor.now())),
-        geometry,
+        geometry: Cell::new(geometry),
+        growth: Rc::default(),
         route,
         replicas: grant.volume.replicas,
         peers: RefCell::new(takeover.peers),
@@ -380,7 +383,7 @@ fn serve<C: ClusterSource>(
             revision: grant.revision,
         })),
         nodes: RefCell::new(grant.disks.iter().map(|at| (at.disk, at.node)).collect()),
-        shards: OnceCell::new(),
+        shards: RefCell::new(Rc::new([])),
         seqs: RefCell::new(Seqs::new(window)),
         first_window: window,
         lacking: Rc::default(),
@@ -402,24 +405,12 @@ fn serve<C: ClusterSource>(
         zeroes: zeroes.freeze(),
     });
     let weak = Rc::downgrade(&core);
-    let mut shards = Vec::with_capacity(candidates.len());
-    let mut behind = Vec::new();
-    for candidate in candidates {
-        let lost = candidate.lost_since();
-        let shard = into_shard(&weak, candidate);
-        shard.told.set(window.start());
-        behind.extend(lost.slots().map(|slot| (Rc::clone(&shard), slot)));
-        shards.push(shard);
-    }
-    let first_time = core.shards.set(shards).is_ok();
-    assert!(first_time, "an owner is given its shards once");
-    for (shard, slot) in behind {
-        shard.set_behind(&core, slot, false);
-    }
+    take_in(&core, candidates, window.start());
     let background = flush::run_background(weak, Rc::clone(&core.work));
     drop(reactor.spawn(background));
     let following = map::follow(Rc::downgrade(&core), grant.revision);
     drop(reactor.spawn(following));
+    drop(reactor.spawn(grow::run(Rc::downgrade(&core))));
     drop(reactor.spawn(layers::run(Rc::downgrade(&core))));
     drop(reactor.spawn(beat::run(Rc::downgrade(&core))));
     drop(reactor.spawn(scrub::run(Rc::downgrade(&core))));
@@ -428,6 +419,30 @@ fn serve<C: ClusterSource>(
     tracing::info!(volume = %core.name, generation = %core.generation, window = %window,
         may_have_lost, "volume attached");
     core
+}
+
+/// Serves shards that were taken over, behind those that are served already; every live replica of
+/// theirs was told `stable`.
+pub(crate) fn take_in(core: &Rc<Core>, candidates: Vec<Candidate>, stable: Seq) {
+    let weak = Rc::downgrade(core);
+    let mut shards = core.shards().to_vec();
+    let mut behind = Vec::new();
+    for candidate in candidates {
+        let lost = candidate.lost_since();
+        let shard = into_shard(&weak, candidate);
+        assert_eq!(
+            shard.index.get() as usize,
+            shards.len(),
+            "shards are taken in in order"
+        );
+        shard.told.set(stable);
+        behind.extend(lost.slots().map(|slot| (Rc::clone(&shard), slot)));
+        shards.push(shard);
+    }
+    core.shards.replace(shards.into());
+    for (shard, slot) in behind {
+        shard.set_behind(core, slot, false);
+    }
 }
 
 fn into_shard(core: &Weak<Core>, candidate: Candidate) -> Rc<Shard> {

@@ -91,7 +91,7 @@ pub(crate) async fn run(core: Weak<Core>, lacking: Rc<Signal>) {
         // Nothing is under way for those that are not in sync.
         map::apply(&strong);
         let mut absent = Vec::new();
-        for shard in strong.shards() {
+        for shard in strong.shards().iter() {
             absent.extend(
                 absentees(shard)
                     .slots()

@@ -189,7 +189,8 @@ async fn settle(core: &Rc<Core>) -> bool {
     let deadline = core.reactor.now() + LOOK_AGAIN * 10;
     loop {
         let moment = core.progress.moment();
-        let late: Vec<_> = core.shards().iter().filter(|s| !is_settled(s)).collect();
+        let shards = core.shards();
+        let late: Vec<_> = shards.iter().filter(|s| !is_settled(s)).collect();
         if late.is_empty() {
             return true;
         }

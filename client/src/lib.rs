@@ -26,6 +26,7 @@ pub mod conformance;
 mod flush;
 mod grant;
 mod group;
+mod grow;
 mod health;
 mod hedge;
 mod layers;

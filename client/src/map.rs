@@ -69,7 +69,7 @@ pub(crate) async fn follow(core: Weak<Core>, mut after: Revision) {
     }
 }
 
-fn take_note(core: &Core, map: VolumeMap) {
+pub(crate) fn take_note(core: &Core, map: VolumeMap) {
     if map.volume.id != core.id || map.volume.generation != core.generation {
         if map.volume.id != core.id || map.volume.generation > core.generation {
             core.fence();
@@ -79,6 +79,7 @@ fn take_note(core: &Core, map: VolumeMap) {
     core.layers.note(&map.volume, core.reactor.now());
     let nodes = map.disks.iter().map(|at| (at.disk, at.node)).collect();
     core.nodes.replace(nodes);
+    core.growth.note(core, &map);
     core.news.replace(Some(map));
     core.lacking.raise();
 }

@@ -42,7 +42,7 @@ pub(crate) async fn read(
     len: u32,
 ) -> Result<Vec<SharedBuffer>, BlockError> {
     core.check()?;
-    check_sized(&core.geometry, offset, u64::from(len))?;
+    check_sized(&core.geometry.get(), offset, u64::from(len))?;
     let (first, end) = touched_blocks(offset, u64::from(len));
     let bytes = (end - first) * BLOCK_BYTES_U64;
     let _permit = core.bounded(core.budget.acquire(bytes)).await?;
@@ -142,7 +142,7 @@ impl Iterator for Blocks<'_> {
 async fn read_piece(core: &Rc<Core>, piece: &Piece) -> Result<Shown, BlockError> {
     let shard = shard_of(core, piece)?;
     let span = span_of(piece);
-    let whole = read_span(core, shard, span).await;
+    let whole = read_span(core, &shard, span).await;
     if whole.as_ref().err() != Some(&BlockError::Corrupt) || span.count.get() == 1 {
         return whole;
     }
@@ -152,7 +152,7 @@ async fn read_piece(core: &Rc<Core>, piece: &Piece) -> Result<Shown, BlockError>
             count: BlockCount::new(1),
             ..span.skip(BlockCount::new(at))
         };
-        let shown = read_span(core, shard, block).await?;
+        let shown = read_span(core, &shard, block).await?;
         entries.extend(shown.entries);
         data.extend(shown.data);
     }
@@ -370,7 +370,7 @@ pub(crate) async fn extents(
     extents_max: usize,
 ) -> Result<Vec<Extent>, BlockError> {
     core.check()?;
-    let size = core.geometry.size_bytes;
+    let size = core.geometry.get().size_bytes;
     if offset >= size || len == 0 || len > size - offset {
         return Err(BlockError::OutOfRange);
     }
@@ -382,7 +382,7 @@ pub(crate) async fn extents(
         let mut span = span_of(&piece);
         while span.count.get() > 0 {
             let mut covered = 0;
-            for run in extents_of(core, shard, above, span).await? {
+            for run in extents_of(core, &shard, above, span).await? {
                 let count = u64::from(run.count.get());
                 if !push_run(&mut extents, extents_max, count, run.kind) {
                     return Ok(extents);

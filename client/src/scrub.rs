@@ -259,7 +259,7 @@ async fn look_at_all(core: &Weak<Core>, reactor: &Reactor, shard: &Rc<Shard>, pa
         let Some(core) = core.upgrade().filter(|core| core.is_running()) else {
             return;
         };
-        let size = core.geometry.size_bytes;
+        let size = core.geometry.get().size_bytes;
         let span: Span = rest.unwrap_or_else(|| Span {
             block: BlockIndex::new(0),
             count: BlockCount::new(core.route.blocks_of(size, shard.index)),

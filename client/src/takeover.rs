@@ -21,7 +21,7 @@ use crate::peer::{Peer, PeerLost};
 use crate::quorum::{Mask, Slot};
 use crate::read::verify;
 use crate::reconcile::{self, Copy, Plan};
-use crate::source::{ClusterSource, SourceError};
+use crate::source::{AnySource, SourceError};
 use crate::wire::{self, Body, Stamp};
 use crate::write_log::Span;
 
@@ -53,20 +53,22 @@ pub(crate) enum TakeoverError {
 }
 
 /// What all shards of a take-over share.
-pub(crate) struct Takeover<C> {
+pub(crate) struct Takeover {
     pub(crate) reactor: Reactor,
-    pub(crate) source: Rc<C>,
+    pub(crate) source: Rc<dyn AnySource>,
     pub(crate) name: String,
     pub(crate) volume: VolumeId,
     pub(crate) generation: Generation,
     /// How the volume's layers are read.
     pub(crate) table: LayerTable,
+    /// What an owner writes in that takes more shards over; else a new window is found.
+    pub(crate) window: Option<Window>,
     pub(crate) patience: Duration,
     pub(crate) deadline: Instant,
     pub(crate) peers: Vec<Rc<Peer>>,
 }
 
-impl<C: ClusterSource> Takeover<C> {
+impl Takeover {
     /// One round: gives the new window, and whether unflushed writes may be gone.
     pub(crate) async fn run(
         &self,
@@ -77,7 +79,7 @@ impl<C: ClusterSource> Takeover<C> {
             let opened = join_all(some.iter_mut().map(|c| self.open(c, patience))).await;
             opened.into_iter().collect::<Result<(), _>>()?;
         }
-        let window = next_window(candidates);
+        let window = self.window.or_else(|| next_window(candidates));
         let window = window.ok_or(TakeoverError::Failed {
             shard: ShardIndex::new(0),
         })?;
@@ -478,7 +480,7 @@ impl<C: ClusterSource> Takeover<C> {
         };
         // Never withdrawn, only repeated: a lost answer may hide a commit.
         let committed = loop {
-            match self.source.propose_in_sync(&self.name, &proposal).await {
+            match self.source.propose(&self.name, &proposal).await {
                 Ok(committed) => break committed,
                 Err(SourceError::Superseded) => return Err(TakeoverError::Fenced),
                 Err(error) if self.reactor.now() >= self.deadline => {
@@ -497,9 +499,11 @@ impl<C: ClusterSource> Takeover<C> {
     /// Records that the shard is settled up to the new window. A replica that fails here is behind
     /// from the start.
     async fn settle(&self, candidate: &Candidate, window: Window) {
+        // The window of an owner that writes already has seqs that are given and not settled.
+        let stable = self.window.map_or(window.start(), |_| Seq::NONE);
         let state = SetState {
             window,
-            stable: window.start(),
+            stable,
             settle: true,
             caught_up: false,
         };

@@ -4,7 +4,7 @@
 //! Invariants: it lives on one reactor; it serves from the moment that every shard is taken over
 //! until it is detached or fenced, and a fenced owner never serves again.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::rc::Rc;
@@ -18,6 +18,7 @@ use crate::attach::{self, AttachError};
 use crate::beat::Nodes;
 use crate::block_device::{BlockDevice, BlockError, Durability, Geometry, ZeroMode};
 use crate::budget::Budget;
+use crate::grow::Growth;
 use crate::health::{Counters, VolumeHealth};
 use crate::hedge::HedgeBudget;
 use crate::layers::Layers;
@@ -56,11 +57,14 @@ pub(crate) struct Core {
     pub(crate) id: VolumeId,
     pub(crate) generation: Generation,
     pub(crate) layers: Rc<Layers>,
-    pub(crate) geometry: Geometry,
+    /// Its size only grows.
+    pub(crate) geometry: Cell<Geometry>,
+    pub(crate) growth: Rc<Growth>,
     pub(crate) route: Route,
     pub(crate) replicas: u8,
     pub(crate) peers: RefCell<Vec<Rc<Peer>>>,
-    pub(crate) shards: OnceCell<Vec<Rc<Shard>>>,
+    /// They only become more.
+    pub(crate) shards: RefCell<Rc<[Rc<Shard>]>>,
     pub(crate) seqs: RefCell<Seqs>,
     /// The first window of this generation.
     pub(crate) first_window: Window,
@@ -108,9 +112,15 @@ impl Drop for Core {
 }
 
 impl Core {
-    /// Its shards, in order.
-    pub(crate) fn shards(&self) -> &[Rc<Shard>] {
-        self.shards.get().map_or(&[], Vec::as_slice)
+    /// Its shards as they are now, in order.
+    pub(crate) fn shards(&self) -> Rc<[Rc<Shard>]> {
+        Rc::clone(&self.shards.borrow())
+    }
+
+    /// One of them.
+    pub(crate) fn shard(&self, index: ShardIndex) -> Option<Rc<Shard>> {
+        let index = usize::try_from(index.get()).ok()?;
+        self.shards.borrow().get(index).cloned()
     }
 
     /// Whether replicas are still looked after.
@@ -139,7 +149,7 @@ impl Core {
     /// Ends everything that runs or waits.
     pub(crate) fn stop(&self, phase: Phase, error: BlockError) {
         self.phase.set(phase);
-        for shard in self.shards() {
+        for shard in self.shards().iter() {
             shard.abandon(error);
         }
         let peers = self.peers.borrow().clone();
@@ -166,11 +176,10 @@ impl Core {
 
     /// Puts a shard on the list of those that are to be settled and told.
     pub(crate) fn list(&self, shard: &Shard) {
-        if !shard.listed.replace(true) {
-            let index = usize::try_from(shard.index.get()).unwrap_or(usize::MAX);
-            self.listed
-                .borrow_mut()
-                .push(Rc::clone(&self.shards()[index]));
+        if let Some(this) = shard.this.upgrade()
+            && !shard.listed.replace(true)
+        {
+            self.listed.borrow_mut().push(this);
             self.work.raise();
         }
     }
@@ -380,7 +389,7 @@ impl Volume {
             fenced: core.phase.get() == Phase::Fenced,
             ..VolumeHealth::default()
         };
-        for shard in core.shards() {
+        for shard in core.shards().iter() {
             let log = shard.log.borrow();
             let live = log.live().and(log.quorum().in_sync());
             health.shards_degraded += u64::from(live.len() < usize::from(core.replicas));
@@ -392,7 +401,7 @@ impl Volume {
 
 impl BlockDevice for Volume {
     fn geometry(&self) -> Geometry {
-        self.core.geometry
+        self.core.geometry.get()
     }
 
     async fn read(&self, offset: u64, len: u32) -> Result<Vec<SharedBuffer>, BlockError> {

@@ -50,6 +50,15 @@ impl Seqs {
         self.reserve.unwrap_or(self.last.window())
     }
 
+    /// The highest window that replicas may be told of soon: the one that is being recorded, if one is.
+    pub(crate) fn window_ahead(&self) -> Window {
+        if self.asking {
+            self.last.window().next()
+        } else {
+            self.window()
+        }
+    }
+
     /// Whether one can be given now.
     pub(crate) fn is_available(&self) -> bool {
         self.next_here().is_some() || self.reserve.is_some()
@@ -101,8 +110,10 @@ mod tests {
         while seqs.last().number() < ASK_AT {
             assert!(seqs.give().is_some());
         }
+        assert_eq!(seqs.window_ahead(), Window::new(4));
         assert_eq!(seqs.ask(), Some(Window::new(5)));
         assert_eq!(seqs.ask(), None, "asks once");
+        assert_eq!(seqs.window_ahead(), Window::new(5));
         let mut last = seqs.last();
         while let Some(next) = seqs.give() {
             assert!(next > last && next != next.window().burial());

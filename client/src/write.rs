@@ -27,7 +27,7 @@ use crate::write_log::Span;
 pub(crate) async fn write(core: &Rc<Core>, offset: u64, data: Buffer) -> Result<(), BlockError> {
     let len = data.len() as u64;
     check_write(core, offset, len)?;
-    check_sized(&core.geometry, offset, len)?;
+    check_sized(&core.geometry.get(), offset, len)?;
     let (first, end) = touched_blocks(offset, len);
     let range = BlockRange::new(first, end);
     let (guard, permit) = take(core, range, (end - first) * BLOCK_BYTES_U64).await?;
@@ -44,10 +44,11 @@ pub(crate) async fn write(core: &Rc<Core>, offset: u64, data: Buffer) -> Result<
 /// Whether the volume takes writes, and this one lies in it.
 pub(crate) fn check_write(core: &Core, offset: u64, len: u64) -> Result<(), BlockError> {
     core.check()?;
-    if core.geometry.read_only {
+    let geometry = core.geometry.get();
+    if geometry.read_only {
         return Err(BlockError::ReadOnly);
     }
-    check_range(&core.geometry, offset, len)
+    check_range(&geometry, offset, len)
 }
 
 /// Budget first, blocks second: who waits for budget holds nobody else up.
@@ -130,7 +131,7 @@ pub(crate) async fn send(
     for piece in pieces {
         let shard = shard_of(core, piece)?;
         if takes_room && shard.room() != RoomHint::Ample {
-            refuse_growth(core, shard, piece).await?;
+            refuse_growth(core, &shard, piece).await?;
         }
         core.admit_writes().await?;
     }
@@ -143,9 +144,8 @@ pub(crate) async fn send(
 }
 
 /// The shard that a piece lies in.
-pub(crate) fn shard_of<'a>(core: &'a Core, piece: &Piece) -> Result<&'a Rc<Shard>, BlockError> {
-    let index = usize::try_from(piece.shard.get()).unwrap_or(usize::MAX);
-    core.shards().get(index).ok_or(BlockError::OutOfRange)
+pub(crate) fn shard_of(core: &Core, piece: &Piece) -> Result<Rc<Shard>, BlockError> {
+    core.shard(piece.shard).ok_or(BlockError::OutOfRange)
 }
 
 /// The blocks of a piece in its shard.

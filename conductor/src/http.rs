@@ -85,6 +85,7 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         )
         .route("/v1/volumes/{name}/map", get(volumes::map::<M>))
         .route("/v1/volumes/{name}/attach", post(volumes::attach::<M>))
+        .route("/v1/volumes/{name}/resize", post(volumes::resize::<M>))
         .route("/v1/volumes/{name}/detach", post(volumes::detach::<M>))
         .route("/v1/volumes/{name}/in-sync", post(volumes::in_sync::<M>))
         .route("/v1/volumes/{name}/layers", post(snapshots::report::<M>))

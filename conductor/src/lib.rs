@@ -28,7 +28,8 @@ pub use conductor::{Conductor, ConductorOptions, StartError};
 pub use meta::MetaStore;
 pub use meta::redb_store::RedbStore;
 pub use refusal::{
-    DiskRefusal, InvalidRequest, NodeRefusal, Refusal, SnapshotRefusal, VolumeRefusal,
+    DiskRefusal, InvalidRequest, NodeRefusal, Refusal, ResizeRefusal, SnapshotRefusal,
+    VolumeRefusal,
 };
 pub use row::RowError;
 pub use runtime::{Runtime, TokioRuntime, Work};

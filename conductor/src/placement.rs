@@ -138,7 +138,7 @@ pub fn overlap(labels: &BTreeMap<String, String>, others: &[&BTreeMap<String, St
         .fold(0, |sum, label| sum * 2 + u32::from(shares(label)))
 }
 
-/// Chooses `replicas` disks for each shard; `shards` are their lengths in bytes.
+/// Chooses `replicas` disks for each shard of a new volume; `shards` are their lengths in bytes.
 ///
 /// # Errors
 /// [`PlacementError`] that says what is missing.
@@ -148,13 +148,27 @@ pub fn place(
     shards: &[ByteCount],
     candidates: &[Candidate],
 ) -> Result<Vec<Vec<(NodeId, DiskId)>>, PlacementError> {
+    place_more(volume, replicas, ShardIndex::new(0), shards, candidates)
+}
+
+/// The same for the shards from `first` on, of a volume that has those before.
+///
+/// # Errors
+/// [`PlacementError`] that says what is missing.
+pub fn place_more(
+    volume: VolumeId,
+    replicas: usize,
+    first: ShardIndex,
+    shards: &[ByteCount],
+    candidates: &[Candidate],
+) -> Result<Vec<Vec<(NodeId, DiskId)>>, PlacementError> {
     let up = count_nodes(candidates.iter());
     if up < replicas {
         return Err(PlacementError::TooFewNodes { replicas, up });
     }
     let mut bins: Vec<Bin<'_>> = candidates.iter().map(Bin::new).collect();
     let mut placed = Vec::with_capacity(shards.len());
-    for (index, bytes) in (0u32..).zip(shards) {
+    for (index, bytes) in (first.get()..).zip(shards) {
         let shard = ShardIndex::new(index);
         let Some(chosen) = place_shard(volume, shard, replicas, bytes.get(), &mut bins) else {
             let room = bins.iter().filter(|bin| bin.has_room(bytes.get()));

@@ -179,6 +179,36 @@ pub enum SnapshotRefusal {
     OfVolume { name: String, snapshots: usize },
 }
 
+/// A volume cannot have the size that is asked for.
+#[expect(
+    missing_docs,
+    reason = "each message says what its variant and fields are"
+)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResizeRefusal {
+    #[error(
+        "volume `{name}` is larger, {current} bytes: use --shrink to cut off what lies beyond {asked} \
+         bytes"
+    )]
+    Smaller {
+        name: String,
+        asked: ByteCount,
+        current: ByteCount,
+    },
+    #[error(
+        "volume `{name}` is made smaller only by who has just looked at what lies beyond: give the \
+         generation of that attach, as `ashlar volume resize {name} --shrink` does"
+    )]
+    Unseen { name: String },
+    #[error(
+        "volume `{name}` has {}, and a part of each would be cut off: delete {} first (`ashlar \
+         snapshot list {name}`)",
+        if *.snapshots == 1 { "a snapshot".to_owned() } else { format!("{} snapshots", .snapshots) },
+        if *.snapshots == 1 { "it" } else { "them" }
+    )]
+    HasSnapshots { name: String, snapshots: usize },
+}
+
 /// Some names, and how many there are beside them.
 fn names(some: &[String], all: usize) -> String {
     let quoted: Vec<String> = some.iter().map(|name| format!("`{name}`")).collect();
@@ -279,6 +309,8 @@ pub enum Refusal {
     Volume(#[from] VolumeRefusal),
     #[error(transparent)]
     Snapshot(#[from] SnapshotRefusal),
+    #[error(transparent)]
+    Resize(#[from] ResizeRefusal),
     #[error(transparent)]
     Placement(#[from] PlacementError),
     #[error(transparent)]

@@ -13,11 +13,11 @@
 //!                              has changed that
 //! ```
 //!
-//! A row is JSON: `{"version":5,"row":{…}}`. A version that is too new is refused, never guessed at.
+//! A row is JSON: `{"version":6,"row":{…}}`. A version that is too new is refused, never guessed at.
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
 //! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail
-//! and of denied clients; version 5 of snapshots and of how layers are read. What an older row does
-//! not say is not so.
+//! and of denied clients; version 5 of snapshots and of how layers are read; version 6 of volumes that change
+//! their size. What an older row does not say is not so.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::meta::{Change, Key};
 
 /// The version of the rows that this build writes.
-const ROW_VERSION: u32 = 5;
+const ROW_VERSION: u32 = 6;
 
 /// The oldest version that it reads.
 const ROW_VERSION_OLDEST: u32 = 1;
@@ -112,6 +112,13 @@ pub(crate) struct VolumeRow {
     /// cleanly, or never attached.
     #[serde(default)]
     pub(crate) settled: bool,
+    /// The size that it has once all in-sync replicas have grown to it.
+    #[serde(default)]
+    pub(crate) grows_to: Option<ByteCount>,
+    /// Where the space ends that its replicas may have taken for a larger size, now given up: theirs do
+    /// not get smaller, and those that are made anew are like them. 0 if it never was larger.
+    #[serde(default)]
+    pub(crate) kept_bytes: ByteCount,
 }
 
 /// A snapshot of a volume.

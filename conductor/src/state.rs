@@ -22,6 +22,7 @@ mod owners;
 mod rebalance;
 mod removed;
 mod repairs;
+mod resize;
 mod schedule;
 mod slots;
 mod snapshots;
@@ -109,6 +110,8 @@ pub(crate) struct ClusterState {
     located: BTreeMap<DiskId, Revision>,
     /// The revision at which each volume's map last changed, or a later one.
     mapped: BTreeMap<VolumeId, Revision>,
+    /// The volumes that grow, and the revision at which each began to, or a later one.
+    growing: BTreeMap<VolumeId, Revision>,
 }
 
 impl ClusterState {
@@ -139,6 +142,7 @@ impl ClusterState {
             assigned: BTreeMap::new(),
             located: BTreeMap::new(),
             mapped: BTreeMap::new(),
+            growing: BTreeMap::new(),
         }
     }
 
@@ -245,11 +249,10 @@ impl ClusterState {
     }
 }
 
-/// Bytes of one shard of a volume.
+/// Bytes of one shard of a volume, as its replicas are given them.
 fn shard_bytes(volume: &VolumeRow, shard: ShardIndex) -> u64 {
     let start = u64::from(shard.get()).saturating_mul(volume.shard_bytes.get());
-    volume
-        .size_bytes
+    resize::space(volume)
         .get()
         .saturating_sub(start)
         .min(volume.shard_bytes.get())

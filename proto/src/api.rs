@@ -3,6 +3,7 @@
 mod ailing;
 mod clients;
 mod maps;
+mod resize;
 mod seen;
 mod snapshots;
 
@@ -18,6 +19,7 @@ use crate::layers::LayerTable;
 pub use ailing::{Ailing, ClearDisk, Evacuation, Incident};
 pub use clients::{AllowClient, ClientDenied, DeniedClient, DenyClient};
 pub use maps::{AskMaps, AskedMap, VolumeMaps};
+pub use resize::ResizeVolume;
 pub use seen::{
     HeartbeatAnswer, OWNER_STORES_MAX, OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerBeat,
     OwnerHeartbeat, OwnerSeen, PEERS_WATCHED_MAX, PeerSeen, PeerTarget,
@@ -104,6 +106,9 @@ pub struct Volume {
     pub name: String,
     /// Its size.
     pub size_bytes: ByteCount,
+    /// The size that it is growing to; it has it once all in-sync replicas have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grows_to: Option<ByteCount>,
     /// Bytes of each shard but the last.
     pub shard_bytes: ByteCount,
     /// Copies of each shard.

@@ -29,7 +29,8 @@ use crate::lane::ShardKey;
 pub(crate) struct Gate {
     key: ShardKey,
     replica: ReplicaId,
-    blocks: BlockCount,
+    /// It only grows.
+    blocks: Cell<BlockCount>,
     /// What is known of it; generation and window are durable.
     state: Cell<ShardState>,
     /// The highest generation that somebody opens or has opened it with.
@@ -51,7 +52,7 @@ impl Gate {
         Rc::new(Self {
             key,
             replica,
-            blocks,
+            blocks: Cell::new(blocks),
             state: Cell::new(state),
             fence: Cell::new(state.generation),
             leaving: Cell::new(false),
@@ -75,6 +76,11 @@ impl Gate {
 
     pub(crate) fn state(&self) -> ShardState {
         self.state.get()
+    }
+
+    /// The shard has so many blocks now, durably.
+    pub(crate) fn grow(&self, blocks: BlockCount) {
+        self.blocks.set(blocks.max(self.blocks.get()));
     }
 
     /// Takes in what the lane has made durable. What was noted meanwhile stays.
@@ -218,7 +224,7 @@ impl Gate {
     fn check_range(&self, header: &FrameHeader, most: u32) -> Result<(), Status> {
         let count = header.count.get();
         let end = header.block.checked_add(header.count);
-        let fits = end.is_some_and(|end| end.get() <= self.blocks.get());
+        let fits = end.is_some_and(|end| end.get() <= self.blocks.get().get());
         if count == 0 || count > most || !fits || header.layer == Layer::new(0) {
             return Err(Status::Malformed);
         }

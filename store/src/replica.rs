@@ -111,6 +111,7 @@ impl Replicas {
         let mut present = HashMap::new();
         for (key, replica, blocks) in self.lane.shards() {
             let known = gates.remove(&key).filter(|gate| gate.replica() == replica);
+            let known = known.inspect(|gate| gate.grow(blocks));
             let gate = known.or_else(|| {
                 let (_, state) = self.lane.shard_state(key)?;
                 Some(Gate::new(key, replica, blocks, state))
@@ -124,7 +125,7 @@ impl Replicas {
         self.gates.borrow().get(&key).cloned()
     }
 
-    /// Removes and creates shards, durably. The gates are to be refreshed afterwards, whatever
+    /// Removes, creates and grows shards, durably. The gates are to be refreshed afterwards, whatever
     /// the outcome.
     pub(crate) async fn change(&self, plan: &Plan) -> Result<(), LaneError> {
         let leaving: Vec<_> = plan
@@ -141,15 +142,18 @@ impl Replicas {
                 gate.reopen();
             }
         }
-        let created = match removed {
-            Ok(()) => self.lane.create_shards(&plan.create).await,
-            Err(error) => Err(error),
-        };
-        if created == Err(LaneError::Device) {
+        let mut changed = removed;
+        if changed.is_ok() {
+            changed = self.lane.create_shards(&plan.create).await;
+        }
+        if changed.is_ok() {
+            changed = self.lane.grow_shards(&plan.grow).await;
+        }
+        if changed == Err(LaneError::Device) {
             self.health
                 .fail("the device failed to record a change of its shards".into());
         }
-        created
+        changed
     }
 
     /// Admits nothing any more and waits for what was admitted.

@@ -171,7 +171,7 @@ impl Worker {
         let _turn = self.changes.acquire(1).await;
         let plan = Plan::between(&replicas.lane().shards(), &wanted);
         self.note_missing(key, &plan.missing);
-        if plan.remove.is_empty() && plan.create.is_empty() {
+        if plan.is_empty() {
             return Ok(());
         }
         let outcome = replicas.change(&plan).await;
@@ -190,8 +190,8 @@ impl Worker {
                 ..
             } = lost;
             tracing::error!(%volume, %shard, %replica, %disk,
-                "a replica of a volume in use is not on its disk any more, or has another size: \
-                 the volume goes on without it");
+                "a replica of a volume in use is not on its disk any more: the volume goes on \
+                 without it");
         }
         if !missing.is_empty() {
             self.missing.borrow_mut().insert(key, missing.to_vec());
@@ -226,13 +226,19 @@ impl Worker {
 pub(crate) struct Plan {
     pub(crate) remove: Vec<ShardKey>,
     pub(crate) create: Vec<(ShardKey, ReplicaId, BlockCount)>,
+    pub(crate) grow: Vec<(ShardKey, BlockCount)>,
     /// Wanted, not here, and not to be made.
     missing: Vec<Assignment>,
 }
 
 impl Plan {
+    fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.create.is_empty() && self.grow.is_empty()
+    }
+
     /// From what is there to what is wanted. A replica of another life is another replica, and
-    /// goes; one of another size than is wanted stays as it is, and counts as missing.
+    /// goes. One that is smaller than is wanted grows; one that is larger stays as it is and serves
+    /// what is wanted of it: no replica ever gets smaller.
     fn between(present: &[(ShardKey, ReplicaId, BlockCount)], wanted: &[Assignment]) -> Self {
         let present: BTreeMap<ShardKey, (ReplicaId, BlockCount)> = present
             .iter()
@@ -245,14 +251,13 @@ impl Plan {
                 volume: assignment.volume,
                 shard: assignment.shard,
             };
-            lives.insert(key, assignment.replica);
-            let life = (assignment.replica, BlockCount::new(assignment.blocks));
-            let is_here = present.get(&key) == Some(&life);
-            let is_other_size = present.get(&key).is_some_and(|here| here.0 == life.0);
-            if !is_here && assignment.may_create && !is_other_size {
-                plan.create.push((key, life.0, life.1));
-            } else if !is_here {
-                plan.missing.push(assignment.clone());
+            let (life, blocks) = (assignment.replica, BlockCount::new(assignment.blocks));
+            lives.insert(key, life);
+            match present.get(&key).filter(|here| here.0 == life) {
+                Some((_, held)) if *held < blocks => plan.grow.push((key, blocks)),
+                Some(_) => {}
+                None if assignment.may_create => plan.create.push((key, life, blocks)),
+                None => plan.missing.push(assignment.clone()),
             }
         }
         let goes = |(key, (replica, _)): (&ShardKey, &(ReplicaId, BlockCount))| {
@@ -321,13 +326,21 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_of_another_size_is_left_alone() {
-        let larger = Assignment {
-            blocks: 200,
+    fn a_replica_that_is_too_small_grows_and_one_that_is_large_stays() {
+        let of = |blocks, may_create| Assignment {
+            blocks,
+            may_create,
             ..assigned(1, 1)
         };
-        let plan = Plan::between(&[here(1, 1)], std::slice::from_ref(&larger));
-        assert_eq!((plan.remove, plan.create), (vec![], vec![]));
-        assert_eq!(plan.missing, [larger]);
+        for may_create in [false, true] {
+            let larger = Plan::between(&[here(1, 1)], &[of(200, may_create)]);
+            let expected = Plan {
+                grow: vec![(key(1), BlockCount::new(200))],
+                ..Plan::default()
+            };
+            assert_eq!(larger, expected);
+            let smaller = Plan::between(&[here(1, 1)], &[of(50, may_create)]);
+            assert_eq!(smaller, Plan::default());
+        }
     }
 }

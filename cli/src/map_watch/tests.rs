@@ -50,6 +50,7 @@ fn map(name: &str) -> VolumeMap {
             id: VolumeId::new(1),
             name: name.to_owned(),
             size_bytes: ByteCount::new(1 << 20),
+            grows_to: None,
             shard_bytes: ByteCount::new(1 << 20),
             replicas: 1,
             ack: AckRule::Majority,

@@ -15,9 +15,10 @@ use crate::cluster_source::HttpClusterSource;
 use crate::exported::Exported;
 use crate::{host, runtime, signals};
 
-/// What owners that import and export are called.
+/// What owners that import, export and make smaller are called.
 pub const IMPORT: &str = "import";
 pub const EXPORT: &str = "export";
+pub const SHRINK: &str = "shrink";
 
 /// How long a front end may take to let go of a volume that its last client has left.
 const LET_GO: Duration = Duration::from_secs(1);
@@ -27,7 +28,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub struct Access<'a> {
     pub api: &'a str,
     pub name: &'a str,
-    /// [`IMPORT`] or [`EXPORT`].
+    /// [`IMPORT`], [`EXPORT`] or [`SHRINK`].
     pub role: &'static str,
     pub reactor: &'a ReactorArgs,
 }

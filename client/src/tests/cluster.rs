@@ -181,6 +181,7 @@ impl Cluster {
             id: VolumeId::new(77),
             name: "v".into(),
             size_bytes: ByteCount::new(VOLUME_BYTES),
+            grows_to: None,
             shard_bytes: ByteCount::new(SHARD_BYTES),
             replicas,
             ack,

@@ -7,7 +7,7 @@ use ashlar_proto::NodeId;
 use ashlar_proto::api::{
     AskMaps, Assignments, AttachRequest, Attachment, CreateVolume, DetachRequest, Heartbeat,
     HeartbeatAnswer, InSyncCommitted, OwnerBeat, OwnerHeartbeat, ProposeInSync, RegisterNode,
-    Registered, Revision, Volume, VolumeMap, VolumeMaps, VolumeState,
+    Registered, ResizeVolume, Revision, Volume, VolumeMap, VolumeMaps, VolumeState,
 };
 use ashlar_proto::limits::MAPS_ASKED_MAX;
 use ashlar_proto::planted::{Planted, is_planted};
@@ -63,6 +63,31 @@ impl<M: MetaStore> Cluster<M> {
         let gone = |view: &View| view.state.volume(id).is_none().then_some(());
         self.wait_for(wait, gone).await;
         Ok(self.read(|view| view.state.volume(id)))
+    }
+
+    /// Gives a volume another size; where it grows, waits for its stores, up to `wait`. Gives it as it
+    /// then stands.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn resize(
+        self: &Arc<Self>,
+        name: String,
+        request: ResizeVolume,
+        wait: Duration,
+    ) -> Result<Volume, ClusterError> {
+        let not_found = VolumeRefusal::NotFound { name: name.clone() };
+        let plan = move |view: &View| view.state.plan_resize(&view.live, &name, &request);
+        let ((id, target), _) = self.transact(plan).await?;
+        self.settle().await?;
+        let is_over = |view: &View| {
+            let volume = view.state.volume(id);
+            let grows = volume.is_some_and(|volume| volume.grows_to == Some(target));
+            (!grows).then_some(())
+        };
+        self.wait_for(wait, is_over).await;
+        let volume = self.read(|view| view.state.volume_with_shards(id));
+        volume.ok_or_else(|| Refusal::from(not_found).into())
     }
 
     /// Grants the next generation.

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::cluster::ClusterError;
 use crate::refusal::{
-    ClientRefusal, DiskRefusal, NodeRefusal, Refusal, SnapshotRefusal, VolumeRefusal,
+    ClientRefusal, DiskRefusal, NodeRefusal, Refusal, ResizeRefusal, SnapshotRefusal, VolumeRefusal,
 };
 
 /// A handler's answer.
@@ -33,6 +33,8 @@ enum Code {
     VolumeAttached,
     VolumeNotReady,
     VolumeHasSnapshots,
+    VolumeLarger,
+    VolumeUnseen,
     SnapshotNotFound,
     SnapshotExists,
     SnapshotNotReady,
@@ -90,6 +92,12 @@ impl Code {
             Self::VolumeHasSnapshots => {
                 ("volume-has-snapshots", "Volume has snapshots", S::CONFLICT)
             }
+            Self::VolumeLarger => ("volume-larger", "Volume is larger", S::CONFLICT),
+            Self::VolumeUnseen => (
+                "generation-needed",
+                "Generation of the last attach is needed",
+                S::CONFLICT,
+            ),
             Self::SnapshotNotFound => ("snapshot-not-found", "No such snapshot", S::NOT_FOUND),
             Self::SnapshotExists => ("snapshot-exists", "Snapshot exists", S::CONFLICT),
             Self::SnapshotNotReady => ("snapshot-not-ready", "Snapshot is sealing", S::CONFLICT),
@@ -220,6 +228,11 @@ impl From<Refusal> for Refused {
                     Code::LayersExhausted
                 }
                 SnapshotRefusal::OfVolume { .. } => Code::VolumeHasSnapshots,
+            },
+            Refusal::Resize(refusal) => match refusal {
+                ResizeRefusal::Smaller { .. } => Code::VolumeLarger,
+                ResizeRefusal::Unseen { .. } => Code::VolumeUnseen,
+                ResizeRefusal::HasSnapshots { .. } => Code::VolumeHasSnapshots,
             },
             Refusal::Node(refusal) => match refusal {
                 NodeRefusal::NotFound { .. } | NodeRefusal::Unknown { .. } => Code::NodeNotFound,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AskMaps, AttachRequest, Attachment, CreateVolume, DetachRequest, InSyncCommitted,
-    ProposeInSync, Volume, VolumeMap, VolumeMaps, VolumeState,
+    ProposeInSync, ResizeVolume, Volume, VolumeMap, VolumeMaps, VolumeState,
 };
 use axum::Json;
 use axum::extract::State;
@@ -18,14 +18,8 @@ use super::watch::{self, ListQuery};
 use super::{AfterQuery, Shared, unless_stopping};
 use crate::meta::MetaStore;
 
-/// How long create and delete wait for the stores unless told otherwise.
+/// How long create, resize and delete wait for the stores unless told otherwise.
 const STORES_WAIT: Duration = Duration::from_secs(30);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct CreateQuery {
-    wait_ms: Option<u64>,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,7 +31,7 @@ pub(super) struct DeleteQuery {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct MapsQuery {
+pub(super) struct WaitQuery {
     wait_ms: Option<u64>,
 }
 
@@ -56,7 +50,7 @@ pub(super) async fn list<M: MetaStore>(
 
 pub(super) async fn create<M: MetaStore>(
     State(api): Shared<M>,
-    QueryOf(query): QueryOf<CreateQuery>,
+    QueryOf(query): QueryOf<WaitQuery>,
     JsonBody(request): JsonBody<CreateVolume>,
 ) -> Answer<(StatusCode, Json<Volume>)> {
     let wait = super::wait(query.wait_ms, STORES_WAIT);
@@ -93,7 +87,7 @@ pub(super) async fn map<M: MetaStore>(
 
 pub(super) async fn maps<M: MetaStore>(
     State(api): Shared<M>,
-    QueryOf(query): QueryOf<MapsQuery>,
+    QueryOf(query): QueryOf<WaitQuery>,
     JsonBody(request): JsonBody<AskMaps>,
 ) -> Answer<Json<VolumeMaps>> {
     let wait = super::wait(query.wait_ms, Duration::ZERO);
@@ -112,6 +106,22 @@ pub(super) async fn delete<M: MetaStore>(
         None => Ok(StatusCode::NO_CONTENT.into_response()),
         Some(volume) => Ok((StatusCode::ACCEPTED, Json(volume)).into_response()),
     }
+}
+
+pub(super) async fn resize<M: MetaStore>(
+    State(api): Shared<M>,
+    PathPart(name): PathPart<String>,
+    QueryOf(query): QueryOf<WaitQuery>,
+    JsonBody(request): JsonBody<ResizeVolume>,
+) -> Answer<(StatusCode, Json<Volume>)> {
+    let wait = super::wait(query.wait_ms, STORES_WAIT);
+    let work = async { Ok(api.cluster.resize(name, request, wait).await?) };
+    let volume = unless_stopping(&api, work).await?;
+    let status = match volume.grows_to {
+        None => StatusCode::OK,
+        Some(_) => StatusCode::ACCEPTED,
+    };
+    Ok((status, Json(volume)))
 }
 
 pub(super) async fn attach<M: MetaStore>(

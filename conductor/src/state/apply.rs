@@ -3,6 +3,7 @@
 use ashlar_proto::api::{Replica, Revision, VolumeState};
 use ashlar_proto::{DiskId, Layer, NodeId, ReplicaId, ShardIndex, VolumeId};
 
+use super::resize::{self, space};
 use super::{At, ClusterState, Held};
 use crate::meta::Key;
 use crate::row::{AnyRow, RowError, ShardRow, VolumeRow};
@@ -73,7 +74,19 @@ impl ClusterState {
     fn put_volume(&mut self, revision: Revision, row: VolumeRow) {
         let (id, repairer, task) = (row.id, row.repairer, (row.repairer, row.unfenced));
         let leaving = row.state == VolumeState::Deleting;
+        let (grows_to, space) = (row.grows_to, space(&row));
         let before = self.volumes.insert(id, row);
+        let was = before
+            .as_ref()
+            .map(|row| (row.grows_to, resize::space(row)));
+        if grows_to.is_none() {
+            self.growing.remove(&id);
+        } else if was.is_none_or(|was| was.0 != grows_to) {
+            self.growing.insert(id, revision);
+        }
+        if was.is_some_and(|was| was != (grows_to, space)) {
+            self.touch_volume(id, revision);
+        }
         let task_before = before.map(|before| (before.repairer, before.unfenced));
         let repairer_before = task_before.and_then(|before| before.0);
         if task_before != Some(task) {
@@ -137,6 +150,7 @@ impl ClusterState {
                     self.assigned.insert(node, revision);
                 }
                 self.mapped.remove(&volume);
+                self.growing.remove(&volume);
             }
             "shard" => {
                 let (volume, index) = rest.split_once('/').ok_or_else(unknown)?;

@@ -3,6 +3,7 @@
 use ashlar_proto::NodeId;
 use ashlar_proto::api::{Assignment, RepairTask, Revision, VolumeState};
 
+use super::resize::is_served;
 use super::{ClusterState, blocks};
 
 impl ClusterState {
@@ -28,6 +29,7 @@ impl ClusterState {
                         disk: *disk,
                         blocks: blocks(row, shard),
                         may_create: row.state == VolumeState::Creating
+                            || !is_served(row, shard)
                             || self.unmade.contains_key(&held.replica),
                     });
                 }

@@ -119,7 +119,7 @@ impl ClusterState {
         if volume.state != VolumeState::Ready || is_used {
             return false;
         }
-        let mut shards = self.shards_of(volume.id);
+        let mut shards = self.served_shards(volume);
         let is_for_all = volume.unfenced || self.has_layers_pending(volume);
         (is_for_all || shards.any(|row| self.lacks(live, volume, row)))
             && self
@@ -144,7 +144,7 @@ impl ClusterState {
 
     /// The fewest in-sync replicas that serve, of all its shards.
     fn live_least(&self, volume: &VolumeRow) -> usize {
-        let live = self.shards_of(volume.id).map(|row| self.live_in_sync(row));
+        let live = self.served_shards(volume).map(|row| self.live_in_sync(row));
         live.min().unwrap_or_default()
     }
 
@@ -156,7 +156,7 @@ impl ClusterState {
         volume: &VolumeRow,
         load: &BTreeMap<NodeId, usize>,
     ) -> Option<NodeId> {
-        let lacking = self.shards_of(volume.id);
+        let lacking = self.served_shards(volume);
         let lacking = lacking.filter(|row| self.lacks(live, volume, row));
         let in_sync = lacking.flat_map(|row| &row.replicas);
         let in_sync = in_sync.filter(|r| r.in_sync && self.serves(r.disk));

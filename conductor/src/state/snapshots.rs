@@ -205,7 +205,7 @@ impl ClusterState {
         })
     }
 
-    fn require_ready(&self, name: &str) -> Result<&VolumeRow, VolumeRefusal> {
+    pub(super) fn require_ready(&self, name: &str) -> Result<&VolumeRow, VolumeRefusal> {
         let current = self.require(name)?;
         if current.state == VolumeState::Ready {
             return Ok(current);

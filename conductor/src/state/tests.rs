@@ -26,6 +26,7 @@ mod healing;
 mod random;
 mod rebalance;
 mod repairs;
+mod resize;
 mod slots;
 mod snapshots;
 mod spread;

@@ -40,11 +40,12 @@ impl ClusterState {
     }
 
     pub(super) fn show_volume(&self, row: &VolumeRow, with_shards: bool) -> Volume {
-        let shards = with_shards.then(|| self.shards_of(row.id).map(|s| self.show_shard(s)));
+        let shards = with_shards.then(|| self.served_shards(row).map(|s| self.show_shard(s)));
         Volume {
             id: row.id,
             name: row.name.clone(),
             size_bytes: row.size_bytes,
+            grows_to: row.grows_to,
             shard_bytes: row.shard_bytes,
             replicas: row.replicas,
             ack: row.ack,
@@ -90,7 +91,7 @@ impl ClusterState {
 
     fn health(&self, volume: &VolumeRow) -> Health {
         let worst = self
-            .shards_of(volume.id)
+            .served_shards(volume)
             .map(|shard| match self.live_in_sync(shard) {
                 _ if !self.can_be_taken_over(volume, shard) => Health::Unavailable,
                 live if live < usize::from(volume.replicas) => Health::Degraded,

@@ -12,16 +12,18 @@ use std::collections::BTreeMap;
 use ashlar_proto::api::{CreateVolume, Replica, Schedulable, VolumeState};
 use ashlar_proto::limits::{BLOCK_BYTES_U64, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
 use ashlar_proto::{
-    ByteCount, Epoch, Generation, Layer, LayerTable, NodeId, ReplicaId, ShardIndex, VolumeId,
+    ByteCount, DiskId, Epoch, Generation, Layer, LayerTable, NodeId, ReplicaId, ShardIndex,
+    VolumeId,
 };
 
+use super::resize::{shard_count, space};
 use super::{At, ClusterState, Plan, shard_bytes};
 use crate::live::Live;
 use crate::meta::Change;
 use crate::placement::{Candidate, Load, place};
 use crate::refusal::{InvalidRequest, Refusal, SnapshotRefusal, VolumeRefusal, check_name};
 use crate::row::{
-    AnyRow, NameRow, ShardRow, VolumeRow, name_key, shard_key, snapshot_key, volume_key,
+    AnyRow, ClusterRow, NameRow, ShardRow, VolumeRow, name_key, shard_key, snapshot_key, volume_key,
 };
 
 impl ClusterState {
@@ -65,9 +67,11 @@ impl ClusterState {
             layers_applied: 0,
             settled_layer: Layer::default(),
             settled: true,
+            grows_to: None,
+            kept_bytes: ByteCount::default(),
         };
         cluster.next_volume += 1;
-        let shards = shard_lengths(&volume);
+        let shards = shard_lengths(&volume, 0);
         let candidates = self.candidates(live);
         let placed = place(
             volume.id,
@@ -75,22 +79,7 @@ impl ClusterState {
             &shards,
             &candidates,
         )?;
-        let mut changes = Vec::with_capacity(placed.len() + 3);
-        for (index, places) in (0u32..).zip(placed) {
-            let replicas = places.into_iter().map(|(node, disk)| {
-                let id = ReplicaId::new(cluster.next_replica);
-                cluster.next_replica += 1;
-                Replica {
-                    id,
-                    node,
-                    disk,
-                    in_sync: true,
-                    fresh: false,
-                    leaving: false,
-                }
-            });
-            changes.push(new_shard(volume.id, index, replicas.collect()));
-        }
+        let mut changes = new_shards(&mut cluster, volume.id, 0, placed);
         let id = volume.id;
         changes.push(
             AnyRow::Name(NameRow {
@@ -165,8 +154,9 @@ impl ClusterState {
         })
     }
 
-    /// Volumes whose stores have done their part: created ones become ready, deleted ones go. So
-    /// does what was to be made in place of a lost replica: it is made only once.
+    /// Volumes whose stores have done their part: created ones become ready, those that grow have
+    /// grown, deleted ones go. So does what was to be made in place of a lost replica: it is made only
+    /// once.
     ///
     /// A deletion does not wait for nodes that are down: they remove what is not assigned to them
     /// when they return, and no id is ever used again.
@@ -189,6 +179,7 @@ impl ClusterState {
                     };
                     changes.push(AnyRow::Volume(row).put());
                 }
+                VolumeState::Ready => changes.extend(self.grown(live, volume)),
                 VolumeState::Deleting
                     if self
                         .nodes_of(volume.id)
@@ -251,20 +242,14 @@ impl ClusterState {
         self.volumes
             .values()
             .any(|volume| volume.state != VolumeState::Ready)
+            || !self.growing.is_empty()
             || !self.unmade.is_empty()
     }
 }
 
 fn check_create(request: &CreateVolume) -> Result<(), InvalidRequest> {
     check_name(&request.name)?;
-    let size = request.size_bytes.get();
-    if !size.is_multiple_of(BLOCK_BYTES_U64)
-        || !(VOLUME_BYTES_MIN..=VOLUME_BYTES_MAX).contains(&size)
-    {
-        return Err(InvalidRequest::Size {
-            size: request.size_bytes,
-        });
-    }
+    check_size(request.size_bytes)?;
     if !(1..=REPLICAS_MAX).contains(&usize::from(request.replicas)) {
         return Err(InvalidRequest::Replicas {
             replicas: request.replicas,
@@ -273,23 +258,56 @@ fn check_create(request: &CreateVolume) -> Result<(), InvalidRequest> {
     Ok(())
 }
 
-fn shard_lengths(volume: &VolumeRow) -> Vec<ByteCount> {
-    let count = volume.size_bytes.get().div_ceil(volume.shard_bytes.get());
-    let count = u32::try_from(count).unwrap_or(u32::MAX);
-    (0..count)
+/// Whether a volume may be so large.
+pub(super) fn check_size(size: ByteCount) -> Result<(), InvalidRequest> {
+    let bytes = size.get();
+    if bytes.is_multiple_of(BLOCK_BYTES_U64)
+        && (VOLUME_BYTES_MIN..=VOLUME_BYTES_MAX).contains(&bytes)
+    {
+        Ok(())
+    } else {
+        Err(InvalidRequest::Size { size })
+    }
+}
+
+/// The lengths of the shards from `first` on.
+pub(super) fn shard_lengths(volume: &VolumeRow, first: u32) -> Vec<ByteCount> {
+    (first..shard_count(volume, space(volume)))
         .map(|i| ByteCount::new(shard_bytes(volume, ShardIndex::new(i))))
         .collect()
 }
 
-fn new_shard(volume: VolumeId, index: u32, replicas: Vec<Replica>) -> Change {
-    let (index, epoch) = (ShardIndex::new(index), Epoch::new(1));
-    AnyRow::Shard(ShardRow {
-        volume,
-        index,
-        epoch,
-        replicas,
-        made: Vec::new(),
-        rebalancing: false,
-    })
-    .put()
+/// The rows of the shards from `first` on, each with replicas at its places: they are in sync as they
+/// are made.
+pub(super) fn new_shards(
+    cluster: &mut ClusterRow,
+    volume: VolumeId,
+    first: u32,
+    placed: Vec<Vec<(NodeId, DiskId)>>,
+) -> Vec<Change> {
+    let mut changes = Vec::with_capacity(placed.len() + 3);
+    for (index, places) in (first..).zip(placed) {
+        let replicas = places.into_iter().map(|(node, disk)| {
+            let id = ReplicaId::new(cluster.next_replica);
+            cluster.next_replica += 1;
+            Replica {
+                id,
+                node,
+                disk,
+                in_sync: true,
+                fresh: false,
+                leaving: false,
+            }
+        });
+        let row = ShardRow {
+            volume,
+            index: ShardIndex::new(index),
+            epoch: Epoch::new(1),
+            replicas: replicas.collect(),
+            made: Vec::new(),
+            rebalancing: false,
+        };
+        changes.push(AnyRow::Shard(row).put());
+    }
+    changes
 }

@@ -152,12 +152,8 @@ impl State {
             let (key, _) = LeafKey::of(entry.handle, entry.label, block);
             let leaf_start = key.leaf * PAGE_ENTRIES_U32;
             let leaf_end = leaf_start.saturating_add(PAGE_ENTRIES_U32);
-            let shard_end = self
-                .shards
-                .get(entry.handle)
-                .map_or(0, |shard| shard.record.blocks.get());
-            // The last leaf of a shard is whole when all that the shard has of it is.
-            if block == leaf_start && end >= leaf_end.min(shard_end) {
+            // Of the last leaf no more than the shard has now: what it grows by was never zeroed.
+            if block == leaf_start && end >= leaf_end {
                 let delta = Delta {
                     entry: zero,
                     lsn,

@@ -142,6 +142,28 @@ impl Lane {
         self.0.flush().await
     }
 
+    /// Makes shards larger; none gets smaller. What is new of them reads as absent. Durable on return.
+    ///
+    /// # Errors
+    /// [`LaneError`] when a shard is not here or the device fails.
+    pub async fn grow_shards(&self, shards: &[(ShardKey, BlockCount)]) -> Result<(), LaneError> {
+        let (reply, waiter) = Reply::new();
+        for &(key, blocks) in shards {
+            let handle = self.handle(key)?;
+            let mut record = {
+                let state = self.0.state.borrow();
+                let shard = state.shards.get(handle).ok_or(LaneError::NoSuchShard)?;
+                shard.record.clone()
+            };
+            record.blocks = record.blocks.max(blocks);
+            self.0
+                .enqueue_urgent(record_item(handle, &record, reply.part()));
+        }
+        drop(reply);
+        waiter.wait().await?;
+        self.0.flush().await
+    }
+
     /// Gives shards up. Durable on return; their space comes back by and by.
     ///
     /// # Errors

@@ -101,6 +101,7 @@ impl ShardRecord {
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
+        self.blocks = self.blocks.max(other.blocks);
         self.generation = self.generation.max(other.generation);
         self.epoch = self.epoch.max(other.epoch);
         self.window = self.window.max(other.window);

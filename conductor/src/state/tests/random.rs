@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 
 use ashlar_proto::api::{
-    Ailing, Incident, OwnerSeen, PeerSeen, Replica, Schedulable, repair_owner,
+    Ailing, Incident, OwnerSeen, PeerSeen, Replica, ResizeVolume, Schedulable, repair_owner,
 };
 
 use super::*;
 use crate::evidence::Witness;
 use crate::row::VolumeRow;
 use crate::state::repairs::NODE_REPAIRS_MAX;
+use crate::state::resize::{is_served, shard_count, space};
 use crate::state::slots::{DISK_FRESH_MAX, NODE_FRESH_MAX};
 
 const NODES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -48,6 +49,10 @@ struct World {
     missing: BTreeSet<ReplicaId>,
     /// Replicas that stores have made.
     made: BTreeSet<ReplicaId>,
+    /// How large they have made each.
+    blocks: BTreeMap<ReplicaId, u32>,
+    /// Volumes that have grown.
+    grown: usize,
     moves_begun: usize,
     moves_called_off: u32,
     /// Stores and owners say anything of each other.
@@ -82,6 +87,8 @@ impl World {
             incidents: 0,
             missing: BTreeSet::new(),
             made,
+            blocks: BTreeMap::new(),
+            grown: 0,
             moves_begun: 0,
             moves_called_off: 0,
             is_gossip: true,
@@ -122,6 +129,8 @@ impl World {
     fn apply(&mut self, node: u64) {
         let id = NodeId::new(node);
         for assignment in self.bench.state.assignments(id) {
+            let held = self.blocks.entry(assignment.replica).or_default();
+            *held = assignment.blocks.max(*held);
             let is_new = !self.made.contains(&assignment.replica);
             if self.failed.contains(&assignment.disk) {
                 continue;
@@ -137,8 +146,43 @@ impl World {
         let at = self.bench.state.assigned(id).unwrap();
         self.bench.live.applied.insert(id, at);
         self.beat(node);
+        let before = self.bench.state.volumes.clone();
         self.bench
             .commit(self.bench.state.plan_settle(&self.bench.live));
+        self.check_grown(&before);
+    }
+
+    /// A volume has grown only once its replicas have.
+    fn check_grown(&mut self, before: &BTreeMap<VolumeId, VolumeRow>) {
+        let state = &self.bench.state;
+        let after = state.volumes.values();
+        let grown = after.filter(|row| row.size_bytes > before[&row.id].size_bytes);
+        for volume in grown {
+            self.grown += 1;
+            assert_eq!(before[&volume.id].grows_to, Some(volume.size_bytes));
+            for shard in state.shards_of(volume.id) {
+                for replica in shard.replicas.iter().filter(|r| r.in_sync) {
+                    let held = self.blocks.get(&replica.id).copied().unwrap_or_default();
+                    assert!(held >= blocks(volume, shard.index), "{replica:?}");
+                }
+            }
+        }
+    }
+
+    /// Somebody gives a volume another size, if it may have that.
+    fn resize(&mut self) {
+        let id = VolumeId::new(self.rng.below(VOLUMES) + 1);
+        let row = self.bench.state.volumes[&id].clone();
+        let request = ResizeVolume {
+            size_bytes: ByteCount::new((self.rng.below(16) + 1) * GIB),
+            shrink: self.rng.one_in(2),
+            generation: Some(row.generation),
+        };
+        let (state, live) = (&self.bench.state, &self.bench.live);
+        if let Ok(plan) = state.plan_resize(live, &row.name, &request) {
+            self.bench.commit(plan);
+        }
+        self.check_rows();
     }
 
     fn is_there(&self, replica: &Replica) -> bool {
@@ -165,7 +209,7 @@ impl World {
         if self.rng.one_in(2) {
             self.report_layers(volume);
         }
-        let shards: Vec<ShardRow> = self.bench.state.shards_of(volume.id).cloned().collect();
+        let shards: Vec<ShardRow> = self.bench.state.served_shards(volume).cloned().collect();
         for row in shards {
             if let Some(next) = self.next_set(volume, &row) {
                 let proposal = ProposeInSync {
@@ -262,7 +306,7 @@ impl World {
     fn happen(&mut self) {
         let node = self.rng.below(NODES.len() as u64) + 1;
         let disk = DiskId::new(u128::from(node + 100 * self.rng.below(2)));
-        match self.rng.below(22) {
+        match self.rng.below(24) {
             0 if self.is_up(node) => self.bench.set_up(node, false),
             0..=2 => self.beat(node),
             3 if self.failed.len() < 2 => {
@@ -304,6 +348,7 @@ impl World {
             17 => self.ailing.clear(),
             18..=20 => self.change_snapshots(),
             21 => self.report_some(),
+            22..=23 => self.resize(),
             12 => self.wait(GRACE + Duration::from_secs(2)),
             _ => self.wait(Duration::from_secs(3)),
         }
@@ -321,6 +366,10 @@ impl World {
         let Some(row) = self.bench.state.shards.values().nth(pick) else {
             return;
         };
+        // What nobody uses yet is made again.
+        if !is_served(&self.bench.state.volumes[&row.volume], row.index) {
+            return;
+        }
         let there = row
             .replicas
             .iter()
@@ -456,6 +505,11 @@ impl World {
     /// What holds of every shard at all times.
     fn check_rows(&mut self) {
         self.layers.check(&self.bench.state);
+        for volume in self.bench.state.volumes.values() {
+            let count = self.bench.state.shards_of(volume.id).count();
+            assert_eq!(count, shard_count(volume, space(volume)) as usize);
+            assert!(volume.grows_to.is_none_or(|to| to > volume.size_bytes));
+        }
         for (at, row) in &self.bench.state.shards {
             let wanted = usize::from(self.bench.state.volumes[&at.0].replicas);
             let count = row.replicas.len();

@@ -70,6 +70,52 @@ fn written_blocks_are_read_and_survive_restarts() {
     }
 }
 
+/// The last leaf of the shard has 44 blocks: zeroes over all of them say nothing of what it grows by.
+#[test]
+fn a_shard_that_has_grown_stays_so_and_its_new_blocks_are_absent() {
+    for power in [false, true] {
+        let mut bench = Bench::new(3, DiskSpec::new(128 * MIB), None);
+        let lane = bench.start();
+        let shard = bench.create(&lane, 5, 300);
+        bench.run(bench.write(&lane, shard, 290, 10, 7)).unwrap();
+        let zero = |lane: &Lane, seq| {
+            let (at, count) = (BlockIndex::new(256), BlockCount::new(44));
+            bench.run(lane.zero(shard, layer(1), at, count, seq))
+        };
+        zero(&lane, seq(8)).unwrap();
+        let beyond = bench.run(bench.write(&lane, shard, 299, 2, 9));
+        assert_eq!(beyond, Err(LaneError::OutOfRange));
+        bench.run(bench.write(&lane, shard, 10, 1, 3)).unwrap();
+        let blocks = |lane: &Lane| lane.shards()[0].2;
+        let (larger, smaller) = (BlockCount::new(700), BlockCount::new(100));
+        bench.run(lane.grow_shards(&[(shard, larger)])).unwrap();
+        assert_eq!(blocks(&lane), larger);
+        bench.run(lane.grow_shards(&[(shard, smaller)])).unwrap();
+        assert_eq!(blocks(&lane), larger, "no shard gets smaller");
+        drop(lane);
+        let lane = bench.restart(power);
+        assert_eq!(blocks(&lane), larger);
+        let shown = bench.run(Bench::read(&lane, shard, 296, 404)).unwrap();
+        assert!(shown[..4].iter().all(|found| *found == Some((8, true))));
+        assert!(shown[4..].iter().all(Option::is_none));
+        bench.run(bench.write(&lane, shard, 299, 300, 10)).unwrap();
+        bench.run(lane.flush()).unwrap();
+        bench.run(lane.clone().close());
+        drop(lane);
+        let lane = bench.restart(power);
+        assert_eq!(blocks(&lane), larger);
+        let shown = bench.run(Bench::read(&lane, shard, 298, 302)).unwrap();
+        assert_eq!((shown[0], shown[301]), (Some((8, true)), None));
+        assert!(
+            shown[1..301]
+                .iter()
+                .all(|found| *found == Some((10, false)))
+        );
+        let far = bench.run(bench.write(&lane, shard, 700, 1, 11));
+        assert_eq!(far, Err(LaneError::OutOfRange));
+    }
+}
+
 #[test]
 fn state_of_a_shard_is_durable_and_only_grows() {
     let mut bench = Bench::new(2, DiskSpec::new(128 * MIB), None);

@@ -36,6 +36,8 @@ pub const VOLUME_BYTES: u64 = 20 << 20;
 /// The conductor's part.
 pub struct Conductor {
     map: RefCell<Volume>,
+    /// The volume as it is when it has grown.
+    growth: RefCell<Option<Volume>>,
     disks: Vec<DiskLocation>,
     revision: Cell<u64>,
     changed: Notify,
@@ -71,6 +73,29 @@ impl Conductor {
             live: live.iter().map(run).collect(),
             dropped: dropped.iter().map(run).collect(),
         };
+        drop(map);
+        self.change();
+    }
+
+    /// Has the volume grow: stores are told what they have to hold, owners nothing yet.
+    pub fn begin_growth(&self, bytes: u64) {
+        let mut grown = self.map.borrow().clone();
+        grown.size_bytes = ByteCount::new(bytes);
+        let first = u32::try_from(grown.shards.len()).unwrap();
+        let count = u32::try_from(bytes.div_ceil(SHARD_BYTES)).unwrap();
+        let disks = &self.disks[..usize::from(grown.replicas)];
+        let more = (first..count).map(|index| new_shard(index, disks));
+        grown.shards.extend(more);
+        self.growth.replace(Some(grown));
+    }
+
+    /// The stores have grown: owners are told.
+    pub fn finish_growth(&self) {
+        let grown = self.growth.take().unwrap();
+        let mut map = self.map.borrow_mut();
+        map.size_bytes = grown.size_bytes;
+        let known = map.shards.len();
+        map.shards.extend(grown.shards.into_iter().skip(known));
         drop(map);
         self.change();
     }
@@ -411,18 +436,23 @@ impl Cluster {
     /// Tells a store what the map says that it holds.
     pub async fn assign(&self, number: usize) {
         let map = self.conductor.map.borrow().clone();
+        let growth = self.conductor.growth.borrow().clone();
+        let size = growth.as_ref().map_or(map.size_bytes, |to| to.size_bytes);
+        let known = map.shards.len();
+        let new = growth.iter().flat_map(|to| to.shards.iter().skip(known));
         let disk = disk_id(u8::try_from(number).unwrap());
-        let replicas = map.shards.iter().filter_map(|shard| {
+        let replicas = map.shards.iter().chain(new).filter_map(|shard| {
             let replica = shard.replicas.iter().find(|r| r.disk == disk)?;
             let start = u64::from(shard.index.get()) * SHARD_BYTES;
-            let bytes = (VOLUME_BYTES - start).min(SHARD_BYTES);
+            let bytes = (size.get() - start).min(SHARD_BYTES);
+            let is_new = shard.index.get() as usize >= known;
             Some(Assignment {
                 volume: VOLUME,
                 shard: shard.index,
                 replica: replica.id,
                 disk,
                 blocks: u32::try_from(bytes / 4096).unwrap(),
-                may_create: map.generation == Generation::new(0) || replica.fresh,
+                may_create: map.generation == Generation::new(0) || is_new || replica.fresh,
             })
         });
         let replicas: Vec<_> = replicas.collect();
@@ -514,28 +544,39 @@ impl Cluster {
     }
 }
 
-fn map_of(sites: &[Site], replicas: u8, ack: AckRule) -> Conductor {
-    let shards = u32::try_from(VOLUME_BYTES.div_ceil(SHARD_BYTES)).unwrap();
-    let replica = |shard: u32, site: &Site| Replica {
-        id: ReplicaId::new(u64::from(shard) * 10 + u64::from(site.number) + 1),
-        node: NodeId::new(u64::from(site.number)),
-        disk: disk_id(site.number),
+/// A shard with a replica on each of these disks.
+fn new_shard(index: u32, disks: &[DiskLocation]) -> Shard {
+    let replica = |at: &DiskLocation| Replica {
+        id: ReplicaId::new(u64::from(index) * 10 + at.node.get() + 1),
+        node: at.node,
+        disk: at.disk,
         in_sync: true,
         fresh: false,
         leaving: false,
     };
-    let shards = (0..shards).map(|shard| Shard {
-        index: ShardIndex::new(shard),
+    Shard {
+        index: ShardIndex::new(index),
         epoch: Epoch::new(1),
-        replicas: sites[..usize::from(replicas)]
-            .iter()
-            .map(|site| replica(shard, site))
-            .collect(),
+        replicas: disks.iter().map(replica).collect(),
+    }
+}
+
+fn map_of(sites: &[Site], replicas: u8, ack: AckRule) -> Conductor {
+    let shards = u32::try_from(VOLUME_BYTES.div_ceil(SHARD_BYTES)).unwrap();
+    let disks = sites.iter().map(|site| DiskLocation {
+        disk: disk_id(site.number),
+        node: NodeId::new(u64::from(site.number)),
+        lanes: LANES,
+        address: site.address(),
     });
+    let disks: Vec<_> = disks.collect();
+    let holders = &disks[..usize::from(replicas)];
+    let shards = (0..shards).map(|index| new_shard(index, holders));
     let map = Volume {
         id: VOLUME,
         name: "v".into(),
         size_bytes: ByteCount::new(VOLUME_BYTES),
+        grows_to: None,
         shard_bytes: ByteCount::new(SHARD_BYTES),
         replicas,
         ack,
@@ -550,15 +591,10 @@ fn map_of(sites: &[Site], replicas: u8, ack: AckRule) -> Conductor {
         attached_by: None,
         shards: shards.collect(),
     };
-    let disks = sites.iter().map(|site| DiskLocation {
-        disk: disk_id(site.number),
-        node: NodeId::new(u64::from(site.number)),
-        lanes: LANES,
-        address: site.address(),
-    });
     Conductor {
         map: RefCell::new(map),
-        disks: disks.collect(),
+        growth: RefCell::default(),
+        disks,
         revision: Cell::new(1),
         changed: Notify::new(),
     }

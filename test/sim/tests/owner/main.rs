@@ -4,6 +4,7 @@
 
 mod cluster;
 mod layers;
+mod resize;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -82,7 +82,7 @@ pub(crate) async fn run(core: Weak<Core>) {
         match adopt(&strong, map).await {
             Ok(()) => pause = PAUSE_MIN,
             Err(failure) => {
-                tracing::warn!(volume = %strong.name, %failure, "new size is not served yet");
+                tracing::info!(volume = %strong.name, %failure, "new size is not served yet");
                 drop(strong);
                 let _elapsed = reactor
                     .timeout(pause, growth.wanted.raised_since(moment))

@@ -117,6 +117,19 @@ fn ranges_beyond_the_shard_are_malformed() {
 }
 
 #[test]
+fn a_shard_that_has_grown_takes_what_lies_in_its_new_blocks() {
+    let gate = gate();
+    let mut header = write();
+    header.block = BlockIndex::new(1000);
+    assert_eq!(gate.admit(&header).unwrap_err(), Status::Malformed);
+    gate.grow(BlockCount::new(1200));
+    gate.grow(BlockCount::new(1100));
+    assert!(gate.admit(&header).is_ok());
+    header.block = BlockIndex::new(1200);
+    assert_eq!(gate.admit(&header).unwrap_err(), Status::Malformed);
+}
+
+#[test]
 fn seqs_lie_in_recorded_windows_and_within_reach() {
     let reach = SEQ_AHEAD_MAX;
     assert_eq!(verdict(|h| h.seq = seq(10, 1)), Status::SeqOutOfWindow);

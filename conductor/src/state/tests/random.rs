@@ -564,7 +564,7 @@ fn is_idle(volume: &VolumeRow) -> bool {
 
 /// Gives how many moves to even out disks began, and were called off for lost replicas, and how often
 /// a volume has gone back to a snapshot.
-fn run(seed: u64) -> (usize, u32, u32) {
+fn run(seed: u64) -> ((usize, u32), u32, usize) {
     let mut world = World::new(seed);
     for _ in 0..120 {
         world.happen();
@@ -615,7 +615,9 @@ fn run(seed: u64) -> (usize, u32, u32) {
             let state = &world.bench.state;
             assert_eq!(read_back(state).snapshots, state.snapshots, "seed {seed}");
             let rollbacks = world.layers.rollbacks;
-            return (world.moves_begun, world.moves_called_off, rollbacks);
+            assert!(state.growing.is_empty(), "seed {seed}: all have grown");
+            let moves = (world.moves_begun, world.moves_called_off);
+            return (moves, rollbacks, world.grown);
         }
     }
     let left = world.bench.healing();
@@ -626,15 +628,17 @@ fn run(seed: u64) -> (usize, u32, u32) {
 
 #[test]
 fn random_clusters_keep_the_rules_and_become_whole() {
-    let (mut begun, mut called_off, mut rollbacks) = (0, 0, 0);
+    let (mut begun, mut called_off, mut rollbacks, mut grown) = (0, 0, 0, 0);
     for seed in 1..=40 {
-        let moves = run(seed);
+        let (moves, back, larger) = run(seed);
         begun += moves.0;
         called_off += moves.1;
-        rollbacks += moves.2;
+        rollbacks += back;
+        grown += larger;
     }
     assert!(begun > 100 && called_off > 0, "{begun} {called_off}");
-    assert!(rollbacks > 40, "{rollbacks}");
+    assert!(rollbacks > 30, "{rollbacks}");
+    assert!(grown > 20, "{grown}");
 }
 
 /// A node is drained of which the owners of most volumes fill nothing, more than there are slots, and

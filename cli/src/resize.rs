@@ -9,7 +9,7 @@
 //! Invariant: nothing is trimmed before the conductor has found nothing else against the new size.
 
 use anyhow::{Context, bail, ensure};
-use ashlar_client::{BlockDevice, BlockError, Durability, Volume as Attached};
+use ashlar_client::{BlockDevice, BlockError, Durability};
 use ashlar_proto::api::{ResizeVolume, Volume};
 use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::message::BlockKind;
@@ -18,6 +18,7 @@ use ashlar_proto::{ByteCount, Generation};
 use crate::admin::ask;
 use crate::api_client::ApiError;
 use crate::args::ResizeArgs;
+use crate::exported::Exported;
 use crate::output::{bytes, print_json, print_text};
 use crate::transfer::session::{self, Access};
 
@@ -84,7 +85,7 @@ fn shrink(api: &str, args: &ResizeArgs) -> anyhow::Result<Volume> {
         };
         let generation = session::with_volume(&access, async |_, device, stop| {
             clear(args, &device, stop).await?;
-            Ok(device.generation())
+            Ok(Generation::new(device.version()))
         })?;
         let cut = ask(api, async |client| {
             let request = request(args, Some(generation));
@@ -107,7 +108,7 @@ fn shrink(api: &str, args: &ResizeArgs) -> anyhow::Result<Volume> {
 }
 
 /// Leaves no data beyond the new end, durably.
-async fn clear(args: &ResizeArgs, device: &Attached, stop: session::Stop) -> anyhow::Result<()> {
+async fn clear(args: &ResizeArgs, device: &Exported, stop: session::Stop) -> anyhow::Result<()> {
     let size = device.geometry().size_bytes;
     let unread = || format!("cannot look at what lies beyond {}", bytes(args.size));
     let data = data_beyond(device, args.size, size).await;
@@ -133,7 +134,7 @@ async fn clear(args: &ResizeArgs, device: &Attached, stop: session::Stop) -> any
 }
 
 /// Bytes of data between two offsets.
-async fn data_beyond(device: &Attached, from: u64, size: u64) -> Result<u64, BlockError> {
+async fn data_beyond(device: &Exported, from: u64, size: u64) -> Result<u64, BlockError> {
     let (mut at, mut data) = (from, 0);
     while at < size {
         for run in device.extents(at, size - at, EXTENTS_MAX).await? {

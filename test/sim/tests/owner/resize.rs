@@ -108,9 +108,9 @@ fn a_volume_grows_under_its_writers() {
                 cluster.settled(&reactor, layer).await;
             };
             let ((), _) = futures_join(growing, join_all(workers)).await;
-            let written = written.borrow();
+            let written = written.borrow().clone();
             assert!(written.keys().any(|block| *block >= blocks(32 << 20)));
-            for (block, value) in &*written {
+            for (block, value) in &written {
                 assert!(holds(&volume, *block, *value).await);
             }
             let untouched = (blocks(VOLUME_BYTES)..blocks(GROWN_BYTES)).step_by(97);
@@ -139,9 +139,9 @@ async fn futures_join<A, B>(
     (left.unwrap(), right.unwrap())
 }
 
-/// 1. Store 2 dies and is proposed away. 2. The others grow, and the owner with them. 3. Store 2 is
-/// back with replicas of the former size: it lacks what it cannot hold, and must not count.
-/// 4. Told what it has to hold, it grows and catches up.
+/// Store 2 dies and is proposed away; the others grow, and the owner with them. Then store 2 is back with
+/// replicas of the former size: it lacks what it cannot hold, and must not count. Told what it has to
+/// hold, it grows and catches up.
 #[test]
 fn a_store_that_was_away_grows_when_it_is_back() {
     let cluster = Cluster::new(310, 3, AckRule::Majority, DiskSpec::new);

@@ -116,7 +116,7 @@ fn shrink(cluster: &Cluster) -> Result<()> {
 
 #[test]
 fn a_volume_grows_under_its_clients_and_shrinks_without_them() -> Result<()> {
-    let mut cluster = Cluster::start(ClusterOptions {
+    let cluster = Cluster::start(ClusterOptions {
         disk_size: "2GiB".to_owned(),
         ..ClusterOptions::default()
     })?;
@@ -138,7 +138,12 @@ fn a_volume_grows_under_its_clients_and_shrinks_without_them() -> Result<()> {
     let size = LARGE.to_string();
     let again = cluster.json(["volume", "resize", "data", &size])?;
     ensure!(again["size_bytes"] == LARGE, "{again}");
-    cluster.restart()?;
+    // Who has had it attached until now may take a moment to hear of it.
+    wait_for("the new size", Duration::from_secs(20), || {
+        let size = told(&cluster)?;
+        ensure!(size == LARGE, "{size}");
+        Ok(())
+    })?;
     qemu_io(
         &cluster,
         &[

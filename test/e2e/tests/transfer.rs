@@ -253,7 +253,11 @@ fn pipes_sizes_and_existing_volumes() -> Result<()> {
     ensure!(fs::metadata(&out)?.len() == 3 * MIB + 4096);
     let told = refused(&cluster, "export", &["nothing", "x.img"])?;
     ensure!(told.1 != Some(0) && told.0.contains("nothing"), "{told:?}");
-    says(&refused(&cluster, "export", &["a@b", "x.img"])?, "no @")?;
+    says(&refused(&cluster, "import", &[text(&out), "a@b"])?, "no @")?;
+    says(
+        &refused(&cluster, "export", &["odd@none", "x.img"])?,
+        "no snapshot",
+    )?;
     let told = refused(&cluster, "export", &["odd", "-", "--format", "qcow2"])?;
     says(&told, "pipe")?;
     Ok(())

@@ -26,7 +26,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// The pause before the map is asked for again after news.
-const NEWS_PAUSE: Duration = Duration::from_millis(250);
+const NEWS_PAUSE: Duration = Duration::from_millis(25);
 
 /// Follows the map for as long as the volume is attached.
 pub(crate) async fn follow(core: Weak<Core>, mut after: Revision) {

@@ -5,7 +5,7 @@
 //! ready ([`crate::linear`], [`crate::cut`]); from the first look at it on it never changes, whoever is
 //! asked; and what differs between two of them is told as changed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -66,6 +66,8 @@ struct Album {
     kept: RefCell<Vec<Kept>>,
     rng: RefCell<Rng>,
     made: RefCell<u32>,
+    /// The layer that a rollback goes back to which is under way.
+    going_back_to: Cell<Option<Layer>>,
     /// Longest pause between two things that it does, in ms.
     pause_ms_max: u64,
     /// Whether it goes back to snapshots, too.
@@ -90,6 +92,7 @@ impl Cluster {
             kept: RefCell::default(),
             rng: RefCell::new(self.rng.fork()),
             made: RefCell::default(),
+            going_back_to: Cell::default(),
             pause_ms_max: PAUSES_MS_MAX[self.rng.index(2)],
             rolls_back: self.rng.chance(500_000),
         });
@@ -124,6 +127,7 @@ impl Keeper {
             kept: RefCell::new(kept),
             rng: RefCell::new(self.album.rng.borrow_mut().fork()),
             made: RefCell::default(),
+            going_back_to: self.album.going_back_to.clone(),
             pause_ms_max: PAUSES_MS_MAX[0],
             rolls_back: false,
         });
@@ -223,6 +227,12 @@ impl Album {
     fn find(&self, name: &str) -> Option<Kept> {
         let all = self.kept.borrow();
         all.iter().find(|kept| kept.name == name).cloned()
+    }
+
+    fn may_be_gone(&self, kept: &Kept) -> bool {
+        let to = self.going_back_to.get();
+        let is_newer = |to| kept.layer.is_none_or(|layer| layer > to);
+        !kept.is_known || to.is_some_and(is_newer)
     }
 
     fn draw(&self) -> Option<Kept> {
@@ -375,6 +385,7 @@ impl Album {
         let archive = self.road.conductor.archive().clone();
         archive.ledger(|ledger| ledger.roll_back());
         let before = archive.ledger(|ledger| ledger.rollbacks());
+        self.going_back_to.set(Some(layer));
         let restored = self.record.history.borrow_mut().restore(values);
         let request = RollbackVolume {
             force: true,
@@ -394,6 +405,7 @@ impl Album {
         }
         // An error tells nothing either: the metadata may have it all the same.
         if archive.ledger(|ledger| ledger.rollbacks()) == before {
+            self.going_back_to.set(None);
             let mut history = self.record.history.borrow_mut();
             history.end(restored, Ending::Refused);
             return;
@@ -401,6 +413,7 @@ impl Album {
         // Newer ones went with it; those that nobody knows of yet may come after it or before.
         let is_older = |kept: &Kept| kept.layer.is_some_and(|other| other <= layer);
         self.kept.borrow_mut().retain(is_older);
+        self.going_back_to.set(None);
         while !archive.ledger(|ledger| ledger.is_table_applied()) {
             self.reactor.sleep(Duration::from_millis(5)).await;
         }
@@ -423,8 +436,10 @@ impl Album {
                     .look_at(&name)
                     .await
                     .map_err(|error| format!("snapshot {name} cannot be read: {error}"))?,
-                // Its request was lost.
-                false if self.find(&name).is_some_and(|kept| !kept.is_known) => self.forget(&name),
+                // Its request was lost, or a rollback that was under way in the end took it along.
+                false if self.find(&name).is_some_and(|kept| self.may_be_gone(&kept)) => {
+                    self.forget(&name);
+                }
                 false => return Err(format!("snapshot {name} is gone")),
             }
         }

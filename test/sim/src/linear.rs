@@ -401,7 +401,8 @@ impl Search<'_> {
             }
             let mut zeroed = self.value(configuration.current) == 0;
             for &id in &self.pending {
-                if self.seen(id).is_some() || configuration.effected.contains(&id) {
+                let is_refused = matches!(self.op(id).ending, Ending::Refused(_));
+                if is_refused || self.seen(id).is_some() || configuration.effected.contains(&id) {
                     continue;
                 }
                 // Zeroes that never return are all alike: the first of them will do, once.

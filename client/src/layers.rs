@@ -241,15 +241,20 @@ pub(crate) async fn tell(core: &Rc<Core>, shard: &Rc<Shard>, table: &Rc<LayerTab
     let late: Mask = targets.slots().filter(lacks).collect();
     let told = late.slots().map(|slot| async move {
         if !shard.log.borrow().live().has(slot) {
-            return;
+            return None;
         }
         let replica = shard.replica(slot);
-        if tell_one(core, shard, &replica, table).await == Some(Status::NoSpace) {
+        let problem = tell_one(core, shard, &replica, table).await;
+        (problem == Some(Status::NoSpace)).then_some(slot)
+    });
+    let refused: Mask = join_all(told).await.into_iter().flatten().collect();
+    let targets = shard.log.borrow().quorum().targets();
+    // Who has no room for it leaves where others have; where nobody has, all stay as they are.
+    if targets.slots().any(|slot| !lacks(&slot)) {
+        for slot in refused.and(targets).slots() {
             shard.set_behind(core, slot, true);
         }
-    });
-    join_all(told).await;
-    let targets = shard.log.borrow().quorum().targets();
+    }
     !targets.slots().any(|slot| lacks(&slot))
 }
 

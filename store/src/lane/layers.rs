@@ -13,10 +13,10 @@ use crate::codec::{Decoder, Encoder};
 /// Bytes of one run of a table on the disk.
 const RUN_BYTES: usize = 12;
 
-/// Bytes that a table takes on the disk.
+/// Bytes that the runs of a table take on the disk, beside its head of 8 bytes.
 pub(crate) fn table_bytes(table: &LayerTable) -> u64 {
     let runs = table.live.len() + table.dropped.len();
-    (8 + runs * RUN_BYTES) as u64
+    (runs * RUN_BYTES) as u64
 }
 
 /// Puts a table as it stands on the disk.
@@ -156,7 +156,8 @@ mod tests {
         let mut out = Encoder::new();
         encode_table(&table, &mut out);
         let bytes = out.finish();
-        assert_eq!(bytes.len() as u64, table_bytes(&table));
+        assert_eq!(bytes.len() as u64, 8 + table_bytes(&table));
+        assert_eq!(table_bytes(&LayerTable::default()), 0);
         assert_eq!(decode_table(&mut Decoder::new(&bytes)), Some(table));
     }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use ashlar_proto::{Handle, Layer};
 
 use crate::lane::core::{Core, CoreRc};
+use crate::lane::layers::table_bytes;
 use crate::lane::leaf_cache::Use;
 use crate::lane::page::PageEntry;
 use crate::lane::state::State;
@@ -115,6 +116,8 @@ impl Core {
                 };
                 let dead = shard.next_dead_leaf();
                 if dead.is_none() && shard.record.removed {
+                    let table = table_bytes(shard.layers.table());
+                    state.tables_bytes = state.tables_bytes.saturating_sub(table);
                     state.shards.forget(handle);
                     state.dirty = true;
                     return true;

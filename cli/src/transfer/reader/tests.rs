@@ -1,3 +1,5 @@
+//! What the reader gives of images, and what it refuses.
+
 use super::*;
 use ashlar_image::Format;
 use std::os::unix::fs::FileExt;

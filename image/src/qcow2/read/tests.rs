@@ -1,3 +1,5 @@
+//! Images that are read as they should be, and bad ones that are refused.
+
 use super::*;
 use crate::qcow2::COPIED;
 use proptest::prelude::*;

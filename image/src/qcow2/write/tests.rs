@@ -1,3 +1,5 @@
+//! What is written is read again as it was.
+
 use super::*;
 use crate::image::RunKind;
 use crate::qcow2::Qcow2Image;

@@ -7,13 +7,10 @@
 //! a snapshot is deleted:  a new table ─▶ told to all of each set ─▶ the conductor is told
 //! ```
 //!
-//! Invariants: nothing waits for a snapshot, neither writes nor reads; per block a higher layer has
-//! higher seqs; all replicas that are compared go by one table, so a new one waits for a catch-up to
-//! end, for a while.
-//!
-//! The second holds for orphans, too, which are buried under the last seq of their window: a write to a
-//! block is sent only once the one before it is acknowledged, so that an orphan of a sealed layer is
-//! above all that its own owner wrote there, in whatever layer, but for what a cache has lost with it.
+//! Invariants: nothing waits for a snapshot, neither writes nor reads; per block the writes of a higher
+//! layer have higher seqs, and what is buried in a layer lies under those of the layers above, though
+//! it has the last seq of its window; all replicas that are compared go by one table, so a new one waits
+//! for a catch-up to end, for a while.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};

@@ -246,6 +246,12 @@ impl Seq {
         low_24_bits(self.0)
     }
 
+    /// Whether it is the last number of its window, which buries orphans.
+    #[must_use]
+    pub fn is_burial(self) -> bool {
+        self == self.window().burial()
+    }
+
     /// The next number of the same window, or `None` where only the burial number is left.
     #[must_use]
     pub fn next_in_window(self) -> Option<Self> {

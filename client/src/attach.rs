@@ -29,6 +29,7 @@ use crate::block_device::{BlockError, Geometry};
 use crate::budget::Budget;
 use crate::candidate::Candidate;
 use crate::catch_up;
+use crate::flatten::{self, Flatten};
 use crate::flush;
 use crate::grant::Grant;
 use crate::grow;
@@ -37,12 +38,14 @@ use crate::hedge::HedgeBudget;
 use crate::layers::{self, Layers};
 use crate::map;
 use crate::options::VolumeOptions;
+use crate::origin::Origin;
 use crate::peer::{LaneUser, Peer, PeerKey, PeerTimes};
 use crate::quorum::{Mask, Quorum};
 use crate::route::Route;
 use crate::scrub;
 use crate::shard::{Replica, Shard};
 use crate::signal::{Promise, Signal};
+use crate::snapshot::OpenSnapshotError;
 use crate::source::{AnySource, ClusterSource, SourceError};
 use crate::takeover::{Takeover, TakeoverError};
 use crate::volume::{Core, Phase};
@@ -88,6 +91,9 @@ pub enum AttachError {
         /// What it answered; `None` where its session ended before it answered.
         problem: Option<Status>,
     },
+    /// The snapshot that it is a clone of cannot be read.
+    #[error("the snapshot that the volume is a clone of cannot be opened: {0}")]
+    Origin(#[from] OpenSnapshotError),
     /// Another owner was granted the volume meanwhile.
     #[error("volume was attached elsewhere meanwhile")]
     Fenced,
@@ -184,6 +190,13 @@ async fn start(
         peers: peers.into_values().collect(),
     };
     let mut unserved = Unserved(takeover.peers.clone());
+    let origin = match &grant.volume.origin {
+        Some(info) => {
+            let source = Rc::clone(&takeover.source);
+            Some(Origin::open(reactor, source, info, &options).await?)
+        }
+        None => None,
+    };
     let (candidates, window, may_have_lost) = take_over(&takeover, candidates, deadline).await?;
     unserved.0.clear();
     Ok(serve(
@@ -191,6 +204,7 @@ async fn start(
         grant,
         options,
         route,
+        origin,
         candidates,
         window,
         may_have_lost,
@@ -348,6 +362,7 @@ fn serve(
     grant: &Attachment,
     options: VolumeOptions,
     route: Route,
+    origin: Option<Origin>,
     candidates: Vec<Candidate>,
     window: Window,
     may_have_lost: bool,
@@ -412,6 +427,7 @@ fn serve(
     drop(reactor.spawn(following));
     drop(reactor.spawn(grow::run(Rc::downgrade(&core))));
     drop(reactor.spawn(layers::run(Rc::downgrade(&core))));
+    drop(reactor.spawn(flatten::run(Rc::downgrade(&core))));
     drop(reactor.spawn(beat::run(Rc::downgrade(&core))));
     drop(reactor.spawn(scrub::run(Rc::downgrade(&core))));
     let joins = catch_up::run(Rc::downgrade(&core), Rc::clone(&core.lacking));

@@ -9,6 +9,7 @@
 //! takeover     │ └──▶ membership, refusal, repair what becomes of a replica that fails
 //!    │         ├──▶ catch_up, map                 who comes and who goes for good
 //!    │         ├──▶ layers                        what writes carry, what is sealed
+//!    │         ├──▶ origin, flatten               what a clone shows where it was not written
 //!    │         └──▶ lease                         whether what was read may be shown
 //! reconcile    ▼
 //!            peer ──▶ reactor::link               one session per lane
@@ -23,6 +24,7 @@ mod budget;
 mod candidate;
 mod catch_up;
 pub mod conformance;
+mod flatten;
 mod flush;
 mod grant;
 mod group;
@@ -36,6 +38,7 @@ mod map;
 mod membership;
 mod memory;
 mod options;
+mod origin;
 mod overlap;
 mod peer;
 mod pulse;

@@ -80,6 +80,7 @@ pub(crate) fn take_note(core: &Core, map: VolumeMap) {
     let nodes = map.disks.iter().map(|at| (at.disk, at.node)).collect();
     core.nodes.replace(nodes);
     core.growth.note(core, &map);
+    core.flatten.note(&map.volume);
     core.news.replace(Some(map));
     core.lacking.raise();
 }

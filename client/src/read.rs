@@ -15,6 +15,7 @@ use ashlar_reactor::link::Frame;
 use crate::block_device::BlockError;
 use crate::hedge::{Attempt, Outcome, note_attempt, note_failed, quickest, read_hedged};
 use crate::lease;
+use crate::origin::{assemble_over, run_over};
 use crate::overlap::BlockRange;
 use crate::quorum::{Mask, Slot};
 use crate::range::{check_sized, push_run, touched_blocks};
@@ -57,16 +58,22 @@ pub(crate) async fn read_blocks(
     core: &Rc<Core>,
     range: BlockRange,
 ) -> Result<Vec<SharedBuffer>, BlockError> {
+    // Before the clone's own replicas are asked: it is let go of once they hold all of it.
+    let origin = core.origin();
+    let origin = origin.as_deref();
     let mut pieces = core.route.data_pieces(range);
     if let (Some(only), None) = (pieces.next(), pieces.next()) {
         let shown = read_piece(core, &only).await?;
-        return Ok(assemble(&core.zeroes, shown));
+        return assemble_over(origin, &core.zeroes, range.first, shown).await;
     }
     let pieces: Vec<Piece> = core.route.data_pieces(range).collect();
-    let shown = join_all(pieces.iter().map(|piece| read_piece(core, piece))).await;
+    let read = pieces.iter().map(|piece| async move {
+        let shown = read_piece(core, piece).await?;
+        assemble_over(origin, &core.zeroes, range.first + piece.skip, shown).await
+    });
     let mut all = Vec::new();
-    for shown in shown {
-        all.extend(assemble(&core.zeroes, shown?));
+    for bytes in join_all(read).await {
+        all.extend(bytes?);
     }
     Ok(all)
 }
@@ -377,17 +384,23 @@ pub(crate) async fn extents(
     let (first, end) = touched_blocks(offset, len);
     let extents_max = extents_max.max(1);
     let mut extents = Vec::new();
+    let origin = core.origin().filter(|_| above == Layer::default());
+    let mut at = first;
     for piece in core.route.span_pieces(BlockRange::new(first, end)) {
         let shard = shard_of(core, &piece)?;
         let mut span = span_of(&piece);
         while span.count.get() > 0 {
             let mut covered = 0;
             for run in extents_of(core, &shard, above, span).await? {
-                let count = u64::from(run.count.get());
-                if !push_run(&mut extents, extents_max, count, run.kind) {
-                    return Ok(extents);
-                }
                 covered += run.count.get();
+                let runs = run_over(origin.as_deref(), at, run).await?;
+                at += u64::from(run.count.get());
+                for run in runs {
+                    let count = u64::from(run.count.get());
+                    if !push_run(&mut extents, extents_max, count, run.kind) {
+                        return Ok(extents);
+                    }
+                }
             }
             span = span.skip(BlockCount::new(covered));
         }

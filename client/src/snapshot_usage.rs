@@ -39,7 +39,7 @@ impl Snapshot {
         let mut at = 0;
         while at < size {
             let len = PART_BYTES.min(size - at);
-            let shown = self.runs(Layer::default(), own, at, len).await?;
+            let shown = self.all_extents(at, len).await?;
             let written = self.runs(below, own, at, len).await?;
             let replaced = self.runs(own, above, at, len).await?;
             usage.shown = add(

@@ -18,6 +18,7 @@ use crate::attach::{self, AttachError};
 use crate::beat::Nodes;
 use crate::block_device::{BlockDevice, BlockError, Durability, Geometry, ZeroMode};
 use crate::budget::Budget;
+use crate::flatten::Flatten;
 use crate::grow::Growth;
 use crate::health::{Counters, VolumeHealth};
 use crate::hedge::HedgeBudget;
@@ -25,6 +26,7 @@ use crate::layers::Layers;
 use crate::locks::Locks;
 use crate::membership;
 use crate::options::VolumeOptions;
+use crate::origin::Origin;
 use crate::peer::Peer;
 use crate::quorum::Slot;
 use crate::route::Route;
@@ -60,6 +62,9 @@ pub(crate) struct Core {
     /// Its size only grows.
     pub(crate) geometry: Cell<Geometry>,
     pub(crate) growth: Rc<Growth>,
+    /// What it shows wherever nothing was written to it.
+    pub(crate) origin: RefCell<Option<Rc<Origin>>>,
+    pub(crate) flatten: Rc<Flatten>,
     pub(crate) route: Route,
     pub(crate) replicas: u8,
     pub(crate) peers: RefCell<Vec<Rc<Peer>>>,
@@ -121,6 +126,11 @@ impl Core {
     pub(crate) fn shard(&self, index: ShardIndex) -> Option<Rc<Shard>> {
         let index = usize::try_from(index.get()).ok()?;
         self.shards.borrow().get(index).cloned()
+    }
+
+    /// What it shows wherever nothing was written to it, if it is a clone.
+    pub(crate) fn origin(&self) -> Option<Rc<Origin>> {
+        self.origin.borrow().clone()
     }
 
     /// Whether replicas are still looked after.

@@ -5,6 +5,7 @@
 //! - a change that has begun is finished even when its caller goes away.
 
 mod clients;
+mod clones;
 mod healing;
 mod rebalance;
 mod requests;

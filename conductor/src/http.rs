@@ -5,6 +5,7 @@
 //! request that is no watch ends within [`REQUEST_SECONDS_MAX`].
 
 mod clients;
+mod clones;
 mod extract;
 pub(crate) mod listener;
 mod nodes;
@@ -105,6 +106,12 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
             "/v1/volumes/{name}/snapshots/{snapshot}/rollback",
             post(snapshots::rollback::<M>),
         )
+        .route(
+            "/v1/volumes/{name}/snapshots/{snapshot}/clone",
+            post(clones::clone::<M>),
+        )
+        .route("/v1/volumes/{name}/flatten", post(clones::flatten::<M>))
+        .route("/v1/volumes/{name}/flattened", post(clones::report::<M>))
         .route("/v1/snapshots", get(snapshots::list_all::<M>))
         .route("/v1/maps", post(volumes::maps::<M>))
         .route("/v1/nodes", get(nodes::list::<M>))

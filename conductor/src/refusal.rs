@@ -38,6 +38,11 @@ pub enum InvalidRequest {
          {VOLUME_BYTES_MAX} (4 PiB) bytes"
     )]
     Size { size: ByteCount },
+    #[error(
+        "a clone has at least the size of the snapshot, {least} bytes, and {asked} are asked for: clone \
+         it with its size, and make the clone smaller with `ashlar volume resize --shrink`"
+    )]
+    CloneSize { asked: ByteCount, least: ByteCount },
     #[error("{replicas} replicas are not possible: give 1 to {REPLICAS_MAX}")]
     Replicas { replicas: u8 },
     #[error("`{field}` must be 1 to {TEXT_BYTES_MAX} bytes of text without control characters")]
@@ -168,6 +173,30 @@ pub enum SnapshotRefusal {
          possible: copy it to a new volume"
     )]
     TooManyRuns { volume: String, most: usize },
+    #[error(
+        "snapshot `{volume}@{snapshot}` is what {} {} where nothing was written: flatten or delete {} \
+         first, or delete the snapshot with --when-unused, which takes it out of sight until then",
+        names(.clones, *.count),
+        if *.count == 1 { "shows" } else { "show" },
+        if *.count == 1 { "that" } else { "those" }
+    )]
+    HasClones {
+        volume: String,
+        snapshot: String,
+        /// The first few.
+        clones: Vec<String>,
+        count: usize,
+    },
+    #[error(
+        "a clone of `{volume}@{snapshot}` would be the {most}th of a chain, and each costs a read of \
+         what was never written one more step: flatten `{volume}` first, and clone a snapshot of it \
+         that is made then"
+    )]
+    ChainTooLong {
+        volume: String,
+        snapshot: String,
+        most: usize,
+    },
     #[error("volume `{volume}` has used up all its layers: copy it to a new volume")]
     Exhausted { volume: String },
     #[error(

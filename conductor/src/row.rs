@@ -13,11 +13,11 @@
 //!                              has changed that
 //! ```
 //!
-//! A row is JSON: `{"version":6,"row":{…}}`. A version that is too new is refused, never guessed at.
+//! A row is JSON: `{"version":7,"row":{…}}`. A version that is too new is refused, never guessed at.
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
 //! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail
 //! and of denied clients; version 5 of snapshots and of how layers are read; version 6 of volumes that change
-//! their size. What an older row does not say is not so.
+//! their size; version 7 of clones. What an older row does not say is not so.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::meta::{Change, Key};
 
 /// The version of the rows that this build writes.
-const ROW_VERSION: u32 = 6;
+const ROW_VERSION: u32 = 7;
 
 /// The oldest version that it reads.
 const ROW_VERSION_OLDEST: u32 = 1;
@@ -119,6 +119,22 @@ pub(crate) struct VolumeRow {
     /// not get smaller, and those that are made anew are like them. 0 if it never was larger.
     #[serde(default)]
     pub(crate) kept_bytes: ByteCount,
+    /// What it shows wherever nothing was written to it.
+    #[serde(default)]
+    pub(crate) origin: Option<OriginRow>,
+    /// Its owner copies what it shows of its origin: all below this is copied, durably.
+    #[serde(default)]
+    pub(crate) flattened_to: Option<ByteCount>,
+}
+
+/// A snapshot that a clone shows where nothing was written to it. While any row has it, the snapshot
+/// stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OriginRow {
+    pub(crate) volume: VolumeId,
+    pub(crate) layer: Layer,
+    /// Where it ends: beyond are zeroes.
+    pub(crate) bytes: ByteCount,
 }
 
 /// A snapshot of a volume.
@@ -132,6 +148,12 @@ pub(crate) struct SnapshotRow {
     pub(crate) size_bytes: ByteCount,
     /// When it was asked for: milliseconds since 1970-01-01 UTC.
     pub(crate) created_ms: u64,
+    /// What it shows wherever its volume was not written, up to its layer.
+    #[serde(default)]
+    pub(crate) origin: Option<OriginRow>,
+    /// It is out of sight, and goes with the last of its clones.
+    #[serde(default)]
+    pub(crate) deleted: bool,
 }
 
 /// A shard.

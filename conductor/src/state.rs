@@ -13,6 +13,7 @@ mod ailing;
 mod apply;
 mod assignments;
 mod clients;
+mod clones;
 mod evidence;
 mod healing;
 mod layers;
@@ -40,6 +41,7 @@ use crate::meta::{Change, Expect, Key, Transaction};
 use crate::row::{
     AnyRow, ClusterRow, DeniedRow, DiskRow, NodeRow, RebalanceRow, ShardRow, VolumeRow,
 };
+use clones::CloneIndex;
 pub(crate) use evidence::Judgment;
 pub(crate) use healing::Outlook;
 pub(crate) use removed::removed_node;
@@ -91,6 +93,7 @@ pub(crate) struct ClusterState {
     names: BTreeMap<String, VolumeId>,
     shards: BTreeMap<At, ShardRow>,
     snapshots: SnapshotIndex,
+    clones: CloneIndex,
     nodes: BTreeMap<NodeId, NodeRow>,
     disks: BTreeMap<DiskId, DiskRow>,
     rebalance: RebalanceRow,
@@ -131,6 +134,7 @@ impl ClusterState {
             names: BTreeMap::new(),
             shards: BTreeMap::new(),
             snapshots: SnapshotIndex::default(),
+            clones: CloneIndex::default(),
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
             rebalance: RebalanceRow::default(),

@@ -2,6 +2,7 @@
 
 mod ailing;
 mod clients;
+mod clones;
 mod maps;
 mod resize;
 mod seen;
@@ -18,6 +19,10 @@ use crate::layers::LayerTable;
 
 pub use ailing::{Ailing, ClearDisk, Evacuation, Incident};
 pub use clients::{AllowClient, ClientDenied, DeniedClient, DenyClient};
+pub use clones::{
+    CloneSnapshot, FlattenVolume, Flattening, Origin, ReportFlatten, layer_of_snapshot,
+    snapshot_by_layer,
+};
 pub use maps::{AskMaps, AskedMap, VolumeMaps};
 pub use resize::ResizeVolume;
 pub use seen::{
@@ -136,6 +141,12 @@ pub struct Volume {
     /// Snapshots of it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub snapshots: u32,
+    /// What it shows wherever nothing was written to it: it is a clone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// It is being made independent of its origin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flattening: Option<Flattening>,
     /// Who has it attached, if anybody.
     pub attached_by: Option<String>,
     /// Its shards; left out of lists.

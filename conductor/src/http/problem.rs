@@ -39,6 +39,8 @@ enum Code {
     SnapshotExists,
     SnapshotNotReady,
     SnapshotNotNewest,
+    SnapshotHasClones,
+    CloneChainTooLong,
     TooManySnapshots,
     LayersExhausted,
     StaleGeneration,
@@ -104,6 +106,14 @@ impl Code {
             Self::SnapshotNotNewest => (
                 "snapshot-is-not-newest",
                 "Snapshot is not the newest",
+                S::CONFLICT,
+            ),
+            Self::SnapshotHasClones => {
+                ("snapshot-has-clones", "Snapshot has clones", S::CONFLICT)
+            }
+            Self::CloneChainTooLong => (
+                "clone-chain-too-long",
+                "Too many clones of clones",
                 S::CONFLICT,
             ),
             Self::TooManySnapshots => ("too-many-snapshots", "Too many snapshots", S::CONFLICT),
@@ -223,6 +233,8 @@ impl From<Refusal> for Refused {
                 SnapshotRefusal::Exists { .. } => Code::SnapshotExists,
                 SnapshotRefusal::NotReady { .. } => Code::SnapshotNotReady,
                 SnapshotRefusal::NotNewest { .. } => Code::SnapshotNotNewest,
+                SnapshotRefusal::HasClones { .. } => Code::SnapshotHasClones,
+                SnapshotRefusal::ChainTooLong { .. } => Code::CloneChainTooLong,
                 SnapshotRefusal::TooMany { .. } => Code::TooManySnapshots,
                 SnapshotRefusal::TooManyRuns { .. } | SnapshotRefusal::Exhausted { .. } => {
                     Code::LayersExhausted

@@ -6,7 +6,7 @@ use ashlar_proto::{DiskId, Layer, NodeId, ReplicaId, ShardIndex, VolumeId};
 use super::resize::{self, space};
 use super::{At, ClusterState, Held};
 use crate::meta::Key;
-use crate::row::{AnyRow, RowError, ShardRow, VolumeRow};
+use crate::row::{AnyRow, RowError, ShardRow, SnapshotRow, VolumeRow};
 
 impl ClusterState {
     /// Applies a row as it stands from `revision` on, or its removal.
@@ -43,7 +43,7 @@ impl ClusterState {
             }
             AnyRow::Volume(row) => self.put_volume(revision, row),
             AnyRow::Shard(row) => self.put_shard(revision, row),
-            AnyRow::Snapshot(row) => self.snapshots.put(row),
+            AnyRow::Snapshot(row) => self.put_snapshot(row),
             AnyRow::Node(row) => {
                 self.assigned.entry(row.id).or_insert(revision);
                 let (node, address) = (row.id, row.address.clone());
@@ -75,7 +75,10 @@ impl ClusterState {
         let (id, repairer, task) = (row.id, row.repairer, (row.repairer, row.unfenced));
         let leaving = row.state == VolumeState::Deleting;
         let (grows_to, space) = (row.grows_to, space(&row));
+        let origin = row.origin;
         let before = self.volumes.insert(id, row);
+        let origin_before = before.as_ref().and_then(|before| before.origin);
+        self.clones.change((id, None), origin_before, origin);
         let was = before
             .as_ref()
             .map(|row| (row.grows_to, resize::space(row)));
@@ -98,6 +101,12 @@ impl ClusterState {
             self.touch_volume(id, revision);
         }
         self.remap(id, revision);
+    }
+
+    fn put_snapshot(&mut self, row: SnapshotRow) {
+        let (of, origin) = ((row.volume, Some(row.layer)), row.origin);
+        let before = self.snapshots.put(row).and_then(|before| before.origin);
+        self.clones.change(of, before, origin);
     }
 
     fn put_shard(&mut self, revision: Revision, row: ShardRow) {
@@ -146,8 +155,11 @@ impl ClusterState {
             "volume" => {
                 let volume = rest.parse().map_err(|_| unknown())?;
                 let before = self.volumes.remove(&volume);
-                if let Some(node) = before.and_then(|before| before.repairer) {
-                    self.assigned.insert(node, revision);
+                if let Some(before) = before {
+                    self.clones.change((volume, None), before.origin, None);
+                    if let Some(node) = before.repairer {
+                        self.assigned.insert(node, revision);
+                    }
                 }
                 self.mapped.remove(&volume);
                 self.growing.remove(&volume);
@@ -168,7 +180,10 @@ impl ClusterState {
                 let (volume, layer) = rest.split_once('/').ok_or_else(unknown)?;
                 let volume = volume.parse().map_err(|_| unknown())?;
                 let layer = u32::from_str_radix(layer, 16).map_err(|_| unknown())?;
-                self.snapshots.remove(volume, Layer::new(layer));
+                let layer = Layer::new(layer);
+                let before = self.snapshots.remove(volume, layer);
+                let origin = before.and_then(|before| before.origin);
+                self.clones.change((volume, Some(layer)), origin, None);
             }
             "node" => {
                 let node = u64::from_str_radix(rest, 16).map_err(|_| unknown())?;

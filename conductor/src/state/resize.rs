@@ -23,7 +23,7 @@ use crate::live::Live;
 use crate::meta::Change;
 use crate::placement::{Candidate, Load, PlacementError, place_more};
 use crate::refusal::{Refusal, ResizeRefusal, VolumeRefusal};
-use crate::row::{AnyRow, ShardRow, VolumeRow, shard_key};
+use crate::row::{AnyRow, OriginRow, ShardRow, VolumeRow, shard_key};
 
 /// What the replicas of a volume take, or are to take.
 pub(super) fn space(volume: &VolumeRow) -> ByteCount {
@@ -81,6 +81,11 @@ impl ClusterState {
             size_bytes: current.size_bytes.min(target),
             grows_to,
             kept_bytes: space(current).min(ByteCount::new(most)),
+            // What is cut off does not come back when it grows again.
+            origin: current.origin.map(|origin| OriginRow {
+                bytes: origin.bytes.min(target),
+                ..origin
+            }),
             ..current.clone()
         };
         let beyond = self

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DiskLocation, Revision, Volume, is_false};
+use super::{DiskLocation, Origin, Revision, Volume, is_false, is_zero};
 use crate::ids::{ByteCount, ClusterId, Generation, Layer, VolumeId};
 
 /// `POST /v1/volumes/{volume}/snapshots`.
@@ -40,6 +40,15 @@ pub struct Snapshot {
     pub created_ms: u64,
     /// Where it is in its life.
     pub state: SnapshotState,
+    /// What it shows wherever its volume was not written: it is one of a clone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// Clones that show it, and snapshots of clones that do.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub clones: u32,
+    /// It was deleted and waits for the last of its clones to go.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub deleted: bool,
 }
 
 /// `POST /v1/volumes/{volume}/snapshots/{snapshot}/rollback`: the volume is as it was then.

@@ -14,7 +14,7 @@ use ashlar_proto::api::{
 use crate::api_client::{ApiClient, ApiError};
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
-use crate::{rebalance, resize, transfer};
+use crate::{clones, rebalance, resize, transfer};
 
 /// How long a front end may hold a volume that nobody uses any more.
 const LET_GO: Duration = Duration::from_millis(600);
@@ -93,6 +93,8 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
         }
         VolumeCommand::Import(args) => transfer::import(api, &args, json),
         VolumeCommand::Export(args) => transfer::export(api, &args, json),
+        VolumeCommand::Clone(args) => clones::clone(api, &args, json),
+        VolumeCommand::Flatten(args) => clones::flatten(api, &args, json),
         VolumeCommand::Resize(args) => resize::run(api, &args, json),
         VolumeCommand::Delete { name, force } => {
             ask(api, async |client| {
@@ -153,6 +155,7 @@ fn show_volume(volume: &Volume) -> anyhow::Result<()> {
         ("generation", volume.generation.to_string()),
         ("snapshots", volume.snapshots.to_string()),
         ("layers", layers(volume)),
+        ("clone of", origin(volume)),
         (
             "attached by",
             volume.attached_by.clone().unwrap_or_else(|| "-".to_owned()),
@@ -186,6 +189,21 @@ fn size(volume: &Volume) -> String {
     match volume.grows_to {
         Some(target) => format!("{now}, growing to {}", bytes(target.get())),
         None => now,
+    }
+}
+
+/// What it shows where nothing was written to it.
+fn origin(volume: &Volume) -> String {
+    let Some(origin) = &volume.origin else {
+        return "-".to_owned();
+    };
+    let name = format!("{}@{}", origin.volume_name, origin.snapshot);
+    match volume.flattening {
+        Some(flattening) => {
+            let (done, all) = (flattening.done_bytes.get(), origin.bytes.get());
+            format!("{name}, of which {} of {} are copied", bytes(done), bytes(all))
+        }
+        None => name,
     }
 }
 

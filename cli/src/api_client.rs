@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied,
-    ClusterStatus, CreateSnapshot, CreateVolume, DeniedClient, DenyClient, DetachRequest, Disk,
-    Heartbeat, HeartbeatAnswer, InSyncCommitted, List, Node, OwnerHeartbeat, Problem,
-    ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered, ReportLayers, ResizeVolume,
+    CloneSnapshot, ClusterStatus, CreateSnapshot, CreateVolume, DeniedClient, DenyClient, DetachRequest, Disk,
+    FlattenVolume, Heartbeat, HeartbeatAnswer, InSyncCommitted, List, Node, OwnerHeartbeat, Problem,
+    ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered, ReportFlatten, ReportLayers, ResizeVolume,
     Revision, RollbackVolume, Schedulable, SetRebalance, SetSchedulable, Snapshot, SnapshotMap,
     Volume, VolumeMaps,
 };
@@ -189,11 +189,18 @@ impl ApiClient {
     }
 
     /// `GET /v1/snapshots`, or those of one volume.
-    pub async fn snapshots(&self, volume: Option<&str>) -> Result<List<Snapshot>, ApiError> {
-        match volume {
-            Some(volume) => self.get(&["volumes", volume, "snapshots"]).await,
-            None => self.get(&["snapshots"]).await,
-        }
+    pub async fn snapshots(
+        &self,
+        volume: Option<&str>,
+        deleted: bool,
+    ) -> Result<List<Snapshot>, ApiError> {
+        let path: &[&str] = match volume {
+            Some(volume) => &["volumes", volume, "snapshots"],
+            None => &["snapshots"],
+        };
+        let get = self.request(Method::GET, path);
+        let get = get.query(&[("deleted", deleted)]);
+        json(send(get, &self.base).await?, &self.base).await
     }
 
     /// `GET /v1/volumes/{volume}/snapshots/{snapshot}`.
@@ -229,10 +236,12 @@ impl ApiClient {
         &self,
         volume: &str,
         snapshot: &str,
+        when_unused: bool,
         wait: Duration,
     ) -> Result<(), ApiError> {
         let path = ["volumes", volume, "snapshots", snapshot];
         let delete = waiting(self.request(Method::DELETE, &path), wait);
+        let delete = delete.query(&[("when_unused", when_unused)]);
         send(delete, &self.base).await.map(drop)
     }
 
@@ -247,6 +256,41 @@ impl ApiClient {
         let path = ["volumes", volume, "snapshots", snapshot, "rollback"];
         let post = waiting(self.request(Method::POST, &path), OWNER_WAIT).json(request);
         json(send(post, &self.base).await?, &self.base).await
+    }
+
+    /// `POST /v1/volumes/{volume}/snapshots/{snapshot}/clone`: returns when its stores have made it, or
+    /// after 30 s with the volume as it then stands.
+    pub async fn clone_snapshot(
+        &self,
+        volume: &str,
+        snapshot: &str,
+        request: &CloneSnapshot,
+    ) -> Result<Volume, ApiError> {
+        let path = ["volumes", volume, "snapshots", snapshot, "clone"];
+        let post = waiting(self.request(Method::POST, &path), OWNER_WAIT).json(request);
+        json(send(post, &self.base).await?, &self.base).await
+    }
+
+    /// `POST /v1/volumes/{volume}/flatten`: returns when all is copied, or after `wait` with the volume
+    /// as it then stands.
+    pub async fn flatten(
+        &self,
+        volume: &str,
+        request: &FlattenVolume,
+        wait: Duration,
+    ) -> Result<Volume, ApiError> {
+        let path = ["volumes", volume, "flatten"];
+        let post = waiting(self.request(Method::POST, &path), wait).json(request);
+        json(send(post, &self.base).await?, &self.base).await
+    }
+
+    /// `POST /v1/volumes/{volume}/flattened`.
+    pub async fn report_flatten(
+        &self,
+        volume: &str,
+        request: &ReportFlatten,
+    ) -> Result<(), ApiError> {
+        self.tell(&["volumes", volume, "flattened"], request).await
     }
 
     /// `POST /v1/volumes/{volume}/layers`.

@@ -24,7 +24,9 @@ const SECONDS_MAX: u64 = 253_402_300_799;
 pub fn run(api: &str, command: SnapshotCommand, json: bool) -> anyhow::Result<()> {
     match command {
         SnapshotCommand::Create { name } => create(api, &name, json),
-        SnapshotCommand::List { volume } => list(api, volume.as_deref(), json),
+        SnapshotCommand::List { volume, deleted } => {
+            list(api, volume.as_deref(), deleted, json)
+        }
         SnapshotCommand::Show {
             name,
             no_usage,
@@ -38,7 +40,11 @@ pub fn run(api: &str, command: SnapshotCommand, json: bool) -> anyhow::Result<()
             newer,
             reactor,
         } => diff(api, &older, &newer, &reactor, json),
-        SnapshotCommand::Delete { name, wait } => delete(api, &name, wait, json),
+        SnapshotCommand::Delete {
+            name,
+            wait,
+            when_unused,
+        } => delete(api, &name, wait, when_unused, json),
         SnapshotCommand::Rollback {
             name,
             force,
@@ -72,12 +78,13 @@ fn create(api: &str, name: &SnapshotName, json: bool) -> anyhow::Result<()> {
     })
 }
 
-fn list(api: &str, volume: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let snapshots = ask(api, async |client| client.snapshots(volume).await)?.items;
+fn list(api: &str, volume: Option<&str>, deleted: bool, json: bool) -> anyhow::Result<()> {
+    let snapshots = ask(api, async |client| client.snapshots(volume, deleted).await)?;
+    let snapshots = snapshots.items;
     if json {
         return print_json(&snapshots);
     }
-    let header = ["snapshot", "created", "size", "layer", "state"];
+    let header = ["snapshot", "created", "size", "layer", "state", "clones"];
     print_table(&header, snapshots.iter().map(row).collect())
 }
 
@@ -87,7 +94,12 @@ fn row(snapshot: &Snapshot) -> Vec<String> {
         moment(snapshot.created_ms),
         bytes(snapshot.size_bytes.get()),
         snapshot.layer.to_string(),
-        word(&snapshot.state),
+        if snapshot.deleted {
+            "deleted".to_owned()
+        } else {
+            word(&snapshot.state)
+        },
+        snapshot.clones.to_string(),
     ]
 }
 
@@ -133,7 +145,12 @@ fn show(
         ("size", bytes(snapshot.size_bytes.get())),
         ("layer", snapshot.layer.to_string()),
         ("state", word(&snapshot.state)),
+        ("clones", snapshot.clones.to_string()),
     ];
+    if let Some(origin) = &snapshot.origin {
+        let name = format!("{}@{}", origin.volume_name, origin.snapshot);
+        facts.push(("clone of", name));
+    }
     if let Some(usage) = usage {
         let shared = usage.shown.get().saturating_sub(usage.exclusive.get());
         facts.push(("shown", bytes(usage.shown.get())));
@@ -225,11 +242,19 @@ async fn changes(newer: &OpenSnapshot, base: Layer) -> anyhow::Result<Vec<Change
     Ok(changes)
 }
 
-fn delete(api: &str, name: &SnapshotName, wait: bool, json: bool) -> anyhow::Result<()> {
+fn delete(
+    api: &str,
+    name: &SnapshotName,
+    wait: bool,
+    when_unused: bool,
+    json: bool,
+) -> anyhow::Result<()> {
     let pending = ask(api, async |client| {
         let (volume, snapshot) = (name.volume.as_str(), name.snapshot.as_str());
         let time = if wait { OWNER_WAIT } else { Duration::ZERO };
-        client.delete_snapshot(volume, snapshot, time).await?;
+        client
+            .delete_snapshot(volume, snapshot, when_unused, time)
+            .await?;
         if !wait {
             return Ok(None);
         }

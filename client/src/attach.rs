@@ -29,7 +29,7 @@ use crate::block_device::{BlockError, Geometry};
 use crate::budget::Budget;
 use crate::candidate::Candidate;
 use crate::catch_up;
-use crate::flatten::{self, Flatten};
+use crate::flatten;
 use crate::flush;
 use crate::grant::Grant;
 use crate::grow;
@@ -389,6 +389,8 @@ fn serve(
         layers: Rc::new(Layers::new(&grant.volume, reactor.now())),
         geometry: Cell::new(geometry),
         growth: Rc::default(),
+        origin: RefCell::new(origin.map(Rc::new)),
+        flatten: Rc::default(),
         route,
         replicas: grant.volume.replicas,
         peers: RefCell::new(takeover.peers),
@@ -419,6 +421,7 @@ fn serve(
         hedges: HedgeBudget::full(),
         zeroes: zeroes.freeze(),
     });
+    core.flatten.note(&grant.volume);
     let weak = Rc::downgrade(&core);
     take_in(&core, candidates, window.start());
     let background = flush::run_background(weak, Rc::clone(&core.work));

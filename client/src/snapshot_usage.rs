@@ -5,7 +5,7 @@
 
 use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::message::{BlockKind, Extent};
-use ashlar_proto::{ByteCount, Layer};
+use ashlar_proto::ByteCount;
 
 use crate::block_device::BlockError;
 use crate::snapshot::Snapshot;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use ashlar_proto::api::{
     AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, Problem,
-    ProposeInSync, ReportLayers, Revision, SnapshotMap, VolumeMap,
+    ProposeInSync, ReportFlatten, ReportLayers, Revision, SnapshotMap, VolumeMap,
 };
 
 /// Why the conductor did not do what it was asked.
@@ -117,6 +117,14 @@ pub trait ClusterSource: 'static {
     /// [`SourceError::Unreachable`].
     async fn report_layers(&self, volume: &str, report: &ReportLayers) -> Result<(), SourceError>;
 
+    /// Says how far an owner has come with copying what a clone shows of its origin.
+    ///
+    /// # Errors
+    /// [`SourceError::NotFound`], [`SourceError::Superseded`], [`SourceError::Refused`],
+    /// [`SourceError::Unreachable`].
+    async fn report_flatten(&self, volume: &str, report: &ReportFlatten)
+    -> Result<(), SourceError>;
+
     /// What it takes to read a snapshot, as things stand.
     ///
     /// # Errors
@@ -144,6 +152,7 @@ pub(crate) trait AnySource {
     fn detach<'a>(&'a self, volume: &'a str, request: &'a DetachRequest) -> Answer<'a, ()>;
     fn heartbeat<'a>(&'a self, heartbeat: &'a OwnerHeartbeat) -> Answer<'a, ()>;
     fn report_layers<'a>(&'a self, volume: &'a str, report: &'a ReportLayers) -> Answer<'a, ()>;
+    fn report_flatten<'a>(&'a self, volume: &'a str, report: &'a ReportFlatten) -> Answer<'a, ()>;
     fn snapshot<'a>(&'a self, volume: &'a str, snapshot: &'a str) -> Answer<'a, SnapshotMap>;
     fn propose<'a>(
         &'a self,
@@ -167,6 +176,10 @@ impl<C: ClusterSource> AnySource for C {
 
     fn report_layers<'a>(&'a self, volume: &'a str, report: &'a ReportLayers) -> Answer<'a, ()> {
         Box::pin(ClusterSource::report_layers(self, volume, report))
+    }
+
+    fn report_flatten<'a>(&'a self, volume: &'a str, report: &'a ReportFlatten) -> Answer<'a, ()> {
+        Box::pin(ClusterSource::report_flatten(self, volume, report))
     }
 
     fn snapshot<'a>(&'a self, volume: &'a str, snapshot: &'a str) -> Answer<'a, SnapshotMap> {
@@ -205,6 +218,14 @@ impl<C: ClusterSource> ClusterSource for Rc<C> {
 
     async fn report_layers(&self, volume: &str, report: &ReportLayers) -> Result<(), SourceError> {
         C::report_layers(self, volume, report).await
+    }
+
+    async fn report_flatten(
+        &self,
+        volume: &str,
+        report: &ReportFlatten,
+    ) -> Result<(), SourceError> {
+        C::report_flatten(self, volume, report).await
     }
 
     async fn snapshot(&self, volume: &str, snapshot: &str) -> Result<SnapshotMap, SourceError> {

@@ -107,8 +107,7 @@ pub(crate) async fn write_blocks(
         let from = usize::try_from(piece.skip).unwrap_or(0) * BLOCK_BYTES;
         let bytes = usize::try_from(piece.count.bytes()).unwrap_or(0);
         let data = data.slice(from..from + bytes);
-        let checksums: Vec<u32> = data.chunks(BLOCK_BYTES).map(crc32c).collect();
-        Body::with_checksums(&checksums, vec![data])
+        Body::with_checksums(&checksums_of(&data), vec![data])
     };
     let mut pieces = core.route.data_pieces(range);
     if let (Some(only), None) = (pieces.next(), pieces.next()) {
@@ -116,6 +115,11 @@ pub(crate) async fn write_blocks(
     }
     let pieces: Vec<Piece> = core.route.data_pieces(range).collect();
     send(core, &pieces, body, true, guard, permit).await
+}
+
+/// The checksum of each block.
+pub(crate) fn checksums_of(blocks: &[u8]) -> Vec<u32> {
+    blocks.chunks(BLOCK_BYTES).map(crc32c).collect()
 }
 
 /// Sends the pieces of one request and awaits their acknowledgement. Nothing is sent before all

@@ -84,11 +84,15 @@ pub enum Planted {
     SnapshotUnsettled,
     /// A conductor goes back without raising the generation.
     RollbackUnfenced,
+    /// A flatten copies the origin's data over what was written to the clone.
+    FlattenOverWrites,
+    /// A conductor deletes a snapshot that has clones.
+    DeleteOrigin,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 41] = [
         Self::NoLease,
         Self::CountNonMembers,
         Self::CountProposedOnly,
@@ -128,6 +132,8 @@ impl Planted {
         Self::CheckpointForgetsLayer,
         Self::SnapshotUnsettled,
         Self::RollbackUnfenced,
+        Self::FlattenOverWrites,
+        Self::DeleteOrigin,
     ];
 }
 

@@ -73,6 +73,9 @@ Examples:
     List {
         /// The volume [default: all].
         volume: Option<String>,
+        /// Those too that are deleted and wait for their clones to go.
+        #[arg(long)]
+        deleted: bool,
     },
     /// Show one snapshot, and what it takes.
     #[command(after_help = "\
@@ -115,7 +118,8 @@ Example:
   ashlar snapshot delete data@monday
 
 The space of what only this snapshot holds comes back as stores collect it, after all replicas that
-are in sync know of the deletion.")]
+are in sync know of the deletion. A snapshot with clones is refused: flatten or delete them first, or use
+--when-unused.")]
     Delete {
         /// The snapshot.
         #[arg(value_name = "VOLUME@NAME")]
@@ -123,6 +127,9 @@ are in sync know of the deletion.")]
         /// Wait until all replicas that are in sync know of it, for 30 s at most.
         #[arg(long)]
         wait: bool,
+        /// If it has clones: take it out of sight now, and delete it when the last of them is gone.
+        #[arg(long)]
+        when_unused: bool,
     },
     /// Make a volume what it was at a snapshot: all that was written since is lost.
     #[command(after_help = "\

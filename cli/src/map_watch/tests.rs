@@ -51,6 +51,8 @@ fn map(name: &str) -> VolumeMap {
             name: name.to_owned(),
             size_bytes: ByteCount::new(1 << 20),
             grows_to: None,
+            origin: None,
+            flattening: None,
             shard_bytes: ByteCount::new(1 << 20),
             replicas: 1,
             ack: AckRule::Majority,

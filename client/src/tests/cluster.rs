@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AckRule, AttachRequest, Attachment, DetachRequest, DiskLocation, Health, InSyncCommitted,
-    OwnerHeartbeat, ProposeInSync, Replica, ReportLayers, Revision, Shard, SnapshotMap,
+    OwnerHeartbeat, ProposeInSync, Replica, ReportFlatten, ReportLayers, Revision, Shard, SnapshotMap,
     Volume as VolumeMap, VolumeMap as ApiMap, VolumeState,
 };
 use ashlar_proto::{
@@ -104,6 +104,10 @@ impl ClusterSource for FakeConductor {
         Ok(())
     }
 
+    async fn report_flatten(&self, _: &str, _: &ReportFlatten) -> Result<(), SourceError> {
+        self.check_up()
+    }
+
     async fn snapshot(&self, _: &str, _: &str) -> Result<SnapshotMap, SourceError> {
         Err(SourceError::NotFound)
     }
@@ -182,6 +186,8 @@ impl Cluster {
             name: "v".into(),
             size_bytes: ByteCount::new(VOLUME_BYTES),
             grows_to: None,
+            origin: None,
+            flattening: None,
             shard_bytes: ByteCount::new(SHARD_BYTES),
             replicas,
             ack,

@@ -188,6 +188,12 @@ fn volume_row() -> VolumeRow {
         settled: true,
         grows_to: Some(ByteCount::new(16384)),
         kept_bytes: ByteCount::new(12288),
+        origin: Some(OriginRow {
+            volume: VolumeId::new(3),
+            layer: Layer::new(2),
+            bytes: ByteCount::new(4096),
+        }),
+        flattened_to: Some(ByteCount::new(4096)),
     }
 }
 
@@ -199,18 +205,20 @@ const VOLUME_OF_VERSION_4: &str = concat!(
 );
 
 #[test]
-fn stored_volumes_and_snapshots_are_those_of_version_6() {
+fn stored_volumes_and_snapshots_are_those_of_version_7() {
     let row = AnyRow::Volume(volume_row());
     let Change::Put { key, value } = row.put() else {
         panic!("a put")
     };
     let golden = format!(
         "{}{VOLUME_OF_VERSION_4}{}",
-        r#"{"version":6,"#,
+        r#"{"version":7,"#,
         concat!(
             r#","layers":{"version":3,"live":[{"low":1,"high":2},{"low":3,"high":8}],"#,
             r#""dropped":[{"low":4,"high":5}]},"layers_applied":2,"settled_layer":6,"#,
-            r#""settled":true,"grows_to":16384,"kept_bytes":12288}}"#
+            r#""settled":true,"grows_to":16384,"kept_bytes":12288,"#,
+            r#""origin":{"volume":"0000000000000003","layer":2,"bytes":4096},"#,
+            r#""flattened_to":4096}}"#
         )
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -221,14 +229,16 @@ fn stored_volumes_and_snapshots_are_those_of_version_6() {
         name: "before".to_owned(),
         size_bytes: ByteCount::new(8192),
         created_ms: 1_700_000_000_000,
+        origin: None,
+        deleted: true,
     });
     let Change::Put { key, value } = row.put() else {
         panic!("a put")
     };
     assert_eq!(key.as_str(), "snapshot/0000000000000007/0000001a");
     let golden = concat!(
-        r#"{"version":6,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
-        r#""size_bytes":8192,"created_ms":1700000000000}}"#
+        r#"{"version":7,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
+        r#""size_bytes":8192,"created_ms":1700000000000,"origin":null,"deleted":true}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
     assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
@@ -248,6 +258,8 @@ fn volumes_of_version_4_are_read_and_are_not_settled() {
         settled: false,
         grows_to: None,
         kept_bytes: ByteCount::default(),
+        origin: None,
+        flattened_to: None,
         ..volume_row()
     };
     assert_eq!(row, expected);
@@ -255,8 +267,8 @@ fn volumes_of_version_4_are_read_and_are_not_settled() {
 
 #[test]
 fn newer_rows_are_refused() {
-    let refused = AnyRow::decode(&cluster_key(), br#"{"version":7,"row":{"what":1}}"#);
-    assert!(matches!(refused, Err(RowError::Version { version: 7, .. })));
+    let refused = AnyRow::decode(&cluster_key(), br#"{"version":8,"row":{"what":1}}"#);
+    assert!(matches!(refused, Err(RowError::Version { version: 8, .. })));
     let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
     assert!(matches!(unknown, Err(RowError::Unknown { .. })));
 }

@@ -99,7 +99,8 @@ impl ClusterState {
     ) -> Result<Plan<TableChange>, Refusal> {
         let current = self.require_ready(volume)?;
         let row = self.require_snapshot(current, snapshot)?;
-        if self.clones.is_origin(current.id, row.layer) {
+        let is_origin = self.clones.is_origin(current.id, row.layer);
+        if is_origin && !is_planted(Planted::DeleteOrigin) {
             if when_unused {
                 return Ok(put_out_of_sight(current, row));
             }

@@ -369,7 +369,9 @@ impl Album {
         let name = kept.name;
         let asked = self.ask(async move |cluster: SimCluster| {
             let volume = VOLUME_NAME.to_owned();
-            cluster.delete_snapshot(volume, name, Duration::ZERO).await
+            cluster
+                .delete_snapshot(volume, name, false, Duration::ZERO)
+                .await
         });
         if let Err(error) = asked.await {
             tracing::info!(%error, "a snapshot may not be deleted");

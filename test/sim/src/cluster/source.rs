@@ -5,7 +5,7 @@ use std::time::Duration;
 use ashlar_client::{ClusterSource, SourceError};
 use ashlar_proto::api::{
     AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, Problem,
-    ProposeInSync, ReportLayers, Revision, SnapshotMap, VolumeMap,
+    ProposeInSync, ReportFlatten, ReportLayers, Revision, SnapshotMap, VolumeMap,
 };
 
 use super::conductor::{ANSWER_MAX, CallError, Road, SimCluster};
@@ -76,6 +76,16 @@ impl ClusterSource for ConductorSource {
             archive.ledger(|ledger| ledger.report(&report));
             cluster.report_layers(name, report).await
         };
+        self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
+    }
+
+    async fn report_flatten(
+        &self,
+        volume: &str,
+        report: &ReportFlatten,
+    ) -> Result<(), SourceError> {
+        let (name, report) = (volume.to_owned(), *report);
+        let deed = async move |cluster: SimCluster| cluster.report_flatten(name, report).await;
         self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
     }
 

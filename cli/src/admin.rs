@@ -201,7 +201,11 @@ fn origin(volume: &Volume) -> String {
     match volume.flattening {
         Some(flattening) => {
             let (done, all) = (flattening.done_bytes.get(), origin.bytes.get());
-            format!("{name}, of which {} of {} are copied", bytes(done), bytes(all))
+            format!(
+                "{name}, of which {} of {} are copied",
+                bytes(done),
+                bytes(all)
+            )
         }
         None => name,
     }

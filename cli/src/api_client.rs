@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied,
-    CloneSnapshot, ClusterStatus, CreateSnapshot, CreateVolume, DeniedClient, DenyClient, DetachRequest, Disk,
-    FlattenVolume, Heartbeat, HeartbeatAnswer, InSyncCommitted, List, Node, OwnerHeartbeat, Problem,
-    ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered, ReportFlatten, ReportLayers, ResizeVolume,
-    Revision, RollbackVolume, Schedulable, SetRebalance, SetSchedulable, Snapshot, SnapshotMap,
-    Volume, VolumeMaps,
+    CloneSnapshot, ClusterStatus, CreateSnapshot, CreateVolume, DeniedClient, DenyClient,
+    DetachRequest, Disk, FlattenVolume, Heartbeat, HeartbeatAnswer, InSyncCommitted, List, Node,
+    OwnerHeartbeat, Problem, ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered,
+    ReportFlatten, ReportLayers, ResizeVolume, Revision, RollbackVolume, Schedulable, SetRebalance,
+    SetSchedulable, Snapshot, SnapshotMap, Volume, VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};

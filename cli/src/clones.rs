@@ -29,7 +29,10 @@ pub fn clone(api: &str, args: &CloneArgs, json: bool) -> anyhow::Result<()> {
         return print_json(&made);
     }
     let (name, size) = (&made.name, bytes(made.size_bytes.get()));
-    print_text(&format!("created {name} ({size}), a clone of {}", args.snapshot))
+    print_text(&format!(
+        "created {name} ({size}), a clone of {}",
+        args.snapshot
+    ))
 }
 
 /// Has a clone be independent of its snapshot.
@@ -61,7 +64,10 @@ pub fn flatten(api: &str, args: &FlattenArgs, json: bool) -> anyhow::Result<()> 
 
 /// Waits until all is copied, or somebody stops it.
 fn wait(api: &str, args: &FlattenArgs, before: Volume, json: bool) -> anyhow::Result<Volume> {
-    let all = before.origin.as_ref().map_or(0, |origin| origin.bytes.get());
+    let all = before
+        .origin
+        .as_ref()
+        .map_or(0, |origin| origin.bytes.get());
     let bar = if json {
         ProgressBar::hidden()
     } else {

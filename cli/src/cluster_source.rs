@@ -10,7 +10,8 @@ use ashlar_client::{AttachError, ClusterSource, OpenSnapshotError, SourceError};
 use ashlar_nbd_server::{ExportInfo, OpenError};
 use ashlar_proto::api::{
     AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, ProposeInSync,
-    ReportFlatten, ReportLayers, Revision, Snapshot, SnapshotMap, SnapshotState, Volume, VolumeMap, VolumeState,
+    ReportFlatten, ReportLayers, Revision, Snapshot, SnapshotMap, SnapshotState, Volume, VolumeMap,
+    VolumeState,
 };
 use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
@@ -230,7 +231,10 @@ async fn carry_out(client: ApiClient, call: Once) {
             let _ = answer.try_send(outcome.map_err(|error| translate("*", &error)));
         }
         Once::Snapshots(name, answer) => {
-            let outcome = client.snapshots(Some(&name), false).await.map(|list| list.items);
+            let outcome = client
+                .snapshots(Some(&name), false)
+                .await
+                .map(|list| list.items);
             let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
         }
         Once::Show(name, answer) => {

@@ -24,9 +24,7 @@ const SECONDS_MAX: u64 = 253_402_300_799;
 pub fn run(api: &str, command: SnapshotCommand, json: bool) -> anyhow::Result<()> {
     match command {
         SnapshotCommand::Create { name } => create(api, &name, json),
-        SnapshotCommand::List { volume, deleted } => {
-            list(api, volume.as_deref(), deleted, json)
-        }
+        SnapshotCommand::List { volume, deleted } => list(api, volume.as_deref(), deleted, json),
         SnapshotCommand::Show {
             name,
             no_usage,

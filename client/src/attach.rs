@@ -199,16 +199,18 @@ async fn start(
     };
     let (candidates, window, may_have_lost) = take_over(&takeover, candidates, deadline).await?;
     unserved.0.clear();
-    Ok(serve(
+    let core = serve(
         takeover,
         grant,
         options,
         route,
-        origin,
         candidates,
         window,
         may_have_lost,
-    ))
+    );
+    // Before anybody asks it anything.
+    core.origin.replace(origin.map(Rc::new));
+    Ok(core)
 }
 
 /// Sessions that are closed when an attach fails, or is dropped before it ends.
@@ -362,7 +364,6 @@ fn serve(
     grant: &Attachment,
     options: VolumeOptions,
     route: Route,
-    origin: Option<Origin>,
     candidates: Vec<Candidate>,
     window: Window,
     may_have_lost: bool,
@@ -389,7 +390,7 @@ fn serve(
         layers: Rc::new(Layers::new(&grant.volume, reactor.now())),
         geometry: Cell::new(geometry),
         growth: Rc::default(),
-        origin: RefCell::new(origin.map(Rc::new)),
+        origin: RefCell::default(),
         flatten: Rc::default(),
         route,
         replicas: grant.volume.replicas,

@@ -126,7 +126,10 @@ async fn copy_all(core: &Rc<Core>, origin: &Origin, from: u64) -> Result<(), Fai
     let mut at = from;
     while at < origin.blocks() {
         let end = (at + LOOK_BLOCKS).min(origin.blocks());
-        for parts in parts_with_data(origin, at, end).await?.chunks(PARTS_AT_ONCE) {
+        for parts in parts_with_data(origin, at, end)
+            .await?
+            .chunks(PARTS_AT_ONCE)
+        {
             if core.flatten.from.get().is_none() {
                 return Err(Failure::NotWanted);
             }

@@ -590,7 +590,9 @@ impl BlockDevice for Snapshot {
     ) -> Result<Vec<Extent>, BlockError> {
         let layers = (Layer::default(), self.reader.info.layer);
         let origin = self.reader.origin.as_ref();
-        let extents = self.reader.extents(layers, origin, offset, len, extents_max);
+        let extents = self
+            .reader
+            .extents(layers, origin, offset, len, extents_max);
         extents.await
     }
 }

@@ -3,9 +3,9 @@
 //! Counted from the maps of one replica of each shard, while the volume is written: the numbers are
 //! those of a moment, and of blocks.
 
+use ashlar_proto::ByteCount;
 use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::message::{BlockKind, Extent};
-use ashlar_proto::ByteCount;
 
 use crate::block_device::BlockError;
 use crate::snapshot::Snapshot;

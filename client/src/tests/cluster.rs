@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AckRule, AttachRequest, Attachment, DetachRequest, DiskLocation, Health, InSyncCommitted,
-    OwnerHeartbeat, ProposeInSync, Replica, ReportFlatten, ReportLayers, Revision, Shard, SnapshotMap,
-    Volume as VolumeMap, VolumeMap as ApiMap, VolumeState,
+    OwnerHeartbeat, ProposeInSync, Replica, ReportFlatten, ReportLayers, Revision, Shard,
+    SnapshotMap, Volume as VolumeMap, VolumeMap as ApiMap, VolumeState,
 };
 use ashlar_proto::{
     ByteCount, ClusterId, Epoch, Generation, Layer, LayerTable, NodeId, ReplicaId, ShardIndex,

@@ -80,9 +80,7 @@ impl<M: MetaStore> Cluster<M> {
     /// Ends the layers of snapshots that were deleted and have no clones any more.
     pub(super) async fn reap(self: &Arc<Self>) -> Result<(), ClusterError> {
         while self.read(|view| view.state.has_unused()) {
-            let (reaped, _) = self
-                .transact(|view| Ok(view.state.plan_reaping()))
-                .await?;
+            let (reaped, _) = self.transact(|view| Ok(view.state.plan_reaping())).await?;
             if reaped.is_empty() {
                 break;
             }

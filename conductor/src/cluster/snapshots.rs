@@ -125,7 +125,10 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// A volume that nobody has attached is given to a repair owner now, not at the next look.
-    pub(super) async fn bring_on_layers(self: &Arc<Self>, volume: VolumeId) -> Result<(), ClusterError> {
+    pub(super) async fn bring_on_layers(
+        self: &Arc<Self>,
+        volume: VolumeId,
+    ) -> Result<(), ClusterError> {
         if self.read(|view| view.state.waits_for_owner(volume)) {
             self.heal().await?;
         }

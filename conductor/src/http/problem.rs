@@ -108,9 +108,7 @@ impl Code {
                 "Snapshot is not the newest",
                 S::CONFLICT,
             ),
-            Self::SnapshotHasClones => {
-                ("snapshot-has-clones", "Snapshot has clones", S::CONFLICT)
-            }
+            Self::SnapshotHasClones => ("snapshot-has-clones", "Snapshot has clones", S::CONFLICT),
             Self::CloneChainTooLong => (
                 "clone-chain-too-long",
                 "Too many clones of clones",

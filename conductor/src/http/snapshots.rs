@@ -113,9 +113,7 @@ pub(super) async fn delete<M: MetaStore>(
 ) -> Answer<StatusCode> {
     let wait = super::wait(query.wait_ms, Duration::ZERO);
     let unused = query.when_unused;
-    let delete = api
-        .cluster
-        .delete_snapshot(volume, snapshot, unused, wait);
+    let delete = api.cluster.delete_snapshot(volume, snapshot, unused, wait);
     unless_stopping(&api, async { Ok(delete.await?) }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -18,7 +18,7 @@ fn rows_survive_their_bytes() {
 }
 
 #[test]
-fn stored_bytes_are_those_of_version_6() {
+fn stored_bytes_are_those_of_version_7() {
     let row = NameRow {
         name: "a".to_owned(),
         volume: VolumeId::new(7),
@@ -26,7 +26,7 @@ fn stored_bytes_are_those_of_version_6() {
     let Change::Put { value, .. } = AnyRow::Name(row).put() else {
         panic!("a put")
     };
-    let golden = r#"{"version":6,"row":{"name":"a","volume":"0000000000000007"}}"#;
+    let golden = r#"{"version":7,"row":{"name":"a","volume":"0000000000000007"}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let row = ShardRow {
         volume: VolumeId::new(7),

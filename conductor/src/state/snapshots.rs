@@ -15,8 +15,8 @@
 mod index;
 
 use ashlar_proto::api::{
-    CreateSnapshot, ReportLayers, RollbackVolume, Snapshot, SnapshotMap, SnapshotState, VolumeState,
-    layer_of_snapshot, snapshot_by_layer,
+    CreateSnapshot, ReportLayers, RollbackVolume, Snapshot, SnapshotMap, SnapshotState,
+    VolumeState, layer_of_snapshot, snapshot_by_layer,
 };
 use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{Layer, VolumeId};

@@ -20,6 +20,7 @@ use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
 
 mod ailing;
 mod clients;
+mod clones;
 mod drain;
 mod evidence;
 mod healing;

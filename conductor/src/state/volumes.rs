@@ -23,7 +23,8 @@ use crate::meta::Change;
 use crate::placement::{Candidate, Load, place};
 use crate::refusal::{InvalidRequest, Refusal, SnapshotRefusal, VolumeRefusal, check_name};
 use crate::row::{
-    AnyRow, ClusterRow, NameRow, OriginRow, ShardRow, VolumeRow, name_key, shard_key, snapshot_key, volume_key,
+    AnyRow, ClusterRow, NameRow, OriginRow, ShardRow, VolumeRow, name_key, shard_key, snapshot_key,
+    volume_key,
 };
 
 impl ClusterState {

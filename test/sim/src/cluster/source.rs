@@ -8,6 +8,7 @@ use ashlar_proto::api::{
     ProposeInSync, ReportFlatten, ReportLayers, Revision, SnapshotMap, VolumeMap,
 };
 
+use super::VOLUME;
 use super::conductor::{ANSWER_MAX, CallError, Road, SimCluster};
 
 /// How long a question for the map waits for news.
@@ -35,7 +36,9 @@ impl ClusterSource for ConductorSource {
         let (name, request) = (volume.to_owned(), request.clone());
         let deed = async move |cluster: SimCluster| {
             let attachment = cluster.attach(name, request).await?;
-            archive.ledger(|ledger| ledger.grant(&attachment));
+            if attachment.volume.id == VOLUME {
+                archive.ledger(|ledger| ledger.grant(&attachment));
+            }
             Ok(attachment)
         };
         self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
@@ -46,7 +49,9 @@ impl ClusterSource for ConductorSource {
         let name = volume.to_owned();
         let deed = async move |cluster: SimCluster| {
             let map = cluster.map(name, after, MAP_WAIT).await?;
-            archive.ledger(|ledger| ledger.show_map(&map));
+            if map.volume.id == VOLUME {
+                archive.ledger(|ledger| ledger.show_map(&map));
+            }
             Ok(map)
         };
         let patience = MAP_WAIT + ANSWER_MAX;
@@ -57,7 +62,9 @@ impl ClusterSource for ConductorSource {
         let archive = self.road.conductor.archive().clone();
         let (name, request) = (volume.to_owned(), request.clone());
         let deed = async move |cluster: SimCluster| {
-            archive.ledger(|ledger| ledger.detach(&request));
+            if request.volume == VOLUME {
+                archive.ledger(|ledger| ledger.detach(&request));
+            }
             cluster.detach(name, request).await
         };
         self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
@@ -73,7 +80,9 @@ impl ClusterSource for ConductorSource {
         let archive = self.road.conductor.archive().clone();
         let (name, report) = (volume.to_owned(), *report);
         let deed = async move |cluster: SimCluster| {
-            archive.ledger(|ledger| ledger.report(&report));
+            if report.volume == VOLUME {
+                archive.ledger(|ledger| ledger.report(&report));
+            }
             cluster.report_layers(name, report).await
         };
         self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
@@ -103,9 +112,14 @@ impl ClusterSource for ConductorSource {
         let archive = self.road.conductor.archive().clone();
         let (name, proposal) = (volume.to_owned(), proposal.clone());
         let deed = async move |cluster: SimCluster| {
-            archive.ledger(|ledger| ledger.propose(&proposal));
+            let is_ours = proposal.volume == VOLUME;
+            if is_ours {
+                archive.ledger(|ledger| ledger.propose(&proposal));
+            }
             let committed = cluster.propose(name, proposal).await?;
-            archive.ledger(|ledger| ledger.show(&committed.shard));
+            if is_ours {
+                archive.ledger(|ledger| ledger.show(&committed.shard));
+            }
             Ok(committed)
         };
         if let Some(after) = self.road.conductor.draw_echo() {

@@ -11,8 +11,8 @@ use ashlar_client::{
 };
 use ashlar_proto::api::{
     AckRule, Assignment, AttachRequest, Attachment, DetachRequest, DiskLocation, Health,
-    InSyncCommitted, ProposeInSync, Replica, ReportFlatten, ReportLayers, Revision, Shard, Snapshot, SnapshotMap,
-    SnapshotState, Volume, VolumeMap, VolumeState,
+    InSyncCommitted, ProposeInSync, Replica, ReportFlatten, ReportLayers, Revision, Shard,
+    Snapshot, SnapshotMap, SnapshotState, Volume, VolumeMap, VolumeState,
 };
 use ashlar_proto::{
     Address, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, LayerRange, LayerTable,

@@ -47,7 +47,7 @@ fn stored_bytes_are_those_of_version_7() {
         panic!("a put")
     };
     let golden = concat!(
-        r#"{"version":6,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
+        r#"{"version":7,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
         r#""replicas":[{"id":"0000000000000008","node":1,"#,
         r#""disk":"00000000000000000000000000000009","#,
         r#""in_sync":false,"fresh":true,"leaving":false}],"made":["0000000000000008"],"#,
@@ -62,7 +62,7 @@ fn stored_bytes_are_those_of_version_7() {
         panic!("a put")
     };
     assert_eq!(key.as_str(), "rebalance");
-    let golden = r#"{"version":6,"row":{"paused":true,"active":false}}"#;
+    let golden = r#"{"version":7,"row":{"paused":true,"active":false}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let row = DeniedRow {
         client: "nbd@a/b *".to_owned(),
@@ -72,7 +72,7 @@ fn stored_bytes_are_those_of_version_7() {
         panic!("a put")
     };
     assert_eq!(key.as_str(), "denied/nbd@a/b *");
-    let golden = r#"{"version":6,"row":{"client":"nbd@a/b *","reason":"r"}}"#;
+    let golden = r#"{"version":7,"row":{"client":"nbd@a/b *","reason":"r"}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let ailing = Ailing {
         reason: "r".to_owned(),
@@ -101,7 +101,7 @@ fn stored_bytes_are_those_of_version_7() {
         panic!("a put")
     };
     let golden = concat!(
-        r#"{"version":6,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
+        r#"{"version":7,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
         r#""path":"/d","lanes":1,"usable_bytes":1,"used_bytes":0,"volatile_cache":false,"#,
         r#""damage":{},"ailing":{"reason":"r","incident":5}},"schedulable":"open","#,
         r#""ailing":{"reason":"r","incident":5},"cleared":4}}"#

@@ -156,7 +156,7 @@ async fn parts_with_data(
 ) -> Result<Vec<BlockRange>, BlockError> {
     let mut parts = Vec::new();
     let mut at = first;
-    for run in origin.extents(first, end - first).await? {
+    for run in origin.extents(first, end - first, usize::MAX).await? {
         let count = u64::from(run.count.get());
         if run.kind == BlockKind::Data {
             let starts = (at..at + count).step_by(usize::try_from(PART_BLOCKS).unwrap_or(1));

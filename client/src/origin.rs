@@ -99,8 +99,13 @@ impl Origin {
         Ok(bytes)
     }
 
-    /// The kinds of `count` blocks from `first` on.
-    pub(crate) async fn extents(&self, first: u64, count: u64) -> Result<Vec<Extent>, BlockError> {
+    /// The kinds of `count` blocks from `first` on, or of fewer where there are more than `most` runs.
+    pub(crate) async fn extents(
+        &self,
+        first: u64,
+        count: u64,
+        most: usize,
+    ) -> Result<Vec<Extent>, BlockError> {
         let mut runs = Vec::new();
         let end = first + count;
         let mut at = first;
@@ -113,6 +118,9 @@ impl Origin {
                 let count = u64::from(run.count.get()).min(end - at);
                 push_run(&mut runs, usize::MAX, count, run.kind);
                 at += count;
+            }
+            if runs.len() > most && at < end {
+                return Ok(runs);
             }
         }
         push_run(&mut runs, usize::MAX, end - at.min(end), BlockKind::Absent);
@@ -160,14 +168,26 @@ pub(crate) async fn assemble_over(
     Ok(pieces)
 }
 
-/// The kinds of the blocks of a run from `first` on, as the origin has them where there is nothing.
-pub(crate) async fn run_over(
+/// Adds the blocks of a run from `first` on, as the origin has them where there is nothing; false when
+/// there was no room for all of them.
+pub(crate) async fn push_over(
     origin: Option<&Origin>,
+    extents: &mut Vec<Extent>,
+    extents_max: usize,
     first: u64,
     run: Extent,
-) -> Result<Vec<Extent>, BlockError> {
-    match origin.filter(|_| run.kind == BlockKind::Absent) {
-        Some(origin) => origin.extents(first, u64::from(run.count.get())).await,
-        None => Ok(vec![run]),
+) -> Result<bool, BlockError> {
+    let all = u64::from(run.count.get());
+    let Some(origin) = origin.filter(|_| run.kind == BlockKind::Absent) else {
+        return Ok(push_run(extents, extents_max, all, run.kind));
+    };
+    let mut told = 0;
+    for run in origin.extents(first, all, extents_max).await? {
+        let count = u64::from(run.count.get());
+        if !push_run(extents, extents_max, count, run.kind) {
+            return Ok(false);
+        }
+        told += count;
     }
+    Ok(told == all)
 }

@@ -15,10 +15,10 @@ use ashlar_reactor::link::Frame;
 use crate::block_device::BlockError;
 use crate::hedge::{Attempt, Outcome, note_attempt, note_failed, quickest, read_hedged};
 use crate::lease;
-use crate::origin::{assemble_over, run_over};
+use crate::origin::{Origin, assemble_over, push_over};
 use crate::overlap::BlockRange;
 use crate::quorum::{Mask, Slot};
-use crate::range::{check_sized, push_run, touched_blocks};
+use crate::range::{check_sized, touched_blocks};
 use crate::repair;
 use crate::route::Piece;
 use crate::shard::Shard;
@@ -60,7 +60,19 @@ pub(crate) async fn read_blocks(
 ) -> Result<Vec<SharedBuffer>, BlockError> {
     // Before the clone's own replicas are asked: it is let go of once they hold all of it.
     let origin = core.origin();
-    let origin = origin.as_deref();
+    let read = read_over(core, origin.as_deref(), range).await;
+    if read.is_err() && origin.is_some() && core.origin().is_none() {
+        return read_over(core, None, range).await;
+    }
+    read
+}
+
+/// Reads whole blocks, with an origin where there is nothing.
+async fn read_over(
+    core: &Rc<Core>,
+    origin: Option<&Origin>,
+    range: BlockRange,
+) -> Result<Vec<SharedBuffer>, BlockError> {
     let mut pieces = core.route.data_pieces(range);
     if let (Some(only), None) = (pieces.next(), pieces.next()) {
         let shown = read_piece(core, &only).await?;
@@ -393,14 +405,11 @@ pub(crate) async fn extents(
             let mut covered = 0;
             for run in extents_of(core, &shard, above, span).await? {
                 covered += run.count.get();
-                let runs = run_over(origin.as_deref(), at, run).await?;
-                at += u64::from(run.count.get());
-                for run in runs {
-                    let count = u64::from(run.count.get());
-                    if !push_run(&mut extents, extents_max, count, run.kind) {
-                        return Ok(extents);
-                    }
+                let origin = origin.as_deref();
+                if !push_over(origin, &mut extents, extents_max, at, run).await? {
+                    return Ok(extents);
                 }
+                at += u64::from(run.count.get());
             }
             span = span.skip(BlockCount::new(covered));
         }

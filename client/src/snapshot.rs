@@ -33,10 +33,10 @@ use crate::attach::{REQUEST_BYTES_MAX, reached_at};
 use crate::block_device::{BlockDevice, BlockError, Durability, Geometry, ZeroMode};
 use crate::budget::Budget;
 use crate::options::VolumeOptions;
-use crate::origin::{Origin, assemble_over, run_over};
+use crate::origin::{Origin, assemble_over, push_over};
 use crate::overlap::BlockRange;
 use crate::peer::{Peer, PeerKey, PeerTimes};
-use crate::range::{check_sized, push_run, touched_blocks};
+use crate::range::{check_sized, touched_blocks};
 use crate::read::{Shown, covers, cut, verify};
 use crate::route::{Piece, Route};
 use crate::source::{AnySource, ClusterSource, SourceError};
@@ -527,14 +527,11 @@ impl Reader {
                 let mut covered = 0;
                 for run in runs {
                     covered += run.count.get();
-                    let runs = run_over(origin, at, run).await?;
-                    at += u64::from(run.count.get());
-                    for run in runs {
-                        let count = u64::from(run.count.get());
-                        if !push_run(&mut extents, extents_max.max(1), count, run.kind) {
-                            return Ok(extents);
-                        }
+                    let most = extents_max.max(1);
+                    if !push_over(origin, &mut extents, most, at, run).await? {
+                        return Ok(extents);
                     }
+                    at += u64::from(run.count.get());
                 }
                 span = span.skip(BlockCount::new(covered));
             }

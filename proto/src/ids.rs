@@ -1,5 +1,6 @@
 //! Newtypes for every id, counter and unit: no bare integer crosses a public boundary.
 
+use crate::planted::{Planted, is_planted};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -250,6 +251,13 @@ impl Seq {
     #[must_use]
     pub fn is_burial(self) -> bool {
         self == self.window().burial()
+    }
+
+    /// Whether zeroes under this seq say that there is nothing: an orphan is buried where nothing was
+    /// ever written. What reads as zeroes there is buried under a block of data that holds zeroes.
+    #[must_use]
+    pub fn is_void(self) -> bool {
+        self.is_burial() && !is_planted(Planted::VoidsAreZeroes)
     }
 
     /// The next number of the same window, or `None` where only the burial number is left.

@@ -88,11 +88,13 @@ pub enum Planted {
     FlattenOverWrites,
     /// A conductor deletes a snapshot that has clones.
     DeleteOrigin,
+    /// An orphan that is buried where nothing was ever written leaves zeroes there.
+    VoidsAreZeroes,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::NoLease,
         Self::CountNonMembers,
         Self::CountProposedOnly,
@@ -134,6 +136,7 @@ impl Planted {
         Self::RollbackUnfenced,
         Self::FlattenOverWrites,
         Self::DeleteOrigin,
+        Self::VoidsAreZeroes,
     ];
 }
 

@@ -282,7 +282,7 @@ fn of_equal_versions_a_merge_keeps_the_one_that_a_lookup_shows() {
 /// last seq of the window, in which label 2 went on. Then their intervals are joined.
 #[test]
 fn a_grave_lies_under_the_labels_above_it() {
-    let mut bench = Bench::new(6, DiskSpec::write_through(128 * MIB), None);
+    let bench = Bench::new(6, DiskSpec::write_through(128 * MIB), None);
     let lane = bench.start();
     let shard = bench.create(&lane, 1, 1 << 20);
     let window = Window::new(1);

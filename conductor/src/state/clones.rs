@@ -13,7 +13,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ashlar_proto::api::{CloneSnapshot, CreateVolume, FlattenVolume, Origin, ReportFlatten};
+use ashlar_proto::api::{
+    CloneSnapshot, CreateVolume, FlattenVolume, Origin, ReportFlatten, snapshot_by_layer,
+};
 use ashlar_proto::{ByteCount, Layer, VolumeId};
 
 use super::owners::stale_generation;
@@ -253,16 +255,18 @@ impl ClusterState {
         }
     }
 
-    /// An origin as the API shows it.
+    /// An origin as the API shows it. One that is not there, which may not be, is shown all the same:
+    /// without it a clone would pass for a volume of zeroes.
     pub(super) fn show_origin(&self, origin: Option<OriginRow>) -> Option<Origin> {
         let origin = origin?;
-        let volume = self.volumes.get(&origin.volume)?;
-        let snapshot = self.snapshots.at(origin.volume, origin.layer)?;
+        let volume = self.volumes.get(&origin.volume);
+        let snapshot = self.snapshots.at(origin.volume, origin.layer);
         Some(Origin {
             volume: origin.volume,
-            volume_name: volume.name.clone(),
+            volume_name: volume.map_or_else(|| "?".to_owned(), |row| row.name.clone()),
             layer: origin.layer,
-            snapshot: snapshot.name.clone(),
+            snapshot: snapshot
+                .map_or_else(|| snapshot_by_layer(origin.layer), |row| row.name.clone()),
             bytes: origin.bytes,
         })
     }

@@ -34,6 +34,7 @@ use crate::grant::Grant;
 use crate::grow;
 use crate::health::Counters;
 use crate::hedge::HedgeBudget;
+use crate::hold;
 use crate::layers::{self, Layers};
 use crate::map;
 use crate::options::VolumeOptions;
@@ -372,6 +373,7 @@ fn serve(
         id: grant.volume.id,
         generation: grant.volume.generation,
         layers: Rc::new(Layers::new(&grant.volume, reactor.now())),
+        hold: Rc::default(),
         geometry: Cell::new(geometry),
         growth: Rc::default(),
         route,
@@ -412,6 +414,7 @@ fn serve(
     drop(reactor.spawn(following));
     drop(reactor.spawn(grow::run(Rc::downgrade(&core))));
     drop(reactor.spawn(layers::run(Rc::downgrade(&core))));
+    drop(reactor.spawn(hold::run(Rc::downgrade(&core))));
     drop(reactor.spawn(beat::run(Rc::downgrade(&core))));
     drop(reactor.spawn(scrub::run(Rc::downgrade(&core))));
     let joins = catch_up::run(Rc::downgrade(&core), Rc::clone(&core.lacking));

@@ -6,6 +6,7 @@
 
 mod clients;
 mod extract;
+mod groups;
 pub(crate) mod listener;
 mod nodes;
 mod problem;
@@ -105,6 +106,8 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
             "/v1/volumes/{name}/snapshots/{snapshot}/rollback",
             post(snapshots::rollback::<M>),
         )
+        .route("/v1/volumes/{name}/hold", post(groups::report_hold::<M>))
+        .route("/v1/snapshot-groups", post(groups::create::<M>))
         .route("/v1/snapshots", get(snapshots::list_all::<M>))
         .route("/v1/maps", post(volumes::maps::<M>))
         .route("/v1/nodes", get(nodes::list::<M>))

@@ -2,6 +2,7 @@
 
 mod ailing;
 mod clients;
+mod groups;
 mod maps;
 mod resize;
 mod seen;
@@ -18,6 +19,9 @@ use crate::layers::LayerTable;
 
 pub use ailing::{Ailing, ClearDisk, Evacuation, Incident};
 pub use clients::{AllowClient, ClientDenied, DeniedClient, DenyClient};
+pub use groups::{
+    CreateSnapshotGroup, HoldAnswer, HoldOutcome, HoldWord, ReportHold, SnapshotGroup, VolumeHold,
+};
 pub use maps::{AskMaps, AskedMap, VolumeMaps};
 pub use resize::ResizeVolume;
 pub use seen::{
@@ -138,6 +142,9 @@ pub struct Volume {
     pub snapshots: u32,
     /// Who has it attached, if anybody.
     pub attached_by: Option<String>,
+    /// The group of snapshots in the making for which its owner holds back writes, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<VolumeHold>,
     /// Its shards; left out of lists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<Shard>,

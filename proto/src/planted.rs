@@ -84,10 +84,16 @@ pub enum Planted {
     SnapshotUnsettled,
     /// A conductor goes back without raising the generation.
     RollbackUnfenced,
+    /// An owner whose hold has ended before it learned of the seal says that it kept still.
+    HoldBrokenKept,
+    /// An owner says that it holds, and goes on.
+    HoldForgotten,
+    /// A conductor calls a group of snapshots good without asking whether its owners kept still.
+    GroupUnconfirmed,
 }
 
 impl Planted {
-    /// All of them.
+    /// All that are found in a cluster with one volume.
     pub const ALL: [Self; 39] = [
         Self::NoLease,
         Self::CountNonMembers,
@@ -128,6 +134,13 @@ impl Planted {
         Self::CheckpointForgetsLayer,
         Self::SnapshotUnsettled,
         Self::RollbackUnfenced,
+    ];
+
+    /// Those of groups of snapshots, for which it takes more than one volume.
+    pub const OF_GROUPS: [Self; 3] = [
+        Self::HoldBrokenKept,
+        Self::HoldForgotten,
+        Self::GroupUnconfirmed,
     ];
 }
 

@@ -18,7 +18,7 @@ use ashlar_proto::api::{
     CreateSnapshot, ReportLayers, RollbackVolume, Snapshot, SnapshotMap, SnapshotState, VolumeState,
 };
 use ashlar_proto::planted::{Planted, is_planted};
-use ashlar_proto::{Layer, VolumeId};
+use ashlar_proto::{GroupId, Layer, VolumeId};
 
 use super::layers::{gone_back, joined, sealed_top};
 use super::owners::stale_generation;
@@ -52,13 +52,32 @@ impl ClusterState {
     ) -> Result<Plan<(VolumeId, Layer)>, Refusal> {
         check_name(&request.name)?;
         let current = self.require_ready(volume)?;
-        if self.snapshots.named(current.id, &request.name).is_some() {
-            let (volume, snapshot) = (volume.to_owned(), request.name.clone());
-            return Err(SnapshotRefusal::Exists { volume, snapshot }.into());
+        self.refuse_held(current)?;
+        let (snapshot, row) = self.sealed(current, &request.name, now_ms, None)?;
+        let answer = (current.id, snapshot.layer);
+        Ok(Plan {
+            reads: Vec::new(),
+            changes: vec![AnyRow::Snapshot(snapshot).put(), AnyRow::Volume(row).put()],
+            answer,
+        })
+    }
+
+    /// A volume as it is once its head is sealed as a snapshot of that name, and the snapshot.
+    pub(super) fn sealed(
+        &self,
+        current: &VolumeRow,
+        name: &str,
+        now_ms: u64,
+        group: Option<GroupId>,
+    ) -> Result<(SnapshotRow, VolumeRow), SnapshotRefusal> {
+        let volume = current.name.clone();
+        if self.snapshots.named(current.id, name).is_some() {
+            let snapshot = name.to_owned();
+            return Err(SnapshotRefusal::Exists { volume, snapshot });
         }
         if self.snapshots.count(current.id) >= SNAPSHOTS_MAX {
-            let (volume, most) = (volume.to_owned(), SNAPSHOTS_MAX);
-            return Err(SnapshotRefusal::TooMany { volume, most }.into());
+            let most = SNAPSHOTS_MAX;
+            return Err(SnapshotRefusal::TooMany { volume, most });
         }
         let layer = current.head_layer;
         let is_complete = current.attached_by.is_none()
@@ -66,9 +85,10 @@ impl ClusterState {
         let snapshot = SnapshotRow {
             volume: current.id,
             layer,
-            name: request.name.clone(),
+            name: name.to_owned(),
             size_bytes: current.size_bytes,
             created_ms: now_ms,
+            group,
         };
         let row = VolumeRow {
             head_layer: next_head(current)?,
@@ -79,11 +99,7 @@ impl ClusterState {
             },
             ..current.clone()
         };
-        Ok(Plan {
-            reads: Vec::new(),
-            changes: vec![AnyRow::Snapshot(snapshot).put(), AnyRow::Volume(row).put()],
-            answer: (current.id, layer),
-        })
+        Ok((snapshot, row))
     }
 
     /// Deletes a snapshot: its interval is one with the next from then on.
@@ -93,14 +109,10 @@ impl ClusterState {
         snapshot: &str,
     ) -> Result<Plan<TableChange>, Refusal> {
         let current = self.require_ready(volume)?;
-        let deleted = self.require_snapshot(current, snapshot)?.layer;
-        let left = self.snapshots.of(current.id).map(|row| row.layer);
-        let left = left.filter(|layer| *layer != deleted);
-        let layers = joined(&current.layers, left.chain([current.head_layer]));
-        let row = VolumeRow {
-            layers,
-            ..current.clone()
-        };
+        let deleted = self.require_snapshot(current, snapshot)?;
+        self.refuse_unconfirmed(current, deleted)?;
+        let deleted = deleted.layer;
+        let row = self.without(current, deleted);
         let key = snapshot_key(current.id, deleted);
         let answer = TableChange {
             volume: row.id,
@@ -113,6 +125,17 @@ impl ClusterState {
         })
     }
 
+    /// A volume as it is without the snapshot of that layer.
+    pub(super) fn without(&self, current: &VolumeRow, deleted: Layer) -> VolumeRow {
+        let left = self.snapshots.of(current.id).map(|row| row.layer);
+        let left = left.filter(|layer| *layer != deleted);
+        let layers = joined(&current.layers, left.chain([current.head_layer]));
+        VolumeRow {
+            layers,
+            ..current.clone()
+        }
+    }
+
     /// Makes the volume what it was at a snapshot. Nobody has it attached afterwards, and what an
     /// earlier owner still writes lies in layers that are dropped.
     pub(crate) fn plan_rollback(
@@ -122,8 +145,9 @@ impl ClusterState {
         request: RollbackVolume,
     ) -> Result<Plan<TableChange>, Refusal> {
         let current = self.require_ready(volume)?;
-        let to = self.require_snapshot(current, snapshot)?.layer;
-        if to > current.settled_layer {
+        let target = self.require_snapshot(current, snapshot)?;
+        let to = target.layer;
+        if !self.is_readable(current, target) {
             let (volume, snapshot) = (volume.to_owned(), snapshot.to_owned());
             return Err(SnapshotRefusal::NotReady { volume, snapshot }.into());
         }
@@ -249,32 +273,52 @@ impl ClusterState {
     /// The snapshot of that layer.
     pub(crate) fn snapshot_at(&self, volume: VolumeId, layer: Layer) -> Option<Snapshot> {
         let row = self.snapshots.at(volume, layer)?;
-        Some(show_snapshot(self.volumes.get(&volume)?, row))
+        Some(self.show_snapshot(self.volumes.get(&volume)?, row))
     }
 
     /// The snapshot of that name.
     pub(crate) fn snapshot(&self, volume: &str, snapshot: &str) -> Result<Snapshot, Refusal> {
         let current = self.require(volume)?;
-        Ok(show_snapshot(
-            current,
-            self.require_snapshot(current, snapshot)?,
-        ))
+        Ok(self.show_snapshot(current, self.require_snapshot(current, snapshot)?))
     }
 
     /// All snapshots of the volume of that name, by layer.
     pub(crate) fn snapshots_of(&self, volume: &str) -> Result<Vec<Snapshot>, Refusal> {
         let current = self.require(volume)?;
         let rows = self.snapshots.of(current.id);
-        Ok(rows.map(|row| show_snapshot(current, row)).collect())
+        Ok(rows.map(|row| self.show_snapshot(current, row)).collect())
     }
 
     /// All snapshots, by volume and layer.
     pub(crate) fn snapshots(&self) -> Vec<Snapshot> {
         let each = self.volumes.values().flat_map(|volume| {
             let rows = self.snapshots.of(volume.id);
-            rows.map(move |row| show_snapshot(volume, row))
+            rows.map(move |row| self.show_snapshot(volume, row))
         });
         each.collect()
+    }
+
+    /// Whether a snapshot never changes any more: its layer is settled, and its group is confirmed if it
+    /// is of one.
+    pub(super) fn is_readable(&self, volume: &VolumeRow, row: &SnapshotRow) -> bool {
+        row.layer <= volume.settled_layer && !self.is_unconfirmed(row)
+    }
+
+    fn show_snapshot(&self, volume: &VolumeRow, row: &SnapshotRow) -> Snapshot {
+        Snapshot {
+            volume: row.volume,
+            volume_name: volume.name.clone(),
+            name: row.name.clone(),
+            layer: row.layer,
+            size_bytes: row.size_bytes,
+            created_ms: row.created_ms,
+            state: if self.is_readable(volume, row) {
+                SnapshotState::Ready
+            } else {
+                SnapshotState::Sealing
+            },
+            group: row.group,
+        }
     }
 
     /// What a reader of a snapshot needs.
@@ -289,32 +333,18 @@ impl ClusterState {
         let others = others.filter(|other| other.layer != row.layer);
         Ok(SnapshotMap {
             cluster: self.cluster.id,
-            snapshot: show_snapshot(current, row),
+            snapshot: self.show_snapshot(current, row),
             volume: self.show_volume(current, true),
             disks: self.locations(current.id),
-            others: others.map(|other| show_snapshot(current, other)).collect(),
+            others: others
+                .map(|other| self.show_snapshot(current, other))
+                .collect(),
             revision: self.revision,
         })
     }
 }
 
-fn show_snapshot(volume: &VolumeRow, row: &SnapshotRow) -> Snapshot {
-    Snapshot {
-        volume: row.volume,
-        volume_name: volume.name.clone(),
-        name: row.name.clone(),
-        layer: row.layer,
-        size_bytes: row.size_bytes,
-        created_ms: row.created_ms,
-        state: if row.layer <= volume.settled_layer {
-            SnapshotState::Ready
-        } else {
-            SnapshotState::Sealing
-        },
-    }
-}
-
-fn next_head(volume: &VolumeRow) -> Result<Layer, SnapshotRefusal> {
+pub(super) fn next_head(volume: &VolumeRow) -> Result<Layer, SnapshotRefusal> {
     let next = volume.head_layer.get().checked_add(1);
     next.map(Layer::new)
         .ok_or_else(|| SnapshotRefusal::Exhausted {

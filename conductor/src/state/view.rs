@@ -62,6 +62,7 @@ impl ClusterState {
             settled_layer: row.settled_layer,
             snapshots: count(self.snapshots.count(row.id)),
             attached_by: row.attached_by.clone(),
+            hold: self.hold_of(row),
             shards: shards.into_iter().flatten().collect(),
         }
     }

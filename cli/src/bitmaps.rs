@@ -192,6 +192,7 @@ mod tests {
             size_bytes: ByteCount::new(1 << 20),
             created_ms: 0,
             state,
+            group: None,
         }
     }
 

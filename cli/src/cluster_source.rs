@@ -9,8 +9,9 @@
 use ashlar_client::{AttachError, ClusterSource, OpenSnapshotError, SourceError};
 use ashlar_nbd_server::{ExportInfo, OpenError};
 use ashlar_proto::api::{
-    AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, ProposeInSync,
-    ReportLayers, Revision, Snapshot, SnapshotMap, SnapshotState, Volume, VolumeMap, VolumeState,
+    AttachRequest, Attachment, DetachRequest, HoldAnswer, InSyncCommitted, OwnerHeartbeat,
+    ProposeInSync, ReportHold, ReportLayers, Revision, Snapshot, SnapshotMap, SnapshotState,
+    Volume, VolumeMap, VolumeState,
 };
 use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
@@ -37,6 +38,7 @@ enum Once {
     Detach(String, DetachRequest, Answer<()>),
     Propose(String, ProposeInSync, Answer<InSyncCommitted>),
     ReportLayers(String, ReportLayers, Answer<()>),
+    ReportHold(String, ReportHold, Answer<HoldAnswer>),
     Snapshot(String, String, Answer<SnapshotMap>),
     List(Answer<(Vec<Volume>, Vec<Snapshot>)>),
     Snapshots(String, Answer<Vec<Snapshot>>),
@@ -161,6 +163,16 @@ impl ClusterSource for HttpClusterSource {
             .await
     }
 
+    async fn report_hold(
+        &self,
+        volume: &str,
+        report: &ReportHold,
+    ) -> Result<HoldAnswer, SourceError> {
+        let (volume, report) = (volume.to_owned(), *report);
+        self.call(|answer| Call::Once(Once::ReportHold(volume, report, answer)))
+            .await
+    }
+
     async fn snapshot(&self, volume: &str, snapshot: &str) -> Result<SnapshotMap, SourceError> {
         let (volume, snapshot) = (volume.to_owned(), snapshot.to_owned());
         self.call(|answer| Call::Once(Once::Snapshot(volume, snapshot, answer)))
@@ -200,6 +212,10 @@ async fn carry_out(client: ApiClient, call: Once) {
         }
         Once::ReportLayers(name, request, answer) => {
             let outcome = client.report_layers(&name, &request).await;
+            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+        }
+        Once::ReportHold(name, request, answer) => {
+            let outcome = client.report_hold(&name, &request).await;
             let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
         }
         Once::Snapshot(name, snapshot, answer) => {

@@ -192,12 +192,11 @@ pub(crate) async fn run(core: Weak<Core>) {
         if hold.state.get() != state {
             continue;
         }
+        let is_taken = take(&strong, answer);
         tries += 1;
-        let is_done = take(&strong, answer) || tries >= TRIES_MAX;
-        if is_done && matches!(state, State::Ended { .. }) {
+        if matches!(state, State::Ended { .. }) && (is_taken || tries >= TRIES_MAX) {
             hold.set(State::Free);
-        }
-        if !is_done {
+        } else if !is_taken {
             drop(strong);
             let news = hold.news.raised_since(moment);
             let _elapsed = reactor.timeout(PAUSE.min(patience), news).await;

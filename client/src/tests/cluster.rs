@@ -194,6 +194,7 @@ impl Cluster {
             settled_layer: Layer::default(),
             snapshots: 0,
             attached_by: None,
+            hold: None,
             shards,
         };
         let disks = stores

@@ -221,6 +221,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_6() {
         name: "before".to_owned(),
         size_bytes: ByteCount::new(8192),
         created_ms: 1_700_000_000_000,
+        group: Some(GroupId::new(3)),
     });
     let Change::Put { key, value } = row.put() else {
         panic!("a put")
@@ -228,7 +229,32 @@ fn stored_volumes_and_snapshots_are_those_of_version_6() {
     assert_eq!(key.as_str(), "snapshot/0000000000000007/0000001a");
     let golden = concat!(
         r#"{"version":7,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
-        r#""size_bytes":8192,"created_ms":1700000000000}}"#
+        r#""size_bytes":8192,"created_ms":1700000000000,"group":3}}"#
+    );
+    assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
+    assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+    let before = golden.replace(r#","group":3"#, "");
+    let AnyRow::Snapshot(before) = AnyRow::decode(&key, before.as_bytes()).unwrap() else {
+        panic!("a snapshot")
+    };
+    assert_eq!(before.group, None);
+    let row = AnyRow::Group(GroupRow {
+        id: GroupId::new(26),
+        name: "before".to_owned(),
+        members: vec![MemberRow {
+            volume: VolumeId::new(7),
+            generation: Generation::new(2),
+            holds: true,
+            sealed: Some(Layer::new(4)),
+        }],
+    });
+    let Change::Put { key, value } = row.put() else {
+        panic!("a put")
+    };
+    assert_eq!(key.as_str(), "group/000000000000001a");
+    let golden = concat!(
+        r#"{"version":7,"row":{"id":26,"name":"before","members":[{"#,
+        r#""volume":"0000000000000007","generation":2,"holds":true,"sealed":4}]}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
     assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
@@ -255,8 +281,8 @@ fn volumes_of_version_4_are_read_and_are_not_settled() {
 
 #[test]
 fn newer_rows_are_refused() {
-    let refused = AnyRow::decode(&cluster_key(), br#"{"version":7,"row":{"what":1}}"#);
-    assert!(matches!(refused, Err(RowError::Version { version: 7, .. })));
+    let refused = AnyRow::decode(&cluster_key(), br#"{"version":8,"row":{"what":1}}"#);
+    assert!(matches!(refused, Err(RowError::Version { version: 8, .. })));
     let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
     assert!(matches!(unknown, Err(RowError::Unknown { .. })));
 }

@@ -208,6 +208,7 @@ impl ClusterSource for Conductor {
             } else {
                 SnapshotState::Sealing
             },
+            group: None,
         };
         Ok(SnapshotMap {
             cluster: CLUSTER,
@@ -589,6 +590,7 @@ fn map_of(sites: &[Site], replicas: u8, ack: AckRule) -> Conductor {
         settled_layer: Layer::default(),
         snapshots: 0,
         attached_by: None,
+        hold: None,
         shards: shards.collect(),
     };
     Conductor {

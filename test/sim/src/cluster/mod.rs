@@ -21,6 +21,7 @@
 mod agent;
 mod chaos;
 mod conductor;
+pub mod groups;
 mod ledger;
 mod metadata;
 mod operator;

@@ -6,7 +6,7 @@ use ashlar_proto::api::{
     PEERS_WATCHED_MAX,
 };
 use ashlar_proto::limits::{
-    GROUP_VOLUMES_MAX, HOLD_WAIT, NAME_BYTES_MAX, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN,
+    GROUP_VOLUMES_MAX, NAME_BYTES_MAX, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN,
 };
 use ashlar_proto::{
     Address, ByteCount, DiskId, Epoch, Generation, NodeId, ReplicaId, ShardIndex, VolumeId,
@@ -200,40 +200,44 @@ pub enum GroupRefusal {
     )]
     InProgress { volume: String },
     #[error(
-        "volume `{volume}` may still take writes of a client that was denied: try again once it was          attached again, or a store has fenced that client"
+        "volume `{volume}` may still take writes of a client that was denied: try again once a store \
+         has fenced that client, or another has attached the volume"
     )]
     Unfenced { volume: String },
     #[error(
-        "no snapshot was made: {} not hold back its writes or did not say so within {} ms; see that          its front end runs, reaches the conductor and is of this version, and try again",
-        owners(.members), HOLD_WAIT.as_millis()
+        "no snapshot was made: no word in time that writes are held back came from the owner of {}; \
+         see that its front end runs, reaches the conductor and is of this version, and try again",
+        owners_of(.members)
     )]
     Silent {
         /// The volumes, and who has them attached.
         members: Vec<(String, String)>,
     },
     #[error(
-        "no snapshot was made: volume `{volume}` was attached, detached, gone back or deleted while          the group was being made; try again"
+        "no snapshot was made: volume `{volume}` was attached, detached, gone back or deleted while \
+         the group was being made; try again"
     )]
     Changed { volume: String },
     #[error(
-        "no snapshot was made: the owner of volume `{volume}` let writes go on before it knew that          all were held, since it was told too late; try again"
+        "no snapshot was made: the owner of volume `{volume}` let writes go on before it knew that \
+         all were held, since it was told too late; try again"
     )]
     Broken { volume: String },
     #[error("the group of snapshots is over: it was made, or it failed")]
     Over,
 }
 
-fn owners(members: &[(String, String)]) -> String {
+fn owners_of(members: &[(String, String)]) -> String {
     let named = |(volume, owner): &(String, String)| match owner.as_str() {
-        "" => format!("that of volume `{volume}`"),
-        owner => format!("`{owner}` of volume `{volume}`"),
+        "" => format!("volume `{volume}`"),
+        owner => format!("volume `{volume}` (`{owner}`)"),
     };
     let named: Vec<String> = members.iter().take(OWNERS_NAMED_MAX).map(named).collect();
     let more = match members.len().saturating_sub(OWNERS_NAMED_MAX) {
         0 => String::new(),
         more => format!(" and {more} others"),
     };
-    format!("the owner {}{more} did", named.join(", "))
+    format!("{}{more}", named.join(", "))
 }
 
 /// A volume cannot have the size that is asked for.

@@ -168,7 +168,7 @@ fn a_group_is_held_sealed_and_confirmed() {
     assert!(
         silent
             .to_string()
-            .contains("`nbd on y` of volume `b` did not hold back")
+            .contains("from the owner of volume `b` (`nbd on y`);")
     );
     let at_hold = bench.state.map_changed("a").unwrap();
     bench.word("b", group, HELD);

@@ -211,7 +211,8 @@ impl ClusterState {
                 let volume = self.name_of(member.volume);
                 return Progress::Failed(GroupRefusal::Changed { volume });
             }
-            if !is_said && !(member.sealed.is_some() && is_planted(Planted::GroupUnconfirmed)) {
+            let is_excused = member.sealed.is_some() && is_planted(Planted::GroupUnconfirmed);
+            if !is_said && !is_excused {
                 progress = Progress::Waiting;
             }
         }

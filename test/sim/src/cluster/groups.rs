@@ -73,6 +73,7 @@ impl fmt::Display for Outcome {
 }
 
 /// A group that was asked for.
+#[derive(Clone)]
 struct Asked {
     /// What was acknowledged by then, of either volume.
     acked: [u64; 2],
@@ -436,7 +437,8 @@ impl Groups {
         if there[0] != there[1] {
             return Err(format!("not of both volumes: {there:?}"));
         }
-        for (name, asked) in self.asked.borrow().iter() {
+        let all = self.asked.borrow().clone();
+        for (name, asked) in &all {
             let is_there = there[0].contains(name);
             if asked.is_made.is_some_and(|made| made != is_there) {
                 return Err(format!(

@@ -87,10 +87,10 @@ The snapshot holds every write that was acknowledged before the command began, a
 after it was ready; of those in between, any. Nothing is copied and no IO waits. NAME is 1 to 63 of
 a-z 0-9 . _ -, beginning with a letter or digit.
 
-With --group a snapshot NAME is made of each of 2 to 64 volumes, attached anywhere or detached, all of
-the same moment: what was acknowledged by one volume before a write to another was sent is kept if that
-write is. For this their owners hold back new writes until all do, usually for some ten milliseconds and
-for a second at most. If one of them does not answer none is made.")]
+With --group a snapshot NAME is made of each of 2 to 64 volumes, attached anywhere or detached,
+all of the same moment: what was acknowledged by one volume before a write to another was sent
+is kept if that write is. For this their owners hold back new writes until all do, usually for
+some ten milliseconds and for a second at most. If one of them does not answer none is made.")]
     Create {
         /// Make a snapshot of each volume, all of one moment: VOLUME VOLUME… @NAME.
         #[arg(long)]

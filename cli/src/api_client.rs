@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied,
-    CloneSnapshot, ClusterStatus, CreateSnapshot, CreateVolume, DeniedClient, DenyClient,
-    DetachRequest, Disk, FlattenVolume, Heartbeat, HeartbeatAnswer, InSyncCommitted, List, Node,
-    OwnerHeartbeat, Problem, ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered,
-    ReportFlatten, ReportLayers, ResizeVolume, Revision, RollbackVolume, Schedulable, SetRebalance,
-    SetSchedulable, Snapshot, SnapshotMap, Volume, VolumeMaps,
+    CloneSnapshot, ClusterStatus, CreateSnapshot, CreateSnapshotGroup, CreateVolume, DeniedClient,
+    DenyClient, DetachRequest, Disk, FlattenVolume, Heartbeat, HeartbeatAnswer, HoldAnswer,
+    InSyncCommitted, List, Node, OwnerHeartbeat, Problem, ProposeInSync, Rebalance, RebalancePlan,
+    RegisterNode, Registered, ReportFlatten, ReportHold, ReportLayers, ResizeVolume, Revision,
+    RollbackVolume, Schedulable, SetRebalance, SetSchedulable, Snapshot, SnapshotGroup,
+    SnapshotMap, Volume, VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
@@ -230,6 +231,16 @@ impl ApiClient {
         json(send(post, &self.base).await?, &self.base).await
     }
 
+    /// `POST /v1/snapshot-groups`: returns when all are ready, or after 30 s as they then stand.
+    pub async fn create_snapshot_group(
+        &self,
+        request: &CreateSnapshotGroup,
+    ) -> Result<SnapshotGroup, ApiError> {
+        let post = self.request(Method::POST, &["snapshot-groups"]);
+        let post = waiting(post, OWNER_WAIT).json(request);
+        json(send(post, &self.base).await?, &self.base).await
+    }
+
     /// `DELETE /v1/volumes/{volume}/snapshots/{snapshot}`: returns when all in-sync replicas go by
     /// that, or after `wait`.
     pub async fn delete_snapshot(
@@ -300,6 +311,15 @@ impl ApiClient {
         request: &ReportLayers,
     ) -> Result<(), ApiError> {
         self.tell(&["volumes", volume, "layers"], request).await
+    }
+
+    /// `POST /v1/volumes/{volume}/hold`.
+    pub async fn report_hold(
+        &self,
+        volume: &str,
+        request: &ReportHold,
+    ) -> Result<HoldAnswer, ApiError> {
+        self.post(&["volumes", volume, "hold"], request).await
     }
 
     /// `POST /v1/volumes/{name}/attach`.

@@ -22,7 +22,7 @@ use crate::machine_memory;
 pub use bench::{BenchArgs, BenchPattern};
 pub use clones::{CloneArgs, FlattenArgs};
 pub use resize::ResizeArgs;
-pub use snapshots::{SnapshotCommand, SnapshotName};
+pub use snapshots::{CreateName, SnapshotCommand, SnapshotName};
 pub use transfer::{ExportArgs, ImageFormat, ImportArgs};
 
 /// The least `--owner-silence`.

@@ -195,6 +195,7 @@ mod tests {
             origin: None,
             clones: 0,
             deleted: false,
+            group: None,
         }
     }
 

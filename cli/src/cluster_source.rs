@@ -9,9 +9,9 @@
 use ashlar_client::{AttachError, ClusterSource, OpenSnapshotError, SourceError};
 use ashlar_nbd_server::{ExportInfo, OpenError};
 use ashlar_proto::api::{
-    AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, ProposeInSync,
-    ReportFlatten, ReportLayers, Revision, Snapshot, SnapshotMap, SnapshotState, Volume, VolumeMap,
-    VolumeState,
+    AttachRequest, Attachment, DetachRequest, HoldAnswer, InSyncCommitted, OwnerHeartbeat,
+    ProposeInSync, ReportFlatten, ReportHold, ReportLayers, Revision, Snapshot, SnapshotMap,
+    SnapshotState, Volume, VolumeMap, VolumeState,
 };
 use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
@@ -39,6 +39,7 @@ enum Once {
     Propose(String, ProposeInSync, Answer<InSyncCommitted>),
     ReportLayers(String, ReportLayers, Answer<()>),
     ReportFlatten(String, ReportFlatten, Answer<()>),
+    ReportHold(String, ReportHold, Answer<HoldAnswer>),
     Snapshot(String, String, Answer<SnapshotMap>),
     List(Answer<(Vec<Volume>, Vec<Snapshot>)>),
     Snapshots(String, Answer<Vec<Snapshot>>),
@@ -173,6 +174,16 @@ impl ClusterSource for HttpClusterSource {
             .await
     }
 
+    async fn report_hold(
+        &self,
+        volume: &str,
+        report: &ReportHold,
+    ) -> Result<HoldAnswer, SourceError> {
+        let (volume, report) = (volume.to_owned(), *report);
+        self.call(|answer| Call::Once(Once::ReportHold(volume, report, answer)))
+            .await
+    }
+
     async fn snapshot(&self, volume: &str, snapshot: &str) -> Result<SnapshotMap, SourceError> {
         let (volume, snapshot) = (volume.to_owned(), snapshot.to_owned());
         self.call(|answer| Call::Once(Once::Snapshot(volume, snapshot, answer)))
@@ -216,6 +227,10 @@ async fn carry_out(client: ApiClient, call: Once) {
         }
         Once::ReportFlatten(name, request, answer) => {
             let outcome = client.report_flatten(&name, &request).await;
+            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+        }
+        Once::ReportHold(name, request, answer) => {
+            let outcome = client.report_hold(&name, &request).await;
             let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
         }
         Once::Snapshot(name, snapshot, answer) => {

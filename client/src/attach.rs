@@ -35,6 +35,7 @@ use crate::grant::Grant;
 use crate::grow;
 use crate::health::Counters;
 use crate::hedge::HedgeBudget;
+use crate::hold;
 use crate::layers::{self, Layers};
 use crate::map;
 use crate::options::VolumeOptions;
@@ -388,6 +389,7 @@ fn serve(
         id: grant.volume.id,
         generation: grant.volume.generation,
         layers: Rc::new(Layers::new(&grant.volume, reactor.now())),
+        hold: Rc::default(),
         geometry: Cell::new(geometry),
         growth: Rc::default(),
         origin: RefCell::default(),
@@ -432,6 +434,7 @@ fn serve(
     drop(reactor.spawn(grow::run(Rc::downgrade(&core))));
     drop(reactor.spawn(layers::run(Rc::downgrade(&core))));
     drop(reactor.spawn(flatten::run(Rc::downgrade(&core))));
+    drop(reactor.spawn(hold::run(Rc::downgrade(&core))));
     drop(reactor.spawn(beat::run(Rc::downgrade(&core))));
     drop(reactor.spawn(scrub::run(Rc::downgrade(&core))));
     let joins = catch_up::run(Rc::downgrade(&core), Rc::clone(&core.lacking));

@@ -107,6 +107,25 @@ impl Layers {
         }
     }
 
+    /// Takes in a head that the conductor has told of.
+    pub(crate) fn hear(&self, head: Layer) {
+        self.told.set(self.told.get().max(head));
+        if self.is_any_due() {
+            self.wanted.raise();
+        }
+    }
+
+    /// Has writes carry the head that was told last, if they do not yet. In one turn: what has a lower
+    /// seq has a layer below.
+    pub(crate) fn begin(&self, core: &Core) {
+        if self.told.get() > self.head.get() {
+            self.sealed_at.set(core.seqs.borrow().last());
+            self.head.set(self.told.get());
+            self.wanted.raise();
+            tracing::info!(volume = %core.name, layer = %self.head.get(), "layer begins");
+        }
+    }
+
     /// The highest layer that no write carries any more.
     fn sealed(&self) -> Layer {
         Layer::new(self.head.get().get() - 1)
@@ -150,12 +169,7 @@ pub(crate) async fn run(core: Weak<Core>) {
 /// One round; whether all that was due is done.
 async fn advance(core: &Rc<Core>) -> bool {
     let layers = &core.layers;
-    if layers.told.get() > layers.head.get() {
-        // In one turn: what has a lower seq has a layer below.
-        layers.sealed_at.set(core.seqs.borrow().last());
-        layers.head.set(layers.told.get());
-        tracing::info!(volume = %core.name, layer = %layers.head.get(), "layer begins");
-    }
+    layers.begin(core);
     let table = tell_all(core).await;
     let is_settled = settle(core).await && layers.told.get() == layers.head.get();
     let (settled_before, table_before) = layers.reported.get();

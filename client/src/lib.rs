@@ -8,7 +8,7 @@
 //! attach ──▶ shard ──▶ write_log, quorum          what the answers mean (pure)
 //! takeover     │ └──▶ membership, refusal, repair what becomes of a replica that fails
 //!    │         ├──▶ catch_up, map                 who comes and who goes for good
-//!    │         ├──▶ layers                        what writes carry, what is sealed
+//!    │         ├──▶ layers, hold                  what writes carry, what is sealed
 //!    │         ├──▶ origin, flatten               what a clone shows where it was not written
 //!    │         └──▶ lease                         whether what was read may be shown
 //! reconcile    ▼
@@ -31,6 +31,7 @@ mod group;
 mod grow;
 mod health;
 mod hedge;
+mod hold;
 mod layers;
 mod lease;
 mod locks;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ashlar_proto::Address;
+use ashlar_proto::limits::HOLD_MAX;
 
 /// Bounds of a volume's owner.
 #[derive(Clone, Debug)]
@@ -32,6 +33,9 @@ pub struct VolumeOptions {
     /// How long a replica may be away before it is proposed out of the in-sync set; half of it where
     /// writes wait for it.
     pub replica_grace: Duration,
+    /// How long writes are held back for a group of snapshots at most; then they go on, and that group
+    /// fails.
+    pub hold_max: Duration,
     /// Bytes of requests in flight.
     pub in_flight_bytes: u64,
     /// Requests in flight.
@@ -65,6 +69,7 @@ impl VolumeOptions {
             silence_timeout: Duration::from_millis(600),
             connect_timeout: Duration::from_secs(3),
             replica_grace: Duration::from_secs(2),
+            hold_max: HOLD_MAX,
             in_flight_bytes: 64 << 20,
             in_flight_requests: 1024,
             retained_bytes_max: 192 << 20,

@@ -22,6 +22,7 @@ use crate::flatten::Flatten;
 use crate::grow::Growth;
 use crate::health::{Counters, VolumeHealth};
 use crate::hedge::HedgeBudget;
+use crate::hold::Hold;
 use crate::layers::Layers;
 use crate::locks::Locks;
 use crate::membership;
@@ -59,6 +60,7 @@ pub(crate) struct Core {
     pub(crate) id: VolumeId,
     pub(crate) generation: Generation,
     pub(crate) layers: Rc<Layers>,
+    pub(crate) hold: Rc<Hold>,
     /// Its size only grows.
     pub(crate) geometry: Cell<Geometry>,
     pub(crate) growth: Rc<Growth>,
@@ -110,6 +112,7 @@ impl Drop for Core {
         self.phase.set(Phase::Detached);
         self.work.raise();
         self.lacking.raise();
+        self.hold.raise();
         for peer in self.peers.borrow().iter() {
             peer.close();
         }
@@ -170,6 +173,7 @@ impl Core {
         self.progress.raise();
         self.work.raise();
         self.lacking.raise();
+        self.hold.raise();
     }
 
     /// Counts bytes kept for writes of `shard`.
@@ -223,7 +227,7 @@ impl Core {
         waited.map_err(|_| BlockError::Unavailable)
     }
 
-    /// Waits until writes may be given seqs: memory and window permitting.
+    /// Waits until writes may be given seqs: memory and window permitting, and no hold.
     pub(crate) async fn admit_writes(self: &Rc<Self>) -> Result<(), BlockError> {
         self.check()?;
         self.ask_for_window();
@@ -234,7 +238,9 @@ impl Core {
     }
 
     fn may_write(&self) -> bool {
-        self.seqs.borrow().is_available() && !self.is_full()
+        self.seqs.borrow().is_available()
+            && !self.is_full()
+            && !self.hold.is_held(self.reactor.now())
     }
 
     fn is_full(&self) -> bool {
@@ -248,7 +254,7 @@ impl Core {
         }
     }
 
-    /// Waits for the next window. Where too much is kept: flushes what waits for a flush, and
+    /// Waits for the next window, and for the end of a hold. Where too much is kept: flushes what waits for a flush, and
     /// gives up on who lags.
     async fn make_way(self: &Rc<Self>) -> Result<(), BlockError> {
         loop {

@@ -11,6 +11,7 @@ mod cluster;
 mod conductor;
 mod evidence;
 mod fills;
+mod holds;
 mod http;
 mod live;
 mod looks;
@@ -28,8 +29,8 @@ pub use conductor::{Conductor, ConductorOptions, StartError};
 pub use meta::MetaStore;
 pub use meta::redb_store::RedbStore;
 pub use refusal::{
-    DiskRefusal, InvalidRequest, NodeRefusal, Refusal, ResizeRefusal, SnapshotRefusal,
-    VolumeRefusal,
+    DiskRefusal, GroupRefusal, InvalidRequest, NodeRefusal, Refusal, ResizeRefusal,
+    SnapshotRefusal, VolumeRefusal,
 };
 pub use row::RowError;
 pub use runtime::{Runtime, TokioRuntime, Work};

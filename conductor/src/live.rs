@@ -10,6 +10,7 @@ use ashlar_proto::{DiskId, NodeId, VolumeId};
 use crate::absence::Absence;
 use crate::evidence::Evidence;
 use crate::fills::Fills;
+use crate::holds::Holds;
 use crate::membership::{Membership, Moment};
 use crate::row::DiskRow;
 use crate::spell::Spell;
@@ -38,6 +39,8 @@ pub(crate) struct Live {
     pub(crate) turns: BTreeMap<VolumeId, Moment>,
     /// The spell of healing that is under way.
     pub(crate) spell: Spell,
+    /// What owners have said of groups of snapshots in the making.
+    pub(crate) holds: Holds,
 }
 
 impl Live {
@@ -59,6 +62,7 @@ impl Live {
             calm: None,
             turns: BTreeMap::new(),
             spell: Spell::default(),
+            holds: Holds::default(),
         }
     }
 

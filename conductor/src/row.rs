@@ -6,6 +6,7 @@
 //! name/NAME                    the id of the volume of that name
 //! shard/VOLUME/INDEX           a shard, its epoch and replicas
 //! snapshot/VOLUME/LAYER        a snapshot of a volume, by the layer that it is read at
+//! group/ID                     a group of snapshots in the making; those of one that is made name it
 //! node/ID                      a store node
 //! disk/ID                      a disk, its node and what the store last reported of it
 //! denied/CLIENT                a client that may attach no volume
@@ -17,14 +18,14 @@
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
 //! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail
 //! and of denied clients; version 5 of snapshots and of how layers are read; version 6 of volumes that change
-//! their size; version 7 of clones. What an older row does not say is not so.
+//! their size; version 7 of clones and of groups of snapshots. What an older row does not say is not so.
 
 use std::collections::BTreeMap;
 
 use ashlar_proto::api::{AckRule, Ailing, DiskReport, Incident, Replica, Schedulable, VolumeState};
 use ashlar_proto::{
-    Address, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, LayerTable, NodeId, ReplicaId,
-    ShardIndex, VolumeId,
+    Address, ByteCount, ClusterId, DiskId, Epoch, Generation, GroupId, Layer, LayerTable, NodeId,
+    ReplicaId, ShardIndex, VolumeId,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,8 @@ pub(crate) struct ClusterRow {
     pub(crate) next_volume: u64,
     pub(crate) next_replica: u64,
     pub(crate) next_node: u64,
+    #[serde(default)]
+    pub(crate) next_group: u64,
 }
 
 /// A volume without its shards.
@@ -154,6 +157,31 @@ pub(crate) struct SnapshotRow {
     /// It is out of sight, and goes with the last of its clones.
     #[serde(default)]
     pub(crate) deleted: bool,
+    /// The group that it is of, if any. As long as that one has a row the snapshot is not ready.
+    #[serde(default)]
+    pub(crate) group: Option<GroupId>,
+}
+
+/// A group of snapshots in the making.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupRow {
+    pub(crate) id: GroupId,
+    /// The name of its snapshots.
+    pub(crate) name: String,
+    /// In the order in which they were given.
+    pub(crate) members: Vec<MemberRow>,
+}
+
+/// A volume of a group in the making.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MemberRow {
+    pub(crate) volume: VolumeId,
+    /// The volume's generation when the group began.
+    pub(crate) generation: Generation,
+    /// Whether somebody who may write had it attached then: that owner is to hold.
+    pub(crate) holds: bool,
+    /// The layer that was sealed for the group; all members have one, or none.
+    pub(crate) sealed: Option<Layer>,
 }
 
 /// A shard.
@@ -230,6 +258,7 @@ pub(crate) enum AnyRow {
     Name(NameRow),
     Shard(ShardRow),
     Snapshot(SnapshotRow),
+    Group(GroupRow),
     Node(NodeRow),
     Disk(DiskRow),
     Rebalance(RebalanceRow),
@@ -254,6 +283,10 @@ pub(crate) fn shard_key(volume: VolumeId, index: ShardIndex) -> Key {
 
 pub(crate) fn snapshot_key(volume: VolumeId, layer: Layer) -> Key {
     Key::new(format!("snapshot/{volume}/{:08x}", layer.get()))
+}
+
+pub(crate) fn group_key(id: GroupId) -> Key {
+    Key::new(format!("group/{:016x}", id.get()))
 }
 
 pub(crate) fn node_key(id: NodeId) -> Key {
@@ -327,6 +360,7 @@ impl AnyRow {
             "name" => read(key, value).map(Self::Name),
             "shard" => read(key, value).map(Self::Shard),
             "snapshot" => read(key, value).map(Self::Snapshot),
+            "group" => read(key, value).map(Self::Group),
             "node" => read(key, value).map(Self::Node),
             "disk" => read(key, value).map(Self::Disk),
             "rebalance" => read(key, value).map(Self::Rebalance),
@@ -343,6 +377,7 @@ impl AnyRow {
             Self::Name(row) => put(name_key(&row.name), row),
             Self::Shard(row) => put(shard_key(row.volume, row.index), row),
             Self::Snapshot(row) => put(snapshot_key(row.volume, row.layer), row),
+            Self::Group(row) => put(group_key(row.id), row),
             Self::Node(row) => put(node_key(row.id), row),
             Self::Disk(row) => put(disk_key(row.report.id), row),
             Self::Rebalance(row) => put(rebalance_key(), row),

@@ -3,6 +3,7 @@
 mod ailing;
 mod clients;
 mod clones;
+mod groups;
 mod maps;
 mod resize;
 mod seen;
@@ -22,6 +23,9 @@ pub use clients::{AllowClient, ClientDenied, DeniedClient, DenyClient};
 pub use clones::{
     CloneSnapshot, FlattenVolume, Flattening, Origin, ReportFlatten, layer_of_snapshot,
     snapshot_by_layer,
+};
+pub use groups::{
+    CreateSnapshotGroup, HoldAnswer, HoldOutcome, HoldWord, ReportHold, SnapshotGroup, VolumeHold,
 };
 pub use maps::{AskMaps, AskedMap, VolumeMaps};
 pub use resize::ResizeVolume;
@@ -149,6 +153,9 @@ pub struct Volume {
     pub flattening: Option<Flattening>,
     /// Who has it attached, if anybody.
     pub attached_by: Option<String>,
+    /// The group of snapshots in the making for which its owner holds back writes, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<VolumeHold>,
     /// Its shards; left out of lists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<Shard>,

@@ -164,6 +164,11 @@ counter! {
     Layer(u32)
 }
 counter! {
+    /// Snapshots of several volumes that are of one moment, and the hold that makes them so: given by
+    /// the conductor, never used again.
+    GroupId(u64)
+}
+counter! {
     /// The number of a batch in a lane's log, over all its streams.
     Lsn(u64)
 }

@@ -90,10 +90,16 @@ pub enum Planted {
     DeleteOrigin,
     /// An orphan that is buried where nothing was ever written leaves zeroes there.
     VoidsAreZeroes,
+    /// An owner whose hold has ended before it learned of the seal says that it kept still.
+    HoldBrokenKept,
+    /// An owner says that it holds, and goes on.
+    HoldForgotten,
+    /// A conductor calls a group of snapshots good without asking whether its owners kept still.
+    GroupUnconfirmed,
 }
 
 impl Planted {
-    /// All of them.
+    /// All that are found in a cluster with one volume and its clones.
     pub const ALL: [Self; 42] = [
         Self::NoLease,
         Self::CountNonMembers,
@@ -137,6 +143,13 @@ impl Planted {
         Self::FlattenOverWrites,
         Self::DeleteOrigin,
         Self::VoidsAreZeroes,
+    ];
+
+    /// Those of groups of snapshots, for which it takes more than one volume.
+    pub const OF_GROUPS: [Self; 3] = [
+        Self::HoldBrokenKept,
+        Self::HoldForgotten,
+        Self::GroupUnconfirmed,
     ];
 }
 

@@ -65,6 +65,7 @@ fn map(name: &str) -> VolumeMap {
             settled_layer: Layer::default(),
             snapshots: 0,
             attached_by: None,
+            hold: None,
             shards: Vec::new(),
         },
         disks: Vec::new(),

@@ -7,6 +7,7 @@ use ashlar_proto::VolumeId;
 use ashlar_proto::api::{
     CreateSnapshot, ReportLayers, RollbackVolume, Snapshot, SnapshotMap, SnapshotState, Volume,
 };
+use ashlar_proto::limits::HOLD_MAX;
 
 use super::{Cluster, ClusterError, View};
 use crate::meta::MetaStore;
@@ -29,6 +30,8 @@ impl<M: MetaStore> Cluster<M> {
             volume: volume.clone(),
             snapshot: request.name.clone(),
         };
+        let free = |view: &View| (!view.state.is_held(&volume)).then_some(());
+        self.wait_for(HOLD_MAX, free).await;
         let plan = move |view: &View| view.state.plan_snapshot_create(&volume, &request, now_ms);
         let ((volume, layer), _) = self.transact(plan).await?;
         self.bring_on_layers(volume).await?;

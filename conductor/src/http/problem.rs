@@ -6,7 +6,8 @@ use axum::response::{IntoResponse, Response};
 
 use crate::cluster::ClusterError;
 use crate::refusal::{
-    ClientRefusal, DiskRefusal, NodeRefusal, Refusal, ResizeRefusal, SnapshotRefusal, VolumeRefusal,
+    ClientRefusal, DiskRefusal, GroupRefusal, NodeRefusal, Refusal, ResizeRefusal, SnapshotRefusal,
+    VolumeRefusal,
 };
 
 /// A handler's answer.
@@ -43,6 +44,11 @@ enum Code {
     CloneChainTooLong,
     TooManySnapshots,
     LayersExhausted,
+    GroupInProgress,
+    GroupNotHeld,
+    GroupFailed,
+    GroupOver,
+    VolumeUnfenced,
     StaleGeneration,
     StaleEpoch,
     ShardNotFound,
@@ -116,6 +122,27 @@ impl Code {
             ),
             Self::TooManySnapshots => ("too-many-snapshots", "Too many snapshots", S::CONFLICT),
             Self::LayersExhausted => ("layers-exhausted", "Layers are used up", S::CONFLICT),
+            Self::GroupInProgress => (
+                "group-in-progress",
+                "Volume is in a group of snapshots that is being made",
+                S::CONFLICT,
+            ),
+            Self::GroupNotHeld => (
+                "group-not-held",
+                "Owners did not answer in time",
+                S::CONFLICT,
+            ),
+            Self::GroupFailed => (
+                "group-failed",
+                "Snapshots are not of one moment",
+                S::CONFLICT,
+            ),
+            Self::GroupOver => ("group-over", "Group of snapshots is over", S::CONFLICT),
+            Self::VolumeUnfenced => (
+                "volume-unfenced",
+                "Denied client is not fenced yet",
+                S::CONFLICT,
+            ),
             Self::StaleGeneration => ("stale-generation", "Generation is over", S::CONFLICT),
             Self::StaleEpoch => ("stale-epoch", "Epoch is over", S::CONFLICT),
             Self::ShardNotFound => ("shard-not-found", "No such shard", S::NOT_FOUND),
@@ -238,6 +265,14 @@ impl From<Refusal> for Refused {
                     Code::LayersExhausted
                 }
                 SnapshotRefusal::OfVolume { .. } => Code::VolumeHasSnapshots,
+            },
+            Refusal::Group(refusal) => match refusal {
+                GroupRefusal::Twice { .. } => Code::Invalid,
+                GroupRefusal::InProgress { .. } => Code::GroupInProgress,
+                GroupRefusal::Unfenced { .. } => Code::VolumeUnfenced,
+                GroupRefusal::Silent { .. } => Code::GroupNotHeld,
+                GroupRefusal::Changed { .. } | GroupRefusal::Broken { .. } => Code::GroupFailed,
+                GroupRefusal::Over => Code::GroupOver,
             },
             Refusal::Resize(refusal) => match refusal {
                 ResizeRefusal::Smaller { .. } => Code::VolumeLarger,

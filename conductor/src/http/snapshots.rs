@@ -17,7 +17,7 @@ use super::{Shared, unless_stopping};
 use crate::meta::MetaStore;
 
 /// How long create and rollback wait for an owner unless told otherwise.
-const OWNER_WAIT: Duration = Duration::from_secs(30);
+pub(super) const OWNER_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,7 +47,7 @@ pub(super) struct DeleteQuery {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitQuery {
-    wait_ms: Option<u64>,
+    pub(super) wait_ms: Option<u64>,
 }
 
 pub(super) async fn list_all<M: MetaStore>(
@@ -146,7 +146,7 @@ pub(super) async fn report<M: MetaStore>(
 }
 
 /// Milliseconds since 1970-01-01 UTC; 0 where the clock says that it is earlier.
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

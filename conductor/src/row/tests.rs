@@ -231,6 +231,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_7() {
         created_ms: 1_700_000_000_000,
         origin: None,
         deleted: true,
+        group: Some(GroupId::new(3)),
     });
     let Change::Put { key, value } = row.put() else {
         panic!("a put")
@@ -238,7 +239,32 @@ fn stored_volumes_and_snapshots_are_those_of_version_7() {
     assert_eq!(key.as_str(), "snapshot/0000000000000007/0000001a");
     let golden = concat!(
         r#"{"version":7,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
-        r#""size_bytes":8192,"created_ms":1700000000000,"origin":null,"deleted":true}}"#
+        r#""size_bytes":8192,"created_ms":1700000000000,"origin":null,"deleted":true,"group":3}}"#
+    );
+    assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
+    assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+    let before = golden.replace(r#","group":3"#, "");
+    let AnyRow::Snapshot(before) = AnyRow::decode(&key, before.as_bytes()).unwrap() else {
+        panic!("a snapshot")
+    };
+    assert_eq!(before.group, None);
+    let row = AnyRow::Group(GroupRow {
+        id: GroupId::new(26),
+        name: "before".to_owned(),
+        members: vec![MemberRow {
+            volume: VolumeId::new(7),
+            generation: Generation::new(2),
+            holds: true,
+            sealed: Some(Layer::new(4)),
+        }],
+    });
+    let Change::Put { key, value } = row.put() else {
+        panic!("a put")
+    };
+    assert_eq!(key.as_str(), "group/000000000000001a");
+    let golden = concat!(
+        r#"{"version":7,"row":{"id":26,"name":"before","members":[{"#,
+        r#""volume":"0000000000000007","generation":2,"holds":true,"sealed":4}]}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
     assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);

@@ -1,7 +1,7 @@
 //! Applies rows: what is known of the cluster by other keys follows from them.
 
 use ashlar_proto::api::{Replica, Revision, VolumeState};
-use ashlar_proto::{DiskId, Layer, NodeId, ReplicaId, ShardIndex, VolumeId};
+use ashlar_proto::{DiskId, GroupId, Layer, NodeId, ReplicaId, ShardIndex, VolumeId};
 
 use super::resize::{self, space};
 use super::{At, ClusterState, Held};
@@ -44,6 +44,7 @@ impl ClusterState {
             AnyRow::Volume(row) => self.put_volume(revision, row),
             AnyRow::Shard(row) => self.put_shard(revision, row),
             AnyRow::Snapshot(row) => self.put_snapshot(row),
+            AnyRow::Group(row) => self.put_group(revision, row),
             AnyRow::Node(row) => {
                 self.assigned.entry(row.id).or_insert(revision);
                 let (node, address) = (row.id, row.address.clone());
@@ -185,6 +186,10 @@ impl ClusterState {
                 let origin = before.and_then(|before| before.origin);
                 self.clones.change((volume, Some(layer)), origin, None);
             }
+            "group" => {
+                let group = u64::from_str_radix(rest, 16).map_err(|_| unknown())?;
+                self.remove_group(revision, GroupId::new(group));
+            }
             "node" => {
                 let node = u64::from_str_radix(rest, 16).map_err(|_| unknown())?;
                 self.nodes.remove(&NodeId::new(node));
@@ -245,7 +250,7 @@ impl ClusterState {
         }
     }
 
-    fn remap(&mut self, volume: VolumeId, revision: Revision) {
+    pub(super) fn remap(&mut self, volume: VolumeId, revision: Revision) {
         let mapped = self.mapped.entry(volume).or_default();
         *mapped = revision.max(*mapped);
     }

@@ -94,7 +94,7 @@ impl ClusterState {
             let (volume, snapshot) = named();
             return Err(SnapshotRefusal::NotFound { volume, snapshot }.into());
         }
-        if row.layer > current.settled_layer {
+        if !self.is_readable(current, row) {
             let (volume, snapshot) = named();
             return Err(SnapshotRefusal::NotReady { volume, snapshot }.into());
         }

@@ -19,7 +19,7 @@ use ashlar_proto::api::{
     VolumeState, layer_of_snapshot, snapshot_by_layer,
 };
 use ashlar_proto::planted::{Planted, is_planted};
-use ashlar_proto::{Layer, VolumeId};
+use ashlar_proto::{GroupId, Layer, VolumeId};
 
 use super::layers::{gone_back, joined, sealed_top};
 use super::owners::stale_generation;
@@ -53,13 +53,32 @@ impl ClusterState {
     ) -> Result<Plan<(VolumeId, Layer)>, Refusal> {
         check_name(&request.name)?;
         let current = self.require_ready(volume)?;
-        if self.snapshots.named(current.id, &request.name).is_some() {
-            let (volume, snapshot) = (volume.to_owned(), request.name.clone());
-            return Err(SnapshotRefusal::Exists { volume, snapshot }.into());
+        self.refuse_held(current)?;
+        let (snapshot, row) = self.sealed(current, &request.name, now_ms, None)?;
+        let answer = (current.id, snapshot.layer);
+        Ok(Plan {
+            reads: Vec::new(),
+            changes: vec![AnyRow::Snapshot(snapshot).put(), AnyRow::Volume(row).put()],
+            answer,
+        })
+    }
+
+    /// A volume as it is once its head is sealed as a snapshot of that name, and the snapshot.
+    pub(super) fn sealed(
+        &self,
+        current: &VolumeRow,
+        name: &str,
+        now_ms: u64,
+        group: Option<GroupId>,
+    ) -> Result<(SnapshotRow, VolumeRow), SnapshotRefusal> {
+        let volume = current.name.clone();
+        if self.snapshots.named(current.id, name).is_some() {
+            let snapshot = name.to_owned();
+            return Err(SnapshotRefusal::Exists { volume, snapshot });
         }
         if self.snapshots.count(current.id) >= SNAPSHOTS_MAX {
-            let (volume, most) = (volume.to_owned(), SNAPSHOTS_MAX);
-            return Err(SnapshotRefusal::TooMany { volume, most }.into());
+            let most = SNAPSHOTS_MAX;
+            return Err(SnapshotRefusal::TooMany { volume, most });
         }
         let layer = current.head_layer;
         let is_complete = current.attached_by.is_none()
@@ -67,11 +86,12 @@ impl ClusterState {
         let snapshot = SnapshotRow {
             volume: current.id,
             layer,
-            name: request.name.clone(),
+            name: name.to_owned(),
             size_bytes: current.size_bytes,
             created_ms: now_ms,
             origin: current.origin,
             deleted: false,
+            group,
         };
         let row = VolumeRow {
             head_layer: next_head(current)?,
@@ -82,11 +102,7 @@ impl ClusterState {
             },
             ..current.clone()
         };
-        Ok(Plan {
-            reads: Vec::new(),
-            changes: vec![AnyRow::Snapshot(snapshot).put(), AnyRow::Volume(row).put()],
-            answer: (current.id, layer),
-        })
+        Ok((snapshot, row))
     }
 
     /// Deletes a snapshot: its interval is one with the next from then on. One that has clones is
@@ -99,6 +115,7 @@ impl ClusterState {
     ) -> Result<Plan<TableChange>, Refusal> {
         let current = self.require_ready(volume)?;
         let row = self.require_snapshot(current, snapshot)?;
+        self.refuse_unconfirmed(current, row)?;
         let is_origin = self.clones.is_origin(current.id, row.layer);
         if is_origin && !is_planted(Planted::DeleteOrigin) {
             if when_unused {
@@ -111,13 +128,7 @@ impl ClusterState {
 
     /// Has the interval of a snapshot be one with the next.
     pub(super) fn plan_layer_end(&self, current: &VolumeRow, deleted: Layer) -> Plan<TableChange> {
-        let left = self.snapshots.of(current.id).map(|row| row.layer);
-        let left = left.filter(|layer| *layer != deleted);
-        let layers = joined(&current.layers, left.chain([current.head_layer]));
-        let row = VolumeRow {
-            layers,
-            ..current.clone()
-        };
+        let row = self.without(current, deleted);
         let key = snapshot_key(current.id, deleted);
         let answer = TableChange {
             volume: row.id,
@@ -127,6 +138,17 @@ impl ClusterState {
             reads: Vec::new(),
             changes: vec![Change::Delete { key }, AnyRow::Volume(row).put()],
             answer,
+        }
+    }
+
+    /// A volume as it is without the snapshot of that layer.
+    pub(super) fn without(&self, current: &VolumeRow, deleted: Layer) -> VolumeRow {
+        let left = self.snapshots.of(current.id).map(|row| row.layer);
+        let left = left.filter(|layer| *layer != deleted);
+        let layers = joined(&current.layers, left.chain([current.head_layer]));
+        VolumeRow {
+            layers,
+            ..current.clone()
         }
     }
 
@@ -141,7 +163,7 @@ impl ClusterState {
         let current = self.require_ready(volume)?;
         let target = self.require_snapshot(current, snapshot)?;
         let to = target.layer;
-        if to > current.settled_layer {
+        if !self.is_readable(current, target) {
             let (volume, snapshot) = (volume.to_owned(), snapshot.to_owned());
             return Err(SnapshotRefusal::NotReady { volume, snapshot }.into());
         }
@@ -319,6 +341,32 @@ impl ClusterState {
         each.collect()
     }
 
+    /// Whether a snapshot never changes any more: its layer is settled, and its group is confirmed if it
+    /// is of one.
+    pub(super) fn is_readable(&self, volume: &VolumeRow, row: &SnapshotRow) -> bool {
+        row.layer <= volume.settled_layer && !self.is_unconfirmed(row)
+    }
+
+    fn show_snapshot(&self, volume: &VolumeRow, row: &SnapshotRow) -> Snapshot {
+        Snapshot {
+            volume: row.volume,
+            volume_name: volume.name.clone(),
+            name: row.name.clone(),
+            layer: row.layer,
+            size_bytes: row.size_bytes,
+            created_ms: row.created_ms,
+            state: if self.is_readable(volume, row) {
+                SnapshotState::Ready
+            } else {
+                SnapshotState::Sealing
+            },
+            origin: self.show_origin(row.origin),
+            clones: self.clones.count(row.volume, row.layer),
+            deleted: row.deleted,
+            group: row.group,
+        }
+    }
+
     /// What a reader of a snapshot needs.
     pub(crate) fn snapshot_map(
         &self,
@@ -340,25 +388,6 @@ impl ClusterState {
             revision: self.revision,
         })
     }
-
-    fn show_snapshot(&self, volume: &VolumeRow, row: &SnapshotRow) -> Snapshot {
-        Snapshot {
-            volume: row.volume,
-            volume_name: volume.name.clone(),
-            name: row.name.clone(),
-            layer: row.layer,
-            size_bytes: row.size_bytes,
-            created_ms: row.created_ms,
-            state: if row.layer <= volume.settled_layer {
-                SnapshotState::Ready
-            } else {
-                SnapshotState::Sealing
-            },
-            origin: self.show_origin(row.origin),
-            clones: self.clones.count(row.volume, row.layer),
-            deleted: row.deleted,
-        }
-    }
 }
 
 /// A snapshot out of sight: its name is free, and the table stays as it is.
@@ -379,7 +408,7 @@ fn put_out_of_sight(volume: &VolumeRow, row: &SnapshotRow) -> Plan<TableChange> 
     }
 }
 
-fn next_head(volume: &VolumeRow) -> Result<Layer, SnapshotRefusal> {
+pub(super) fn next_head(volume: &VolumeRow) -> Result<Layer, SnapshotRefusal> {
     let next = volume.head_layer.get().checked_add(1);
     next.map(Layer::new)
         .ok_or_else(|| SnapshotRefusal::Exhausted {

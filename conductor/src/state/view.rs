@@ -65,6 +65,7 @@ impl ClusterState {
             origin: self.show_origin(row.origin),
             flattening: row.flattened_to.map(|done_bytes| Flattening { done_bytes }),
             attached_by: row.attached_by.clone(),
+            hold: self.hold_of(row),
             shards: shards.into_iter().flatten().collect(),
         }
     }

@@ -22,6 +22,7 @@ mod agent;
 mod chaos;
 mod clones;
 mod conductor;
+pub mod groups;
 mod ledger;
 mod metadata;
 mod operator;

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use ashlar_client::{ClusterSource, SourceError};
 use ashlar_proto::api::{
-    AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, Problem,
-    ProposeInSync, ReportFlatten, ReportLayers, Revision, SnapshotMap, VolumeMap,
+    AttachRequest, Attachment, DetachRequest, HoldAnswer, InSyncCommitted, OwnerHeartbeat, Problem,
+    ProposeInSync, ReportFlatten, ReportHold, ReportLayers, Revision, SnapshotMap, VolumeMap,
 };
+
+use ashlar_proto::limits::HOLD_MAX;
 
 use super::VOLUME;
 use super::conductor::{ANSWER_MAX, CallError, Road, SimCluster};
@@ -96,6 +98,22 @@ impl ClusterSource for ConductorSource {
         let (name, report) = (volume.to_owned(), *report);
         let deed = async move |cluster: SimCluster| cluster.report_flatten(name, report).await;
         self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
+    }
+
+    async fn report_hold(
+        &self,
+        volume: &str,
+        report: &ReportHold,
+    ) -> Result<HoldAnswer, SourceError> {
+        let (name, report) = (volume.to_owned(), *report);
+        let deed = async move |cluster: SimCluster| cluster.report_hold(name, report).await;
+        if let Some(after) = self.road.conductor.draw_echo() {
+            let again = deed.clone();
+            let echo = async move |cluster| drop(again(cluster).await);
+            self.road.conductor.tell(after, echo);
+        }
+        let patience = HOLD_MAX + ANSWER_MAX;
+        self.road.ask(patience, deed).await.map_err(translate)
     }
 
     async fn snapshot(&self, volume: &str, snapshot: &str) -> Result<SnapshotMap, SourceError> {

@@ -217,6 +217,7 @@ impl ClusterSource for Conductor {
             } else {
                 SnapshotState::Sealing
             },
+            group: None,
         };
         Ok(SnapshotMap {
             cluster: CLUSTER,
@@ -604,6 +605,7 @@ fn map_of(sites: &[Site], replicas: u8, ack: AckRule) -> Conductor {
         settled_layer: Layer::default(),
         snapshots: 0,
         attached_by: None,
+        hold: None,
         shards: shards.collect(),
     };
     Conductor {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
 use ashlar_proto::message::BlockKind;
-use ashlar_proto::{BlockCount, Layer, RoomHint};
+use ashlar_proto::{BlockCount, RoomHint};
 use ashlar_reactor::{Buffer, SharedBuffer};
 
 use crate::block_device::BlockError;
@@ -156,8 +156,10 @@ pub(crate) fn span_of(piece: &Piece) -> Span {
     }
 }
 
-/// Above the soft mark only blocks that hold data already may be written: all replicas alike, and
-/// before anything is sent. The gap to full exceeds what is in flight.
+/// Above the soft mark only blocks whose data goes as they are written may be: all replicas alike,
+/// and before anything is sent. The gap to full exceeds what is in flight.
+///
+/// What a snapshot shows stays when it is overwritten: only data above the newest one goes.
 async fn refuse_growth(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
@@ -165,7 +167,8 @@ async fn refuse_growth(
 ) -> Result<(), BlockError> {
     let mut span = span_of(piece);
     while span.count.get() > 0 {
-        let runs = read::extents_of(core, shard, Layer::default(), span).await?;
+        let kept = || core.layers.below_head();
+        let runs = read::extents_of(core, shard, kept, span).await?;
         let mut covered = 0;
         for run in &runs {
             if run.kind != BlockKind::Data {

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ashlar_proto::api::AckRule;
-use ashlar_proto::{BlockIndex, RoomHint, ShardIndex, Status};
+use ashlar_proto::{BlockIndex, Layer, RoomHint, ShardIndex, Status};
 use ashlar_reactor::Reactor;
 use ashlar_reactor::sim::World;
 
@@ -498,6 +498,34 @@ fn above_the_soft_mark_only_overwrites_go_on() {
         volume.trim(4096, 4096, Durability::Accepted).await.unwrap();
         reactor.sleep(Duration::from_millis(50)).await;
         write(&reactor, &volume, 2, 2).await.unwrap();
+    });
+}
+
+/// A snapshot holds what is overwritten, so an overwrite took room on disks that had none left: they
+/// refused it one after another, and a full cluster was left with one replica of the volume in sync.
+#[test]
+fn above_the_soft_mark_overwrites_of_what_a_snapshot_shows_are_refused() {
+    let cluster = Cluster::new(32, 3, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 1, 1).await.unwrap();
+        write(&reactor, &volume, 2, 1).await.unwrap();
+        volume.detach().await.unwrap();
+        cluster.conductor.seal(Layer::new(1));
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 2, 2).await.unwrap();
+        cluster.stores[1].faults.room.set(RoomHint::Soft);
+        // Heard of with the answer.
+        write(&reactor, &volume, 2, 3).await.unwrap();
+        reactor.sleep(Duration::from_millis(50)).await;
+        let refused = write(&reactor, &volume, 1, 4).await;
+        assert_eq!(refused, Err(BlockError::NoSpace));
+        write(&reactor, &volume, 2, 5).await.unwrap();
+        assert!(holds(&volume, 1, 1).await);
+        assert!(holds(&volume, 2, 5).await);
+        assert_eq!(volume.health().shards_degraded, 0);
     });
 }
 

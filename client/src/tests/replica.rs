@@ -315,7 +315,7 @@ impl FakeStore {
             FrameKind::Extents => {
                 let above = decode_above(open_meta(&frame.meta).unwrap()).unwrap();
                 done(Status::Ok, encode_extents(&self.extents(header, above)))
-            },
+            }
             // It knows no other store.
             FrameKind::Pull => done(Status::Unavailable, Vec::new()),
             FrameKind::Renew | FrameKind::Verify => done(Status::Ok, Vec::new()),

@@ -1,12 +1,14 @@
 //! A writer that may be told that there is no space, and knows what it has left where.
 //!
 //! Invariant: a write that was refused has changed nothing; anything but success and ENOSPC is a
-//! failure of the test. What is in flight does not overlap.
+//! failure of the test.
 
 use crate::ledger::{BLOCK, Content, Random, pattern, recognise};
 use crate::nbd::{Command, NbdClient};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// What NBD says where there is no space.
@@ -31,6 +33,8 @@ pub struct Filler {
     contents: Vec<Content>,
     version: u64,
     random: Random,
+    /// Blocks written in all; others may look at it meanwhile.
+    pub written: Arc<AtomicU64>,
 }
 
 impl Filler {
@@ -42,6 +46,7 @@ impl Filler {
             contents: vec![Content::Zero; blocks],
             version: 0,
             random: Random(seed),
+            written: Arc::default(),
         }
     }
 
@@ -59,7 +64,7 @@ impl Filler {
     }
 
     /// Writes the spans of blocks that `next` gives, `depth` at a time, until it gives none or one
-    /// was refused. The spans in flight must not overlap.
+    /// was refused. One that overlaps another in flight is left out.
     ///
     /// # Errors
     ///
@@ -79,6 +84,12 @@ impl Filler {
                     is_over = true;
                     break;
                 };
+                let overlaps = |(other, count, _): &(u64, u64, Instant)| {
+                    first < other + count && *other < first + blocks
+                };
+                if in_flight.values().any(overlaps) {
+                    continue;
+                }
                 self.version += 1;
                 let content = Content::Version(self.version);
                 let data: Vec<u8> = (first..first + blocks)
@@ -99,6 +110,7 @@ impl Filler {
             match reply.error {
                 0 => {
                     outcome.written += 1;
+                    self.written.fetch_add(blocks, Ordering::Relaxed);
                     self.note(first, blocks, Content::Version(reply.cookie))?;
                 }
                 ENOSPC => {
@@ -144,27 +156,11 @@ impl Filler {
         end: u64,
         count: u64,
     ) -> Result<Outcome> {
-        // Each its own part of the range, so that none overlaps another one in flight.
-        let parts = depth as u64;
-        let part_blocks = end / parts;
-        let mut written = 0;
-        // An answer may come out of order: only what is older than all in flight is sure to be
-        // done, so each batch of `depth` is waited for.
-        let mut sum = Outcome::default();
-        while written < count && sum.refused == 0 {
-            let batch = parts.min(count - written);
-            let mut part = 0;
-            let outcome = self.write(client, depth, |random| {
-                part += 1;
-                let at = (part - 1) * part_blocks + random.below(part_blocks);
-                (part <= batch).then_some((at, 1))
-            })?;
-            written += batch;
-            sum.written += outcome.written;
-            sum.refused += outcome.refused;
-            sum.longest = sum.longest.max(outcome.longest);
-        }
-        Ok(sum)
+        let mut left = count;
+        self.write(client, depth, |random| {
+            left = left.checked_sub(1)?;
+            Some((random.below(end), 1))
+        })
     }
 
     /// Trims blocks; they read as zeroes from then on.

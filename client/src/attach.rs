@@ -363,6 +363,7 @@ fn serve(
         read_only: false,
     };
     let budget = Budget::new(options.in_flight_bytes, options.in_flight_requests);
+    let scarce = Budget::new(options.scarce_bytes, options.in_flight_requests);
     let core = Rc::new(Core {
         reactor: reactor.clone(),
         options,
@@ -391,6 +392,7 @@ fn serve(
         flushed: Cell::new(AckOrder::NONE),
         locks: Rc::default(),
         budget,
+        scarce,
         acks: Signal::default(),
         progress: Signal::default(),
         work: Rc::default(),

@@ -501,6 +501,51 @@ fn above_the_soft_mark_only_overwrites_go_on() {
     });
 }
 
+/// With a lot under way when the soft mark was passed, each full replica took another part of it and
+/// refused the rest: all but one fell behind, and a write that only one had taken hung.
+#[test]
+fn little_is_in_flight_where_room_is_scarce() {
+    let cluster = Cluster::new(33, 3, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        for store in &cluster.stores {
+            store.faults.room.set(RoomHint::Scarce);
+        }
+        write(&reactor, &volume, 0, 1).await.unwrap();
+        reactor.sleep(Duration::from_millis(50)).await;
+        for store in &cluster.stores {
+            store.faults.hangs.set(true);
+        }
+        let blocks_max = options().scarce_bytes / 4096;
+        let mut writing = Vec::new();
+        for block in 1..=blocks_max + 20 {
+            let (handle, other) = (reactor.clone(), volume.clone());
+            let write = async move { write(&handle, &other, block, block).await };
+            writing.push(reactor.spawn(write));
+        }
+        reactor.sleep(Duration::from_millis(100)).await;
+        // The mark is passed: what was not sent is refused, what was sent is taken.
+        for store in &cluster.stores {
+            store.faults.room.set(RoomHint::Soft);
+            store.faults.hangs.set(false);
+        }
+        let mut refused = 0;
+        for write in writing {
+            match write.await {
+                Ok(()) => {}
+                Err(error) => {
+                    assert_eq!(error, BlockError::NoSpace);
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!(refused, 20);
+        assert_eq!(volume.health().shards_degraded, 0);
+    });
+}
+
 /// A snapshot holds what is overwritten, so an overwrite took room on disks that had none left: they
 /// refused it one after another, and a full cluster was left with one replica of the volume in sync.
 #[test]

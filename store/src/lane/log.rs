@@ -137,7 +137,7 @@ impl Core {
                         state.lsns.flushed_through(through);
                     }
                     state.apply(&built.batch, built.moved, false, self.planted);
-                    if state.room() != RoomHint::Ample {
+                    if state.room() >= RoomHint::Soft {
                         self.events.relief_wanted.raise();
                     }
                 }

@@ -20,6 +20,10 @@ const DEPTH: usize = 32;
 /// Of what the disks can hold, in percent: what the volume takes, and all that is taken.
 const LIVE_PERCENT: u64 = 60;
 const FULL_PERCENT: u64 = 85;
+/// Where the load pauses, short of the soft mark: 88 % of what is 90 % here.
+const HELD_PERCENT: u64 = 93;
+/// Windows in which the pace is measured in a long run.
+const LONG_WINDOW: Duration = Duration::from_secs(10);
 /// Snapshots at once.
 const SNAPSHOTS: u64 = 20;
 /// Blocks that are overwritten under the last snapshot.
@@ -71,9 +75,19 @@ struct Kept {
     made: u64,
     deleted: u64,
     most: usize,
+    /// How often the load had to pause.
+    held: u64,
     fullest: u64,
     /// Blocks written in each window.
     windows: Vec<u64>,
+}
+
+/// What load and keeper tell each other.
+#[derive(Debug, Default)]
+struct Control {
+    is_over: AtomicBool,
+    /// The load is to pause: hardly any room is left.
+    is_held: AtomicBool,
 }
 
 /// Makes a snapshot whenever so many blocks were overwritten, and deletes the oldest when there are
@@ -82,35 +96,47 @@ fn keep_snapshots(
     cluster: &Cluster,
     written: &AtomicU64,
     (each_blocks, window): (u64, Duration),
-    is_over: &AtomicBool,
+    control: &Control,
 ) -> Result<Kept> {
     let mut kept = Kept::default();
     let mut names: VecDeque<String> = VecDeque::new();
     let start = written.load(Ordering::Relaxed);
     let (mut made_at, mut window_at, mut window_start) = (start, start, Instant::now());
     let delete_oldest = |names: &mut VecDeque<String>, kept: &mut Kept| -> Result<()> {
-        let oldest = names.pop_front().context("full without a snapshot")?;
+        let oldest = names.pop_front().context("no snapshot")?;
         cluster.ashlar(["snapshot", "delete", &oldest]).check()?;
         kept.deleted += 1;
         Ok(())
     };
-    while !is_over.load(Ordering::Relaxed) {
+    while !control.is_over.load(Ordering::Relaxed) {
         thread::sleep(Duration::from_millis(50));
         let now = written.load(Ordering::Relaxed);
         if window_start.elapsed() >= window {
             let took = window_start.elapsed().as_millis();
             let blocks = u128::from(now - window_at) * window.as_millis() / took;
             kept.windows.push(u64::try_from(blocks)?);
+            if window >= LONG_WINDOW {
+                let full = fullest_percent(cluster)?;
+                println!("{blocks} blocks, {} snapshots, {full} % full", names.len());
+            }
             (window_at, window_start) = (now, Instant::now());
         }
-        if now - made_at < each_blocks {
+        let is_held = control.is_held.load(Ordering::Relaxed);
+        if now - made_at < each_blocks && !is_held {
             continue;
         }
         made_at = now;
         let full = fullest_percent(cluster)?;
         kept.fullest = kept.fullest.max(full);
+        // A deletion waits for replicas that catch up: so do we, then.
+        control
+            .is_held
+            .store(full >= HELD_PERCENT, Ordering::Relaxed);
+        kept.held += u64::from(full >= HELD_PERCENT && !is_held);
         if full >= FULL_PERCENT {
-            delete_oldest(&mut names, &mut kept)?;
+            if !names.is_empty() {
+                delete_oldest(&mut names, &mut kept)?;
+            }
             continue;
         }
         if names.len() as u64 >= SNAPSHOTS {
@@ -126,10 +152,17 @@ fn keep_snapshots(
 }
 
 /// Overwrites at random for a while: single blocks mostly, some of 64 KiB.
-fn load(filler: &mut Filler, client: &mut NbdClient, limit: Duration) -> Result<Outcome> {
+fn load(
+    filler: &mut Filler,
+    client: &mut NbdClient,
+    (limit, control): (Duration, &Control),
+) -> Result<Outcome> {
     let end = filler.data_blocks();
     let start = Instant::now();
     filler.write(client, DEPTH, |random| {
+        while control.is_held.load(Ordering::Relaxed) && start.elapsed() < limit {
+            thread::sleep(Duration::from_millis(10));
+        }
         if start.elapsed() >= limit {
             return None;
         }
@@ -158,7 +191,12 @@ fn show_pace(windows: &[u64], window: Duration) -> Result<u64> {
 #[test]
 fn overwrites_and_snapshots_at_85_percent_full_go_on() -> Result<()> {
     let limit = Duration::from_secs(seconds()?);
-    let window = Duration::from_secs(if limit.as_secs() >= 300 { 10 } else { 2 });
+    let is_long = limit >= 20 * LONG_WINDOW;
+    let window = if is_long {
+        LONG_WINDOW
+    } else {
+        Duration::from_secs(2)
+    };
     let disk_size = std::env::var("ASHLAR_SPACE_DISK").unwrap_or_else(|_| "2GiB".to_owned());
     let cluster = Cluster::start(ClusterOptions {
         separate: true,
@@ -184,20 +222,20 @@ fn overwrites_and_snapshots_at_85_percent_full_go_on() -> Result<()> {
     let held = usable * (FULL_PERCENT - LIVE_PERCENT) / 100;
     let each_blocks = held / (SNAPSHOTS + 2) / BLOCK as u64;
     let before = written(&cluster)?;
-    let is_over = AtomicBool::new(false);
+    let control = Control::default();
     let counter = filler.written.clone();
     let pace = (each_blocks, window);
     let (outcome, kept) = thread::scope(|scope| {
-        let keeper = scope.spawn(|| keep_snapshots(&cluster, &counter, pace, &is_over));
-        let outcome = load(&mut filler, &mut client, limit);
-        is_over.store(true, Ordering::Relaxed);
+        let keeper = scope.spawn(|| keep_snapshots(&cluster, &counter, pace, &control));
+        let outcome = load(&mut filler, &mut client, (limit, &control));
+        control.is_over.store(true, Ordering::Relaxed);
         (outcome, keeper.join())
     });
     let outcome = outcome?;
     let kept = kept.map_err(|_| anyhow::anyhow!("the keeper of snapshots panicked"))??;
     println!(
-        "{outcome:?}; {} snapshots made, {} deleted, {} at once, {} % full at most",
-        kept.made, kept.deleted, kept.most, kept.fullest
+        "{outcome:?}; {} snapshots made, {} deleted, {} at once, {} % full at most, paused {} times",
+        kept.made, kept.deleted, kept.most, kept.fullest, kept.held
     );
     ensure!(outcome.refused == 0, "ENOSPC with room left: {outcome:?}");
     let ratio = show_pace(&kept.windows, window)?;

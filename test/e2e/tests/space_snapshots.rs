@@ -271,8 +271,11 @@ fn overwrites_and_snapshots_at_85_percent_full_go_on() -> Result<()> {
     verify(&mut snapshot, &held[..usize::try_from(2 * OVERWRITTEN)?])?;
     snapshot.disconnect()?;
     client.disconnect()?;
-    let status = cluster.json(["status"])?;
-    ensure!(status["health"] == "healthy", "{status}");
+    wait_for("all replicas in sync", EMPTY_LIMIT, || {
+        let status = cluster.json(["status"])?;
+        ensure!(status["health"] == "healthy", "{status}");
+        Ok(())
+    })?;
 
     let since = Instant::now();
     let list = cluster.json(["snapshot", "list", "v"])?;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use ashlar_proto::ByteCount;
 use ashlar_proto::api::{
     ClusterStatus, CreateVolume, Disk, Evacuation, Healing, Health, MapReport, Node, NodeState,
-    Replica, Schedulable, Volume, VolumeState,
+    Replica, Schedulable, Volume, VolumeState, WriteReport,
 };
 
 use crate::api_client::{ApiClient, ApiError};
@@ -399,7 +399,17 @@ pub fn disk_list(api: &str, json: bool) -> anyhow::Result<()> {
         return print_json(&disks);
     }
     let header = [
-        "id", "node", "path", "state", "used", "usable", "full", "replicas", "map", "damage",
+        "id",
+        "node",
+        "path",
+        "state",
+        "used",
+        "usable",
+        "full",
+        "replicas",
+        "map",
+        "write amp",
+        "damage",
     ];
     print_table(&header, disks.iter().map(disk_row).collect())
 }
@@ -421,6 +431,7 @@ fn disk_row(disk: &Disk) -> Vec<String> {
         percent(report.used_bytes.get(), report.usable_bytes.get()),
         disk.replicas.to_string(),
         report.map.as_ref().map_or("-".to_owned(), map),
+        report.writes.as_ref().map_or("-".to_owned(), amplification),
         damage(&report.damage),
     ]
 }
@@ -434,6 +445,14 @@ fn map(map: &MapReport) -> String {
     match map.load_ns_mean() {
         0 => format!("{hits} hits"),
         mean => format!("{hits} hits, miss {:.2} ms", f64_of(mean) / 1e6),
+    }
+}
+
+/// What the disk was given for what requests wrote.
+fn amplification(writes: &WriteReport) -> String {
+    match writes.amplification_percent() {
+        None => "-".to_owned(),
+        Some(percent) => format!("{}.{:02}", percent / 100, percent % 100),
     }
 }
 

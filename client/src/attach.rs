@@ -380,6 +380,7 @@ fn serve(
         read_only: false,
     };
     let budget = Budget::new(options.in_flight_bytes, options.in_flight_requests);
+    let scarce = Budget::new(options.scarce_bytes, options.in_flight_requests);
     let core = Rc::new(Core {
         reactor: reactor.clone(),
         options,
@@ -411,6 +412,7 @@ fn serve(
         flushed: Cell::new(AckOrder::NONE),
         locks: Rc::default(),
         budget,
+        scarce,
         acks: Signal::default(),
         progress: Signal::default(),
         work: Rc::default(),

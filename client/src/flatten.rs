@@ -214,7 +214,7 @@ async fn absent_in(core: &Rc<Core>, part: BlockRange) -> Result<Vec<BlockRange>,
         let mut span = span_of(&piece);
         while span.count.get() > 0 {
             let mut covered = 0;
-            for run in extents_of(core, &shard, Layer::default(), span).await? {
+            for run in extents_of(core, &shard, Layer::default, span).await? {
                 push_run(&mut runs, usize::MAX, u64::from(run.count.get()), run.kind);
                 covered += run.count.get();
             }

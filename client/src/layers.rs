@@ -82,6 +82,11 @@ impl Layers {
         self.head.get()
     }
 
+    /// The layer that writes leave as it is: that of the newest snapshot; 0 where there is none.
+    pub(crate) fn below_head(&self) -> Layer {
+        self.table.borrow().0.below(self.head())
+    }
+
     /// Whether blocks may lie in layers below the head.
     pub(crate) fn has_sealed(&self) -> bool {
         self.head.get() > Layer::new(1)

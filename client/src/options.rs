@@ -38,6 +38,9 @@ pub struct VolumeOptions {
     pub hold_max: Duration,
     /// Bytes of requests in flight.
     pub in_flight_bytes: u64,
+    /// Of these, bytes of writes that may take room while room is scarce on some replica: what all
+    /// owners of a disk have of it together should fit between its soft mark and its end.
+    pub scarce_bytes: u64,
     /// Requests in flight.
     pub in_flight_requests: usize,
     /// Bytes of writes kept until all replicas hold them durably, beyond which writes wait and
@@ -71,6 +74,7 @@ impl VolumeOptions {
             replica_grace: Duration::from_secs(2),
             hold_max: HOLD_MAX,
             in_flight_bytes: 64 << 20,
+            scarce_bytes: 1 << 20,
             in_flight_requests: 1024,
             retained_bytes_max: 192 << 20,
             flush_bytes: 64 << 20,

@@ -314,7 +314,7 @@ async fn acknowledged(core: &Rc<Core>, is_so: impl Fn() -> bool) -> Result<(), B
 pub(crate) async fn extents_of(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
-    above: Layer,
+    above: impl Fn() -> Layer,
     span: Span,
 ) -> Result<Vec<Extent>, BlockError> {
     let deadline = core.reactor.now() + core.options.io_timeout;
@@ -334,7 +334,7 @@ pub(crate) async fn extents_of(
             continue;
         };
         lease::keep(core, shard);
-        let layers = (above, core.layers.head());
+        let layers = (above(), core.layers.head());
         let request = shard.stamp(core).extents(layers, span);
         let asked_at = core.reactor.now();
         let replica = shard.replica(slot);
@@ -403,7 +403,7 @@ pub(crate) async fn extents(
         let mut span = span_of(&piece);
         while span.count.get() > 0 {
             let mut covered = 0;
-            for run in extents_of(core, &shard, above, span).await? {
+            for run in extents_of(core, &shard, || above, span).await? {
                 covered += run.count.get();
                 let origin = origin.as_deref();
                 if !push_over(origin, &mut extents, extents_max, at, run).await? {

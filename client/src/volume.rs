@@ -81,6 +81,8 @@ pub(crate) struct Core {
     pub(crate) flushed: Cell<AckOrder>,
     pub(crate) locks: Rc<Locks>,
     pub(crate) budget: Rc<Budget>,
+    /// Writes in flight that may take room, where that is scarce.
+    pub(crate) scarce: Rc<Budget>,
     /// Raised at each acknowledgement.
     pub(crate) acks: Signal,
     /// Raised when more is durable, sets have changed, or the phase has.

@@ -355,6 +355,34 @@ pub struct DiskReport {
     /// How its map uses memory; none where nothing is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub map: Option<MapReport>,
+    /// What has been written to it; none where nothing is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes: Option<WriteReport>,
+}
+
+/// What has been written to a disk since its store started, and by whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WriteReport {
+    /// Data that requests wrote: those of owners, and copies from other replicas.
+    pub request_bytes: ByteCount,
+    /// All that the device was given: that data, headers, what was moved, the map, checkpoints. Without
+    /// the zeroes that each segment of a file is filled with once.
+    pub device_bytes: ByteCount,
+    /// Of it, live data that the collector moved out of old segments.
+    pub moved_bytes: ByteCount,
+    /// Of it, leaves of the map.
+    pub leaf_bytes: ByteCount,
+}
+
+impl WriteReport {
+    /// Write amplification in hundredths: what the device was given for what requests wrote. None
+    /// before the first of them.
+    #[must_use]
+    pub fn amplification_percent(&self) -> Option<u64> {
+        let hundredfold = self.device_bytes.get().saturating_mul(100);
+        hundredfold.checked_div(self.request_bytes.get())
+    }
 }
 
 /// How the map of a disk uses memory, and what it costs that not all of it is there. Counts are

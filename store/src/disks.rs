@@ -67,6 +67,7 @@ impl DiskEntry {
             ailing: self.judge(lanes, reactor),
             missing: report::missing(lanes),
             map: report::map(lanes),
+            writes: report::writes(lanes),
         }
     }
 }

@@ -55,6 +55,7 @@ impl Store for MemoryStore {
             ailing: None,
             missing: Vec::new(),
             map: None,
+            writes: None,
         }])
     }
 

@@ -46,6 +46,11 @@ pub(super) struct FakeConductor {
 }
 
 impl FakeConductor {
+    /// A snapshot of a layer while nobody has the volume: the next owner writes above it.
+    pub(super) fn seal(&self, layer: Layer) {
+        self.map.borrow_mut().head_layer = Layer::new(layer.get() + 1);
+    }
+
     /// The in-sync replicas of a shard, by number of store.
     pub(super) fn in_sync(&self, shard: usize) -> Vec<u64> {
         let map = self.map.borrow();

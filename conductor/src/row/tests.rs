@@ -92,6 +92,7 @@ fn stored_bytes_are_those_of_version_7() {
             ailing: Some(ailing.clone()),
             missing: Vec::new(),
             map: None,
+            writes: None,
         },
         schedulable: Schedulable::Open,
         ailing: Some(ailing),

@@ -206,14 +206,15 @@ impl DiskRow {
     }
 }
 
-/// Whether a report differs from the stored one by more than a little usage and what its map has
-/// done: that changes all the time, and the last report is shown anyway.
+/// Whether a report differs from the stored one by more than a little usage, what its map has done
+/// and what was written: that changes all the time, and the last report is shown anyway.
 fn is_news(stored: &DiskReport, report: &DiskReport) -> bool {
     let step = (stored.usable_bytes.get() / USED_STEP).max(1);
     let moved = stored.used_bytes.get().abs_diff(report.used_bytes.get());
     let same_use = DiskReport {
         used_bytes: stored.used_bytes,
         map: stored.map,
+        writes: stored.writes,
         ..report.clone()
     };
     moved >= step || same_use != *stored

@@ -63,6 +63,7 @@ fn report(disk: u128) -> DiskReport {
         ailing: None,
         missing: Vec::new(),
         map: None,
+        writes: None,
     }
 }
 

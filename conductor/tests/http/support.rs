@@ -156,6 +156,7 @@ pub fn report(number: u16) -> DiskReport {
         ailing: None,
         missing: Vec::new(),
         map: None,
+        writes: None,
     }
 }
 

@@ -216,7 +216,7 @@ fn a_group_is_held_sealed_and_confirmed() {
     let volumes: Vec<_> = shown.iter().map(|s| s.volume_name.as_str()).collect();
     assert_eq!(volumes, ["c", "a", "b"]);
     // It is over: each goes its own way, and ids are not given again.
-    let plan = bench.state.plan_snapshot_delete("a", "s").unwrap();
+    let plan = bench.state.plan_snapshot_delete("a", "s", false).unwrap();
     bench.commit(plan);
     assert!(bench.is_ready("b", "s"));
     assert_eq!(bench.hold(&["a", "b"], "t"), group.next());
@@ -363,11 +363,11 @@ fn while_its_owner_holds_a_volume_is_sealed_for_nothing_else() {
     bench.commit(plan.unwrap());
     let plan = bench.state.plan_group_hold(&of(&["b", "a"], "u"));
     refused(plan);
-    let plan = bench.state.plan_snapshot_delete("a", "s");
+    let plan = bench.state.plan_snapshot_delete("a", "s", false);
     refused(plan);
     bench.word("a", group, KEPT);
     bench.confirm(group).unwrap();
-    let plan = bench.state.plan_snapshot_delete("a", "s").unwrap();
+    let plan = bench.state.plan_snapshot_delete("a", "s", false).unwrap();
     bench.commit(plan);
 }
 

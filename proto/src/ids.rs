@@ -1,6 +1,5 @@
 //! Newtypes for every id, counter and unit: no bare integer crosses a public boundary.
 
-use crate::planted::{Planted, is_planted};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -262,7 +261,7 @@ impl Seq {
     /// ever written. What reads as zeroes there is buried under a block of data that holds zeroes.
     #[must_use]
     pub fn is_void(self) -> bool {
-        self.is_burial() && !is_planted(Planted::VoidsAreZeroes)
+        self.is_burial()
     }
 
     /// The next number of the same window, or `None` where only the burial number is left.

@@ -88,8 +88,6 @@ pub enum Planted {
     FlattenOverWrites,
     /// A conductor deletes a snapshot that has clones.
     DeleteOrigin,
-    /// An orphan that is buried where nothing was ever written leaves zeroes there.
-    VoidsAreZeroes,
     /// An owner whose hold has ended before it learned of the seal says that it kept still.
     HoldBrokenKept,
     /// An owner says that it holds, and goes on.
@@ -100,7 +98,7 @@ pub enum Planted {
 
 impl Planted {
     /// All that are found in a cluster with one volume and its clones.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 41] = [
         Self::NoLease,
         Self::CountNonMembers,
         Self::CountProposedOnly,
@@ -142,7 +140,6 @@ impl Planted {
         Self::RollbackUnfenced,
         Self::FlattenOverWrites,
         Self::DeleteOrigin,
-        Self::VoidsAreZeroes,
     ];
 
     /// Those of groups of snapshots, for which it takes more than one volume.

@@ -219,9 +219,7 @@ impl Lab {
             return;
         }
         let mut patterns = self.album.patterns(VOLUME_NAME);
-        let own = self.clones.borrow();
-        patterns.extend(own.iter().flat_map(|clone| clone.pictures.clone()));
-        drop(own);
+        patterns.extend(self.pictures());
         if patterns.is_empty() {
             return;
         }
@@ -249,6 +247,14 @@ impl Lab {
                 pictures: Vec::new(),
             });
         }
+    }
+
+    /// The snapshots of all clones.
+    fn pictures(&self) -> Vec<Pattern> {
+        let all = self.clones.borrow();
+        all.iter()
+            .flat_map(|clone| clone.pictures.clone())
+            .collect()
     }
 
     async fn flatten(&self) {

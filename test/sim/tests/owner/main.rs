@@ -12,6 +12,7 @@ use std::time::Duration;
 use ashlar_client::conformance::{self, Dice, buffer_of, bytes_of, pattern};
 use ashlar_client::{BlockDevice, BlockError, Durability, Volume, ZeroMode};
 use ashlar_proto::api::AckRule;
+use ashlar_proto::message::BlockKind;
 use ashlar_reactor::Reactor;
 use ashlar_reactor::sim::DiskSpec;
 use cluster::{Cluster, VOLUME_BYTES};
@@ -145,7 +146,8 @@ fn a_store_that_returns_catches_up_under_writes() {
     }
 }
 
-/// A replica that is left out at an attach has a write that nobody else has: it is buried.
+/// A replica that is left out at an attach has writes that nobody else has: they are buried, under data,
+/// under zeroes that are not nothing, and under nothing that is not zeroes, as under a clone.
 #[test]
 fn an_orphan_is_buried_when_its_replica_catches_up() {
     let cluster = Cluster::new(70, 3, AckRule::Majority, DiskSpec::write_through);
@@ -156,15 +158,20 @@ fn an_orphan_is_buried_when_its_replica_catches_up() {
         for block in 0..20 {
             write(&reactor, &volume, block, block).await;
         }
+        let trimmed = volume.trim(5 * 4096, 4096, Durability::Accepted);
+        trimmed.await.unwrap();
         volume.flush().await.unwrap();
         for away in [0, 1] {
             cluster.sites[away].kill();
         }
-        let (here, other) = (reactor.clone(), volume.clone());
-        drop(reactor.spawn(async move {
-            let buffer = buffer_of(&here, &pattern(99, 4096));
-            let _ = other.write(3 * 4096, buffer, Durability::Accepted).await;
-        }));
+        for block in [3, 5, 50] {
+            let (here, other) = (reactor.clone(), volume.clone());
+            drop(reactor.spawn(async move {
+                let buffer = buffer_of(&here, &pattern(99, 4096));
+                let at = block * 4096;
+                let _ = other.write(at, buffer, Durability::Accepted).await;
+            }));
+        }
         reactor.sleep(Duration::from_millis(200)).await;
     });
     first.crash();
@@ -188,6 +195,12 @@ fn an_orphan_is_buried_when_its_replica_catches_up() {
         assert_eq!(cluster.conductor.in_sync(0), [2]);
         assert!(holds(&volume, 3, 3).await, "the orphan shows");
         assert!(holds(&volume, 4, 104).await);
+        for (block, is_absent) in [(5, false), (50, true)] {
+            let shown = bytes_of(&volume.read(block * 4096, 4096).await.unwrap());
+            assert!(shown.iter().all(|byte| *byte == 0), "the orphan shows");
+            let runs = volume.extents(block * 4096, 4096, 1).await.unwrap();
+            assert_eq!(runs[0].kind == BlockKind::Absent, is_absent, "{block}");
+        }
     });
 }
 

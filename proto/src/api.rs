@@ -6,6 +6,7 @@ mod maps;
 mod resize;
 mod seen;
 mod snapshots;
+mod space;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,6 +28,10 @@ pub use seen::{
 
 pub use snapshots::{
     CreateSnapshot, ReportLayers, RollbackVolume, Snapshot, SnapshotMap, SnapshotState,
+};
+pub use space::{
+    DiskLevel, Event, EventKind, Events, ReplicaUse, Reserve, ReserveVolume, SetSpace, Space,
+    SpaceRules,
 };
 
 /// A counter over all changes of the metadata; `list` answers carry it, `watch` resumes from it.
@@ -71,6 +76,9 @@ pub struct CreateVolume {
     /// The acknowledgement rule.
     #[serde(default)]
     pub ack: AckRule,
+    /// What is kept for it.
+    #[serde(default, skip_serializing_if = "Reserve::is_none")]
+    pub reserve: Reserve,
 }
 
 /// Where a volume is in its life.
@@ -115,6 +123,9 @@ pub struct Volume {
     pub replicas: u8,
     /// The acknowledgement rule.
     pub ack: AckRule,
+    /// What is kept for it.
+    #[serde(default, skip_serializing_if = "Reserve::is_none")]
+    pub reserve: Reserve,
     /// Where it is in its life.
     pub state: VolumeState,
     /// How well its replicas keep up.
@@ -222,6 +233,22 @@ fn is_false(flag: &bool) -> bool {
 )]
 fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+fn is_no_count(count: &u64) -> bool {
+    *count == 0
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+fn is_no_bytes(bytes: &ByteCount) -> bool {
+    *bytes == ByteCount::default()
 }
 
 #[expect(
@@ -337,6 +364,19 @@ pub struct DiskReport {
     /// How its map uses memory; none where nothing is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub map: Option<MapReport>,
+    /// Bytes that are kept for replicas that have reservations, their maps included.
+    #[serde(default, skip_serializing_if = "is_no_bytes")]
+    pub reserved_bytes: ByteCount,
+    /// Of these, bytes that those replicas have not taken yet: they are not among those used.
+    #[serde(default, skip_serializing_if = "is_no_bytes")]
+    pub unfilled_bytes: ByteCount,
+    /// Writes that were refused for want of room since the store started.
+    #[serde(default, skip_serializing_if = "is_no_count")]
+    pub refused_writes: u64,
+    /// What the replicas take that take the most, once the disk is half full: the first
+    /// [`crate::limits::USES_REPORTED_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub largest: Vec<ReplicaUse>,
 }
 
 /// How the map of a disk uses memory, and what it costs that not all of it is there. Counts are
@@ -425,6 +465,9 @@ pub struct Assignment {
     pub disk: DiskId,
     /// Blocks of 4 KiB in the shard.
     pub blocks: u32,
+    /// Of these, blocks that are kept for it, whatever others write.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reserve_blocks: u32,
     /// The volume is still being created, or the replica is to be made in place of another: it is
     /// made where it is not. Afterwards one that is not there was lost, and an empty one in its
     /// place would pass for it.
@@ -541,6 +584,12 @@ pub struct Disk {
     pub report: DiskReport,
     /// Replicas that it holds.
     pub replicas: u32,
+    /// Bytes of these, written or not.
+    #[serde(default)]
+    pub provisioned_bytes: ByteCount,
+    /// How full it is, by the rules of the cluster.
+    #[serde(default)]
+    pub level: DiskLevel,
 }
 
 /// A list and the revision that it stands for; `GET …?watch=true&after=R` goes on from there.
@@ -601,6 +650,9 @@ pub struct ClusterStatus {
     pub usable_bytes: ByteCount,
     /// Bytes used, over all disks.
     pub used_bytes: ByteCount,
+    /// How space is given out, and how much is promised and kept.
+    #[serde(default)]
+    pub space: Space,
     /// Volumes, and how many are degraded or worse.
     pub volumes: u32,
     /// Volumes that are degraded.

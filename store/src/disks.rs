@@ -67,6 +67,10 @@ impl DiskEntry {
             ailing: self.judge(lanes, reactor),
             missing: report::missing(lanes),
             map: report::map(lanes),
+            reserved_bytes: sum(|lane| lane.usage.reserved),
+            unfilled_bytes: sum(|lane| lane.usage.unfilled),
+            refused_writes: lanes.iter().map(|lane| lane.stats.refused).sum(),
+            largest: report::largest(lanes),
         }
     }
 }

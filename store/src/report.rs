@@ -1,9 +1,10 @@
 //! What a store tells of its disks.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use ashlar_proto::api::MapReport;
-use ashlar_proto::limits::MISSING_REPORTED_MAX;
+use ashlar_proto::api::{MapReport, ReplicaUse};
+use ashlar_proto::limits::{MISSING_REPORTED_MAX, USES_REPORTED_MAX};
 use ashlar_proto::{ByteCount, ReplicaId};
 
 use crate::lane::{DamageCounts, MapCounts};
@@ -61,6 +62,28 @@ pub(crate) fn map(lanes: &[LaneReport]) -> Option<MapReport> {
     })
 }
 
+/// What the replicas of a disk take that take the most; nothing before it is half full, for until then
+/// nobody asks.
+pub(crate) fn largest(lanes: &[LaneReport]) -> Vec<ReplicaUse> {
+    let sum = |bytes: fn(&LaneReport) -> ByteCount| -> u64 {
+        lanes.iter().map(|lane| bytes(lane).get()).sum()
+    };
+    let (used, usable) = (sum(|lane| lane.usage.used), sum(|lane| lane.usage.usable));
+    if used < usable / 2 {
+        return Vec::new();
+    }
+    let uses = lanes.iter().flat_map(|lane| &lane.largest);
+    let mut uses: Vec<ReplicaUse> = uses
+        .map(|&(replica, used_bytes)| ReplicaUse {
+            replica,
+            used_bytes,
+        })
+        .collect();
+    uses.sort_unstable_by_key(|of| (Reverse(of.used_bytes), of.replica));
+    uses.truncate(USES_REPORTED_MAX);
+    uses
+}
+
 /// The replicas that should be on a disk and are not, the first ones by id.
 pub(crate) fn missing(lanes: &[LaneReport]) -> Vec<ReplicaId> {
     let mut all: Vec<ReplicaId> = lanes.iter().flat_map(|l| l.missing.clone()).collect();
@@ -97,6 +120,25 @@ mod tests {
         let sum = map(&[lane.clone(), lane]).unwrap();
         assert_eq!((sum.budget_bytes.get(), sum.misses), (2 << 20, 6));
         assert_eq!(sum.load_ns_mean(), 100);
+    }
+
+    #[test]
+    fn what_takes_the_most_is_told_of_a_disk_that_is_half_full() {
+        let lane = |used, largest: &[(u64, u64)]| {
+            let mut lane = LaneReport::default();
+            lane.usage.usable = ByteCount::new(100);
+            lane.usage.used = ByteCount::new(used);
+            let of = |&(id, bytes): &(u64, u64)| (ReplicaId::new(id), ByteCount::new(bytes));
+            lane.largest = largest.iter().map(of).collect();
+            lane
+        };
+        let shown = |lanes: &[LaneReport]| -> Vec<u64> {
+            let largest = largest(lanes);
+            largest.iter().map(|of| of.replica.get()).collect()
+        };
+        let one = lane(90, &[(1, 60), (2, 30)]);
+        assert_eq!(shown(&[one.clone(), lane(40, &[(3, 40)])]), [1, 3, 2]);
+        assert!(shown(&[one, lane(9, &[(3, 9)])]).is_empty());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use ashlar_proto::api::{
 use crate::api_client::{ApiClient, ApiError};
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
-use crate::{rebalance, resize, transfer};
+use crate::{rebalance, resize, space, transfer};
 
 /// How long a front end may hold a volume that nobody uses any more.
 const LET_GO: Duration = Duration::from_millis(600);
@@ -39,6 +39,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
             size,
             replicas,
             ack,
+            reserve,
         } => {
             let size_bytes = ByteCount::new(size);
             let request = CreateVolume {
@@ -46,6 +47,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
                 size_bytes,
                 replicas,
                 ack: ack.into(),
+                reserve,
             };
             let volume = ask(api, async |client| client.create_volume(&request).await)?;
             if json {
@@ -75,6 +77,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
                 "name",
                 "size",
                 "replicas",
+                "reserved",
                 "ack",
                 "state",
                 "health",
@@ -93,6 +96,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
         }
         VolumeCommand::Import(args) => transfer::import(api, &args, json),
         VolumeCommand::Export(args) => transfer::export(api, &args, json),
+        VolumeCommand::Set(args) => space::set_volume(api, &args, json),
         VolumeCommand::Resize(args) => resize::run(api, &args, json),
         VolumeCommand::Delete { name, force } => {
             ask(api, async |client| {
@@ -132,6 +136,7 @@ fn volume_row(volume: &Volume) -> Vec<String> {
         volume.name.clone(),
         size(volume),
         volume.replicas.to_string(),
+        space::reserve(volume),
         word(&volume.ack),
         word(&volume.state),
         word(&volume.health),
@@ -147,6 +152,7 @@ fn show_volume(volume: &Volume) -> anyhow::Result<()> {
         ("size", size(volume)),
         ("shard size", bytes(volume.shard_bytes.get())),
         ("replicas", volume.replicas.to_string()),
+        ("reserved", space::reserve(volume)),
         ("ack", word(&volume.ack)),
         ("state", word(&volume.state)),
         ("health", word(&volume.health)),
@@ -377,7 +383,18 @@ pub fn disk_list(api: &str, json: bool) -> anyhow::Result<()> {
         return print_json(&disks);
     }
     let header = [
-        "id", "node", "path", "state", "used", "usable", "full", "replicas", "map", "damage",
+        "id",
+        "node",
+        "path",
+        "state",
+        "used",
+        "usable",
+        "full",
+        "reserved",
+        "provisioned",
+        "replicas",
+        "map",
+        "damage",
     ];
     print_table(&header, disks.iter().map(disk_row).collect())
 }
@@ -388,7 +405,10 @@ fn disk_row(disk: &Disk) -> Vec<String> {
         (Some(why), _) => format!("failed: {why}"),
         (None, state) => word(&state),
     };
-    let state = with_schedulable(state, disk.schedulable);
+    let mut state = with_schedulable(state, disk.schedulable);
+    if let Some(level) = space::level(disk.level) {
+        state += &format!(", {level}");
+    }
     vec![
         report.id.to_string(),
         disk.node_name.clone(),
@@ -397,6 +417,8 @@ fn disk_row(disk: &Disk) -> Vec<String> {
         bytes(report.used_bytes.get()),
         bytes(report.usable_bytes.get()),
         percent(report.used_bytes.get(), report.usable_bytes.get()),
+        bytes(report.reserved_bytes.get()),
+        bytes(disk.provisioned_bytes.get()),
         disk.replicas.to_string(),
         report.map.as_ref().map_or("-".to_owned(), map),
         damage(&report.damage),
@@ -467,6 +489,8 @@ fn show_status(status: &ClusterStatus) -> anyhow::Result<()> {
                 percent(used, usable)
             ),
         ),
+        ("promised", space::provisioned(&status.space)),
+        ("reserved", space::reserved(&status.space)),
         ("volumes", volumes),
         ("healing", healing(&status.healing)),
         ("rebalance", rebalance::line(&status.rebalance)),

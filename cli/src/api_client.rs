@@ -5,10 +5,10 @@ use std::time::Duration;
 use ashlar_proto::api::{
     AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied,
     ClusterStatus, CreateSnapshot, CreateVolume, DeniedClient, DenyClient, DetachRequest, Disk,
-    Heartbeat, HeartbeatAnswer, InSyncCommitted, List, Node, OwnerHeartbeat, Problem,
-    ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered, ReportLayers, ResizeVolume,
-    Revision, RollbackVolume, Schedulable, SetRebalance, SetSchedulable, Snapshot, SnapshotMap,
-    Volume, VolumeMaps,
+    Events, Heartbeat, HeartbeatAnswer, InSyncCommitted, List, Node, OwnerHeartbeat, Problem,
+    ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered, ReportLayers, ReserveVolume,
+    ResizeVolume, Revision, RollbackVolume, Schedulable, SetRebalance, SetSchedulable, SetSpace,
+    Snapshot, SnapshotMap, Space, Volume, VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
@@ -346,6 +346,35 @@ impl ApiClient {
         self.tell(&["clients", "allow"], &request).await
     }
 
+    /// `GET /v1/space`.
+    pub async fn space(&self) -> Result<Space, ApiError> {
+        self.get(&["space"]).await
+    }
+
+    /// `POST /v1/space`.
+    pub async fn set_space(&self, request: &SetSpace) -> Result<Space, ApiError> {
+        self.post(&["space"], request).await
+    }
+
+    /// `POST /v1/volumes/{name}/reserve`.
+    pub async fn reserve_volume(
+        &self,
+        name: &str,
+        request: &ReserveVolume,
+    ) -> Result<Volume, ApiError> {
+        let post = self.request(Method::POST, &["volumes", name, "reserve"]);
+        json(
+            send(post.json(request).timeout(STORES_MAX), &self.base).await?,
+            &self.base,
+        )
+        .await
+    }
+
+    /// `GET /v1/events`: those after a number, once there are any or the wait is over.
+    pub async fn events(&self, after: u64, wait: Duration) -> Result<Events, ApiError> {
+        self.poll(&["events"], Revision(after), wait).await
+    }
+
     /// `GET /v1/rebalance`.
     pub async fn rebalance(&self) -> Result<Rebalance, ApiError> {
         self.get(&["rebalance"]).await
@@ -394,7 +423,7 @@ impl ApiClient {
             .await
     }
 
-    /// A long poll for what has changed after a revision.
+    /// A long poll for what has changed after a revision, or what has another number that grows.
     async fn poll<T: DeserializeOwned>(
         &self,
         path: &[&str],

@@ -130,7 +130,7 @@ pub(crate) async fn send(
 ) -> Result<(), BlockError> {
     for piece in pieces {
         let shard = shard_of(core, piece)?;
-        if takes_room && shard.room() != RoomHint::Ample {
+        if takes_room && shard.room(core) != RoomHint::Ample {
             refuse_growth(core, &shard, piece).await?;
         }
         core.admit_writes().await?;

@@ -9,9 +9,11 @@
 mod absence;
 mod cluster;
 mod conductor;
+mod events;
 mod evidence;
 mod fills;
 mod http;
+mod levels;
 mod live;
 mod looks;
 pub mod membership;
@@ -29,7 +31,7 @@ pub use meta::MetaStore;
 pub use meta::redb_store::RedbStore;
 pub use refusal::{
     DiskRefusal, InvalidRequest, NodeRefusal, Refusal, ResizeRefusal, SnapshotRefusal,
-    VolumeRefusal,
+    SpaceRefusal, VolumeRefusal,
 };
 pub use row::RowError;
 pub use runtime::{Runtime, TokioRuntime, Work};

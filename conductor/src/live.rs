@@ -8,8 +8,10 @@ use ashlar_proto::api::{DiskReport, Revision};
 use ashlar_proto::{DiskId, NodeId, VolumeId};
 
 use crate::absence::Absence;
+use crate::events::EventLog;
 use crate::evidence::Evidence;
 use crate::fills::Fills;
+use crate::levels::Levels;
 use crate::membership::{Membership, Moment};
 use crate::row::DiskRow;
 use crate::spell::Spell;
@@ -38,6 +40,12 @@ pub(crate) struct Live {
     pub(crate) turns: BTreeMap<VolumeId, Moment>,
     /// The spell of healing that is under way.
     pub(crate) spell: Spell,
+    /// How full each disk was found to be.
+    pub(crate) levels: Levels,
+    /// More is promised than the rules of space allow.
+    pub(crate) over_committed: bool,
+    /// What has happened of late.
+    pub(crate) events: EventLog,
 }
 
 impl Live {
@@ -59,6 +67,9 @@ impl Live {
             calm: None,
             turns: BTreeMap::new(),
             spell: Spell::default(),
+            levels: Levels::default(),
+            over_committed: false,
+            events: EventLog::default(),
         }
     }
 

@@ -26,6 +26,7 @@ mod resize;
 mod schedule;
 mod slots;
 mod snapshots;
+mod space;
 mod subjects;
 mod view;
 mod volumes;
@@ -38,7 +39,7 @@ use ashlar_proto::{ByteCount, ClusterId, DiskId, NodeId, ReplicaId, ShardIndex, 
 
 use crate::meta::{Change, Expect, Key, Transaction};
 use crate::row::{
-    AnyRow, ClusterRow, DeniedRow, DiskRow, NodeRow, RebalanceRow, ShardRow, VolumeRow,
+    AnyRow, ClusterRow, DeniedRow, DiskRow, NodeRow, RebalanceRow, ShardRow, SpaceRow, VolumeRow,
 };
 pub(crate) use evidence::Judgment;
 pub(crate) use healing::Outlook;
@@ -94,6 +95,7 @@ pub(crate) struct ClusterState {
     nodes: BTreeMap<NodeId, NodeRow>,
     disks: BTreeMap<DiskId, DiskRow>,
     rebalance: RebalanceRow,
+    space: SpaceRow,
     /// Clients that may attach nothing.
     denied: BTreeMap<String, DeniedRow>,
     /// The disks that ail and have not failed.
@@ -134,6 +136,7 @@ impl ClusterState {
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
             rebalance: RebalanceRow::default(),
+            space: SpaceRow::default(),
             denied: BTreeMap::new(),
             ailing: BTreeSet::new(),
             holds: BTreeMap::new(),

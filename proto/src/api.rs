@@ -333,7 +333,7 @@ pub struct InSyncCommitted {
 }
 
 /// A disk, as its store reports it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskReport {
     /// Its id, from its superblock.
@@ -370,11 +370,13 @@ pub struct DiskReport {
     /// Of these, bytes that those replicas have not taken yet: they are not among those used.
     #[serde(default, skip_serializing_if = "is_no_bytes")]
     pub unfilled_bytes: ByteCount,
+    /// A lane of it takes no new blocks of volumes without a reservation.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub full: bool,
     /// Writes that were refused for want of room since the store started.
     #[serde(default, skip_serializing_if = "is_no_count")]
     pub refused_writes: u64,
-    /// What the replicas take that take the most, once the disk is half full: the first
-    /// [`crate::limits::USES_REPORTED_MAX`].
+    /// What the replicas take that take the most: the first [`crate::limits::USES_REPORTED_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub largest: Vec<ReplicaUse>,
 }

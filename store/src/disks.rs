@@ -69,6 +69,7 @@ impl DiskEntry {
             map: report::map(lanes),
             reserved_bytes: sum(|lane| lane.usage.reserved),
             unfilled_bytes: sum(|lane| lane.usage.unfilled),
+            full: lanes.iter().any(|lane| lane.is_full),
             refused_writes: lanes.iter().map(|lane| lane.stats.refused).sum(),
             largest: report::largest(lanes),
         }

@@ -62,16 +62,8 @@ pub(crate) fn map(lanes: &[LaneReport]) -> Option<MapReport> {
     })
 }
 
-/// What the replicas of a disk take that take the most; nothing before it is half full, for until then
-/// nobody asks.
+/// What the replicas of a disk take that take the most.
 pub(crate) fn largest(lanes: &[LaneReport]) -> Vec<ReplicaUse> {
-    let sum = |bytes: fn(&LaneReport) -> ByteCount| -> u64 {
-        lanes.iter().map(|lane| bytes(lane).get()).sum()
-    };
-    let (used, usable) = (sum(|lane| lane.usage.used), sum(|lane| lane.usage.usable));
-    if used < usable / 2 {
-        return Vec::new();
-    }
     let uses = lanes.iter().flat_map(|lane| &lane.largest);
     let mut uses: Vec<ReplicaUse> = uses
         .map(|&(replica, used_bytes)| ReplicaUse {
@@ -123,22 +115,17 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_the_most_is_told_of_a_disk_that_is_half_full() {
-        let lane = |used, largest: &[(u64, u64)]| {
-            let mut lane = LaneReport::default();
-            lane.usage.usable = ByteCount::new(100);
-            lane.usage.used = ByteCount::new(used);
+    fn what_takes_the_most_comes_first() {
+        let lane = |largest: &[(u64, u64)]| {
             let of = |&(id, bytes): &(u64, u64)| (ReplicaId::new(id), ByteCount::new(bytes));
-            lane.largest = largest.iter().map(of).collect();
-            lane
+            LaneReport {
+                largest: largest.iter().map(of).collect(),
+                ..LaneReport::default()
+            }
         };
-        let shown = |lanes: &[LaneReport]| -> Vec<u64> {
-            let largest = largest(lanes);
-            largest.iter().map(|of| of.replica.get()).collect()
-        };
-        let one = lane(90, &[(1, 60), (2, 30)]);
-        assert_eq!(shown(&[one.clone(), lane(40, &[(3, 40)])]), [1, 3, 2]);
-        assert!(shown(&[one, lane(9, &[(3, 9)])]).is_empty());
+        let shown = largest(&[lane(&[(1, 60), (2, 30)]), lane(&[(3, 40)])]);
+        let shown: Vec<u64> = shown.iter().map(|of| of.replica.get()).collect();
+        assert_eq!(shown, [1, 3, 2]);
     }
 
     #[test]

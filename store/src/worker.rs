@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ashlar_proto::api::{Assignment, OwnerSeen};
 use ashlar_proto::limits::USES_REPORTED_MAX;
-use ashlar_proto::{BlockCount, ByteCount, DiskId, LaneIndex, ReplicaId};
+use ashlar_proto::{BlockCount, ByteCount, DiskId, LaneIndex, ReplicaId, RoomHint};
 use ashlar_reactor::Reactor;
 use ashlar_reactor::channel::{Semaphore, remote};
 use ashlar_reactor::future::join_all;
@@ -40,6 +40,8 @@ pub(crate) struct LaneReport {
     pub(crate) stats: LaneStats,
     /// Replicas that should be here, were made once, and are not.
     pub(crate) missing: Vec<ReplicaId>,
+    /// It takes no new blocks of volumes without a reservation.
+    pub(crate) is_full: bool,
     /// What the replicas take that take the most.
     pub(crate) largest: Vec<(ReplicaId, ByteCount)>,
 }
@@ -155,6 +157,7 @@ impl Worker {
                 usage,
                 stats,
                 missing,
+                is_full: lane.room() != RoomHint::Ample,
                 largest: lane.largest(USES_REPORTED_MAX),
             };
             (key, report)

@@ -6,7 +6,8 @@ use axum::response::{IntoResponse, Response};
 
 use crate::cluster::ClusterError;
 use crate::refusal::{
-    ClientRefusal, DiskRefusal, NodeRefusal, Refusal, ResizeRefusal, SnapshotRefusal, VolumeRefusal,
+    ClientRefusal, DiskRefusal, NodeRefusal, Refusal, ResizeRefusal, SnapshotRefusal, SpaceRefusal,
+    VolumeRefusal,
 };
 
 /// A handler's answer.
@@ -46,6 +47,7 @@ enum Code {
     ShardNotFound,
     ReplicaGone,
     NoRoom,
+    OverCommitted,
     NodeNotFound,
     NodeNameTaken,
     NodeInUse,
@@ -115,6 +117,11 @@ impl Code {
             Self::NoRoom => (
                 "no-placement",
                 "No room for the replicas",
+                S::INSUFFICIENT_STORAGE,
+            ),
+            Self::OverCommitted => (
+                "over-committed",
+                "More than may be promised",
                 S::INSUFFICIENT_STORAGE,
             ),
             Self::NodeNotFound => ("node-not-found", "No such node", S::NOT_FOUND),
@@ -205,7 +212,8 @@ impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         let code = match &refusal {
             Refusal::Invalid(_) => Code::Invalid,
-            Refusal::Placement(_) => Code::NoRoom,
+            Refusal::Placement(_) | Refusal::Space(SpaceRefusal::NotKept { .. }) => Code::NoRoom,
+            Refusal::Space(SpaceRefusal::OverCommitted { .. }) => Code::OverCommitted,
             Refusal::Volume(refusal) => match refusal {
                 VolumeRefusal::NotFound { .. } => Code::VolumeNotFound,
                 VolumeRefusal::Exists { .. } => Code::VolumeExists,

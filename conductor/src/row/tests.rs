@@ -18,7 +18,7 @@ fn rows_survive_their_bytes() {
 }
 
 #[test]
-fn stored_bytes_are_those_of_version_6() {
+fn stored_bytes_are_those_of_version_7() {
     let row = NameRow {
         name: "a".to_owned(),
         volume: VolumeId::new(7),
@@ -26,7 +26,7 @@ fn stored_bytes_are_those_of_version_6() {
     let Change::Put { value, .. } = AnyRow::Name(row).put() else {
         panic!("a put")
     };
-    let golden = r#"{"version":6,"row":{"name":"a","volume":"0000000000000007"}}"#;
+    let golden = r#"{"version":7,"row":{"name":"a","volume":"0000000000000007"}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let row = ShardRow {
         volume: VolumeId::new(7),
@@ -47,7 +47,7 @@ fn stored_bytes_are_those_of_version_6() {
         panic!("a put")
     };
     let golden = concat!(
-        r#"{"version":6,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
+        r#"{"version":7,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
         r#""replicas":[{"id":"0000000000000008","node":1,"#,
         r#""disk":"00000000000000000000000000000009","#,
         r#""in_sync":false,"fresh":true,"leaving":false}],"made":["0000000000000008"],"#,
@@ -62,7 +62,7 @@ fn stored_bytes_are_those_of_version_6() {
         panic!("a put")
     };
     assert_eq!(key.as_str(), "rebalance");
-    let golden = r#"{"version":6,"row":{"paused":true,"active":false}}"#;
+    let golden = r#"{"version":7,"row":{"paused":true,"active":false}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let row = DeniedRow {
         client: "nbd@a/b *".to_owned(),
@@ -72,7 +72,7 @@ fn stored_bytes_are_those_of_version_6() {
         panic!("a put")
     };
     assert_eq!(key.as_str(), "denied/nbd@a/b *");
-    let golden = r#"{"version":6,"row":{"client":"nbd@a/b *","reason":"r"}}"#;
+    let golden = r#"{"version":7,"row":{"client":"nbd@a/b *","reason":"r"}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let ailing = Ailing {
         reason: "r".to_owned(),
@@ -92,6 +92,7 @@ fn stored_bytes_are_those_of_version_6() {
             ailing: Some(ailing.clone()),
             missing: Vec::new(),
             map: None,
+            ..DiskReport::default()
         },
         schedulable: Schedulable::Open,
         ailing: Some(ailing),
@@ -101,7 +102,7 @@ fn stored_bytes_are_those_of_version_6() {
         panic!("a put")
     };
     let golden = concat!(
-        r#"{"version":6,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
+        r#"{"version":7,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
         r#""path":"/d","lanes":1,"usable_bytes":1,"used_bytes":0,"volatile_cache":false,"#,
         r#""damage":{},"ailing":{"reason":"r","incident":5}},"schedulable":"open","#,
         r#""ailing":{"reason":"r","incident":5},"cleared":4}}"#
@@ -188,6 +189,7 @@ fn volume_row() -> VolumeRow {
         settled: true,
         grows_to: Some(ByteCount::new(16384)),
         kept_bytes: ByteCount::new(12288),
+        reserve: ashlar_proto::api::Reserve::All,
     }
 }
 
@@ -199,18 +201,18 @@ const VOLUME_OF_VERSION_4: &str = concat!(
 );
 
 #[test]
-fn stored_volumes_and_snapshots_are_those_of_version_6() {
+fn stored_volumes_and_snapshots_are_those_of_version_7() {
     let row = AnyRow::Volume(volume_row());
     let Change::Put { key, value } = row.put() else {
         panic!("a put")
     };
     let golden = format!(
         "{}{VOLUME_OF_VERSION_4}{}",
-        r#"{"version":6,"#,
+        r#"{"version":7,"#,
         concat!(
             r#","layers":{"version":3,"live":[{"low":1,"high":2},{"low":3,"high":8}],"#,
             r#""dropped":[{"low":4,"high":5}]},"layers_applied":2,"settled_layer":6,"#,
-            r#""settled":true,"grows_to":16384,"kept_bytes":12288}}"#
+            r#""settled":true,"grows_to":16384,"kept_bytes":12288,"reserve":"all"}}"#
         )
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -227,7 +229,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_6() {
     };
     assert_eq!(key.as_str(), "snapshot/0000000000000007/0000001a");
     let golden = concat!(
-        r#"{"version":6,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
+        r#"{"version":7,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
         r#""size_bytes":8192,"created_ms":1700000000000}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -248,6 +250,7 @@ fn volumes_of_version_4_are_read_and_are_not_settled() {
         settled: false,
         grows_to: None,
         kept_bytes: ByteCount::default(),
+        reserve: ashlar_proto::api::Reserve::None,
         ..volume_row()
     };
     assert_eq!(row, expected);
@@ -255,8 +258,8 @@ fn volumes_of_version_4_are_read_and_are_not_settled() {
 
 #[test]
 fn newer_rows_are_refused() {
-    let refused = AnyRow::decode(&cluster_key(), br#"{"version":7,"row":{"what":1}}"#);
-    assert!(matches!(refused, Err(RowError::Version { version: 7, .. })));
+    let refused = AnyRow::decode(&cluster_key(), br#"{"version":8,"row":{"what":1}}"#);
+    assert!(matches!(refused, Err(RowError::Version { version: 8, .. })));
     let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
     assert!(matches!(unknown, Err(RowError::Unknown { .. })));
 }

@@ -20,10 +20,6 @@ pub enum Reserve {
 
 impl Reserve {
     /// Whether nothing is kept.
-    #[expect(
-        clippy::trivially_copy_pass_by_ref,
-        reason = "the signature that serde asks for"
-    )]
     pub(super) fn is_none(&self) -> bool {
         *self == Self::None
     }

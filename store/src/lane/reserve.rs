@@ -66,6 +66,11 @@ impl State {
 
     /// Puts the unfilled part of a shard right, after any change of what it takes or reserves.
     pub(crate) fn settle_reserve(&mut self, handle: Handle) {
+        let space = self.shards.get(handle).map(|shard| shard.space);
+        let keeps = |space: &ShardSpace| space.reserve.get() > 0 || space.unfilled > 0;
+        if !space.as_ref().is_some_and(keeps) {
+            return;
+        }
         let taken = self.taken_by(handle);
         let Some(shard) = self.shards.get_mut(handle) else {
             return;

@@ -123,6 +123,7 @@ impl Image {
             ailing: None,
             missing: Vec::new(),
             map: None,
+            ..DiskReport::default()
         }
     }
 

@@ -8,13 +8,13 @@ use anyhow::Context;
 use ashlar_proto::ByteCount;
 use ashlar_proto::api::{
     ClusterStatus, CreateVolume, Disk, Evacuation, Healing, Health, MapReport, Node, NodeState,
-    Replica, Schedulable, Volume, VolumeState,
+    Replica, Schedulable, Volume, VolumeState, WriteReport,
 };
 
 use crate::api_client::{ApiClient, ApiError};
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
-use crate::{rebalance, resize, space, transfer};
+use crate::{clones, rebalance, resize, space, transfer};
 
 /// How long a front end may hold a volume that nobody uses any more.
 const LET_GO: Duration = Duration::from_millis(600);
@@ -96,6 +96,8 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
         }
         VolumeCommand::Import(args) => transfer::import(api, &args, json),
         VolumeCommand::Export(args) => transfer::export(api, &args, json),
+        VolumeCommand::Clone(args) => clones::clone(api, &args, json),
+        VolumeCommand::Flatten(args) => clones::flatten(api, &args, json),
         VolumeCommand::Set(args) => space::set_volume(api, &args, json),
         VolumeCommand::Resize(args) => resize::run(api, &args, json),
         VolumeCommand::Delete { name, force } => {
@@ -159,6 +161,7 @@ fn show_volume(volume: &Volume) -> anyhow::Result<()> {
         ("generation", volume.generation.to_string()),
         ("snapshots", volume.snapshots.to_string()),
         ("layers", layers(volume)),
+        ("clone of", origin(volume)),
         (
             "attached by",
             volume.attached_by.clone().unwrap_or_else(|| "-".to_owned()),
@@ -192,6 +195,25 @@ fn size(volume: &Volume) -> String {
     match volume.grows_to {
         Some(target) => format!("{now}, growing to {}", bytes(target.get())),
         None => now,
+    }
+}
+
+/// What it shows where nothing was written to it.
+fn origin(volume: &Volume) -> String {
+    let Some(origin) = &volume.origin else {
+        return "-".to_owned();
+    };
+    let name = format!("{}@{}", origin.volume_name, origin.snapshot);
+    match volume.flattening {
+        Some(flattening) => {
+            let (done, all) = (flattening.done_bytes.get(), origin.bytes.get());
+            format!(
+                "{name}, of which {} of {} are copied",
+                bytes(done),
+                bytes(all)
+            )
+        }
+        None => name,
     }
 }
 
@@ -394,6 +416,7 @@ pub fn disk_list(api: &str, json: bool) -> anyhow::Result<()> {
         "provisioned",
         "replicas",
         "map",
+        "write amp",
         "damage",
     ];
     print_table(&header, disks.iter().map(disk_row).collect())
@@ -421,6 +444,7 @@ fn disk_row(disk: &Disk) -> Vec<String> {
         bytes(disk.provisioned_bytes.get()),
         disk.replicas.to_string(),
         report.map.as_ref().map_or("-".to_owned(), map),
+        report.writes.as_ref().map_or("-".to_owned(), amplification),
         damage(&report.damage),
     ]
 }
@@ -434,6 +458,14 @@ fn map(map: &MapReport) -> String {
     match map.load_ns_mean() {
         0 => format!("{hits} hits"),
         mean => format!("{hits} hits, miss {:.2} ms", f64_of(mean) / 1e6),
+    }
+}
+
+/// What the disk was given for what requests wrote.
+fn amplification(writes: &WriteReport) -> String {
+    match writes.amplification_percent() {
+        None => "-".to_owned(),
+        Some(percent) => format!("{}.{:02}", percent / 100, percent % 100),
     }
 }
 

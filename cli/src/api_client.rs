@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied,
-    ClusterStatus, CreateSnapshot, CreateVolume, DeniedClient, DenyClient, DetachRequest, Disk,
-    Events, Heartbeat, HeartbeatAnswer, InSyncCommitted, List, Node, OwnerHeartbeat, Problem,
-    ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered, ReportLayers, ReserveVolume,
-    ResizeVolume, Revision, RollbackVolume, Schedulable, SetRebalance, SetSchedulable, SetSpace,
-    Snapshot, SnapshotMap, Space, Volume, VolumeMaps,
+    CloneSnapshot, ClusterStatus, CreateSnapshot, CreateSnapshotGroup, CreateVolume, DeniedClient,
+    DenyClient, DetachRequest, Disk, Events, FlattenVolume, Heartbeat, HeartbeatAnswer, HoldAnswer,
+    InSyncCommitted, List, Node, OwnerHeartbeat, Problem, ProposeInSync, Rebalance, RebalancePlan,
+    RegisterNode, Registered, ReportFlatten, ReportHold, ReportLayers, ReserveVolume, ResizeVolume,
+    Revision, RollbackVolume, Schedulable, SetRebalance, SetSchedulable, SetSpace, Snapshot,
+    SnapshotGroup, SnapshotMap, Space, Volume, VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
@@ -189,11 +190,18 @@ impl ApiClient {
     }
 
     /// `GET /v1/snapshots`, or those of one volume.
-    pub async fn snapshots(&self, volume: Option<&str>) -> Result<List<Snapshot>, ApiError> {
-        match volume {
-            Some(volume) => self.get(&["volumes", volume, "snapshots"]).await,
-            None => self.get(&["snapshots"]).await,
-        }
+    pub async fn snapshots(
+        &self,
+        volume: Option<&str>,
+        deleted: bool,
+    ) -> Result<List<Snapshot>, ApiError> {
+        let path: &[&str] = match volume {
+            Some(volume) => &["volumes", volume, "snapshots"],
+            None => &["snapshots"],
+        };
+        let get = self.request(Method::GET, path);
+        let get = get.query(&[("deleted", deleted)]);
+        json(send(get, &self.base).await?, &self.base).await
     }
 
     /// `GET /v1/volumes/{volume}/snapshots/{snapshot}`.
@@ -223,16 +231,28 @@ impl ApiClient {
         json(send(post, &self.base).await?, &self.base).await
     }
 
+    /// `POST /v1/snapshot-groups`: returns when all are ready, or after 30 s as they then stand.
+    pub async fn create_snapshot_group(
+        &self,
+        request: &CreateSnapshotGroup,
+    ) -> Result<SnapshotGroup, ApiError> {
+        let post = self.request(Method::POST, &["snapshot-groups"]);
+        let post = waiting(post, OWNER_WAIT).json(request);
+        json(send(post, &self.base).await?, &self.base).await
+    }
+
     /// `DELETE /v1/volumes/{volume}/snapshots/{snapshot}`: returns when all in-sync replicas go by
     /// that, or after `wait`.
     pub async fn delete_snapshot(
         &self,
         volume: &str,
         snapshot: &str,
+        when_unused: bool,
         wait: Duration,
     ) -> Result<(), ApiError> {
         let path = ["volumes", volume, "snapshots", snapshot];
         let delete = waiting(self.request(Method::DELETE, &path), wait);
+        let delete = delete.query(&[("when_unused", when_unused)]);
         send(delete, &self.base).await.map(drop)
     }
 
@@ -249,6 +269,41 @@ impl ApiClient {
         json(send(post, &self.base).await?, &self.base).await
     }
 
+    /// `POST /v1/volumes/{volume}/snapshots/{snapshot}/clone`: returns when its stores have made it, or
+    /// after 30 s with the volume as it then stands.
+    pub async fn clone_snapshot(
+        &self,
+        volume: &str,
+        snapshot: &str,
+        request: &CloneSnapshot,
+    ) -> Result<Volume, ApiError> {
+        let path = ["volumes", volume, "snapshots", snapshot, "clone"];
+        let post = waiting(self.request(Method::POST, &path), OWNER_WAIT).json(request);
+        json(send(post, &self.base).await?, &self.base).await
+    }
+
+    /// `POST /v1/volumes/{volume}/flatten`: returns when all is copied, or after `wait` with the volume
+    /// as it then stands.
+    pub async fn flatten(
+        &self,
+        volume: &str,
+        request: &FlattenVolume,
+        wait: Duration,
+    ) -> Result<Volume, ApiError> {
+        let path = ["volumes", volume, "flatten"];
+        let post = waiting(self.request(Method::POST, &path), wait).json(request);
+        json(send(post, &self.base).await?, &self.base).await
+    }
+
+    /// `POST /v1/volumes/{volume}/flattened`.
+    pub async fn report_flatten(
+        &self,
+        volume: &str,
+        request: &ReportFlatten,
+    ) -> Result<(), ApiError> {
+        self.tell(&["volumes", volume, "flattened"], request).await
+    }
+
     /// `POST /v1/volumes/{volume}/layers`.
     pub async fn report_layers(
         &self,
@@ -256,6 +311,15 @@ impl ApiClient {
         request: &ReportLayers,
     ) -> Result<(), ApiError> {
         self.tell(&["volumes", volume, "layers"], request).await
+    }
+
+    /// `POST /v1/volumes/{volume}/hold`.
+    pub async fn report_hold(
+        &self,
+        volume: &str,
+        request: &ReportHold,
+    ) -> Result<HoldAnswer, ApiError> {
+        self.post(&["volumes", volume, "hold"], request).await
     }
 
     /// `POST /v1/volumes/{name}/attach`.

@@ -1,6 +1,7 @@
 //! The command line: every role and every administrative command of the one binary.
 
 mod bench;
+mod clones;
 mod resize;
 mod snapshots;
 mod space;
@@ -20,8 +21,9 @@ use crate::io_threads::THREADS_MAX;
 use crate::machine_memory;
 
 pub use bench::{BenchArgs, BenchPattern};
+pub use clones::{CloneArgs, FlattenArgs};
 pub use resize::ResizeArgs;
-pub use snapshots::{SnapshotCommand, SnapshotName};
+pub use snapshots::{CreateName, SnapshotCommand, SnapshotName};
 pub use space::{EventsArgs, SetSpaceArgs, SetVolumeArgs, SpaceCommand};
 pub use transfer::{ExportArgs, ImageFormat, ImportArgs};
 
@@ -78,7 +80,7 @@ pub enum Command {
     Store(StoreArgs),
     /// Run the NBD server, which attaches volumes for NBD clients.
     Nbd(NbdArgs),
-    /// Create, list, show, import, export and delete volumes.
+    /// Create, list, show, clone, import, export and delete volumes.
     Volume {
         /// How to find the cluster.
         #[command(flatten)]
@@ -486,6 +488,10 @@ pub enum VolumeCommand {
     Export(ExportArgs),
     /// Make a volume larger, attached or not; or smaller, while nobody has it attached.
     Resize(ResizeArgs),
+    /// Make a volume that shows what a snapshot does, and can be written.
+    Clone(CloneArgs),
+    /// Copy what a clone shows of its snapshot into it, so that it needs that no more.
+    Flatten(FlattenArgs),
     /// Change how much is kept for a volume, whatever others write.
     Set(SetVolumeArgs),
     /// Delete a volume and all its data.

@@ -192,6 +192,10 @@ mod tests {
             size_bytes: ByteCount::new(1 << 20),
             created_ms: 0,
             state,
+            origin: None,
+            clones: 0,
+            deleted: false,
+            group: None,
         }
     }
 

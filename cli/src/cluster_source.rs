@@ -9,8 +9,9 @@
 use ashlar_client::{AttachError, ClusterSource, OpenSnapshotError, SourceError};
 use ashlar_nbd_server::{ExportInfo, OpenError};
 use ashlar_proto::api::{
-    AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, ProposeInSync,
-    ReportLayers, Revision, Snapshot, SnapshotMap, SnapshotState, Volume, VolumeMap, VolumeState,
+    AttachRequest, Attachment, DetachRequest, HoldAnswer, InSyncCommitted, OwnerHeartbeat,
+    ProposeInSync, ReportFlatten, ReportHold, ReportLayers, Revision, Snapshot, SnapshotMap,
+    SnapshotState, Volume, VolumeMap, VolumeState,
 };
 use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
@@ -37,6 +38,8 @@ enum Once {
     Detach(String, DetachRequest, Answer<()>),
     Propose(String, ProposeInSync, Answer<InSyncCommitted>),
     ReportLayers(String, ReportLayers, Answer<()>),
+    ReportFlatten(String, ReportFlatten, Answer<()>),
+    ReportHold(String, ReportHold, Answer<HoldAnswer>),
     Snapshot(String, String, Answer<SnapshotMap>),
     List(Answer<(Vec<Volume>, Vec<Snapshot>)>),
     Snapshots(String, Answer<Vec<Snapshot>>),
@@ -161,6 +164,26 @@ impl ClusterSource for HttpClusterSource {
             .await
     }
 
+    async fn report_flatten(
+        &self,
+        volume: &str,
+        report: &ReportFlatten,
+    ) -> Result<(), SourceError> {
+        let (volume, report) = (volume.to_owned(), *report);
+        self.call(|answer| Call::Once(Once::ReportFlatten(volume, report, answer)))
+            .await
+    }
+
+    async fn report_hold(
+        &self,
+        volume: &str,
+        report: &ReportHold,
+    ) -> Result<HoldAnswer, SourceError> {
+        let (volume, report) = (volume.to_owned(), *report);
+        self.call(|answer| Call::Once(Once::ReportHold(volume, report, answer)))
+            .await
+    }
+
     async fn snapshot(&self, volume: &str, snapshot: &str) -> Result<SnapshotMap, SourceError> {
         let (volume, snapshot) = (volume.to_owned(), snapshot.to_owned());
         self.call(|answer| Call::Once(Once::Snapshot(volume, snapshot, answer)))
@@ -202,6 +225,14 @@ async fn carry_out(client: ApiClient, call: Once) {
             let outcome = client.report_layers(&name, &request).await;
             let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
         }
+        Once::ReportFlatten(name, request, answer) => {
+            let outcome = client.report_flatten(&name, &request).await;
+            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+        }
+        Once::ReportHold(name, request, answer) => {
+            let outcome = client.report_hold(&name, &request).await;
+            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+        }
         Once::Snapshot(name, snapshot, answer) => {
             let outcome = client.snapshot_map(&name, &snapshot).await;
             let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
@@ -209,13 +240,16 @@ async fn carry_out(client: ApiClient, call: Once) {
         Once::List(answer) => {
             let listed = async {
                 let volumes = client.volumes().await?.items;
-                Ok((volumes, client.snapshots(None).await?.items))
+                Ok((volumes, client.snapshots(None, false).await?.items))
             };
             let outcome: Result<_, ApiError> = listed.await;
             let _ = answer.try_send(outcome.map_err(|error| translate("*", &error)));
         }
         Once::Snapshots(name, answer) => {
-            let outcome = client.snapshots(Some(&name)).await.map(|list| list.items);
+            let outcome = client
+                .snapshots(Some(&name), false)
+                .await
+                .map(|list| list.items);
             let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
         }
         Once::Show(name, answer) => {
@@ -279,6 +313,7 @@ pub fn open_error(error: &AttachError) -> OpenError {
         AttachError::Unavailable { .. } => OpenError::Unavailable,
         AttachError::ReplicaFails { .. }
         | AttachError::Damaged { .. }
+        | AttachError::Origin(_)
         | AttachError::Map { .. } => OpenError::Failed(Box::new(error.clone())),
     }
 }

@@ -7,6 +7,7 @@ mod bench;
 mod bitmaps;
 mod catalog;
 mod clients;
+mod clones;
 mod cluster_source;
 mod conductor_role;
 mod disk;

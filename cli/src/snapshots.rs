@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use ashlar_client::{BlockDevice, Snapshot as OpenSnapshot, SnapshotUsage};
 use ashlar_proto::Layer;
-use ashlar_proto::api::{CreateSnapshot, RollbackVolume, Snapshot, SnapshotState, Volume};
+use ashlar_proto::api::{
+    CreateSnapshot, CreateSnapshotGroup, RollbackVolume, Snapshot, SnapshotState, Volume,
+};
 use ashlar_proto::message::BlockKind;
 use ashlar_reactor::Reactor;
 use serde::Serialize;
 
 use crate::admin::{ask, once_let_go, word};
 use crate::api_client::OWNER_WAIT;
-use crate::args::{ReactorArgs, SnapshotCommand, SnapshotName};
+use crate::args::{CreateName, ReactorArgs, SnapshotCommand, SnapshotName};
 use crate::output::{bytes, print_json, print_table, print_text};
 use crate::runtime;
 
@@ -23,8 +25,11 @@ const SECONDS_MAX: u64 = 253_402_300_799;
 /// Runs one of its commands.
 pub fn run(api: &str, command: SnapshotCommand, json: bool) -> anyhow::Result<()> {
     match command {
-        SnapshotCommand::Create { name } => create(api, &name, json),
-        SnapshotCommand::List { volume } => list(api, volume.as_deref(), json),
+        SnapshotCommand::Create { group, names } => match what_to_create(group, names)? {
+            Created::One(name) => create(api, &name, json),
+            Created::Group(request) => create_group(api, &request, json),
+        },
+        SnapshotCommand::List { volume, deleted } => list(api, volume.as_deref(), deleted, json),
         SnapshotCommand::Show {
             name,
             no_usage,
@@ -38,7 +43,11 @@ pub fn run(api: &str, command: SnapshotCommand, json: bool) -> anyhow::Result<()
             newer,
             reactor,
         } => diff(api, &older, &newer, &reactor, json),
-        SnapshotCommand::Delete { name, wait } => delete(api, &name, wait, json),
+        SnapshotCommand::Delete {
+            name,
+            wait,
+            when_unused,
+        } => delete(api, &name, wait, when_unused, json),
         SnapshotCommand::Rollback {
             name,
             force,
@@ -51,6 +60,73 @@ pub fn run(api: &str, command: SnapshotCommand, json: bool) -> anyhow::Result<()
             rollback(api, &name, request, json)
         }
     }
+}
+
+/// What is to be made.
+#[derive(Debug, PartialEq, Eq)]
+enum Created {
+    One(SnapshotName),
+    Group(CreateSnapshotGroup),
+}
+
+fn what_to_create(is_group: bool, names: Vec<CreateName>) -> anyhow::Result<Created> {
+    if !is_group {
+        return match <[CreateName; 1]>::try_from(names) {
+            Ok([CreateName::Snapshot(name)]) => Ok(Created::One(name)),
+            Ok(_) => bail!("give VOLUME@NAME, as data@monday"),
+            Err(_) => bail!(
+                "one snapshot is made at a time: give VOLUME@NAME, or use --group VOLUME VOLUME… @NAME \
+                 for snapshots of one moment"
+            ),
+        };
+    }
+    let mut name: Option<String> = None;
+    let mut volumes = Vec::new();
+    for given in names {
+        let (volume, given) = match given {
+            CreateName::Snapshot(one) => (Some(one.volume), Some(one.snapshot)),
+            CreateName::Volume(volume) => (Some(volume), None),
+            CreateName::Name(name) => (None, Some(name)),
+        };
+        volumes.extend(volume);
+        let is_other = given.is_some() && name.is_some() && given != name;
+        ensure!(
+            !is_other,
+            "the snapshots of a group have one name: give it once, as @monday"
+        );
+        name = name.or(given);
+    }
+    let name = name.context("the group has no name: give it last, as @monday")?;
+    Ok(Created::Group(CreateSnapshotGroup { name, volumes }))
+}
+
+fn create_group(api: &str, request: &CreateSnapshotGroup, json: bool) -> anyhow::Result<()> {
+    let group = ask(api, async |client| {
+        client.create_snapshot_group(request).await
+    })?;
+    if json {
+        return print_json(&group);
+    }
+    let is_sealing = |snapshot: &&Snapshot| snapshot.state == SnapshotState::Sealing;
+    let sealing = group.snapshots.iter().filter(is_sealing).count();
+    print_text(&format!(
+        "created @{} of {} volumes, as group {}",
+        request.name,
+        group.snapshots.len(),
+        group.group
+    ))?;
+    if sealing > 0 {
+        let snapshots = if sealing == 1 {
+            "snapshot is"
+        } else {
+            "snapshots are"
+        };
+        print_text(&format!(
+            "{sealing} {snapshots} not ready: last writes have yet to reach all replicas that are in \
+             sync; see `ashlar snapshot list`"
+        ))?;
+    }
+    Ok(())
 }
 
 fn create(api: &str, name: &SnapshotName, json: bool) -> anyhow::Result<()> {
@@ -72,12 +148,15 @@ fn create(api: &str, name: &SnapshotName, json: bool) -> anyhow::Result<()> {
     })
 }
 
-fn list(api: &str, volume: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let snapshots = ask(api, async |client| client.snapshots(volume).await)?.items;
+fn list(api: &str, volume: Option<&str>, deleted: bool, json: bool) -> anyhow::Result<()> {
+    let snapshots = ask(api, async |client| client.snapshots(volume, deleted).await)?;
+    let snapshots = snapshots.items;
     if json {
         return print_json(&snapshots);
     }
-    let header = ["snapshot", "created", "size", "layer", "state"];
+    let header = [
+        "snapshot", "created", "size", "layer", "state", "clones", "group",
+    ];
     print_table(&header, snapshots.iter().map(row).collect())
 }
 
@@ -87,8 +166,20 @@ fn row(snapshot: &Snapshot) -> Vec<String> {
         moment(snapshot.created_ms),
         bytes(snapshot.size_bytes.get()),
         snapshot.layer.to_string(),
-        word(&snapshot.state),
+        if snapshot.deleted {
+            "deleted".to_owned()
+        } else {
+            word(&snapshot.state)
+        },
+        snapshot.clones.to_string(),
+        group(snapshot),
     ]
+}
+
+/// The group that a snapshot is of, if any.
+fn group(snapshot: &Snapshot) -> String {
+    let group = snapshot.group.map(|group| group.to_string());
+    group.unwrap_or_else(|| "-".to_owned())
 }
 
 /// A snapshot and what it takes.
@@ -133,7 +224,15 @@ fn show(
         ("size", bytes(snapshot.size_bytes.get())),
         ("layer", snapshot.layer.to_string()),
         ("state", word(&snapshot.state)),
+        ("clones", snapshot.clones.to_string()),
     ];
+    if let Some(origin) = &snapshot.origin {
+        let name = format!("{}@{}", origin.volume_name, origin.snapshot);
+        facts.push(("clone of", name));
+    }
+    if snapshot.group.is_some() {
+        facts.push(("group", group(&snapshot)));
+    }
     if let Some(usage) = usage {
         let shared = usage.shown.get().saturating_sub(usage.exclusive.get());
         facts.push(("shown", bytes(usage.shown.get())));
@@ -177,6 +276,11 @@ fn diff(
     let base = ask(api, async |client| {
         client.snapshot(&older.volume, &older.snapshot).await
     })?;
+    // A newer one that is ready makes it so, but for one whose group is not confirmed.
+    ensure!(
+        base.state == SnapshotState::Ready,
+        "{older} is still sealing: try again in a moment"
+    );
     let changes = runtime::with_snapshot(api, newer, reactor, async |_, newest| {
         ensure!(
             base.layer < newest.info().layer,
@@ -225,11 +329,19 @@ async fn changes(newer: &OpenSnapshot, base: Layer) -> anyhow::Result<Vec<Change
     Ok(changes)
 }
 
-fn delete(api: &str, name: &SnapshotName, wait: bool, json: bool) -> anyhow::Result<()> {
+fn delete(
+    api: &str,
+    name: &SnapshotName,
+    wait: bool,
+    when_unused: bool,
+    json: bool,
+) -> anyhow::Result<()> {
     let pending = ask(api, async |client| {
         let (volume, snapshot) = (name.volume.as_str(), name.snapshot.as_str());
         let time = if wait { OWNER_WAIT } else { Duration::ZERO };
-        client.delete_snapshot(volume, snapshot, time).await?;
+        client
+            .delete_snapshot(volume, snapshot, when_unused, time)
+            .await?;
         if !wait {
             return Ok(None);
         }
@@ -296,6 +408,31 @@ fn moment(since_1970_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parsed(is_group: bool, names: &[&str]) -> Result<Created, String> {
+        let names = names.iter().map(|name| name.parse().unwrap()).collect();
+        what_to_create(is_group, names).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_group_takes_volumes_and_one_name() {
+        let group = Created::Group(CreateSnapshotGroup {
+            name: "mon".to_owned(),
+            volumes: vec!["a".to_owned(), "b".to_owned()],
+        });
+        for names in [
+            ["a", "b", "@mon"].as_slice(),
+            &["a@mon", "b@mon"],
+            &["a@mon", "b"],
+        ] {
+            assert_eq!(parsed(true, names).as_ref(), Ok(&group));
+        }
+        assert!(parsed(true, &["a@mon", "b@tue"]).is_err());
+        assert!(parsed(true, &["a", "b"]).is_err());
+        assert!(matches!(parsed(false, &["a@mon"]), Ok(Created::One(_))));
+        assert!(parsed(false, &["a"]).is_err());
+        assert!(parsed(false, &["a@mon", "b@mon"]).is_err());
+    }
 
     #[test]
     fn moments_are_utc() {

@@ -29,20 +29,24 @@ use crate::block_device::{BlockError, Geometry};
 use crate::budget::Budget;
 use crate::candidate::Candidate;
 use crate::catch_up;
+use crate::flatten;
 use crate::flush;
 use crate::grant::Grant;
 use crate::grow;
 use crate::health::Counters;
 use crate::hedge::HedgeBudget;
+use crate::hold;
 use crate::layers::{self, Layers};
 use crate::map;
 use crate::options::VolumeOptions;
+use crate::origin::Origin;
 use crate::peer::{LaneUser, Peer, PeerKey, PeerTimes};
 use crate::quorum::{Mask, Quorum};
 use crate::route::Route;
 use crate::scrub;
 use crate::shard::{Replica, Shard};
 use crate::signal::{Promise, Signal};
+use crate::snapshot::OpenSnapshotError;
 use crate::source::{AnySource, ClusterSource, SourceError};
 use crate::takeover::{Takeover, TakeoverError};
 use crate::volume::{Core, Phase};
@@ -88,6 +92,9 @@ pub enum AttachError {
         /// What it answered; `None` where its session ended before it answered.
         problem: Option<Status>,
     },
+    /// The snapshot that it is a clone of cannot be read.
+    #[error("the snapshot that the volume is a clone of cannot be opened: {0}")]
+    Origin(#[from] OpenSnapshotError),
     /// Another owner was granted the volume meanwhile.
     #[error("volume was attached elsewhere meanwhile")]
     Fenced,
@@ -184,9 +191,16 @@ async fn start(
         peers: peers.into_values().collect(),
     };
     let mut unserved = Unserved(takeover.peers.clone());
+    let origin = match &grant.volume.origin {
+        Some(info) => {
+            let source = Rc::clone(&takeover.source);
+            Some(Origin::open(reactor, source, info, &options).await?)
+        }
+        None => None,
+    };
     let (candidates, window, may_have_lost) = take_over(&takeover, candidates, deadline).await?;
     unserved.0.clear();
-    Ok(serve(
+    let core = serve(
         takeover,
         grant,
         options,
@@ -194,7 +208,10 @@ async fn start(
         candidates,
         window,
         may_have_lost,
-    ))
+    );
+    // Before anybody asks it anything.
+    core.origin.replace(origin.map(Rc::new));
+    Ok(core)
 }
 
 /// Sessions that are closed when an attach fails, or is dropped before it ends.
@@ -363,6 +380,7 @@ fn serve(
         read_only: false,
     };
     let budget = Budget::new(options.in_flight_bytes, options.in_flight_requests);
+    let scarce = Budget::new(options.scarce_bytes, options.in_flight_requests);
     let core = Rc::new(Core {
         reactor: reactor.clone(),
         options,
@@ -372,8 +390,11 @@ fn serve(
         id: grant.volume.id,
         generation: grant.volume.generation,
         layers: Rc::new(Layers::new(&grant.volume, reactor.now())),
+        hold: Rc::default(),
         geometry: Cell::new(geometry),
         growth: Rc::default(),
+        origin: RefCell::default(),
+        flatten: Rc::default(),
         route,
         replicas: grant.volume.replicas,
         peers: RefCell::new(takeover.peers),
@@ -391,6 +412,7 @@ fn serve(
         flushed: Cell::new(AckOrder::NONE),
         locks: Rc::default(),
         budget,
+        scarce,
         acks: Signal::default(),
         progress: Signal::default(),
         work: Rc::default(),
@@ -404,6 +426,7 @@ fn serve(
         hedges: HedgeBudget::full(),
         zeroes: zeroes.freeze(),
     });
+    core.flatten.note(&grant.volume);
     let weak = Rc::downgrade(&core);
     take_in(&core, candidates, window.start());
     let background = flush::run_background(weak, Rc::clone(&core.work));
@@ -412,6 +435,8 @@ fn serve(
     drop(reactor.spawn(following));
     drop(reactor.spawn(grow::run(Rc::downgrade(&core))));
     drop(reactor.spawn(layers::run(Rc::downgrade(&core))));
+    drop(reactor.spawn(flatten::run(Rc::downgrade(&core))));
+    drop(reactor.spawn(hold::run(Rc::downgrade(&core))));
     drop(reactor.spawn(beat::run(Rc::downgrade(&core))));
     drop(reactor.spawn(scrub::run(Rc::downgrade(&core))));
     let joins = catch_up::run(Rc::downgrade(&core), Rc::clone(&core.lacking));

@@ -9,23 +9,26 @@ use crate::budget::Permit;
 use crate::locks::RangeGuard;
 use crate::signal::Promise;
 
+/// What a request may have in flight, and where room is scarce, what it may take of that.
+pub(crate) type Permits = (Permit, Option<Permit>);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct WriteGroup {
     remaining: Cell<usize>,
     failed: Cell<Option<BlockError>>,
-    held: RefCell<Option<(RangeGuard, Permit)>>,
+    held: RefCell<Option<(RangeGuard, Permits)>>,
     promise: Promise<Result<(), BlockError>>,
 }
 
 impl WriteGroup {
     /// A request of `writes` writes.
-    pub(crate) fn new(writes: usize, guard: RangeGuard, permit: Permit) -> Rc<Self> {
+    pub(crate) fn new(writes: usize, guard: RangeGuard, permits: Permits) -> Rc<Self> {
         assert!(writes > 0, "a request has writes");
         Rc::new(Self {
             remaining: Cell::new(writes),
             failed: Cell::new(None),
-            held: RefCell::new(Some((guard, permit))),
+            held: RefCell::new(Some((guard, permits))),
             promise: Promise::new(),
         })
     }

@@ -7,13 +7,10 @@
 //! a snapshot is deleted:  a new table ─▶ told to all of each set ─▶ the conductor is told
 //! ```
 //!
-//! Invariants: nothing waits for a snapshot, neither writes nor reads; per block a higher layer has
-//! higher seqs; all replicas that are compared go by one table, so a new one waits for a catch-up to
-//! end, for a while.
-//!
-//! The second holds for orphans, too, which are buried under the last seq of their window: a write to a
-//! block is sent only once the one before it is acknowledged, so that an orphan of a sealed layer is
-//! above all that its own owner wrote there, in whatever layer, but for what a cache has lost with it.
+//! Invariants: nothing waits for a snapshot, neither writes nor reads; per block the writes of a higher
+//! layer have higher seqs, and what is buried in a layer lies under those of the layers above, though
+//! it has the last seq of its window; all replicas that are compared go by one table, so a new one waits
+//! for a catch-up to end, for a while.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -85,6 +82,11 @@ impl Layers {
         self.head.get()
     }
 
+    /// The layer that writes leave as it is: that of the newest snapshot; 0 where there is none.
+    pub(crate) fn below_head(&self) -> Layer {
+        self.table.borrow().0.below(self.head())
+    }
+
     /// Whether blocks may lie in layers below the head.
     pub(crate) fn has_sealed(&self) -> bool {
         self.head.get() > Layer::new(1)
@@ -107,6 +109,25 @@ impl Layers {
         }
         if self.is_any_due() {
             self.wanted.raise();
+        }
+    }
+
+    /// Takes in a head that the conductor has told of.
+    pub(crate) fn hear(&self, head: Layer) {
+        self.told.set(self.told.get().max(head));
+        if self.is_any_due() {
+            self.wanted.raise();
+        }
+    }
+
+    /// Has writes carry the head that was told last, if they do not yet. In one turn: what has a lower
+    /// seq has a layer below.
+    pub(crate) fn begin(&self, core: &Core) {
+        if self.told.get() > self.head.get() {
+            self.sealed_at.set(core.seqs.borrow().last());
+            self.head.set(self.told.get());
+            self.wanted.raise();
+            tracing::info!(volume = %core.name, layer = %self.head.get(), "layer begins");
         }
     }
 
@@ -153,12 +174,7 @@ pub(crate) async fn run(core: Weak<Core>) {
 /// One round; whether all that was due is done.
 async fn advance(core: &Rc<Core>) -> bool {
     let layers = &core.layers;
-    if layers.told.get() > layers.head.get() {
-        // In one turn: what has a lower seq has a layer below.
-        layers.sealed_at.set(core.seqs.borrow().last());
-        layers.head.set(layers.told.get());
-        tracing::info!(volume = %core.name, layer = %layers.head.get(), "layer begins");
-    }
+    layers.begin(core);
     let table = tell_all(core).await;
     let is_settled = settle(core).await && layers.told.get() == layers.head.get();
     let (settled_before, table_before) = layers.reported.get();

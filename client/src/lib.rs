@@ -8,7 +8,8 @@
 //! attach ──▶ shard ──▶ write_log, quorum          what the answers mean (pure)
 //! takeover     │ └──▶ membership, refusal, repair what becomes of a replica that fails
 //!    │         ├──▶ catch_up, map                 who comes and who goes for good
-//!    │         ├──▶ layers                        what writes carry, what is sealed
+//!    │         ├──▶ layers, hold                  what writes carry, what is sealed
+//!    │         ├──▶ origin, flatten               what a clone shows where it was not written
 //!    │         └──▶ lease                         whether what was read may be shown
 //! reconcile    ▼
 //!            peer ──▶ reactor::link               one session per lane
@@ -23,12 +24,14 @@ mod budget;
 mod candidate;
 mod catch_up;
 pub mod conformance;
+mod flatten;
 mod flush;
 mod grant;
 mod group;
 mod grow;
 mod health;
 mod hedge;
+mod hold;
 mod layers;
 mod lease;
 mod locks;
@@ -36,6 +39,7 @@ mod map;
 mod membership;
 mod memory;
 mod options;
+mod origin;
 mod overlap;
 mod peer;
 mod pulse;

@@ -15,6 +15,7 @@ use ashlar_proto::limits::SLOTS_MAX;
 use ashlar_proto::{DiskId, ReplicaId, lane_of};
 
 use crate::attach::reached_at;
+use crate::hold;
 use crate::peer::{LaneUser, Peer, PeerKey, PeerTimes};
 use crate::quorum::{Mask, Slot};
 use crate::shard::{Replica, Shard};
@@ -77,9 +78,11 @@ pub(crate) fn take_note(core: &Core, map: VolumeMap) {
         return;
     }
     core.layers.note(&map.volume, core.reactor.now());
+    hold::note(core, map.volume.hold);
     let nodes = map.disks.iter().map(|at| (at.disk, at.node)).collect();
     core.nodes.replace(nodes);
     core.growth.note(core, &map);
+    core.flatten.note(&map.volume);
     core.news.replace(Some(map));
     core.lacking.raise();
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ashlar_proto::Address;
+use ashlar_proto::limits::HOLD_MAX;
 
 /// Bounds of a volume's owner.
 #[derive(Clone, Debug)]
@@ -32,8 +33,14 @@ pub struct VolumeOptions {
     /// How long a replica may be away before it is proposed out of the in-sync set; half of it where
     /// writes wait for it.
     pub replica_grace: Duration,
+    /// How long writes are held back for a group of snapshots at most; then they go on, and that group
+    /// fails.
+    pub hold_max: Duration,
     /// Bytes of requests in flight.
     pub in_flight_bytes: u64,
+    /// Of these, bytes of writes that may take room while room is scarce on some replica: what all
+    /// owners of a disk have of it together should fit between its soft mark and its end.
+    pub scarce_bytes: u64,
     /// Requests in flight.
     pub in_flight_requests: usize,
     /// Bytes of writes kept until all replicas hold them durably, beyond which writes wait and
@@ -65,7 +72,9 @@ impl VolumeOptions {
             silence_timeout: Duration::from_millis(600),
             connect_timeout: Duration::from_secs(3),
             replica_grace: Duration::from_secs(2),
+            hold_max: HOLD_MAX,
             in_flight_bytes: 64 << 20,
+            scarce_bytes: 1 << 20,
             in_flight_requests: 1024,
             retained_bytes_max: 192 << 20,
             flush_bytes: 64 << 20,

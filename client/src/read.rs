@@ -15,9 +15,10 @@ use ashlar_reactor::link::Frame;
 use crate::block_device::BlockError;
 use crate::hedge::{Attempt, Outcome, note_attempt, note_failed, quickest, read_hedged};
 use crate::lease;
+use crate::origin::{Origin, assemble_over, push_over};
 use crate::overlap::BlockRange;
 use crate::quorum::{Mask, Slot};
-use crate::range::{check_sized, push_run, touched_blocks};
+use crate::range::{check_sized, touched_blocks};
 use crate::repair;
 use crate::route::Piece;
 use crate::shard::Shard;
@@ -57,16 +58,34 @@ pub(crate) async fn read_blocks(
     core: &Rc<Core>,
     range: BlockRange,
 ) -> Result<Vec<SharedBuffer>, BlockError> {
+    // Before the clone's own replicas are asked: it is let go of once they hold all of it.
+    let origin = core.origin();
+    let read = read_over(core, origin.as_deref(), range).await;
+    if read.is_err() && origin.is_some() && core.origin().is_none() {
+        return read_over(core, None, range).await;
+    }
+    read
+}
+
+/// Reads whole blocks, with an origin where there is nothing.
+async fn read_over(
+    core: &Rc<Core>,
+    origin: Option<&Origin>,
+    range: BlockRange,
+) -> Result<Vec<SharedBuffer>, BlockError> {
     let mut pieces = core.route.data_pieces(range);
     if let (Some(only), None) = (pieces.next(), pieces.next()) {
         let shown = read_piece(core, &only).await?;
-        return Ok(assemble(&core.zeroes, shown));
+        return assemble_over(origin, &core.zeroes, range.first, shown).await;
     }
     let pieces: Vec<Piece> = core.route.data_pieces(range).collect();
-    let shown = join_all(pieces.iter().map(|piece| read_piece(core, piece))).await;
+    let read = pieces.iter().map(|piece| async move {
+        let shown = read_piece(core, piece).await?;
+        assemble_over(origin, &core.zeroes, range.first + piece.skip, shown).await
+    });
     let mut all = Vec::new();
-    for shown in shown {
-        all.extend(assemble(&core.zeroes, shown?));
+    for bytes in join_all(read).await {
+        all.extend(bytes?);
     }
     Ok(all)
 }
@@ -295,7 +314,7 @@ async fn acknowledged(core: &Rc<Core>, is_so: impl Fn() -> bool) -> Result<(), B
 pub(crate) async fn extents_of(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
-    above: Layer,
+    above: impl Fn() -> Layer,
     span: Span,
 ) -> Result<Vec<Extent>, BlockError> {
     let deadline = core.reactor.now() + core.options.io_timeout;
@@ -315,7 +334,7 @@ pub(crate) async fn extents_of(
             continue;
         };
         lease::keep(core, shard);
-        let layers = (above, core.layers.head());
+        let layers = (above(), core.layers.head());
         let request = shard.stamp(core).extents(layers, span);
         let asked_at = core.reactor.now();
         let replica = shard.replica(slot);
@@ -377,17 +396,20 @@ pub(crate) async fn extents(
     let (first, end) = touched_blocks(offset, len);
     let extents_max = extents_max.max(1);
     let mut extents = Vec::new();
+    let origin = core.origin().filter(|_| above == Layer::default());
+    let mut at = first;
     for piece in core.route.span_pieces(BlockRange::new(first, end)) {
         let shard = shard_of(core, &piece)?;
         let mut span = span_of(&piece);
         while span.count.get() > 0 {
             let mut covered = 0;
-            for run in extents_of(core, &shard, above, span).await? {
-                let count = u64::from(run.count.get());
-                if !push_run(&mut extents, extents_max, count, run.kind) {
+            for run in extents_of(core, &shard, || above, span).await? {
+                covered += run.count.get();
+                let origin = origin.as_deref();
+                if !push_over(origin, &mut extents, extents_max, at, run).await? {
                     return Ok(extents);
                 }
-                covered += run.count.get();
+                at += u64::from(run.count.get());
             }
             span = span.skip(BlockCount::new(covered));
         }

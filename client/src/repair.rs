@@ -97,8 +97,9 @@ async fn repair_block(
     }
     let body = match (entry.kind, Blocks::new(&shown.data).next()) {
         (BlockKind::Data, Some(data)) => Body::with_checksums(&[entry.crc], vec![data]),
-        (BlockKind::Zero, _) => Body::Zeroes,
-        _ => return,
+        // Of what is absent only a void has a seq.
+        (BlockKind::Zero | BlockKind::Absent, _) => Body::Zeroes,
+        (BlockKind::Data, None) => return,
     };
     let Some(written_in) = layer_of(core, shard, (block, entry.seq), &good.1).await else {
         return;

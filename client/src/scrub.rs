@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use ashlar_proto::limits::{BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX};
+use ashlar_proto::crc::crc32c;
+use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX};
 use ashlar_proto::message::{
     BlockKind, ReadEntry, TAIL_ENTRIES_MAX, Tail, TailEntry, TailKind, decode_tail, decode_verified,
 };
@@ -159,11 +160,11 @@ fn differing(
         if shown().flatten().any(|entry| entry.seq > settled) {
             return false;
         }
-        // Zeroes may be dropped where nothing lies below them.
+        // A void is nothing, on whoever had an orphan there.
+        let is_void = |entry: &&TailEntry| entry.kind == TailKind::Zero && entry.seq.is_void();
         let version = |entry: Option<&TailEntry>| {
-            entry
-                .filter(|entry| entry.kind != TailKind::Zero)
-                .map(|entry| (entry.seq, entry.kind))
+            let entry = entry.filter(|entry| !is_void(entry));
+            entry.map(|entry| (entry.seq, entry.kind))
         };
         let is_damaged = shown().flatten().any(|e| e.kind == TailKind::Damaged);
         let mut versions = shown().map(version);
@@ -220,8 +221,13 @@ async fn mend(
     // Held: their slots do not change hands meanwhile.
     let held: Vec<_> = members.slots().map(|slot| shard.replica(slot)).collect();
     let shown = held.iter().map(|replica| show(core, shard, replica, block));
+    let zeroes_crc = crc32c(&core.zeroes[..BLOCK_BYTES]);
     let shown = join_all(shown).await;
-    let content = |entry: &ReadEntry| (entry.kind == BlockKind::Data).then_some(entry.crc);
+    let content = |entry: &ReadEntry| match entry.kind {
+        BlockKind::Data => Some(entry.crc),
+        BlockKind::Zero => Some(zeroes_crc),
+        BlockKind::Absent => None,
+    };
     let readable = shown.iter().flatten();
     let (best, body) = readable.max_by_key(|(entry, _)| entry.seq)?;
     if best.seq != seq || best.seq == Seq::NONE {

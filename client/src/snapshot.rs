@@ -16,7 +16,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ashlar_proto::api::{DiskLocation, Snapshot as SnapshotInfo, SnapshotMap, SnapshotState};
+use ashlar_proto::api::{
+    DiskLocation, Origin as OriginInfo, Snapshot as SnapshotInfo, SnapshotMap, SnapshotState,
+};
 use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX};
 use ashlar_proto::message::{Extent, SnapshotOf, decode_extents};
 use ashlar_proto::{
@@ -31,10 +33,11 @@ use crate::attach::{REQUEST_BYTES_MAX, reached_at};
 use crate::block_device::{BlockDevice, BlockError, Durability, Geometry, ZeroMode};
 use crate::budget::Budget;
 use crate::options::VolumeOptions;
+use crate::origin::{Origin, assemble_over, push_over};
 use crate::overlap::BlockRange;
 use crate::peer::{Peer, PeerKey, PeerTimes};
-use crate::range::{check_sized, push_run, touched_blocks};
-use crate::read::{Shown, assemble, covers, cut, verify};
+use crate::range::{check_sized, touched_blocks};
+use crate::read::{Shown, covers, cut, verify};
 use crate::route::{Piece, Route};
 use crate::source::{AnySource, ClusterSource, SourceError};
 use crate::wire;
@@ -85,6 +88,12 @@ struct Reader {
     options: VolumeOptions,
     cluster: ClusterId,
     info: SnapshotInfo,
+    /// The volume and the name that it is asked for by.
+    asked: (String, String),
+    /// The conductor keeps it for as long as it is open: whatever is said, it is not gone.
+    is_kept: bool,
+    /// What it shows wherever its volume was not written up to it.
+    origin: Option<Origin>,
     geometry: Geometry,
     route: Route,
     others: Vec<SnapshotInfo>,
@@ -125,10 +134,37 @@ impl Snapshot {
         snapshot: &str,
         options: VolumeOptions,
     ) -> Result<Self, OpenSnapshotError> {
-        let source: Rc<dyn AnySource> = Rc::new(source);
+        let asked = (volume.to_owned(), snapshot.to_owned());
+        Self::open_by(reactor, Rc::new(source), asked, false, options).await
+    }
+
+    /// Opens what something is a clone of, by its layer: the name may change.
+    pub(crate) async fn open_origin(
+        reactor: &Reactor,
+        source: Rc<dyn AnySource>,
+        origin: &OriginInfo,
+        options: VolumeOptions,
+    ) -> Result<Self, OpenSnapshotError> {
+        let asked = (origin.volume_name.clone(), origin.snapshot_by_layer());
+        let opened = Self::open_by(reactor, source, asked, true, options).await?;
+        let info = opened.info();
+        if (info.volume, info.layer) != (origin.volume, origin.layer) {
+            let what = "origin";
+            return Err(OpenSnapshotError::Map { what });
+        }
+        Ok(opened)
+    }
+
+    async fn open_by(
+        reactor: &Reactor,
+        source: Rc<dyn AnySource>,
+        asked: (String, String),
+        is_kept: bool,
+        options: VolumeOptions,
+    ) -> Result<Self, OpenSnapshotError> {
         let deadline = reactor.now() + options.attach_timeout;
         let map = loop {
-            match source.snapshot(volume, snapshot).await {
+            match source.snapshot(&asked.0, &asked.1).await {
                 Ok(map) if map.snapshot.state == SnapshotState::Ready => break map,
                 Ok(_) if reactor.now() >= deadline => return Err(OpenSnapshotError::NotReady),
                 Err(SourceError::Unreachable) if reactor.now() < deadline => {}
@@ -137,7 +173,13 @@ impl Snapshot {
             }
             reactor.sleep(RETRY_PAUSE).await;
         };
-        let reader = Reader::new(reactor, source, options, &map)?;
+        let mut reader = Reader::new(reactor, source, options, &map)?;
+        (reader.asked, reader.is_kept) = (asked, is_kept);
+        if let Some(origin) = &map.snapshot.origin {
+            let source = Rc::clone(&reader.source);
+            let origin = Origin::open(reactor, source, origin, &reader.options).await?;
+            reader.origin = Some(origin);
+        }
         reader.learn(&map);
         let reader = Rc::new(reader);
         Ok(Self { reader })
@@ -181,7 +223,17 @@ impl Snapshot {
         extents_max: usize,
     ) -> Result<Vec<Extent>, BlockError> {
         let layers = (layer, self.reader.info.layer);
-        self.reader.extents(layers, offset, len, extents_max).await
+        let extents = self.reader.extents(layers, None, offset, len, extents_max);
+        extents.await
+    }
+
+    /// The kinds of blocks as it shows them.
+    pub(crate) async fn all_extents(
+        &self,
+        offset: u64,
+        len: u64,
+    ) -> Result<Vec<Extent>, BlockError> {
+        BlockDevice::extents(self, offset, len, usize::MAX).await
     }
 
     /// The layer that the volume was written in when the snapshot was opened.
@@ -189,7 +241,7 @@ impl Snapshot {
         self.reader.head
     }
 
-    /// The kinds of blocks as one layer shows them, of what lies above another.
+    /// The kinds of blocks as one layer shows them, of what lies above another; nothing of an origin.
     pub(crate) async fn runs(
         &self,
         above: Layer,
@@ -198,7 +250,8 @@ impl Snapshot {
         len: u64,
     ) -> Result<Vec<Extent>, BlockError> {
         let layers = (above, layer);
-        self.reader.extents(layers, offset, len, usize::MAX).await
+        let extents = self.reader.extents(layers, None, offset, len, usize::MAX);
+        extents.await
     }
 }
 
@@ -231,6 +284,9 @@ impl Reader {
             options,
             cluster: map.cluster,
             info: map.snapshot.clone(),
+            asked: (map.volume.name.clone(), map.snapshot.name.clone()),
+            is_kept: false,
+            origin: None,
             geometry: Geometry {
                 size_bytes: size.get(),
                 block_bytes_min: 512,
@@ -257,7 +313,7 @@ impl Reader {
     fn learn(&self, map: &SnapshotMap) {
         let is_same = (map.volume.id, map.snapshot.layer) == (self.volume(), self.info.layer);
         if !is_same {
-            self.is_gone.set(true);
+            self.is_gone.set(!self.is_kept);
             return;
         }
         let disks: BTreeMap<_, &DiskLocation> =
@@ -297,13 +353,11 @@ impl Reader {
 
     /// Asks the conductor who holds it now.
     async fn refresh(&self) {
-        let asked = self
-            .source
-            .snapshot(&self.info.volume_name, &self.info.name);
+        let asked = self.source.snapshot(&self.asked.0, &self.asked.1);
         let patience = self.options.connect_timeout;
         match self.reactor.timeout(patience, asked).await {
             Ok(Ok(map)) => self.learn(&map),
-            Ok(Err(SourceError::NotFound)) => self.is_gone.set(true),
+            Ok(Err(SourceError::NotFound)) => self.is_gone.set(!self.is_kept),
             Ok(Err(_)) | Err(_) => {}
         }
     }
@@ -423,18 +477,24 @@ impl Reader {
         let _permit = self.budget.acquire((end - first) * BLOCK_BYTES_U64).await;
         let range = BlockRange::new(first, end);
         let pieces: Vec<Piece> = self.route.data_pieces(range).collect();
-        let shown = join_all(pieces.iter().map(|piece| self.read_piece(piece))).await;
+        let read = pieces.iter().map(|piece| async move {
+            let shown = self.read_piece(piece).await?;
+            let at = range.first + piece.skip;
+            assemble_over(self.origin.as_ref(), &self.zeroes, at, shown).await
+        });
         let mut all = Vec::new();
-        for shown in shown {
-            all.extend(assemble(&self.zeroes, shown?));
+        for bytes in join_all(read).await {
+            all.extend(bytes?);
         }
         let skip = usize::try_from(offset % BLOCK_BYTES_U64).unwrap_or(0);
         Ok(cut(all, skip, usize::try_from(len).unwrap_or(usize::MAX)))
     }
 
+    /// The kinds of blocks of what lies above a layer; an origin lies below all of them.
     async fn extents(
         &self,
         (above, layer): (Layer, Layer),
+        origin: Option<&Origin>,
         offset: u64,
         len: u64,
         extents_max: usize,
@@ -445,6 +505,7 @@ impl Reader {
         }
         let (first, end) = touched_blocks(offset, len);
         let mut extents = Vec::new();
+        let mut at = first;
         for piece in self.route.span_pieces(BlockRange::new(first, end)) {
             let mut span = span_of(&piece);
             while span.count.get() > 0 {
@@ -465,11 +526,12 @@ impl Reader {
                 let runs = self.ask(header, above, judge).await?;
                 let mut covered = 0;
                 for run in runs {
-                    let count = u64::from(run.count.get());
-                    if !push_run(&mut extents, extents_max.max(1), count, run.kind) {
+                    covered += run.count.get();
+                    let most = extents_max.max(1);
+                    if !push_over(origin, &mut extents, most, at, run).await? {
                         return Ok(extents);
                     }
-                    covered += run.count.get();
+                    at += u64::from(run.count.get());
                 }
                 span = span.skip(BlockCount::new(covered));
             }
@@ -524,6 +586,10 @@ impl BlockDevice for Snapshot {
         extents_max: usize,
     ) -> Result<Vec<Extent>, BlockError> {
         let layers = (Layer::default(), self.reader.info.layer);
-        self.reader.extents(layers, offset, len, extents_max).await
+        let origin = self.reader.origin.as_ref();
+        let extents = self
+            .reader
+            .extents(layers, origin, offset, len, extents_max);
+        extents.await
     }
 }

@@ -3,9 +3,9 @@
 //! Counted from the maps of one replica of each shard, while the volume is written: the numbers are
 //! those of a moment, and of blocks.
 
+use ashlar_proto::ByteCount;
 use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::message::{BlockKind, Extent};
-use ashlar_proto::{ByteCount, Layer};
 
 use crate::block_device::BlockError;
 use crate::snapshot::Snapshot;
@@ -39,7 +39,7 @@ impl Snapshot {
         let mut at = 0;
         while at < size {
             let len = PART_BYTES.min(size - at);
-            let shown = self.runs(Layer::default(), own, at, len).await?;
+            let shown = self.all_extents(at, len).await?;
             let written = self.runs(below, own, at, len).await?;
             let replaced = self.runs(own, above, at, len).await?;
             usage.shown = add(

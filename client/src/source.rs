@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use ashlar_proto::api::{
-    AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, Problem,
-    ProposeInSync, ReportLayers, Revision, SnapshotMap, VolumeMap,
+    AttachRequest, Attachment, DetachRequest, HoldAnswer, InSyncCommitted, OwnerHeartbeat, Problem,
+    ProposeInSync, ReportFlatten, ReportHold, ReportLayers, Revision, SnapshotMap, VolumeMap,
 };
 
 /// Why the conductor did not do what it was asked.
@@ -117,6 +117,25 @@ pub trait ClusterSource: 'static {
     /// [`SourceError::Unreachable`].
     async fn report_layers(&self, volume: &str, report: &ReportLayers) -> Result<(), SourceError>;
 
+    /// Says how far an owner has come with copying what a clone shows of its origin.
+    ///
+    /// # Errors
+    /// [`SourceError::NotFound`], [`SourceError::Superseded`], [`SourceError::Refused`],
+    /// [`SourceError::Unreachable`].
+    async fn report_flatten(&self, volume: &str, report: &ReportFlatten)
+    -> Result<(), SourceError>;
+
+    /// Says something of a hold, see [`ReportHold`]. That the volume holds back writes is answered when
+    /// they may go on, or after a second. A source that no conductor stands behind tells of no hold.
+    ///
+    /// # Errors
+    /// [`SourceError::NotFound`], [`SourceError::Superseded`], [`SourceError::Unreachable`];
+    /// [`SourceError::Refused`]: the hold is over.
+    async fn report_hold(&self, _volume: &str, _: &ReportHold) -> Result<HoldAnswer, SourceError> {
+        let code = "group-over".into();
+        Err(SourceError::Refused { code })
+    }
+
     /// What it takes to read a snapshot, as things stand.
     ///
     /// # Errors
@@ -144,6 +163,9 @@ pub(crate) trait AnySource {
     fn detach<'a>(&'a self, volume: &'a str, request: &'a DetachRequest) -> Answer<'a, ()>;
     fn heartbeat<'a>(&'a self, heartbeat: &'a OwnerHeartbeat) -> Answer<'a, ()>;
     fn report_layers<'a>(&'a self, volume: &'a str, report: &'a ReportLayers) -> Answer<'a, ()>;
+    fn report_flatten<'a>(&'a self, volume: &'a str, report: &'a ReportFlatten) -> Answer<'a, ()>;
+    fn report_hold<'a>(&'a self, volume: &'a str, report: &'a ReportHold)
+    -> Answer<'a, HoldAnswer>;
     fn snapshot<'a>(&'a self, volume: &'a str, snapshot: &'a str) -> Answer<'a, SnapshotMap>;
     fn propose<'a>(
         &'a self,
@@ -167,6 +189,18 @@ impl<C: ClusterSource> AnySource for C {
 
     fn report_layers<'a>(&'a self, volume: &'a str, report: &'a ReportLayers) -> Answer<'a, ()> {
         Box::pin(ClusterSource::report_layers(self, volume, report))
+    }
+
+    fn report_flatten<'a>(&'a self, volume: &'a str, report: &'a ReportFlatten) -> Answer<'a, ()> {
+        Box::pin(ClusterSource::report_flatten(self, volume, report))
+    }
+
+    fn report_hold<'a>(
+        &'a self,
+        volume: &'a str,
+        report: &'a ReportHold,
+    ) -> Answer<'a, HoldAnswer> {
+        Box::pin(ClusterSource::report_hold(self, volume, report))
     }
 
     fn snapshot<'a>(&'a self, volume: &'a str, snapshot: &'a str) -> Answer<'a, SnapshotMap> {
@@ -205,6 +239,22 @@ impl<C: ClusterSource> ClusterSource for Rc<C> {
 
     async fn report_layers(&self, volume: &str, report: &ReportLayers) -> Result<(), SourceError> {
         C::report_layers(self, volume, report).await
+    }
+
+    async fn report_flatten(
+        &self,
+        volume: &str,
+        report: &ReportFlatten,
+    ) -> Result<(), SourceError> {
+        C::report_flatten(self, volume, report).await
+    }
+
+    async fn report_hold(
+        &self,
+        volume: &str,
+        report: &ReportHold,
+    ) -> Result<HoldAnswer, SourceError> {
+        C::report_hold(self, volume, report).await
     }
 
     async fn snapshot(&self, volume: &str, snapshot: &str) -> Result<SnapshotMap, SourceError> {

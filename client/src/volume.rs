@@ -18,13 +18,16 @@ use crate::attach::{self, AttachError};
 use crate::beat::Nodes;
 use crate::block_device::{BlockDevice, BlockError, Durability, Geometry, ZeroMode};
 use crate::budget::Budget;
+use crate::flatten::Flatten;
 use crate::grow::Growth;
 use crate::health::{Counters, VolumeHealth};
 use crate::hedge::HedgeBudget;
+use crate::hold::Hold;
 use crate::layers::Layers;
 use crate::locks::Locks;
 use crate::membership;
 use crate::options::VolumeOptions;
+use crate::origin::Origin;
 use crate::peer::Peer;
 use crate::quorum::Slot;
 use crate::route::Route;
@@ -57,9 +60,13 @@ pub(crate) struct Core {
     pub(crate) id: VolumeId,
     pub(crate) generation: Generation,
     pub(crate) layers: Rc<Layers>,
+    pub(crate) hold: Rc<Hold>,
     /// Its size only grows.
     pub(crate) geometry: Cell<Geometry>,
     pub(crate) growth: Rc<Growth>,
+    /// What it shows wherever nothing was written to it.
+    pub(crate) origin: RefCell<Option<Rc<Origin>>>,
+    pub(crate) flatten: Rc<Flatten>,
     pub(crate) route: Route,
     pub(crate) replicas: u8,
     pub(crate) peers: RefCell<Vec<Rc<Peer>>>,
@@ -74,6 +81,8 @@ pub(crate) struct Core {
     pub(crate) flushed: Cell<AckOrder>,
     pub(crate) locks: Rc<Locks>,
     pub(crate) budget: Rc<Budget>,
+    /// Writes in flight that may take room, where that is scarce.
+    pub(crate) scarce: Rc<Budget>,
     /// Raised at each acknowledgement.
     pub(crate) acks: Signal,
     /// Raised when more is durable, sets have changed, or the phase has.
@@ -105,6 +114,7 @@ impl Drop for Core {
         self.phase.set(Phase::Detached);
         self.work.raise();
         self.lacking.raise();
+        self.hold.raise();
         for peer in self.peers.borrow().iter() {
             peer.close();
         }
@@ -121,6 +131,11 @@ impl Core {
     pub(crate) fn shard(&self, index: ShardIndex) -> Option<Rc<Shard>> {
         let index = usize::try_from(index.get()).ok()?;
         self.shards.borrow().get(index).cloned()
+    }
+
+    /// What it shows wherever nothing was written to it, if it is a clone.
+    pub(crate) fn origin(&self) -> Option<Rc<Origin>> {
+        self.origin.borrow().clone()
     }
 
     /// Whether replicas are still looked after.
@@ -160,6 +175,7 @@ impl Core {
         self.progress.raise();
         self.work.raise();
         self.lacking.raise();
+        self.hold.raise();
     }
 
     /// Counts bytes kept for writes of `shard`.
@@ -213,7 +229,7 @@ impl Core {
         waited.map_err(|_| BlockError::Unavailable)
     }
 
-    /// Waits until writes may be given seqs: memory and window permitting.
+    /// Waits until writes may be given seqs: memory and window permitting, and no hold.
     pub(crate) async fn admit_writes(self: &Rc<Self>) -> Result<(), BlockError> {
         self.check()?;
         self.ask_for_window();
@@ -224,7 +240,9 @@ impl Core {
     }
 
     fn may_write(&self) -> bool {
-        self.seqs.borrow().is_available() && !self.is_full()
+        self.seqs.borrow().is_available()
+            && !self.is_full()
+            && !self.hold.is_held(self.reactor.now())
     }
 
     fn is_full(&self) -> bool {
@@ -238,7 +256,7 @@ impl Core {
         }
     }
 
-    /// Waits for the next window. Where too much is kept: flushes what waits for a flush, and
+    /// Waits for the next window, and for the end of a hold. Where too much is kept: flushes what waits for a flush, and
     /// gives up on who lags.
     async fn make_way(self: &Rc<Self>) -> Result<(), BlockError> {
         loop {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
 use ashlar_proto::message::BlockKind;
-use ashlar_proto::{BlockCount, Layer, RoomHint};
+use ashlar_proto::{BlockCount, RoomHint};
 use ashlar_reactor::{Buffer, SharedBuffer};
 
 use crate::block_device::BlockError;
@@ -107,8 +107,7 @@ pub(crate) async fn write_blocks(
         let from = usize::try_from(piece.skip).unwrap_or(0) * BLOCK_BYTES;
         let bytes = usize::try_from(piece.count.bytes()).unwrap_or(0);
         let data = data.slice(from..from + bytes);
-        let checksums: Vec<u32> = data.chunks(BLOCK_BYTES).map(crc32c).collect();
-        Body::with_checksums(&checksums, vec![data])
+        Body::with_checksums(&checksums_of(&data), vec![data])
     };
     let mut pieces = core.route.data_pieces(range);
     if let (Some(only), None) = (pieces.next(), pieces.next()) {
@@ -116,6 +115,11 @@ pub(crate) async fn write_blocks(
     }
     let pieces: Vec<Piece> = core.route.data_pieces(range).collect();
     send(core, &pieces, body, true, guard, permit).await
+}
+
+/// The checksum of each block.
+pub(crate) fn checksums_of(blocks: &[u8]) -> Vec<u32> {
+    blocks.chunks(BLOCK_BYTES).map(crc32c).collect()
 }
 
 /// Sends the pieces of one request and awaits their acknowledgement. Nothing is sent before all
@@ -128,14 +132,15 @@ pub(crate) async fn send(
     guard: RangeGuard,
     permit: Permit,
 ) -> Result<(), BlockError> {
-    for piece in pieces {
-        let shard = shard_of(core, piece)?;
-        if takes_room && shard.room(core) != RoomHint::Ample {
-            refuse_growth(core, &shard, piece).await?;
-        }
+    let growth = if takes_room {
+        admit_growth(core, pieces).await?
+    } else {
+        None
+    };
+    for _ in pieces {
         core.admit_writes().await?;
     }
-    let group = WriteGroup::new(pieces.len(), guard, permit);
+    let group = WriteGroup::new(pieces.len(), guard, (permit, growth));
     for piece in pieces {
         let shard = shard_of(core, piece)?;
         shard.submit(core, span_of(piece), body(piece), Rc::clone(&group));
@@ -156,8 +161,29 @@ pub(crate) fn span_of(piece: &Piece) -> Span {
     }
 }
 
-/// Above the soft mark only blocks that hold data already may be written: all replicas alike, and
-/// before anything is sent. The gap to full exceeds what is in flight.
+/// Where room is scarce: what a write that may take some holds until it is acknowledged, so that little
+/// of the kind is under way when the soft mark is passed. All replicas have room for that little above
+/// it; of more, each would take another part and refuse the rest, and fall behind for it.
+async fn admit_growth(core: &Rc<Core>, pieces: &[Piece]) -> Result<Option<Permit>, BlockError> {
+    let mut growth = None;
+    for piece in pieces {
+        let shard = shard_of(core, piece)?;
+        if shard.room(core) == RoomHint::Scarce && growth.is_none() {
+            let blocks: u64 = pieces.iter().map(|p| u64::from(p.count.get())).sum();
+            let acquired = core.scarce.acquire(blocks * BLOCK_BYTES_U64);
+            growth = Some(core.bounded(acquired).await?);
+        }
+        if shard.room(core) >= RoomHint::Soft {
+            refuse_growth(core, &shard, piece).await?;
+        }
+    }
+    Ok(growth)
+}
+
+/// Above the soft mark only blocks whose data goes as they are written may be: all replicas alike,
+/// and before anything is sent. The gap to full exceeds what is in flight.
+///
+/// What a snapshot shows stays when it is overwritten: only data above the newest one goes.
 async fn refuse_growth(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
@@ -165,7 +191,8 @@ async fn refuse_growth(
 ) -> Result<(), BlockError> {
     let mut span = span_of(piece);
     while span.count.get() > 0 {
-        let runs = read::extents_of(core, shard, Layer::default(), span).await?;
+        let kept = || core.layers.below_head();
+        let runs = read::extents_of(core, shard, kept, span).await?;
         let mut covered = 0;
         for run in &runs {
             if run.kind != BlockKind::Data {

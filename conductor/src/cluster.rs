@@ -5,6 +5,8 @@
 //! - a change that has begun is finished even when its caller goes away.
 
 mod clients;
+mod clones;
+mod groups;
 mod healing;
 mod rebalance;
 mod requests;
@@ -18,7 +20,7 @@ use std::time::Duration;
 
 use ashlar_proto::api::Revision;
 use ashlar_proto::limits::SHARD_BYTES_DEFAULT;
-use ashlar_proto::{ByteCount, ClusterId};
+use ashlar_proto::{ByteCount, ClusterId, GroupId};
 use tokio::sync::{Mutex, Notify, oneshot, watch};
 
 use crate::absence::Absence;
@@ -153,6 +155,8 @@ pub struct Cluster<M> {
     started: Duration,
     timing: Timing,
     shard_bytes: ByteCount,
+    /// The first group of snapshots that is not of an earlier conductor.
+    first_group: GroupId,
 }
 
 impl<M: MetaStore> Cluster<M> {
@@ -193,6 +197,7 @@ impl<M: MetaStore> Cluster<M> {
             membership.expect(node, start);
         }
         let revision = watch::Sender::new(state.revision());
+        let first_group = state.next_group();
         let view = RwLock::new(View {
             state,
             live: Live::new(
@@ -213,6 +218,7 @@ impl<M: MetaStore> Cluster<M> {
             started,
             timing,
             shard_bytes,
+            first_group,
         }))
     }
 
@@ -220,6 +226,9 @@ impl<M: MetaStore> Cluster<M> {
     pub async fn keep_time(self: Arc<Self>) {
         let period = self.timing.silence / TICKS_PER_SILENCE;
         loop {
+            if let Err(error) = self.fail_groups_left_over().await {
+                tracing::error!(%error, "cannot end groups of snapshots that were left over");
+            }
             self.runtime.sleep(period).await;
             if let Err(error) = self.tick().await {
                 tracing::error!(%error, "cannot note which nodes are up");

@@ -5,7 +5,9 @@
 //! request that is no watch ends within [`REQUEST_SECONDS_MAX`].
 
 mod clients;
+mod clones;
 mod extract;
+mod groups;
 pub(crate) mod listener;
 mod nodes;
 mod problem;
@@ -107,6 +109,14 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
             "/v1/volumes/{name}/snapshots/{snapshot}/rollback",
             post(snapshots::rollback::<M>),
         )
+        .route(
+            "/v1/volumes/{name}/snapshots/{snapshot}/clone",
+            post(clones::clone::<M>),
+        )
+        .route("/v1/volumes/{name}/flatten", post(clones::flatten::<M>))
+        .route("/v1/volumes/{name}/flattened", post(clones::report::<M>))
+        .route("/v1/volumes/{name}/hold", post(groups::report_hold::<M>))
+        .route("/v1/snapshot-groups", post(groups::create::<M>))
         .route("/v1/snapshots", get(snapshots::list_all::<M>))
         .route("/v1/maps", post(volumes::maps::<M>))
         .route("/v1/nodes", get(nodes::list::<M>))

@@ -12,6 +12,7 @@ mod conductor;
 mod events;
 mod evidence;
 mod fills;
+mod holds;
 mod http;
 mod levels;
 mod live;
@@ -30,8 +31,8 @@ pub use conductor::{Conductor, ConductorOptions, StartError};
 pub use meta::MetaStore;
 pub use meta::redb_store::RedbStore;
 pub use refusal::{
-    DiskRefusal, InvalidRequest, NodeRefusal, Refusal, ResizeRefusal, SnapshotRefusal,
-    SpaceRefusal, VolumeRefusal,
+    DiskRefusal, GroupRefusal, InvalidRequest, NodeRefusal, Refusal, ResizeRefusal,
+    SnapshotRefusal, SpaceRefusal, VolumeRefusal,
 };
 pub use row::RowError;
 pub use runtime::{Runtime, TokioRuntime, Work};

@@ -11,6 +11,7 @@ use crate::absence::Absence;
 use crate::events::EventLog;
 use crate::evidence::Evidence;
 use crate::fills::Fills;
+use crate::holds::Holds;
 use crate::levels::Levels;
 use crate::membership::{Membership, Moment};
 use crate::row::DiskRow;
@@ -40,6 +41,8 @@ pub(crate) struct Live {
     pub(crate) turns: BTreeMap<VolumeId, Moment>,
     /// The spell of healing that is under way.
     pub(crate) spell: Spell,
+    /// What owners have said of groups of snapshots in the making.
+    pub(crate) holds: Holds,
     /// How full each disk was found to be.
     pub(crate) levels: Levels,
     /// More is promised than the rules of space allow.
@@ -67,6 +70,7 @@ impl Live {
             calm: None,
             turns: BTreeMap::new(),
             spell: Spell::default(),
+            holds: Holds::default(),
             levels: Levels::default(),
             over_committed: false,
             events: EventLog::default(),

@@ -5,7 +5,9 @@ use ashlar_proto::api::{
     OWNER_STORES_MAX, OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerHeartbeat,
     PEERS_WATCHED_MAX,
 };
-use ashlar_proto::limits::{NAME_BYTES_MAX, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
+use ashlar_proto::limits::{
+    GROUP_VOLUMES_MAX, NAME_BYTES_MAX, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN,
+};
 use ashlar_proto::{
     Address, ByteCount, DiskId, Epoch, Generation, NodeId, ReplicaId, ShardIndex, VolumeId,
 };
@@ -20,6 +22,9 @@ pub(crate) const MAP_ENTRIES_MAX: usize = 64;
 
 /// Longest text for people, in bytes: an owner, a path, a reason.
 pub(crate) const TEXT_BYTES_MAX: usize = 1024;
+
+/// Owners that a refusal names.
+const OWNERS_NAMED_MAX: usize = 5;
 
 /// A field of a request is out of range.
 #[expect(
@@ -38,6 +43,11 @@ pub enum InvalidRequest {
          {VOLUME_BYTES_MAX} (4 PiB) bytes"
     )]
     Size { size: ByteCount },
+    #[error(
+        "a clone has at least the size of the snapshot, {least} bytes, and {asked} are asked for: clone \
+         it with its size, and make the clone smaller with `ashlar volume resize --shrink`"
+    )]
+    CloneSize { asked: ByteCount, least: ByteCount },
     #[error("{replicas} replicas are not possible: give 1 to {REPLICAS_MAX}")]
     Replicas { replicas: u8 },
     #[error("`{field}` must be 1 to {TEXT_BYTES_MAX} bytes of text without control characters")]
@@ -50,6 +60,8 @@ pub enum InvalidRequest {
     Disk { disk: DiskId },
     #[error("the in-sync set is empty or names a replica twice")]
     InSync,
+    #[error("a group of {count} volumes is not possible: give 2 to {GROUP_VOLUMES_MAX}")]
+    GroupSize { count: usize },
     #[error("{bytes} bytes cannot be reserved of {size}: give 1 to {size}, or all")]
     Reserve { bytes: ByteCount, size: ByteCount },
     #[error(
@@ -177,6 +189,30 @@ pub enum SnapshotRefusal {
          possible: copy it to a new volume"
     )]
     TooManyRuns { volume: String, most: usize },
+    #[error(
+        "snapshot `{volume}@{snapshot}` is what {} {} where nothing was written: flatten or delete {} \
+         first, or delete the snapshot with --when-unused, which takes it out of sight until then",
+        names(.clones, *.count),
+        if *.count == 1 { "shows" } else { "show" },
+        if *.count == 1 { "that" } else { "those" }
+    )]
+    HasClones {
+        volume: String,
+        snapshot: String,
+        /// The first few.
+        clones: Vec<String>,
+        count: usize,
+    },
+    #[error(
+        "a clone of `{volume}@{snapshot}` would be the {most}th of a chain, and each costs a read of \
+         what was never written one more step: flatten `{volume}` first, and clone a snapshot of it \
+         that is made then"
+    )]
+    ChainTooLong {
+        volume: String,
+        snapshot: String,
+        most: usize,
+    },
     #[error("volume `{volume}` has used up all its layers: copy it to a new volume")]
     Exhausted { volume: String },
     #[error(
@@ -186,6 +222,60 @@ pub enum SnapshotRefusal {
         if *.snapshots == 1 { "it" } else { "them" }
     )]
     OfVolume { name: String, snapshots: usize },
+}
+
+/// Snapshots of several volumes cannot be made as of one moment. None of them was made, or is left.
+#[expect(
+    missing_docs,
+    reason = "each message says what its variant and fields are"
+)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GroupRefusal {
+    #[error("volume `{volume}` is named twice: give each volume of the group once")]
+    Twice { volume: String },
+    #[error(
+        "volume `{volume}` is in a group of snapshots that is being made: try again in a moment"
+    )]
+    InProgress { volume: String },
+    #[error(
+        "volume `{volume}` may still take writes of a client that was denied: try again once a store \
+         has fenced that client, or another has attached the volume"
+    )]
+    Unfenced { volume: String },
+    #[error(
+        "no snapshot was made: no word in time that writes are held back came from the owner of {}; \
+         see that its front end runs, reaches the conductor and is of this version, and try again",
+        owners_of(.members)
+    )]
+    Silent {
+        /// The volumes, and who has them attached.
+        members: Vec<(String, String)>,
+    },
+    #[error(
+        "no snapshot was made: volume `{volume}` was attached, detached, gone back or deleted while \
+         the group was being made; try again"
+    )]
+    Changed { volume: String },
+    #[error(
+        "no snapshot was made: the owner of volume `{volume}` let writes go on before it knew that \
+         all were held, since it was told too late; try again"
+    )]
+    Broken { volume: String },
+    #[error("the group of snapshots is over: it was made, or it failed")]
+    Over,
+}
+
+fn owners_of(members: &[(String, String)]) -> String {
+    let named = |(volume, owner): &(String, String)| match owner.as_str() {
+        "" => format!("volume `{volume}`"),
+        owner => format!("volume `{volume}` (`{owner}`)"),
+    };
+    let named: Vec<String> = members.iter().take(OWNERS_NAMED_MAX).map(named).collect();
+    let more = match members.len().saturating_sub(OWNERS_NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} others"),
+    };
+    format!("{}{more}", named.join(", "))
 }
 
 /// A volume cannot have the size that is asked for.
@@ -358,6 +448,8 @@ pub enum Refusal {
     Volume(#[from] VolumeRefusal),
     #[error(transparent)]
     Snapshot(#[from] SnapshotRefusal),
+    #[error(transparent)]
+    Group(#[from] GroupRefusal),
     #[error(transparent)]
     Resize(#[from] ResizeRefusal),
     #[error(transparent)]

@@ -6,6 +6,7 @@
 //! name/NAME                    the id of the volume of that name
 //! shard/VOLUME/INDEX           a shard, its epoch and replicas
 //! snapshot/VOLUME/LAYER        a snapshot of a volume, by the layer that it is read at
+//! group/ID                     a group of snapshots in the making; those of one that is made name it
 //! node/ID                      a store node
 //! disk/ID                      a disk, its node and what the store last reported of it
 //! denied/CLIENT                a client that may attach no volume
@@ -18,7 +19,8 @@
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
 //! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail
 //! and of denied clients; version 5 of snapshots and of how layers are read; version 6 of volumes that change
-//! their size; version 7 of reservations and the rules of space. What an older row does not say is not so.
+//! their size; version 7 of clones, of groups of snapshots, of reservations and of the rules of space.
+//! What an older row does not say is not so.
 
 use std::collections::BTreeMap;
 
@@ -26,8 +28,8 @@ use ashlar_proto::api::{
     AckRule, Ailing, DiskReport, Incident, Replica, Reserve, Schedulable, SpaceRules, VolumeState,
 };
 use ashlar_proto::{
-    Address, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, LayerTable, NodeId, ReplicaId,
-    ShardIndex, VolumeId,
+    Address, ByteCount, ClusterId, DiskId, Epoch, Generation, GroupId, Layer, LayerTable, NodeId,
+    ReplicaId, ShardIndex, VolumeId,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -77,6 +79,8 @@ pub(crate) struct ClusterRow {
     pub(crate) next_volume: u64,
     pub(crate) next_replica: u64,
     pub(crate) next_node: u64,
+    #[serde(default)]
+    pub(crate) next_group: u64,
 }
 
 /// A volume without its shards.
@@ -125,6 +129,22 @@ pub(crate) struct VolumeRow {
     /// What is kept for it.
     #[serde(default)]
     pub(crate) reserve: Reserve,
+    /// What it shows wherever nothing was written to it.
+    #[serde(default)]
+    pub(crate) origin: Option<OriginRow>,
+    /// Its owner copies what it shows of its origin: all below this is copied, durably.
+    #[serde(default)]
+    pub(crate) flattened_to: Option<ByteCount>,
+}
+
+/// A snapshot that a clone shows where nothing was written to it. While any row has it, the snapshot
+/// stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OriginRow {
+    pub(crate) volume: VolumeId,
+    pub(crate) layer: Layer,
+    /// Where it ends: beyond are zeroes.
+    pub(crate) bytes: ByteCount,
 }
 
 /// A snapshot of a volume.
@@ -138,6 +158,37 @@ pub(crate) struct SnapshotRow {
     pub(crate) size_bytes: ByteCount,
     /// When it was asked for: milliseconds since 1970-01-01 UTC.
     pub(crate) created_ms: u64,
+    /// What it shows wherever its volume was not written, up to its layer.
+    #[serde(default)]
+    pub(crate) origin: Option<OriginRow>,
+    /// It is out of sight, and goes with the last of its clones.
+    #[serde(default)]
+    pub(crate) deleted: bool,
+    /// The group that it is of, if any. As long as that one has a row the snapshot is not ready.
+    #[serde(default)]
+    pub(crate) group: Option<GroupId>,
+}
+
+/// A group of snapshots in the making.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupRow {
+    pub(crate) id: GroupId,
+    /// The name of its snapshots.
+    pub(crate) name: String,
+    /// In the order in which they were given.
+    pub(crate) members: Vec<MemberRow>,
+}
+
+/// A volume of a group in the making.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MemberRow {
+    pub(crate) volume: VolumeId,
+    /// The volume's generation when the group began.
+    pub(crate) generation: Generation,
+    /// Whether somebody who may write had it attached then: that owner is to hold.
+    pub(crate) holds: bool,
+    /// The layer that was sealed for the group; all members have one, or none.
+    pub(crate) sealed: Option<Layer>,
 }
 
 /// A shard.
@@ -220,6 +271,7 @@ pub(crate) enum AnyRow {
     Name(NameRow),
     Shard(ShardRow),
     Snapshot(SnapshotRow),
+    Group(GroupRow),
     Node(NodeRow),
     Disk(DiskRow),
     Rebalance(RebalanceRow),
@@ -245,6 +297,10 @@ pub(crate) fn shard_key(volume: VolumeId, index: ShardIndex) -> Key {
 
 pub(crate) fn snapshot_key(volume: VolumeId, layer: Layer) -> Key {
     Key::new(format!("snapshot/{volume}/{:08x}", layer.get()))
+}
+
+pub(crate) fn group_key(id: GroupId) -> Key {
+    Key::new(format!("group/{:016x}", id.get()))
 }
 
 pub(crate) fn node_key(id: NodeId) -> Key {
@@ -322,6 +378,7 @@ impl AnyRow {
             "name" => read(key, value).map(Self::Name),
             "shard" => read(key, value).map(Self::Shard),
             "snapshot" => read(key, value).map(Self::Snapshot),
+            "group" => read(key, value).map(Self::Group),
             "node" => read(key, value).map(Self::Node),
             "disk" => read(key, value).map(Self::Disk),
             "rebalance" => read(key, value).map(Self::Rebalance),
@@ -339,6 +396,7 @@ impl AnyRow {
             Self::Name(row) => put(name_key(&row.name), row),
             Self::Shard(row) => put(shard_key(row.volume, row.index), row),
             Self::Snapshot(row) => put(snapshot_key(row.volume, row.layer), row),
+            Self::Group(row) => put(group_key(row.id), row),
             Self::Node(row) => put(node_key(row.id), row),
             Self::Disk(row) => put(disk_key(row.report.id), row),
             Self::Rebalance(row) => put(rebalance_key(), row),

@@ -13,7 +13,9 @@ mod ailing;
 mod apply;
 mod assignments;
 mod clients;
+mod clones;
 mod evidence;
+mod groups;
 mod healing;
 mod layers;
 mod map;
@@ -35,13 +37,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ashlar_proto::api::Revision;
 use ashlar_proto::limits::BLOCK_BYTES_U64;
-use ashlar_proto::{ByteCount, ClusterId, DiskId, NodeId, ReplicaId, ShardIndex, VolumeId};
+use ashlar_proto::{
+    ByteCount, ClusterId, DiskId, GroupId, NodeId, ReplicaId, ShardIndex, VolumeId,
+};
 
 use crate::meta::{Change, Expect, Key, Transaction};
 use crate::row::{
-    AnyRow, ClusterRow, DeniedRow, DiskRow, NodeRow, RebalanceRow, ShardRow, SpaceRow, VolumeRow,
+    AnyRow, ClusterRow, DeniedRow, DiskRow, GroupRow, NodeRow, RebalanceRow, ShardRow, SpaceRow,
+    VolumeRow,
 };
+use clones::CloneIndex;
 pub(crate) use evidence::Judgment;
+pub(crate) use groups::Progress;
 pub(crate) use healing::Outlook;
 pub(crate) use removed::removed_node;
 pub(crate) use repairs::Turns;
@@ -92,6 +99,11 @@ pub(crate) struct ClusterState {
     names: BTreeMap<String, VolumeId>,
     shards: BTreeMap<At, ShardRow>,
     snapshots: SnapshotIndex,
+    clones: CloneIndex,
+    /// Groups of snapshots in the making.
+    groups: BTreeMap<GroupId, GroupRow>,
+    /// The volumes of these.
+    grouped: BTreeMap<VolumeId, GroupId>,
     nodes: BTreeMap<NodeId, NodeRow>,
     disks: BTreeMap<DiskId, DiskRow>,
     rebalance: RebalanceRow,
@@ -128,11 +140,15 @@ impl ClusterState {
                 next_volume: 0,
                 next_replica: 0,
                 next_node: 0,
+                next_group: 0,
             },
             volumes: BTreeMap::new(),
             names: BTreeMap::new(),
             shards: BTreeMap::new(),
             snapshots: SnapshotIndex::default(),
+            clones: CloneIndex::default(),
+            groups: BTreeMap::new(),
+            grouped: BTreeMap::new(),
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
             rebalance: RebalanceRow::default(),
@@ -156,6 +172,7 @@ impl ClusterState {
             next_volume: 1,
             next_replica: 1,
             next_node: 1,
+            next_group: 1,
         };
         Plan {
             reads: Vec::new(),

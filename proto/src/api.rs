@@ -2,6 +2,8 @@
 
 mod ailing;
 mod clients;
+mod clones;
+mod groups;
 mod maps;
 mod resize;
 mod seen;
@@ -19,6 +21,13 @@ use crate::layers::LayerTable;
 
 pub use ailing::{Ailing, ClearDisk, Evacuation, Incident};
 pub use clients::{AllowClient, ClientDenied, DeniedClient, DenyClient};
+pub use clones::{
+    CloneSnapshot, FlattenVolume, Flattening, Origin, ReportFlatten, layer_of_snapshot,
+    snapshot_by_layer,
+};
+pub use groups::{
+    CreateSnapshotGroup, HoldAnswer, HoldOutcome, HoldWord, ReportHold, SnapshotGroup, VolumeHold,
+};
 pub use maps::{AskMaps, AskedMap, VolumeMaps};
 pub use resize::ResizeVolume;
 pub use seen::{
@@ -147,8 +156,17 @@ pub struct Volume {
     /// Snapshots of it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub snapshots: u32,
+    /// What it shows wherever nothing was written to it: it is a clone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// It is being made independent of its origin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flattening: Option<Flattening>,
     /// Who has it attached, if anybody.
     pub attached_by: Option<String>,
+    /// The group of snapshots in the making for which its owner holds back writes, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<VolumeHold>,
     /// Its shards; left out of lists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<Shard>,
@@ -364,6 +382,9 @@ pub struct DiskReport {
     /// How its map uses memory; none where nothing is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub map: Option<MapReport>,
+    /// What has been written to it; none where nothing is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes: Option<WriteReport>,
     /// Bytes that are kept for replicas that have reservations, their maps included.
     #[serde(default, skip_serializing_if = "is_no_bytes")]
     pub reserved_bytes: ByteCount,
@@ -379,6 +400,31 @@ pub struct DiskReport {
     /// What the replicas take that take the most: the first [`crate::limits::USES_REPORTED_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub largest: Vec<ReplicaUse>,
+}
+
+/// What has been written to a disk since its store started, and by whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WriteReport {
+    /// Data that requests wrote: those of owners, and copies from other replicas.
+    pub request_bytes: ByteCount,
+    /// All that the device was given: that data, headers, what was moved, the map, checkpoints. Without
+    /// the zeroes that each segment of a file is filled with once.
+    pub device_bytes: ByteCount,
+    /// Of it, live data that the collector moved out of old segments.
+    pub moved_bytes: ByteCount,
+    /// Of it, leaves of the map.
+    pub leaf_bytes: ByteCount,
+}
+
+impl WriteReport {
+    /// Write amplification in hundredths: what the device was given for what requests wrote. None
+    /// before the first of them.
+    #[must_use]
+    pub fn amplification_percent(&self) -> Option<u64> {
+        let hundredfold = self.device_bytes.get().saturating_mul(100);
+        hundredfold.checked_div(self.request_bytes.get())
+    }
 }
 
 /// How the map of a disk uses memory, and what it costs that not all of it is there. Counts are

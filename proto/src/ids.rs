@@ -1,5 +1,6 @@
 //! Newtypes for every id, counter and unit: no bare integer crosses a public boundary.
 
+use crate::planted::{Planted, is_planted};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -163,6 +164,11 @@ counter! {
     Layer(u32)
 }
 counter! {
+    /// Snapshots of several volumes that are of one moment, and the hold that makes them so: given by
+    /// the conductor, never used again.
+    GroupId(u64)
+}
+counter! {
     /// The number of a batch in a lane's log, over all its streams.
     Lsn(u64)
 }
@@ -244,6 +250,19 @@ impl Seq {
     #[must_use]
     pub const fn number(self) -> u32 {
         low_24_bits(self.0)
+    }
+
+    /// Whether it is the last number of its window, which buries orphans.
+    #[must_use]
+    pub fn is_burial(self) -> bool {
+        self == self.window().burial()
+    }
+
+    /// Whether zeroes under this seq say that there is nothing: an orphan is buried where nothing was
+    /// ever written. What reads as zeroes there is buried under a block of data that holds zeroes.
+    #[must_use]
+    pub fn is_void(self) -> bool {
+        self.is_burial() && !is_planted(Planted::VoidsAreZeroes)
     }
 
     /// The next number of the same window, or `None` where only the burial number is left.

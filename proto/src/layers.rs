@@ -95,6 +95,21 @@ impl LayerTable {
         }
         run_of(&self.live, label)
     }
+
+    /// The layer that a write of this label leaves as it is: the highest one that is read below the
+    /// label's interval; 0 where there is none.
+    #[must_use]
+    pub fn below(&self, label: Layer) -> Layer {
+        let interval = self.interval_of(label);
+        let mut low = interval.map_or(label, |interval| interval.low);
+        loop {
+            let below = Layer::new(low.get().saturating_sub(1));
+            match run_of(&self.dropped, below) {
+                Some(dropped) => low = dropped.low,
+                None => return below,
+            }
+        }
+    }
 }
 
 fn run_of(runs: &[LayerRange], label: Layer) -> Option<LayerRange> {
@@ -129,6 +144,27 @@ mod tests {
             LayerTable::default().interval_of(Layer::new(1)),
             Some(run(1, 1))
         );
+    }
+
+    #[test]
+    fn what_a_write_leaves_as_it_is_lies_below_its_interval() {
+        let below = |table: &LayerTable, label| table.below(Layer::new(label)).get();
+        let table = LayerTable::default();
+        assert_eq!((below(&table, 1), below(&table, 7)), (0, 6));
+        // Snapshots at 2 and 5, a rollback to 2 that dropped 3 and 4, another one to 5.
+        let table = LayerTable {
+            version: 4,
+            live: vec![run(1, 2), run(5, 5)],
+            dropped: vec![run(3, 4), run(6, 7)],
+        };
+        assert_eq!((below(&table, 2), below(&table, 5)), (0, 2));
+        assert_eq!((below(&table, 8), below(&table, 9)), (5, 8));
+        // The snapshot at 8 was deleted while the head was 9.
+        let table = LayerTable {
+            live: vec![run(1, 2), run(5, 5), run(8, 9)],
+            ..table
+        };
+        assert_eq!((below(&table, 9), below(&table, 10)), (5, 9));
     }
 
     #[test]

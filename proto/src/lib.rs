@@ -18,8 +18,9 @@ pub mod status;
 pub use address::{Address, ParseAddressError};
 pub use frame::{FRAME_HEADER_BYTES, FrameError, FrameHeader, FrameKind};
 pub use ids::{
-    BlockCount, BlockIndex, ByteCount, ClusterId, DiskId, Epoch, Generation, Handle, Incarnation,
-    LaneIndex, Layer, Lsn, NodeId, ReplicaId, Seq, ShardIndex, VolumeId, Window, lane_of,
+    BlockCount, BlockIndex, ByteCount, ClusterId, DiskId, Epoch, Generation, GroupId, Handle,
+    Incarnation, LaneIndex, Layer, Lsn, NodeId, ReplicaId, Seq, ShardIndex, VolumeId, Window,
+    lane_of,
 };
 pub use layers::{LayerRange, LayerTable};
 pub use limits::BLOCK_BYTES;

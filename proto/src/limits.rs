@@ -66,6 +66,17 @@ pub const MAPS_ASKED_MAX: usize = 4096;
 /// follows.
 pub const MAPS_ANSWERED_MAX: usize = 64;
 
+/// Most volumes of which snapshots are made as one group.
+pub const GROUP_VOLUMES_MAX: usize = 64;
+
+/// How long an owner holds back writes for a group of snapshots at most.
+pub const HOLD_MAX: Duration = Duration::from_secs(1);
+
+/// How long the conductor waits until all owners of a group hold back writes. What is left of
+/// [`HOLD_MAX`] is for the seal, and for the news of it.
+pub const HOLD_WAIT: Duration = Duration::from_millis(800);
+
+const _: () = assert!(HOLD_WAIT.as_millis() < HOLD_MAX.as_millis());
 // The checksums of a full frame and the entries of a read reply (16 bytes a block) fit its meta.
 const _: () = assert!(FRAME_DATA_BLOCKS_MAX as usize * 16 + 64 <= FRAME_META_BYTES_MAX);
 const _: () = assert!(SHARD_BYTES_DEFAULT / BLOCK_BYTES_U64 <= ZERO_BLOCKS_MAX as u64);

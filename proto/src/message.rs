@@ -562,7 +562,8 @@ pub fn decode_checksums(meta: &[u8], count: usize) -> Result<Vec<u32>, MessageEr
 /// What a block of a read reply or of an extent is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BlockKind {
-    /// Never written in this view: reads as zeroes, seq 0.
+    /// Never written in this view: reads as zeroes, or as what lies below the whole volume. Seq 0, but
+    /// for a void, see [`Seq::is_void`].
     Absent,
     /// Written as zeroes: no payload.
     Zero,

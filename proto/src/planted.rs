@@ -84,11 +84,23 @@ pub enum Planted {
     SnapshotUnsettled,
     /// A conductor goes back without raising the generation.
     RollbackUnfenced,
+    /// A flatten copies the origin's data over what was written to the clone.
+    FlattenOverWrites,
+    /// A conductor deletes a snapshot that has clones.
+    DeleteOrigin,
+    /// An orphan that is buried where nothing was ever written leaves zeroes there.
+    VoidsAreZeroes,
+    /// An owner whose hold has ended before it learned of the seal says that it kept still.
+    HoldBrokenKept,
+    /// An owner says that it holds, and goes on.
+    HoldForgotten,
+    /// A conductor calls a group of snapshots good without asking whether its owners kept still.
+    GroupUnconfirmed,
 }
 
 impl Planted {
-    /// All of them.
-    pub const ALL: [Self; 39] = [
+    /// All that are found in a cluster with one volume and its clones.
+    pub const ALL: [Self; 42] = [
         Self::NoLease,
         Self::CountNonMembers,
         Self::CountProposedOnly,
@@ -128,6 +140,16 @@ impl Planted {
         Self::CheckpointForgetsLayer,
         Self::SnapshotUnsettled,
         Self::RollbackUnfenced,
+        Self::FlattenOverWrites,
+        Self::DeleteOrigin,
+        Self::VoidsAreZeroes,
+    ];
+
+    /// Those of groups of snapshots, for which it takes more than one volume.
+    pub const OF_GROUPS: [Self; 3] = [
+        Self::HoldBrokenKept,
+        Self::HoldForgotten,
+        Self::GroupUnconfirmed,
     ];
 }
 

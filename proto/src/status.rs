@@ -60,9 +60,12 @@ impl Status {
 /// How full the lane behind a reply is (high 4 bits of the status field).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RoomHint {
-    /// Below the soft mark.
+    /// Well below the soft mark.
     #[default]
     Ample,
+    /// Near the soft mark: the owner keeps little in flight that may take room, so that what still
+    /// comes when the mark is passed fits above it.
+    Scarce,
     /// Above the soft mark (88 %): the owner admits no new blocks, overwrites go on.
     Soft,
     /// The lane refuses writes that would grow it.
@@ -77,13 +80,14 @@ impl RoomHint {
             Self::Ample => 0,
             Self::Soft => 1,
             Self::Full => 2,
+            Self::Scarce => 3,
         }
     }
 
-    /// The hint of two bits, or `None` for the unused pattern.
+    /// The hint of two bits, or `None` where others are set, too.
     #[must_use]
     pub fn from_bits(bits: u16) -> Option<Self> {
-        [Self::Ample, Self::Soft, Self::Full]
+        [Self::Ample, Self::Soft, Self::Full, Self::Scarce]
             .get(usize::from(bits))
             .copied()
     }
@@ -99,5 +103,21 @@ mod tests {
         assert_eq!(codes, (0..11).collect::<Vec<_>>());
         assert_eq!(Status::from_code(1), Some(Status::Fenced));
         assert_eq!(Status::from_code(11), None);
+    }
+
+    #[test]
+    fn room_survives_the_wire_and_the_fullest_is_the_highest() {
+        let hints = [
+            RoomHint::Ample,
+            RoomHint::Scarce,
+            RoomHint::Soft,
+            RoomHint::Full,
+        ];
+        assert!(hints.is_sorted());
+        assert_eq!(hints.map(RoomHint::bits), [0, 3, 1, 2]);
+        for hint in hints {
+            assert_eq!(RoomHint::from_bits(hint.bits()), Some(hint));
+        }
+        assert_eq!(RoomHint::from_bits(4), None);
     }
 }

@@ -67,6 +67,7 @@ impl DiskEntry {
             ailing: self.judge(lanes, reactor),
             missing: report::missing(lanes),
             map: report::map(lanes),
+            writes: report::writes(lanes),
             reserved_bytes: sum(|lane| lane.usage.reserved),
             unfilled_bytes: sum(|lane| lane.usage.unfilled),
             full: lanes.iter().any(|lane| lane.is_full),

@@ -3,11 +3,11 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use ashlar_proto::api::{MapReport, ReplicaUse};
+use ashlar_proto::api::{MapReport, ReplicaUse, WriteReport};
 use ashlar_proto::limits::{MISSING_REPORTED_MAX, USES_REPORTED_MAX};
-use ashlar_proto::{ByteCount, ReplicaId};
+use ashlar_proto::{BLOCK_BYTES, ByteCount, ReplicaId};
 
-use crate::lane::{DamageCounts, MapCounts};
+use crate::lane::{DamageCounts, LaneStats, MapCounts};
 use crate::worker::LaneReport;
 
 /// Adds up the damage of a disk, by the names that reports use; kinds without any are left out.
@@ -76,6 +76,23 @@ pub(crate) fn largest(lanes: &[LaneReport]) -> Vec<ReplicaUse> {
     uses
 }
 
+/// What the lanes of a disk have written; none where no lane is served.
+pub(crate) fn writes(lanes: &[LaneReport]) -> Option<WriteReport> {
+    if lanes.is_empty() {
+        return None;
+    }
+    let bytes = |blocks: fn(&LaneStats) -> u64| {
+        let sum: u64 = lanes.iter().map(|lane| blocks(&lane.stats)).sum();
+        ByteCount::new(sum * BLOCK_BYTES as u64)
+    };
+    Some(WriteReport {
+        request_bytes: bytes(|stats| stats.blocks_written),
+        device_bytes: bytes(|stats| stats.blocks_logged),
+        moved_bytes: bytes(|stats| stats.blocks_moved),
+        leaf_bytes: bytes(|stats| stats.leaves_written),
+    })
+}
+
 /// The replicas that should be on a disk and are not, the first ones by id.
 pub(crate) fn missing(lanes: &[LaneReport]) -> Vec<ReplicaId> {
     let mut all: Vec<ReplicaId> = lanes.iter().flat_map(|l| l.missing.clone()).collect();
@@ -126,6 +143,24 @@ mod tests {
         let shown = largest(&[lane(&[(1, 60), (2, 30)]), lane(&[(3, 40)])]);
         let shown: Vec<u64> = shown.iter().map(|of| of.replica.get()).collect();
         assert_eq!(shown, [1, 3, 2]);
+    }
+
+    #[test]
+    fn write_amplification_is_that_of_all_lanes() {
+        assert_eq!(writes(&[]), None);
+        let mut lane = LaneReport::default();
+        assert_eq!(
+            writes(&[lane.clone()]).unwrap().amplification_percent(),
+            None
+        );
+        lane.stats.blocks_written = 100;
+        lane.stats.blocks_logged = 150;
+        let mut other = LaneReport::default();
+        other.stats.blocks_logged = 100;
+        other.stats.blocks_moved = 80;
+        let sum = writes(&[lane, other]).unwrap();
+        assert_eq!(sum.amplification_percent(), Some(250));
+        assert_eq!(sum.moved_bytes.get(), 80 * 4096);
     }
 
     #[test]

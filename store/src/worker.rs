@@ -157,7 +157,7 @@ impl Worker {
                 usage,
                 stats,
                 missing,
-                is_full: lane.room() != RoomHint::Ample,
+                is_full: lane.room() >= RoomHint::Soft,
                 largest: lane.largest(USES_REPORTED_MAX),
             };
             (key, report)

@@ -22,6 +22,31 @@ impl fmt::Display for SnapshotName {
     }
 }
 
+/// What `ashlar snapshot create` is given: a snapshot, or a part of a group of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CreateName {
+    /// `VOLUME@NAME`.
+    Snapshot(SnapshotName),
+    /// `VOLUME`.
+    Volume(String),
+    /// `@NAME`.
+    Name(String),
+}
+
+impl FromStr for CreateName {
+    type Err = NoSnapshotName;
+
+    fn from_str(text: &str) -> Result<Self, NoSnapshotName> {
+        match text.split_once('@') {
+            None if !text.is_empty() => Ok(Self::Volume(text.to_owned())),
+            Some(("", name)) if !name.is_empty() && !name.contains('@') => {
+                Ok(Self::Name(name.to_owned()))
+            }
+            _ => text.parse().map(Self::Snapshot),
+        }
+    }
+}
+
 /// A text names no snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` names no snapshot: give VOLUME@NAME, as data@monday")]
@@ -52,18 +77,27 @@ impl FromStr for SnapshotName {
 /// `ashlar snapshot`.
 #[derive(Debug, Subcommand)]
 pub enum SnapshotCommand {
-    /// Keep a volume as it is now, attached or not, under a name.
+    /// Keep a volume as it is now, attached or not, under a name; or several, all at one moment.
     #[command(after_help = "\
-Example:
+Examples:
   ashlar snapshot create data@monday
+  ashlar snapshot create --group data log @monday
 
 The snapshot holds every write that was acknowledged before the command began, and none that began
 after it was ready; of those in between, any. Nothing is copied and no IO waits. NAME is 1 to 63 of
-a-z 0-9 . _ -, beginning with a letter or digit.")]
+a-z 0-9 . _ -, beginning with a letter or digit.
+
+With --group a snapshot NAME is made of each of 2 to 64 volumes, attached anywhere or detached,
+all of the same moment: what was acknowledged by one volume before a write to another was sent
+is kept if that write is. For this their owners hold back new writes until all do, usually for
+some ten milliseconds and for a second at most. If one of them does not answer none is made.")]
     Create {
-        /// The volume, and the snapshot's name.
-        #[arg(value_name = "VOLUME@NAME")]
-        name: SnapshotName,
+        /// Make a snapshot of each volume, all of one moment: VOLUME VOLUME… @NAME.
+        #[arg(long)]
+        group: bool,
+        /// The volume and the snapshot's name; with --group the volumes, then @NAME.
+        #[arg(value_name = "VOLUME@NAME", required = true)]
+        names: Vec<CreateName>,
     },
     /// List the snapshots of a volume, or of all.
     #[command(after_help = "\
@@ -73,6 +107,9 @@ Examples:
     List {
         /// The volume [default: all].
         volume: Option<String>,
+        /// Those too that are deleted and wait for their clones to go.
+        #[arg(long)]
+        deleted: bool,
     },
     /// Show one snapshot, and what it takes.
     #[command(after_help = "\
@@ -115,7 +152,8 @@ Example:
   ashlar snapshot delete data@monday
 
 The space of what only this snapshot holds comes back as stores collect it, after all replicas that
-are in sync know of the deletion.")]
+are in sync know of the deletion. A snapshot with clones is refused: flatten or delete them first, or use
+--when-unused.")]
     Delete {
         /// The snapshot.
         #[arg(value_name = "VOLUME@NAME")]
@@ -123,6 +161,9 @@ are in sync know of the deletion.")]
         /// Wait until all replicas that are in sync know of it, for 30 s at most.
         #[arg(long)]
         wait: bool,
+        /// If it has clones: take it out of sight now, and delete it when the last of them is gone.
+        #[arg(long)]
+        when_unused: bool,
     },
     /// Make a volume what it was at a snapshot: all that was written since is lost.
     #[command(after_help = "\
@@ -149,6 +190,18 @@ it.")]
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_is_given_as_volumes_and_a_name() {
+        assert_eq!("data".parse(), Ok(CreateName::Volume("data".to_owned())));
+        assert_eq!("@mon".parse(), Ok(CreateName::Name("mon".to_owned())));
+        let whole = "data@mon".parse().unwrap();
+        assert_eq!("data@mon".parse(), Ok(CreateName::Snapshot(whole)));
+        for text in ["", "@", "data@", "@a@b", "a@b@c"] {
+            let error = text.parse::<CreateName>().unwrap_err().to_string();
+            assert!(error.contains("give VOLUME@NAME"), "{error}");
+        }
+    }
 
     #[test]
     fn a_snapshot_is_named_by_its_volume_and_its_own_name() {

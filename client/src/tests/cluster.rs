@@ -6,15 +6,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ashlar_proto::api::{
-    AckRule, AttachRequest, Attachment, DetachRequest, DiskLocation, Health, InSyncCommitted,
-    OwnerHeartbeat, ProposeInSync, Replica, ReportLayers, Revision, Shard, SnapshotMap,
-    Volume as VolumeMap, VolumeMap as ApiMap, VolumeState,
+    AckRule, AttachRequest, Attachment, DetachRequest, DiskLocation, Health, HoldAnswer,
+    HoldOutcome, HoldWord, InSyncCommitted, OwnerHeartbeat, ProposeInSync, Replica, ReportFlatten,
+    ReportHold, ReportLayers, Revision, Shard, SnapshotMap, Volume as VolumeMap, VolumeHold,
+    VolumeMap as ApiMap, VolumeState,
 };
 use ashlar_proto::{
     ByteCount, ClusterId, Epoch, Generation, Layer, LayerTable, NodeId, ReplicaId, ShardIndex,
     VolumeId,
 };
 use ashlar_reactor::Reactor;
+use ashlar_reactor::channel::Notify;
 use ashlar_reactor::sim::{Process, World};
 
 use super::replica::FakeStore;
@@ -32,6 +34,11 @@ pub(super) struct FakeConductor {
     pub(super) heard: RefCell<Option<OwnerHeartbeat>>,
     /// What the owner said of its layers.
     pub(super) layers: RefCell<Vec<ReportLayers>>,
+    /// What the owner said of holds.
+    pub(super) holds: RefCell<Vec<ReportHold>>,
+    /// What one that holds is answered, once there is something.
+    outcome: Cell<Option<HoldAnswer>>,
+    answered: Notify,
     /// It answers nothing.
     pub(super) down: Cell<bool>,
     /// Answers are lost after the change was made.
@@ -39,6 +46,11 @@ pub(super) struct FakeConductor {
 }
 
 impl FakeConductor {
+    /// A snapshot of a layer while nobody has the volume: the next owner writes above it.
+    pub(super) fn seal(&self, layer: Layer) {
+        self.map.borrow_mut().head_layer = Layer::new(layer.get() + 1);
+    }
+
     /// The in-sync replicas of a shard, by number of store.
     pub(super) fn in_sync(&self, shard: usize) -> Vec<u64> {
         let map = self.map.borrow();
@@ -47,6 +59,34 @@ impl FakeConductor {
             .filter(|r| r.in_sync)
             .map(|r| r.node.get())
             .collect()
+    }
+
+    /// The map with that head, and what it says of a hold.
+    pub(super) fn told(&self, head: u32, hold: Option<VolumeHold>) -> ApiMap {
+        let mut volume = self.map.borrow().clone();
+        volume.head_layer = Layer::new(head);
+        volume.hold = hold;
+        let (disks, revision) = (self.disks.clone(), Revision(2));
+        ApiMap {
+            volume,
+            disks,
+            revision,
+        }
+    }
+
+    /// Answers whoever holds.
+    pub(super) fn answer_hold(&self, outcome: HoldOutcome, head: u32) {
+        let head_layer = Layer::new(head);
+        self.outcome.set(Some(HoldAnswer {
+            outcome,
+            head_layer,
+        }));
+        self.answered.notify_all();
+    }
+
+    /// What the owner said of holds, in order.
+    pub(super) fn words(&self) -> Vec<HoldWord> {
+        self.holds.borrow().iter().map(|said| said.word).collect()
     }
 
     /// Whether the map shows the volume as attached.
@@ -102,6 +142,21 @@ impl ClusterSource for FakeConductor {
         self.check_up()?;
         self.layers.borrow_mut().push(*report);
         Ok(())
+    }
+
+    async fn report_flatten(&self, _: &str, _: &ReportFlatten) -> Result<(), SourceError> {
+        self.check_up()
+    }
+
+    async fn report_hold(&self, _: &str, report: &ReportHold) -> Result<HoldAnswer, SourceError> {
+        self.check_up()?;
+        self.holds.borrow_mut().push(*report);
+        loop {
+            if let Some(answer) = self.outcome.get() {
+                return Ok(answer);
+            }
+            self.answered.notified().await;
+        }
     }
 
     async fn snapshot(&self, _: &str, _: &str) -> Result<SnapshotMap, SourceError> {
@@ -182,6 +237,8 @@ impl Cluster {
             name: "v".into(),
             size_bytes: ByteCount::new(VOLUME_BYTES),
             grows_to: None,
+            origin: None,
+            flattening: None,
             shard_bytes: ByteCount::new(SHARD_BYTES),
             replicas,
             ack,
@@ -195,6 +252,7 @@ impl Cluster {
             settled_layer: Layer::default(),
             snapshots: 0,
             attached_by: None,
+            hold: None,
             shards,
         };
         let disks = stores
@@ -211,6 +269,9 @@ impl Cluster {
             disks: disks.collect(),
             heard: RefCell::default(),
             layers: RefCell::default(),
+            holds: RefCell::default(),
+            outcome: Cell::default(),
+            answered: Notify::new(),
             down: Cell::new(false),
             loses_answers: Cell::new(false),
         };

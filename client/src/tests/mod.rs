@@ -4,6 +4,7 @@
 mod chaos;
 mod cluster;
 mod damage;
+mod holds;
 mod idle;
 mod replica;
 mod scenarios;

@@ -11,7 +11,7 @@ use ashlar_proto::crc::crc32c;
 use ashlar_proto::frame::open_meta;
 use ashlar_proto::message::{
     BlockKind, Extent, Hello, HelloReply, Open, ReadEntry, SetState, ShardState, TAIL_ENTRIES_MAX,
-    TailEntry, TailKind, decode_checksums, encode_extents, encode_read, encode_tail,
+    TailEntry, TailKind, decode_above, decode_checksums, encode_extents, encode_read, encode_tail,
 };
 use ashlar_proto::{
     Address, BlockCount, BlockIndex, DiskId, FrameHeader, FrameKind, Incarnation, Layer, ReplicaId,
@@ -25,6 +25,7 @@ use ashlar_reactor::sim::{Process, World};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Version {
     pub(super) seq: Seq,
+    pub(super) layer: Layer,
     pub(super) data: Option<Rc<[u8]>>,
 }
 
@@ -311,7 +312,10 @@ impl FakeStore {
                 Some(status) => done(status, Vec::new()),
                 None => self.show(header, reactor),
             },
-            FrameKind::Extents => done(Status::Ok, encode_extents(&self.extents(header))),
+            FrameKind::Extents => {
+                let above = decode_above(open_meta(&frame.meta).unwrap()).unwrap();
+                done(Status::Ok, encode_extents(&self.extents(header, above)))
+            }
             // It knows no other store.
             FrameKind::Pull => done(Status::Unavailable, Vec::new()),
             FrameKind::Renew | FrameKind::Verify => done(Status::Ok, Vec::new()),
@@ -386,6 +390,7 @@ impl FakeStore {
             let from = usize::try_from(at).unwrap() * 4096;
             let version = Version {
                 seq: header.seq,
+                layer: header.layer,
                 data: is_write.then(|| bytes[from..from + 4096].into()),
             };
             let key = (header.shard, block);
@@ -439,12 +444,13 @@ impl FakeStore {
         self.reply(header, Status::Ok, encode_read(&entries), reactor, &data)
     }
 
-    fn extents(&self, header: &FrameHeader) -> Vec<Extent> {
+    fn extents(&self, header: &FrameHeader, above: Layer) -> Vec<Extent> {
         let media = self.media.borrow();
         let mut extents = Vec::new();
         for at in 0..header.count.get() {
             let block = header.block.checked_add(BlockCount::new(at)).unwrap();
-            let kind = match media.cached.get(&(header.shard, block)) {
+            let found = media.cached.get(&(header.shard, block));
+            let kind = match found.filter(|version| version.layer > above) {
                 None => BlockKind::Absent,
                 Some(version) if version.data.is_none() => BlockKind::Zero,
                 Some(_) => BlockKind::Data,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ashlar_proto::api::AckRule;
-use ashlar_proto::{BlockIndex, RoomHint, ShardIndex, Status};
+use ashlar_proto::{BlockIndex, Layer, RoomHint, ShardIndex, Status};
 use ashlar_reactor::Reactor;
 use ashlar_reactor::sim::World;
 
@@ -498,6 +498,79 @@ fn above_the_soft_mark_only_overwrites_go_on() {
         volume.trim(4096, 4096, Durability::Accepted).await.unwrap();
         reactor.sleep(Duration::from_millis(50)).await;
         write(&reactor, &volume, 2, 2).await.unwrap();
+    });
+}
+
+/// With a lot under way when the soft mark was passed, each full replica took another part of it and
+/// refused the rest: all but one fell behind, and a write that only one had taken hung.
+#[test]
+fn little_is_in_flight_where_room_is_scarce() {
+    let cluster = Cluster::new(33, 3, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        for store in &cluster.stores {
+            store.faults.room.set(RoomHint::Scarce);
+        }
+        write(&reactor, &volume, 0, 1).await.unwrap();
+        reactor.sleep(Duration::from_millis(50)).await;
+        for store in &cluster.stores {
+            store.faults.hangs.set(true);
+        }
+        let blocks_max = options().scarce_bytes / 4096;
+        let mut writing = Vec::new();
+        for block in 1..=blocks_max + 20 {
+            let (handle, other) = (reactor.clone(), volume.clone());
+            let write = async move { write(&handle, &other, block, block).await };
+            writing.push(reactor.spawn(write));
+        }
+        reactor.sleep(Duration::from_millis(100)).await;
+        // The mark is passed: what was not sent is refused, what was sent is taken.
+        for store in &cluster.stores {
+            store.faults.room.set(RoomHint::Soft);
+            store.faults.hangs.set(false);
+        }
+        let mut refused = 0;
+        for write in writing {
+            match write.await {
+                Ok(()) => {}
+                Err(error) => {
+                    assert_eq!(error, BlockError::NoSpace);
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!(refused, 20);
+        assert_eq!(volume.health().shards_degraded, 0);
+    });
+}
+
+/// A snapshot holds what is overwritten, so an overwrite took room on disks that had none left: they
+/// refused it one after another, and a full cluster was left with one replica of the volume in sync.
+#[test]
+fn above_the_soft_mark_overwrites_of_what_a_snapshot_shows_are_refused() {
+    let cluster = Cluster::new(32, 3, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 1, 1).await.unwrap();
+        write(&reactor, &volume, 2, 1).await.unwrap();
+        volume.detach().await.unwrap();
+        cluster.conductor.seal(Layer::new(1));
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 2, 2).await.unwrap();
+        cluster.stores[1].faults.room.set(RoomHint::Soft);
+        // Heard of with the answer.
+        write(&reactor, &volume, 2, 3).await.unwrap();
+        reactor.sleep(Duration::from_millis(50)).await;
+        let refused = write(&reactor, &volume, 1, 4).await;
+        assert_eq!(refused, Err(BlockError::NoSpace));
+        write(&reactor, &volume, 2, 5).await.unwrap();
+        assert!(holds(&volume, 1, 1).await);
+        assert!(holds(&volume, 2, 5).await);
+        assert_eq!(volume.health().shards_degraded, 0);
     });
 }
 

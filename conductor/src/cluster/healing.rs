@@ -1,5 +1,5 @@
 //! The clock's look at what is amiss: who is away for how long, what is rebuilt, what moves to even
-//! out disks, who repairs it.
+//! out disks, who repairs it, what is needed no more.
 
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ impl<M: MetaStore> Cluster<M> {
         if is_calm {
             return Ok(());
         }
+        self.reap().await?;
         let (outlook, _) = self
             .transact(|view| Ok(view.state.plan_healing(&view.live)))
             .await?;

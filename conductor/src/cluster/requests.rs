@@ -326,7 +326,7 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// Moves volumes on whose stores have done their part.
-    async fn settle(self: &Arc<Self>) -> Result<(), ClusterError> {
+    pub(super) async fn settle(self: &Arc<Self>) -> Result<(), ClusterError> {
         if self.read(|view| view.state.has_unsettled()) {
             self.transact(|view| Ok(view.state.plan_settle(&view.live)))
                 .await?;

@@ -7,6 +7,7 @@ use ashlar_proto::VolumeId;
 use ashlar_proto::api::{
     CreateSnapshot, ReportLayers, RollbackVolume, Snapshot, SnapshotMap, SnapshotState, Volume,
 };
+use ashlar_proto::limits::HOLD_MAX;
 
 use super::{Cluster, ClusterError, View};
 use crate::meta::MetaStore;
@@ -29,6 +30,8 @@ impl<M: MetaStore> Cluster<M> {
             volume: volume.clone(),
             snapshot: request.name.clone(),
         };
+        let free = |view: &View| (!view.state.is_held(&volume)).then_some(());
+        self.wait_for(HOLD_MAX, free).await;
         let plan = move |view: &View| view.state.plan_snapshot_create(&volume, &request, now_ms);
         let ((volume, layer), _) = self.transact(plan).await?;
         self.bring_on_layers(volume).await?;
@@ -42,7 +45,8 @@ impl<M: MetaStore> Cluster<M> {
         snapshot.ok_or_else(|| Refusal::from(not_found).into())
     }
 
-    /// Deletes a snapshot, and waits up to `wait` until all in-sync replicas go by that.
+    /// Deletes a snapshot, and waits up to `wait` until all in-sync replicas go by that. With
+    /// `when_unused` one that has clones is out of sight at once, and goes with the last of them.
     ///
     /// # Errors
     /// [`ClusterError`].
@@ -50,9 +54,13 @@ impl<M: MetaStore> Cluster<M> {
         self: &Arc<Self>,
         volume: String,
         snapshot: String,
+        when_unused: bool,
         wait: Duration,
     ) -> Result<(), ClusterError> {
-        let plan = move |view: &View| view.state.plan_snapshot_delete(&volume, &snapshot);
+        let plan = move |view: &View| {
+            let state = &view.state;
+            state.plan_snapshot_delete(&volume, &snapshot, when_unused)
+        };
         let (change, _) = self.transact(plan).await?;
         self.bring_on_layers(change.volume).await?;
         let applied = |view: &View| view.state.is_applied(change).then_some(());
@@ -111,16 +119,19 @@ impl<M: MetaStore> Cluster<M> {
         Ok(self.read(|view| view.state.snapshot(volume, snapshot))?)
     }
 
-    /// The snapshots of a volume, by layer.
+    /// The snapshots of a volume, by layer; those that are deleted only where asked for.
     ///
     /// # Errors
     /// [`ClusterError::Refused`].
-    pub fn snapshots(&self, volume: &str) -> Result<Vec<Snapshot>, ClusterError> {
-        Ok(self.read(|view| view.state.snapshots_of(volume))?)
+    pub fn snapshots(&self, volume: &str, deleted: bool) -> Result<Vec<Snapshot>, ClusterError> {
+        Ok(self.read(|view| view.state.snapshots_of(volume, deleted))?)
     }
 
     /// A volume that nobody has attached is given to a repair owner now, not at the next look.
-    async fn bring_on_layers(self: &Arc<Self>, volume: VolumeId) -> Result<(), ClusterError> {
+    pub(super) async fn bring_on_layers(
+        self: &Arc<Self>,
+        volume: VolumeId,
+    ) -> Result<(), ClusterError> {
         if self.read(|view| view.state.waits_for_owner(volume)) {
             self.heal().await?;
         }

@@ -6,8 +6,8 @@ use axum::response::{IntoResponse, Response};
 
 use crate::cluster::ClusterError;
 use crate::refusal::{
-    ClientRefusal, DiskRefusal, NodeRefusal, Refusal, ResizeRefusal, SnapshotRefusal, SpaceRefusal,
-    VolumeRefusal,
+    ClientRefusal, DiskRefusal, GroupRefusal, NodeRefusal, Refusal, ResizeRefusal, SnapshotRefusal,
+    SpaceRefusal, VolumeRefusal,
 };
 
 /// A handler's answer.
@@ -40,8 +40,15 @@ enum Code {
     SnapshotExists,
     SnapshotNotReady,
     SnapshotNotNewest,
+    SnapshotHasClones,
+    CloneChainTooLong,
     TooManySnapshots,
     LayersExhausted,
+    GroupInProgress,
+    GroupNotHeld,
+    GroupFailed,
+    GroupOver,
+    VolumeUnfenced,
     StaleGeneration,
     StaleEpoch,
     ShardNotFound,
@@ -108,8 +115,35 @@ impl Code {
                 "Snapshot is not the newest",
                 S::CONFLICT,
             ),
+            Self::SnapshotHasClones => ("snapshot-has-clones", "Snapshot has clones", S::CONFLICT),
+            Self::CloneChainTooLong => (
+                "clone-chain-too-long",
+                "Too many clones of clones",
+                S::CONFLICT,
+            ),
             Self::TooManySnapshots => ("too-many-snapshots", "Too many snapshots", S::CONFLICT),
             Self::LayersExhausted => ("layers-exhausted", "Layers are used up", S::CONFLICT),
+            Self::GroupInProgress => (
+                "group-in-progress",
+                "Volume is in a group of snapshots that is being made",
+                S::CONFLICT,
+            ),
+            Self::GroupNotHeld => (
+                "group-not-held",
+                "Owners did not answer in time",
+                S::CONFLICT,
+            ),
+            Self::GroupFailed => (
+                "group-failed",
+                "Snapshots are not of one moment",
+                S::CONFLICT,
+            ),
+            Self::GroupOver => ("group-over", "Group of snapshots is over", S::CONFLICT),
+            Self::VolumeUnfenced => (
+                "volume-unfenced",
+                "Denied client is not fenced yet",
+                S::CONFLICT,
+            ),
             Self::StaleGeneration => ("stale-generation", "Generation is over", S::CONFLICT),
             Self::StaleEpoch => ("stale-epoch", "Epoch is over", S::CONFLICT),
             Self::ShardNotFound => ("shard-not-found", "No such shard", S::NOT_FOUND),
@@ -231,11 +265,21 @@ impl From<Refusal> for Refused {
                 SnapshotRefusal::Exists { .. } => Code::SnapshotExists,
                 SnapshotRefusal::NotReady { .. } => Code::SnapshotNotReady,
                 SnapshotRefusal::NotNewest { .. } => Code::SnapshotNotNewest,
+                SnapshotRefusal::HasClones { .. } => Code::SnapshotHasClones,
+                SnapshotRefusal::ChainTooLong { .. } => Code::CloneChainTooLong,
                 SnapshotRefusal::TooMany { .. } => Code::TooManySnapshots,
                 SnapshotRefusal::TooManyRuns { .. } | SnapshotRefusal::Exhausted { .. } => {
                     Code::LayersExhausted
                 }
                 SnapshotRefusal::OfVolume { .. } => Code::VolumeHasSnapshots,
+            },
+            Refusal::Group(refusal) => match refusal {
+                GroupRefusal::Twice { .. } => Code::Invalid,
+                GroupRefusal::InProgress { .. } => Code::GroupInProgress,
+                GroupRefusal::Unfenced { .. } => Code::VolumeUnfenced,
+                GroupRefusal::Silent { .. } => Code::GroupNotHeld,
+                GroupRefusal::Changed { .. } | GroupRefusal::Broken { .. } => Code::GroupFailed,
+                GroupRefusal::Over => Code::GroupOver,
             },
             Refusal::Resize(refusal) => match refusal {
                 ResizeRefusal::Smaller { .. } => Code::VolumeLarger,

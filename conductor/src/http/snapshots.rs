@@ -17,18 +17,37 @@ use super::{Shared, unless_stopping};
 use crate::meta::MetaStore;
 
 /// How long create and rollback wait for an owner unless told otherwise.
-const OWNER_WAIT: Duration = Duration::from_secs(30);
+pub(super) const OWNER_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OfVolumeQuery {
     volume: Option<String>,
+    /// Those too that are deleted and wait for their clones to go.
+    #[serde(default)]
+    deleted: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeletedQuery {
+    #[serde(default)]
+    deleted: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeleteQuery {
+    /// One with clones is out of sight at once, and goes with the last of them.
+    #[serde(default)]
+    when_unused: bool,
+    wait_ms: Option<u64>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitQuery {
-    wait_ms: Option<u64>,
+    pub(super) wait_ms: Option<u64>,
 }
 
 pub(super) async fn list_all<M: MetaStore>(
@@ -37,8 +56,8 @@ pub(super) async fn list_all<M: MetaStore>(
 ) -> Answer<Json<List<Snapshot>>> {
     let answer = api.cluster.read(|view| {
         let items = match &query.volume {
-            Some(volume) => view.state.snapshots_of(volume)?,
-            None => view.state.snapshots(),
+            Some(volume) => view.state.snapshots_of(volume, query.deleted)?,
+            None => view.state.snapshots(query.deleted),
         };
         Ok::<_, crate::refusal::Refusal>(super::list(view.state.revision(), items))
     });
@@ -48,9 +67,11 @@ pub(super) async fn list_all<M: MetaStore>(
 pub(super) async fn list<M: MetaStore>(
     State(api): Shared<M>,
     PathPart(volume): PathPart<String>,
+    QueryOf(query): QueryOf<DeletedQuery>,
 ) -> Answer<Json<List<Snapshot>>> {
     let query = OfVolumeQuery {
         volume: Some(volume),
+        deleted: query.deleted,
     };
     list_all(State(api), QueryOf(query)).await
 }
@@ -88,10 +109,11 @@ pub(super) async fn map<M: MetaStore>(
 pub(super) async fn delete<M: MetaStore>(
     State(api): Shared<M>,
     PathPart((volume, snapshot)): PathPart<(String, String)>,
-    QueryOf(query): QueryOf<WaitQuery>,
+    QueryOf(query): QueryOf<DeleteQuery>,
 ) -> Answer<StatusCode> {
     let wait = super::wait(query.wait_ms, Duration::ZERO);
-    let delete = api.cluster.delete_snapshot(volume, snapshot, wait);
+    let unused = query.when_unused;
+    let delete = api.cluster.delete_snapshot(volume, snapshot, unused, wait);
     unless_stopping(&api, async { Ok(delete.await?) }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -124,7 +146,7 @@ pub(super) async fn report<M: MetaStore>(
 }
 
 /// Milliseconds since 1970-01-01 UTC; 0 where the clock says that it is earlier.
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -190,6 +190,12 @@ fn volume_row() -> VolumeRow {
         grows_to: Some(ByteCount::new(16384)),
         kept_bytes: ByteCount::new(12288),
         reserve: ashlar_proto::api::Reserve::All,
+        origin: Some(OriginRow {
+            volume: VolumeId::new(3),
+            layer: Layer::new(2),
+            bytes: ByteCount::new(4096),
+        }),
+        flattened_to: Some(ByteCount::new(4096)),
     }
 }
 
@@ -212,7 +218,9 @@ fn stored_volumes_and_snapshots_are_those_of_version_7() {
         concat!(
             r#","layers":{"version":3,"live":[{"low":1,"high":2},{"low":3,"high":8}],"#,
             r#""dropped":[{"low":4,"high":5}]},"layers_applied":2,"settled_layer":6,"#,
-            r#""settled":true,"grows_to":16384,"kept_bytes":12288,"reserve":"all"}}"#
+            r#""settled":true,"grows_to":16384,"kept_bytes":12288,"reserve":"all","#,
+            r#""origin":{"volume":"0000000000000003","layer":2,"bytes":4096},"#,
+            r#""flattened_to":4096}}"#
         )
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -223,6 +231,9 @@ fn stored_volumes_and_snapshots_are_those_of_version_7() {
         name: "before".to_owned(),
         size_bytes: ByteCount::new(8192),
         created_ms: 1_700_000_000_000,
+        origin: None,
+        deleted: true,
+        group: Some(GroupId::new(3)),
     });
     let Change::Put { key, value } = row.put() else {
         panic!("a put")
@@ -230,7 +241,32 @@ fn stored_volumes_and_snapshots_are_those_of_version_7() {
     assert_eq!(key.as_str(), "snapshot/0000000000000007/0000001a");
     let golden = concat!(
         r#"{"version":7,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
-        r#""size_bytes":8192,"created_ms":1700000000000}}"#
+        r#""size_bytes":8192,"created_ms":1700000000000,"origin":null,"deleted":true,"group":3}}"#
+    );
+    assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
+    assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+    let before = golden.replace(r#","group":3"#, "");
+    let AnyRow::Snapshot(before) = AnyRow::decode(&key, before.as_bytes()).unwrap() else {
+        panic!("a snapshot")
+    };
+    assert_eq!(before.group, None);
+    let row = AnyRow::Group(GroupRow {
+        id: GroupId::new(26),
+        name: "before".to_owned(),
+        members: vec![MemberRow {
+            volume: VolumeId::new(7),
+            generation: Generation::new(2),
+            holds: true,
+            sealed: Some(Layer::new(4)),
+        }],
+    });
+    let Change::Put { key, value } = row.put() else {
+        panic!("a put")
+    };
+    assert_eq!(key.as_str(), "group/000000000000001a");
+    let golden = concat!(
+        r#"{"version":7,"row":{"id":26,"name":"before","members":[{"#,
+        r#""volume":"0000000000000007","generation":2,"holds":true,"sealed":4}]}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
     assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
@@ -251,6 +287,8 @@ fn volumes_of_version_4_are_read_and_are_not_settled() {
         grows_to: None,
         kept_bytes: ByteCount::default(),
         reserve: ashlar_proto::api::Reserve::None,
+        origin: None,
+        flattened_to: None,
         ..volume_row()
     };
     assert_eq!(row, expected);

@@ -1,12 +1,12 @@
 //! Applies rows: what is known of the cluster by other keys follows from them.
 
 use ashlar_proto::api::{Replica, Revision, VolumeState};
-use ashlar_proto::{DiskId, Layer, NodeId, ReplicaId, ShardIndex, VolumeId};
+use ashlar_proto::{DiskId, GroupId, Layer, NodeId, ReplicaId, ShardIndex, VolumeId};
 
 use super::resize::{self, space};
 use super::{At, ClusterState, Held};
 use crate::meta::Key;
-use crate::row::{AnyRow, RowError, ShardRow, VolumeRow};
+use crate::row::{AnyRow, RowError, ShardRow, SnapshotRow, VolumeRow};
 
 impl ClusterState {
     /// Applies a row as it stands from `revision` on, or its removal.
@@ -44,7 +44,8 @@ impl ClusterState {
             }
             AnyRow::Volume(row) => self.put_volume(revision, row),
             AnyRow::Shard(row) => self.put_shard(revision, row),
-            AnyRow::Snapshot(row) => self.snapshots.put(row),
+            AnyRow::Snapshot(row) => self.put_snapshot(row),
+            AnyRow::Group(row) => self.put_group(revision, row),
             AnyRow::Node(row) => {
                 self.assigned.entry(row.id).or_insert(revision);
                 let (node, address) = (row.id, row.address.clone());
@@ -76,7 +77,10 @@ impl ClusterState {
         let (id, repairer, task) = (row.id, row.repairer, (row.repairer, row.unfenced));
         let leaving = row.state == VolumeState::Deleting;
         let (grows_to, space) = (row.grows_to, (space(&row), row.reserve));
+        let origin = row.origin;
         let before = self.volumes.insert(id, row);
+        let origin_before = before.as_ref().and_then(|before| before.origin);
+        self.clones.change((id, None), origin_before, origin);
         let was = before
             .as_ref()
             .map(|row| (row.grows_to, (resize::space(row), row.reserve)));
@@ -99,6 +103,12 @@ impl ClusterState {
             self.touch_volume(id, revision);
         }
         self.remap(id, revision);
+    }
+
+    fn put_snapshot(&mut self, row: SnapshotRow) {
+        let (of, origin) = ((row.volume, Some(row.layer)), row.origin);
+        let before = self.snapshots.put(row).and_then(|before| before.origin);
+        self.clones.change(of, before, origin);
     }
 
     fn put_shard(&mut self, revision: Revision, row: ShardRow) {
@@ -147,8 +157,11 @@ impl ClusterState {
             "volume" => {
                 let volume = rest.parse().map_err(|_| unknown())?;
                 let before = self.volumes.remove(&volume);
-                if let Some(node) = before.and_then(|before| before.repairer) {
-                    self.assigned.insert(node, revision);
+                if let Some(before) = before {
+                    self.clones.change((volume, None), before.origin, None);
+                    if let Some(node) = before.repairer {
+                        self.assigned.insert(node, revision);
+                    }
                 }
                 self.mapped.remove(&volume);
                 self.growing.remove(&volume);
@@ -169,7 +182,14 @@ impl ClusterState {
                 let (volume, layer) = rest.split_once('/').ok_or_else(unknown)?;
                 let volume = volume.parse().map_err(|_| unknown())?;
                 let layer = u32::from_str_radix(layer, 16).map_err(|_| unknown())?;
-                self.snapshots.remove(volume, Layer::new(layer));
+                let layer = Layer::new(layer);
+                let before = self.snapshots.remove(volume, layer);
+                let origin = before.and_then(|before| before.origin);
+                self.clones.change((volume, Some(layer)), origin, None);
+            }
+            "group" => {
+                let group = u64::from_str_radix(rest, 16).map_err(|_| unknown())?;
+                self.remove_group(revision, GroupId::new(group));
             }
             "node" => {
                 let node = u64::from_str_radix(rest, 16).map_err(|_| unknown())?;
@@ -231,7 +251,7 @@ impl ClusterState {
         }
     }
 
-    fn remap(&mut self, volume: VolumeId, revision: Revision) {
+    pub(super) fn remap(&mut self, volume: VolumeId, revision: Revision) {
         let mapped = self.mapped.entry(volume).or_default();
         *mapped = revision.max(*mapped);
     }

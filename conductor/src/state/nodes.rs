@@ -206,8 +206,8 @@ impl DiskRow {
     }
 }
 
-/// Whether a report differs from the stored one by more than a little usage, how it is spread, and what
-/// its map has done: that changes all the time, and the last report is shown anyway.
+/// Whether a report differs from the stored one by more than a little usage, how it is spread, what its
+/// map has done and what was written: that changes all the time, and the last report is shown anyway.
 fn is_news(stored: &DiskReport, report: &DiskReport) -> bool {
     let step = (stored.usable_bytes.get() / USED_STEP).max(1);
     let moved = stored.used_bytes.get().abs_diff(report.used_bytes.get());
@@ -218,6 +218,7 @@ fn is_news(stored: &DiskReport, report: &DiskReport) -> bool {
         full: stored.full,
         largest: stored.largest.clone(),
         map: stored.map,
+        writes: stored.writes,
         ..report.clone()
     };
     moved >= step || same_use != *stored

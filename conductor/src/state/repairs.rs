@@ -1,5 +1,6 @@
 //! Plans for repair tasks: which node attaches which detached volume, to bring its replicas back, to
-//! fence a denied client that had it, or to have its snapshots and its layer table reach all of them.
+//! fence a denied client that had it, to have its snapshots and its layer table reach all of them, or to
+//! copy what it shows of its origin.
 //!
 //! Invariants: a volume that a user has attached is given to nobody; a task stays with its node
 //! while that is up and the volume needs it; no node has more than [`NODE_REPAIRS_MAX`]. A task
@@ -120,7 +121,7 @@ impl ClusterState {
             return false;
         }
         let mut shards = self.served_shards(volume);
-        let is_for_all = volume.unfenced || self.has_layers_pending(volume);
+        let is_for_all = volume.unfenced || self.has_owners_work(volume);
         (is_for_all || shards.any(|row| self.lacks(live, volume, row)))
             && self
                 .shards_of(volume.id)

@@ -24,7 +24,7 @@ use crate::live::Live;
 use crate::meta::Change;
 use crate::placement::{Candidate, PlacementError, Want, place_more};
 use crate::refusal::{Refusal, ResizeRefusal, VolumeRefusal};
-use crate::row::{AnyRow, ShardRow, VolumeRow, shard_key};
+use crate::row::{AnyRow, OriginRow, ShardRow, VolumeRow, shard_key};
 
 /// What the replicas of a volume take, or are to take.
 pub(super) fn space(volume: &VolumeRow) -> ByteCount {
@@ -86,6 +86,11 @@ impl ClusterState {
                 Reserve::Bytes(bytes) => Reserve::Bytes(bytes.min(target)),
                 other => other,
             },
+            // What is cut off does not come back when it grows again.
+            origin: current.origin.map(|origin| OriginRow {
+                bytes: origin.bytes.min(target),
+                ..origin
+            }),
             ..current.clone()
         };
         let beyond = self

@@ -15,10 +15,11 @@
 mod index;
 
 use ashlar_proto::api::{
-    CreateSnapshot, ReportLayers, RollbackVolume, Snapshot, SnapshotMap, SnapshotState, VolumeState,
+    CreateSnapshot, ReportLayers, RollbackVolume, Snapshot, SnapshotMap, SnapshotState,
+    VolumeState, layer_of_snapshot, snapshot_by_layer,
 };
 use ashlar_proto::planted::{Planted, is_planted};
-use ashlar_proto::{Layer, VolumeId};
+use ashlar_proto::{GroupId, Layer, VolumeId};
 
 use super::layers::{gone_back, joined, sealed_top};
 use super::owners::stale_generation;
@@ -52,13 +53,32 @@ impl ClusterState {
     ) -> Result<Plan<(VolumeId, Layer)>, Refusal> {
         check_name(&request.name)?;
         let current = self.require_ready(volume)?;
-        if self.snapshots.named(current.id, &request.name).is_some() {
-            let (volume, snapshot) = (volume.to_owned(), request.name.clone());
-            return Err(SnapshotRefusal::Exists { volume, snapshot }.into());
+        self.refuse_held(current)?;
+        let (snapshot, row) = self.sealed(current, &request.name, now_ms, None)?;
+        let answer = (current.id, snapshot.layer);
+        Ok(Plan {
+            reads: Vec::new(),
+            changes: vec![AnyRow::Snapshot(snapshot).put(), AnyRow::Volume(row).put()],
+            answer,
+        })
+    }
+
+    /// A volume as it is once its head is sealed as a snapshot of that name, and the snapshot.
+    pub(super) fn sealed(
+        &self,
+        current: &VolumeRow,
+        name: &str,
+        now_ms: u64,
+        group: Option<GroupId>,
+    ) -> Result<(SnapshotRow, VolumeRow), SnapshotRefusal> {
+        let volume = current.name.clone();
+        if self.snapshots.named(current.id, name).is_some() {
+            let snapshot = name.to_owned();
+            return Err(SnapshotRefusal::Exists { volume, snapshot });
         }
         if self.snapshots.count(current.id) >= SNAPSHOTS_MAX {
-            let (volume, most) = (volume.to_owned(), SNAPSHOTS_MAX);
-            return Err(SnapshotRefusal::TooMany { volume, most }.into());
+            let most = SNAPSHOTS_MAX;
+            return Err(SnapshotRefusal::TooMany { volume, most });
         }
         let layer = current.head_layer;
         let is_complete = current.attached_by.is_none()
@@ -66,9 +86,12 @@ impl ClusterState {
         let snapshot = SnapshotRow {
             volume: current.id,
             layer,
-            name: request.name.clone(),
+            name: name.to_owned(),
             size_bytes: current.size_bytes,
             created_ms: now_ms,
+            origin: current.origin,
+            deleted: false,
+            group,
         };
         let row = VolumeRow {
             head_layer: next_head(current)?,
@@ -79,38 +102,54 @@ impl ClusterState {
             },
             ..current.clone()
         };
-        Ok(Plan {
-            reads: Vec::new(),
-            changes: vec![AnyRow::Snapshot(snapshot).put(), AnyRow::Volume(row).put()],
-            answer: (current.id, layer),
-        })
+        Ok((snapshot, row))
     }
 
-    /// Deletes a snapshot: its interval is one with the next from then on.
+    /// Deletes a snapshot: its interval is one with the next from then on. One that has clones is
+    /// refused, or else put out of sight until the last of them is gone.
     pub(crate) fn plan_snapshot_delete(
         &self,
         volume: &str,
         snapshot: &str,
+        when_unused: bool,
     ) -> Result<Plan<TableChange>, Refusal> {
         let current = self.require_ready(volume)?;
-        let deleted = self.require_snapshot(current, snapshot)?.layer;
-        let left = self.snapshots.of(current.id).map(|row| row.layer);
-        let left = left.filter(|layer| *layer != deleted);
-        let layers = joined(&current.layers, left.chain([current.head_layer]));
-        let row = VolumeRow {
-            layers,
-            ..current.clone()
-        };
+        let row = self.require_snapshot(current, snapshot)?;
+        self.refuse_unconfirmed(current, row)?;
+        let is_origin = self.clones.is_origin(current.id, row.layer);
+        if is_origin && !is_planted(Planted::DeleteOrigin) {
+            if when_unused {
+                return Ok(put_out_of_sight(current, row));
+            }
+            return Err(self.has_clones(current, row).into());
+        }
+        Ok(self.plan_layer_end(current, row.layer))
+    }
+
+    /// Has the interval of a snapshot be one with the next.
+    pub(super) fn plan_layer_end(&self, current: &VolumeRow, deleted: Layer) -> Plan<TableChange> {
+        let row = self.without(current, deleted);
         let key = snapshot_key(current.id, deleted);
         let answer = TableChange {
             volume: row.id,
             version: row.layers.version,
         };
-        Ok(Plan {
+        Plan {
             reads: Vec::new(),
             changes: vec![Change::Delete { key }, AnyRow::Volume(row).put()],
             answer,
-        })
+        }
+    }
+
+    /// A volume as it is without the snapshot of that layer.
+    pub(super) fn without(&self, current: &VolumeRow, deleted: Layer) -> VolumeRow {
+        let left = self.snapshots.of(current.id).map(|row| row.layer);
+        let left = left.filter(|layer| *layer != deleted);
+        let layers = joined(&current.layers, left.chain([current.head_layer]));
+        VolumeRow {
+            layers,
+            ..current.clone()
+        }
     }
 
     /// Makes the volume what it was at a snapshot. Nobody has it attached afterwards, and what an
@@ -122,23 +161,26 @@ impl ClusterState {
         request: RollbackVolume,
     ) -> Result<Plan<TableChange>, Refusal> {
         let current = self.require_ready(volume)?;
-        let to = self.require_snapshot(current, snapshot)?.layer;
-        if to > current.settled_layer {
+        let target = self.require_snapshot(current, snapshot)?;
+        let to = target.layer;
+        if !self.is_readable(current, target) {
             let (volume, snapshot) = (volume.to_owned(), snapshot.to_owned());
             return Err(SnapshotRefusal::NotReady { volume, snapshot }.into());
         }
         let newer = self.snapshots.above(current.id, to);
         let newer: Vec<&SnapshotRow> = newer.collect();
-        if !newer.is_empty() && !request.delete_newer {
-            return Err(not_newest(volume, snapshot, &newer).into());
+        let in_sight: Vec<_> = newer.iter().copied().filter(|row| !row.deleted).collect();
+        if !in_sight.is_empty() && !request.delete_newer {
+            return Err(not_newest(volume, snapshot, &in_sight).into());
         }
+        self.refuse_clones(current, newer.iter().copied())?;
         let user = current.attached_by.clone();
         let user = user.filter(|_| !current.attached_for_repair && !request.force);
         if let Some(owner) = user {
             let name = volume.to_owned();
             return Err(VolumeRefusal::Attached { name, owner }.into());
         }
-        let row = self.rolled_back(current, to)?;
+        let row = self.rolled_back(current, target)?;
         let answer = TableChange {
             volume: row.id,
             version: row.layers.version,
@@ -153,7 +195,12 @@ impl ClusterState {
         })
     }
 
-    fn rolled_back(&self, current: &VolumeRow, to: Layer) -> Result<VolumeRow, SnapshotRefusal> {
+    fn rolled_back(
+        &self,
+        current: &VolumeRow,
+        target: &SnapshotRow,
+    ) -> Result<VolumeRow, SnapshotRefusal> {
+        let to = target.layer;
         let head_layer = next_head(current)?;
         let left = self.snapshots.of(current.id).map(|row| row.layer);
         let left = left.take_while(|layer| *layer <= to);
@@ -173,6 +220,8 @@ impl ClusterState {
             attached_by: None,
             attached_for_repair: false,
             settled: false,
+            origin: target.origin,
+            flattened_to: None,
             ..current.clone()
         })
     }
@@ -214,12 +263,17 @@ impl ClusterState {
         Err(VolumeRefusal::NotReady { name, state })
     }
 
-    fn require_snapshot(
+    /// The snapshot of that name, or of the layer that the name stands for.
+    pub(super) fn require_snapshot(
         &self,
         volume: &VolumeRow,
         snapshot: &str,
     ) -> Result<&SnapshotRow, SnapshotRefusal> {
-        let found = self.snapshots.named(volume.id, snapshot);
+        let of_layer = layer_of_snapshot(snapshot);
+        let found = match of_layer {
+            Some(layer) => self.snapshots.at(volume.id, layer),
+            None => self.snapshots.named(volume.id, snapshot),
+        };
         found.ok_or_else(|| SnapshotRefusal::NotFound {
             volume: volume.name.clone(),
             snapshot: snapshot.chars().take(80).collect(),
@@ -233,10 +287,17 @@ impl ClusterState {
         volume.layers_applied < volume.layers.version || sealing.next().is_some()
     }
 
-    /// Whether the volume waits for a repair owner to bring its layers on, and no node has the task.
+    /// Whether there is something to do for a volume that only an owner can do, beside keeping its
+    /// replicas.
+    pub(super) fn has_owners_work(&self, volume: &VolumeRow) -> bool {
+        self.has_layers_pending(volume) || volume.flattened_to.is_some()
+    }
+
+    /// Whether the volume waits for a repair owner to bring its layers on, or to copy what it shows of
+    /// its origin, and no node has the task.
     pub(crate) fn waits_for_owner(&self, volume: VolumeId) -> bool {
         self.volumes.get(&volume).is_some_and(|row| {
-            row.attached_by.is_none() && row.repairer.is_none() && self.has_layers_pending(row)
+            row.attached_by.is_none() && row.repairer.is_none() && self.has_owners_work(row)
         })
     }
 
@@ -249,32 +310,61 @@ impl ClusterState {
     /// The snapshot of that layer.
     pub(crate) fn snapshot_at(&self, volume: VolumeId, layer: Layer) -> Option<Snapshot> {
         let row = self.snapshots.at(volume, layer)?;
-        Some(show_snapshot(self.volumes.get(&volume)?, row))
+        Some(self.show_snapshot(self.volumes.get(&volume)?, row))
     }
 
     /// The snapshot of that name.
     pub(crate) fn snapshot(&self, volume: &str, snapshot: &str) -> Result<Snapshot, Refusal> {
         let current = self.require(volume)?;
-        Ok(show_snapshot(
-            current,
-            self.require_snapshot(current, snapshot)?,
-        ))
+        Ok(self.show_snapshot(current, self.require_snapshot(current, snapshot)?))
     }
 
-    /// All snapshots of the volume of that name, by layer.
-    pub(crate) fn snapshots_of(&self, volume: &str) -> Result<Vec<Snapshot>, Refusal> {
+    /// The snapshots of the volume of that name, by layer; those that are deleted only where asked for.
+    pub(crate) fn snapshots_of(
+        &self,
+        volume: &str,
+        deleted: bool,
+    ) -> Result<Vec<Snapshot>, Refusal> {
         let current = self.require(volume)?;
         let rows = self.snapshots.of(current.id);
-        Ok(rows.map(|row| show_snapshot(current, row)).collect())
+        let rows = rows.filter(|row| deleted || !row.deleted);
+        Ok(rows.map(|row| self.show_snapshot(current, row)).collect())
     }
 
-    /// All snapshots, by volume and layer.
-    pub(crate) fn snapshots(&self) -> Vec<Snapshot> {
+    /// The snapshots of all volumes, by volume and layer; those that are deleted only where asked for.
+    pub(crate) fn snapshots(&self, deleted: bool) -> Vec<Snapshot> {
         let each = self.volumes.values().flat_map(|volume| {
             let rows = self.snapshots.of(volume.id);
-            rows.map(move |row| show_snapshot(volume, row))
+            let rows = rows.filter(move |row| deleted || !row.deleted);
+            rows.map(move |row| self.show_snapshot(volume, row))
         });
         each.collect()
+    }
+
+    /// Whether a snapshot never changes any more: its layer is settled, and its group is confirmed if it
+    /// is of one.
+    pub(super) fn is_readable(&self, volume: &VolumeRow, row: &SnapshotRow) -> bool {
+        row.layer <= volume.settled_layer && !self.is_unconfirmed(row)
+    }
+
+    fn show_snapshot(&self, volume: &VolumeRow, row: &SnapshotRow) -> Snapshot {
+        Snapshot {
+            volume: row.volume,
+            volume_name: volume.name.clone(),
+            name: row.name.clone(),
+            layer: row.layer,
+            size_bytes: row.size_bytes,
+            created_ms: row.created_ms,
+            state: if self.is_readable(volume, row) {
+                SnapshotState::Ready
+            } else {
+                SnapshotState::Sealing
+            },
+            origin: self.show_origin(row.origin),
+            clones: self.clones.count(row.volume, row.layer),
+            deleted: row.deleted,
+            group: row.group,
+        }
     }
 
     /// What a reader of a snapshot needs.
@@ -289,32 +379,36 @@ impl ClusterState {
         let others = others.filter(|other| other.layer != row.layer);
         Ok(SnapshotMap {
             cluster: self.cluster.id,
-            snapshot: show_snapshot(current, row),
+            snapshot: self.show_snapshot(current, row),
             volume: self.show_volume(current, true),
             disks: self.locations(current.id),
-            others: others.map(|other| show_snapshot(current, other)).collect(),
+            others: others
+                .map(|other| self.show_snapshot(current, other))
+                .collect(),
             revision: self.revision,
         })
     }
 }
 
-fn show_snapshot(volume: &VolumeRow, row: &SnapshotRow) -> Snapshot {
-    Snapshot {
-        volume: row.volume,
-        volume_name: volume.name.clone(),
-        name: row.name.clone(),
-        layer: row.layer,
-        size_bytes: row.size_bytes,
-        created_ms: row.created_ms,
-        state: if row.layer <= volume.settled_layer {
-            SnapshotState::Ready
-        } else {
-            SnapshotState::Sealing
-        },
+/// A snapshot out of sight: its name is free, and the table stays as it is.
+fn put_out_of_sight(volume: &VolumeRow, row: &SnapshotRow) -> Plan<TableChange> {
+    let hidden = SnapshotRow {
+        name: snapshot_by_layer(row.layer),
+        deleted: true,
+        ..row.clone()
+    };
+    let answer = TableChange {
+        volume: volume.id,
+        version: volume.layers.version,
+    };
+    Plan {
+        reads: Vec::new(),
+        changes: vec![AnyRow::Snapshot(hidden).put()],
+        answer,
     }
 }
 
-fn next_head(volume: &VolumeRow) -> Result<Layer, SnapshotRefusal> {
+pub(super) fn next_head(volume: &VolumeRow) -> Result<Layer, SnapshotRefusal> {
     let next = volume.head_layer.get().checked_add(1);
     next.map(Layer::new)
         .ok_or_else(|| SnapshotRefusal::Exhausted {

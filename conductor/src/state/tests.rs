@@ -20,8 +20,10 @@ use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
 
 mod ailing;
 mod clients;
+mod clones;
 mod drain;
 mod evidence;
+mod groups;
 mod healing;
 mod random;
 mod rebalance;
@@ -288,6 +290,7 @@ fn read_back(state: &ClusterState) -> ClusterState {
     rows.extend(state.volumes.values().cloned().map(AnyRow::Volume));
     rows.extend(state.shards.values().cloned().map(AnyRow::Shard));
     rows.extend(state.snapshots.all().cloned().map(AnyRow::Snapshot));
+    rows.extend(state.groups.values().cloned().map(AnyRow::Group));
     rows.extend(state.disks.values().cloned().map(AnyRow::Disk));
     rows.extend(state.nodes.values().cloned().map(AnyRow::Node));
     rows.extend(state.denied.values().cloned().map(AnyRow::Denied));

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use ashlar_proto::api::{
-    ClusterStatus, Disk, Healing, Health, Node, NodeState, Replica, Shard, Volume, VolumeState,
+    ClusterStatus, Disk, Flattening, Healing, Health, Node, NodeState, Replica, Shard, Volume,
+    VolumeState,
 };
 use ashlar_proto::{ByteCount, DiskId, LayerTable, NodeId, VolumeId};
 
@@ -61,8 +62,11 @@ impl ClusterState {
             },
             layers_applied: row.layers_applied,
             settled_layer: row.settled_layer,
-            snapshots: count(self.snapshots.count(row.id)),
+            snapshots: count(self.snapshots.count_visible(row.id)),
+            origin: self.show_origin(row.origin),
+            flattening: row.flattened_to.map(|done_bytes| Flattening { done_bytes }),
             attached_by: row.attached_by.clone(),
+            hold: self.hold_of(row),
             shards: shards.into_iter().flatten().collect(),
         }
     }

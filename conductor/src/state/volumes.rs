@@ -24,7 +24,8 @@ use crate::meta::Change;
 use crate::placement::{Candidate, Want, place};
 use crate::refusal::{InvalidRequest, Refusal, SnapshotRefusal, VolumeRefusal, check_name};
 use crate::row::{
-    AnyRow, ClusterRow, NameRow, ShardRow, VolumeRow, name_key, shard_key, snapshot_key, volume_key,
+    AnyRow, ClusterRow, NameRow, OriginRow, ShardRow, VolumeRow, name_key, shard_key, snapshot_key,
+    volume_key,
 };
 
 impl ClusterState {
@@ -41,6 +42,17 @@ impl ClusterState {
         live: &Live,
         request: &CreateVolume,
         shard_bytes: ByteCount,
+    ) -> Result<Plan<VolumeId>, Refusal> {
+        self.plan_create_from(live, request, shard_bytes, None)
+    }
+
+    /// A new volume that shows an origin, if it is given one, where nothing is written to it.
+    pub(super) fn plan_create_from(
+        &self,
+        live: &Live,
+        request: &CreateVolume,
+        shard_bytes: ByteCount,
+        origin: Option<OriginRow>,
     ) -> Result<Plan<VolumeId>, Refusal> {
         check_create(request)?;
         if self.names.contains_key(&request.name) {
@@ -71,6 +83,8 @@ impl ClusterState {
             grows_to: None,
             kept_bytes: ByteCount::default(),
             reserve: request.reserve,
+            origin,
+            flattened_to: None,
         };
         let copies = u64::from(volume.replicas);
         self.check_over_commit(live, volume.size_bytes.get().saturating_mul(copies))?;
@@ -125,7 +139,8 @@ impl ClusterState {
         if current.state == VolumeState::Deleting {
             return Ok(Plan::nothing(current.id));
         }
-        let snapshots = self.snapshots.count(current.id);
+        self.refuse_clones_of_all(current)?;
+        let snapshots = self.snapshots.count_visible(current.id);
         if snapshots > 0 && !force {
             let name = name.to_owned();
             return Err(SnapshotRefusal::OfVolume { name, snapshots }.into());
@@ -147,8 +162,11 @@ impl ClusterState {
             ..current.clone()
         };
         let answer = row.id;
+        // A clone that is made meanwhile changes the row of its snapshot.
+        let snapshots = self.snapshots.of(answer);
+        let snapshots = snapshots.map(|row| snapshot_key(answer, row.layer));
         Ok(Plan {
-            reads: Vec::new(),
+            reads: snapshots.collect(),
             changes: vec![AnyRow::Volume(row).put()],
             answer,
         })

@@ -4,6 +4,7 @@
 
 mod clients;
 mod drain;
+mod groups;
 mod healing;
 mod maps;
 mod owners;

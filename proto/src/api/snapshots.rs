@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DiskLocation, Revision, Volume, is_false};
-use crate::ids::{ByteCount, ClusterId, Generation, Layer, VolumeId};
+use super::{DiskLocation, Origin, Revision, Volume, is_false, is_zero};
+use crate::ids::{ByteCount, ClusterId, Generation, GroupId, Layer, VolumeId};
 
 /// `POST /v1/volumes/{volume}/snapshots`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +17,8 @@ pub struct CreateSnapshot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SnapshotState {
-    /// Its layer is sealed; writes of that layer may still be on their way.
+    /// Its layer is sealed; writes of that layer may still be on their way, or its group is not
+    /// confirmed yet.
     Sealing,
     /// It never changes any more, and can be read.
     Ready,
@@ -40,6 +41,19 @@ pub struct Snapshot {
     pub created_ms: u64,
     /// Where it is in its life.
     pub state: SnapshotState,
+    /// What it shows wherever its volume was not written: it is one of a clone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// Clones that show it, and snapshots of clones that do.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub clones: u32,
+    /// It was deleted and waits for the last of its clones to go.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub deleted: bool,
+    /// The snapshots of other volumes that are of the same moment have the same group, if there are
+    /// any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupId>,
 }
 
 /// `POST /v1/volumes/{volume}/snapshots/{snapshot}/rollback`: the volume is as it was then.

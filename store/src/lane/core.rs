@@ -103,6 +103,8 @@ impl Core {
         address: u64,
         data: Vec<SharedBuffer>,
     ) -> Result<(), LaneError> {
+        let bytes: usize = data.iter().map(|piece| piece.len()).sum();
+        self.state.borrow_mut().stats.blocks_logged += (bytes / BLOCK_BYTES) as u64;
         let timed = self.pace.begin(&self.reactor);
         let written = self.disk.write(address * BLOCK_BYTES_U64, data).await;
         drop(timed);

@@ -16,6 +16,7 @@ use crate::lane::batch::{Body, Entry};
 use crate::lane::core::{Core, CoreRc};
 use crate::lane::leaf::Held;
 use crate::lane::leaf_cache::Use;
+use crate::lane::lookup::lies_under;
 use crate::lane::overlay::{Delta, LeafKey, Replaced};
 use crate::lane::page::{Kind, PAGE_ENTRIES, Page, PageEntry};
 use crate::lane::planted::Bug;
@@ -130,6 +131,15 @@ impl State {
                         .collect()
                 })
                 .unwrap_or_default();
+            let is_any_left = deltas.is_some_and(|d| {
+                let mut all = d.whole().into_iter().chain(d.singles().iter().copied());
+                all.any(|delta| !foldable(&delta))
+            });
+            let mut below = merged.iter().flatten();
+            if is_any_left && below.any(|version| version.entry.seq().is_burial()) {
+                // As the top label's it would lie over what it must lie under.
+                return None;
+            }
             let mut next = singles.iter().peekable();
             for (offset, best) in merged.iter_mut().enumerate() {
                 let old = match (root.kind(), &page) {
@@ -145,8 +155,13 @@ impl State {
                 // Of equals the one at the higher label, as in a lookup: the other one is dead and
                 // its segment may be another's by now.
                 let is_lower_kept = best.is_some() && is_planted(Planted::MergeLower);
+                let wins = |winner: &Merged| {
+                    best.is_none_or(|best| {
+                        best.rank <= winner.rank || lies_under(best.entry, winner.entry)
+                    })
+                };
                 if let Some(winner) = winner
-                    && best.is_none_or(|best| best.rank <= winner.rank)
+                    && wins(&winner)
                     && !is_lower_kept
                 {
                     *best = Some(winner);

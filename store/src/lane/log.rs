@@ -139,7 +139,7 @@ impl Core {
                         state.lsns.flushed_through(through);
                     }
                     state.apply(&built.batch, built.moved, false, self.planted);
-                    if state.room() != RoomHint::Ample {
+                    if state.room() >= RoomHint::Soft {
                         self.events.relief_wanted.raise();
                     }
                 }
@@ -206,7 +206,6 @@ impl Core {
             .write_blocks(address, vec![self.buffer_of(&bytes)])
             .await;
         let mut state = self.state.borrow_mut();
-        state.stats.blocks_logged += blocks;
         let row = state.segments.row_mut(open.index);
         assert_eq!(row.order, order, "a segment waits for its summary");
         row.writes -= 1;

@@ -1,7 +1,11 @@
 //! What the map says of a block: the best of overlay and leaves over an interval, then the
 //! interval below. Pure: leaves that are needed and not in memory are asked for.
+//!
+//! The best has the highest seq. But a grave, which has the last seq of its window, lies over what its
+//! own label and those below have of that window, and under what those above have: the window may
+//! have gone on in the layers above.
 
-use ashlar_proto::{Handle, Layer, Lsn, Seq};
+use ashlar_proto::{Handle, Layer, Lsn, Seq, Window};
 
 use crate::lane::error::LaneError;
 use crate::lane::leaf::Held;
@@ -149,12 +153,11 @@ impl Search {
             if !self.open[at] {
                 continue;
             }
-            // Of equals the last one wins: that of the highest label.
-            let views = interval.iter().rev();
-            let candidates =
-                views.filter_map(|view| view.candidate(self.range.first + at, self.planted));
-            if let Some(best) = candidates.max_by_key(|candidate| candidate.rank) {
-                self.found[at] = Some(best.entry);
+            let offset = self.range.first + at;
+            let views = interval.iter();
+            let candidates = views.filter_map(|view| view.candidate(offset, self.planted));
+            if let Some(best) = best_of(candidates) {
+                self.found[at] = Some(best);
                 self.open[at] = false;
             } else {
                 is_done = false;
@@ -162,6 +165,35 @@ impl Search {
         }
         is_done
     }
+}
+
+/// The best of what the labels of an interval have of a block, given from the top.
+fn best_of(candidates: impl Iterator<Item = Candidate>) -> Option<PageEntry> {
+    let mut best: Option<Candidate> = None;
+    let mut buried: Vec<Window> = Vec::new();
+    for candidate in candidates {
+        let seq = candidate.entry.seq();
+        let is_buried = buried.contains(&seq.window());
+        if seq.is_burial() {
+            buried.push(seq.window());
+        }
+        let wins = match &best {
+            None => true,
+            // Of equals the one of the higher label.
+            Some(best) => candidate.rank > best.rank && !lies_under(candidate.entry, best.entry),
+        };
+        if wins && !is_buried {
+            best = Some(candidate);
+        }
+    }
+    best.map(|best| best.entry)
+}
+
+/// Whether a version lies under one of a higher label whatever their seqs: it is a grave of the same
+/// window.
+pub(crate) fn lies_under(version: PageEntry, above: PageEntry) -> bool {
+    let (seq, above) = (version.seq(), above.seq());
+    seq.is_burial() && seq.window() == above.window()
 }
 
 /// An entry as it may be shown: what is not to be trusted is `Damaged`.

@@ -97,6 +97,14 @@ impl PageEntry {
         self.kind() == Kind::Absent
     }
 
+    /// What it shows: a void is zeroes that say that there is nothing.
+    pub(crate) fn shown(self) -> Kind {
+        match self.kind() {
+            Kind::Zero if self.seq().is_void() => Kind::Absent,
+            kind => kind,
+        }
+    }
+
     pub(crate) fn is_data(self) -> bool {
         self.kind() == Kind::Data
     }

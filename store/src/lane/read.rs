@@ -56,7 +56,7 @@ fn block_of(range: &LeafRange, at: usize) -> u32 {
 }
 
 fn extent_kind(entry: PageEntry) -> BlockKind {
-    match entry.kind() {
+    match entry.shown() {
         Kind::Absent => BlockKind::Absent,
         Kind::Zero => BlockKind::Zero,
         // Of damaged blocks it is known that something was written.
@@ -362,7 +362,7 @@ fn finish_extents(extents: &[(BlockKind, u32)]) -> Vec<Extent> {
 }
 
 fn read_entry(entry: PageEntry, block: u32) -> Result<ReadEntry, LaneError> {
-    let (kind, crc) = match entry.kind() {
+    let (kind, crc) = match entry.shown() {
         Kind::Absent => (BlockKind::Absent, 0),
         Kind::Zero => (BlockKind::Zero, 0),
         Kind::Data => (BlockKind::Data, entry.crc()),

@@ -106,7 +106,7 @@ impl State {
         let kept = if own > 0 { 0 } else { others };
         match self.room_beside(kept) {
             // In flight beyond its reservation it may take what lies between soft and full.
-            RoomHint::Soft if own > 0 => RoomHint::Ample,
+            RoomHint::Scarce | RoomHint::Soft if own > 0 => RoomHint::Ample,
             room => room,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::{Handle, Incarnation, Lsn, RoomHint};
 
 use crate::lane::leaf_cache::{LEAF_BYTES, LeafCache};
@@ -19,6 +20,11 @@ pub(crate) const RESERVE_SEGMENTS: usize = 24;
 /// Segments for the root pages of one checkpoint, at most: of those that a slot names the rest
 /// goes to others.
 const CHECKPOINT_SEGMENTS_MAX: u64 = 64;
+
+/// So near the soft mark room is scarce, in blocks: what some owners at once have in flight, 64 MiB each
+/// at most. On large lanes it is a sixty-fourth of them, for there may be many; on small ones no more
+/// than a quarter.
+const SCARCE_BLOCKS_MIN: u64 = (256 << 20) / BLOCK_BYTES_U64;
 
 /// Memory that a root page takes: its 4,096 bytes, what is known of it, its places in the trees.
 const ROOT_BYTES: u64 = 4096 + 16 + 112 + 96;
@@ -105,10 +111,15 @@ impl State {
     /// How full it is if so many blocks are kept for others.
     pub(crate) fn room_beside(&self, kept: u64) -> RoomHint {
         let taken = self.used() + self.admitted + kept;
+        let soft = self.room_max.min(self.capacity() * 88 / 100);
+        let scarce = SCARCE_BLOCKS_MIN.max(self.capacity() / 64);
+        let scarce = soft.saturating_sub(scarce.min(self.capacity() / 4));
         if taken >= self.usable() {
             RoomHint::Full
-        } else if taken >= self.room_max.min(self.capacity() * 88 / 100) {
+        } else if taken >= soft {
             RoomHint::Soft
+        } else if taken >= scarce {
+            RoomHint::Scarce
         } else {
             RoomHint::Ample
         }

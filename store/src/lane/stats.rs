@@ -61,7 +61,8 @@ pub struct LaneStats {
     pub damage: DamageCounts,
     /// Blocks of data that were written by requests.
     pub blocks_written: u64,
-    /// Blocks written to the device, for whatever reason: the quotient is the write amplification.
+    /// Blocks written to the device, for whatever reason but to fill a file's segment with zeroes
+    /// once: the quotient is the write amplification.
     pub blocks_logged: u64,
     /// Blocks of data that the collector moved.
     pub blocks_moved: u64,

@@ -58,7 +58,7 @@ impl Core {
             }
             let wanted = {
                 let state = self.state.borrow();
-                state.room() != RoomHint::Ample && !state.overlay.is_empty()
+                state.room() >= RoomHint::Soft && !state.overlay.is_empty()
             };
             if wanted {
                 self.fold_all().await;

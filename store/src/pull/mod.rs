@@ -219,6 +219,13 @@ impl Part<'_> {
             };
             match data {
                 Some(block) => self.write(one, seq, vec![block], &[entry.crc]).await?,
+                // Zeroes under such a seq say that there is nothing.
+                None if entry.kind == BlockKind::Zero && seq.is_void() => {
+                    let mut block = self.reactor.buffer(BLOCK_BYTES);
+                    block.fill(0);
+                    let zeroes = block.freeze();
+                    self.write(one, seq, vec![zeroes], &[zeroes_crc()]).await?;
+                }
                 None => self.zero(one, seq).await?,
             }
         }
@@ -236,7 +243,11 @@ impl Part<'_> {
             .lane
             .read(self.gate.key(), span.layer, span.block, span.count);
         let (own, _) = own.await.map_err(crate::lane::LaneError::status)?;
-        let content = |entry: &ReadEntry| (entry.kind == BlockKind::Data).then_some(entry.crc);
+        let content = |entry: &ReadEntry| match entry.kind {
+            BlockKind::Data => Some(entry.crc),
+            BlockKind::Zero => Some(zeroes_crc()),
+            BlockKind::Absent => None,
+        };
         if own.iter().all(|own| content(own) == content(shown)) {
             return Ok(grave);
         }
@@ -284,6 +295,11 @@ impl Part<'_> {
             ..self.request
         }
     }
+}
+
+/// The checksum of a block of zeroes.
+fn zeroes_crc() -> u32 {
+    crc32c(&[0; BLOCK_BYTES])
 }
 
 /// The connection to the source.

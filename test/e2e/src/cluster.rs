@@ -36,6 +36,8 @@ pub struct ClusterOptions {
     pub isolated: bool,
     /// Size of each disk.
     pub disk_size: String,
+    /// The size of each disk of the first stores, where it is another one; these must be separate.
+    pub first_disk_sizes: Vec<String>,
     /// `--lanes` of each disk of a store that is a process of its own.
     pub disk_lanes: u16,
     /// More arguments for each `ashlar store`.
@@ -57,6 +59,7 @@ impl Default for ClusterOptions {
             separate: false,
             isolated: false,
             disk_size: "4GiB".to_owned(),
+            first_disk_sizes: Vec::new(),
             disk_lanes: 1,
             store_arguments: Vec::new(),
             conductor_arguments: Vec::new(),
@@ -185,9 +188,11 @@ impl Cluster {
             }
             std::fs::create_dir_all(path.parent().context("a disk lies in a directory")?)?;
             let lanes = self.options.disk_lanes.to_string();
+            let own_size = self.options.first_disk_sizes.get(store);
+            let size = own_size.unwrap_or(&self.options.disk_size);
             self.ashlar(["disk", "format"])
                 .arg(&path)
-                .args(["--size", &self.options.disk_size, "--lanes", &lanes])
+                .args(["--size", size, "--lanes", &lanes])
                 .check()?;
         }
         Ok(())

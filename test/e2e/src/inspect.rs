@@ -80,30 +80,50 @@ impl Replicas {
     ///
     /// If they differ, or hold nothing.
     pub fn agree(&self) -> Result<usize> {
-        let maps = self.maps()?;
-        let (first, others) = maps.split_first().context("no replica")?;
-        for (index, other) in others.iter().enumerate() {
-            let keys = first.keys().chain(other.keys());
-            let different: Vec<_> = keys
-                .filter(|&key| first.get(key) != other.get(key))
-                .collect();
-            if let Some(&key) = different.first() {
-                anyhow::bail!(
-                    "replicas 0 and {} differ in {} blocks, first {key:?}: {:?} and {:?}",
-                    index + 1,
-                    different.len(),
-                    first.get(key),
-                    other.get(key)
-                );
-            }
-        }
-        let data = first
-            .values()
-            .filter(|block| matches!(block, Block::Data { .. }))
-            .count();
-        ensure!(data > 0, "the replicas hold nothing");
-        Ok(data)
+        compare(&self.maps()?)
     }
+
+    /// As [`Replicas::agree`], and every block on these disks has the content that its checksum says.
+    ///
+    /// # Errors
+    ///
+    /// If replicas differ or hold nothing, or anything is damaged.
+    pub fn agree_undamaged(&self) -> Result<usize> {
+        let mut maps = Vec::new();
+        for path in &self.disks {
+            let report = disk(path, Some(&self.volume))?;
+            let damage = report["damage"].as_object().context("no damage")?;
+            let is_sound = damage.values().all(|count| count == 0);
+            ensure!(is_sound, "{}: {damage:?}", path.display());
+            maps.push(map_in(&report)?);
+        }
+        compare(&maps)
+    }
+}
+
+fn compare(maps: &[BlockMap]) -> Result<usize> {
+    let (first, others) = maps.split_first().context("no replica")?;
+    for (index, other) in others.iter().enumerate() {
+        let keys = first.keys().chain(other.keys());
+        let different: Vec<_> = keys
+            .filter(|&key| first.get(key) != other.get(key))
+            .collect();
+        if let Some(&key) = different.first() {
+            anyhow::bail!(
+                "replicas 0 and {} differ in {} blocks, first {key:?}: {:?} and {:?}",
+                index + 1,
+                different.len(),
+                first.get(key),
+                other.get(key)
+            );
+        }
+    }
+    let data = first
+        .values()
+        .filter(|block| matches!(block, Block::Data { .. }))
+        .count();
+    ensure!(data > 0, "the replicas hold nothing");
+    Ok(data)
 }
 
 /// All that the inspector says about a disk that nobody has open.
@@ -135,7 +155,10 @@ pub fn damage(path: &Path, kind: &str) -> Result<u64> {
 }
 
 fn block_map(path: &Path, volume: &str) -> Result<BlockMap> {
-    let report = disk(path, Some(volume))?;
+    map_in(&disk(path, Some(volume))?)
+}
+
+fn map_in(report: &Value) -> Result<BlockMap> {
     let blocks = report["blocks"]
         .as_array()
         .context("the inspector shows no blocks")?;

@@ -6,6 +6,7 @@
 
 pub mod binary;
 pub mod cluster;
+pub mod filler;
 pub mod image;
 pub mod inspect;
 pub mod ledger;

@@ -43,6 +43,46 @@ impl Drop for Mounted {
     }
 }
 
+/// A volume as a file of the host, until it is dropped.
+struct Fuse {
+    directory: PathBuf,
+    file: PathBuf,
+    service: Service,
+}
+
+impl Fuse {
+    fn new(cluster: &Cluster, volume: &str) -> Result<Self> {
+        let directory = cluster.path().join(format!("fuse-{volume}"));
+        std::fs::create_dir_all(&directory)?;
+        let log = cluster.path().join(format!("nbdfuse-{volume}.log"));
+        let arguments = [directory.display().to_string(), cluster.uri(volume)];
+        let program = Path::new("/usr/bin/nbdfuse");
+        let service = Service::start("nbdfuse", &log, program, &arguments)?;
+        let file = directory.join("nbd");
+        let fuse = Self {
+            directory,
+            file,
+            service,
+        };
+        wait_for("nbdfuse", LIMIT, || {
+            ensure!(
+                std::fs::metadata(&fuse.file)?.len() == 128 << 20,
+                "not there yet"
+            );
+            Ok(())
+        })?;
+        Ok(fuse)
+    }
+}
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        // Its file is unmounted by now.
+        let _ = Tool::new("umount").arg(&self.directory).run();
+        self.service.kill();
+    }
+}
+
 fn script() -> &'static str {
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/database.py")
 }
@@ -60,30 +100,18 @@ fn committed(log: &Path) -> Result<u64> {
 fn a_database_is_whole_in_every_snapshot() -> Result<()> {
     let cluster = Cluster::up()?;
     cluster.create_volume("v", "128MiB", 3)?;
-    let fuse_dir = cluster.path().join("fuse");
-    std::fs::create_dir_all(&fuse_dir)?;
-    let fuse_log = cluster.path().join("nbdfuse.log");
-    let arguments = [fuse_dir.display().to_string(), cluster.uri("v")];
-    let program = Path::new("/usr/bin/nbdfuse");
-    let mut fuse = Service::start("nbdfuse", &fuse_log, program, &arguments)?;
-    let file = fuse_dir.join("nbd");
-    wait_for("nbdfuse", LIMIT, || {
-        ensure!(
-            std::fs::metadata(&file)?.len() == 128 << 20,
-            "not there yet"
-        );
-        Ok(())
-    })?;
-    let done = count_and_snapshot(&cluster, &file);
-    // Its file is unmounted by now.
-    let _ = Tool::new("umount").arg(&fuse_dir).run();
-    fuse.kill();
+    let fuse = Fuse::new(&cluster, "v")?;
+    let done = count_and_snapshot(&cluster, &fuse.file);
+    drop(fuse);
     let asked = done?;
     for (number, before) in asked.iter().enumerate() {
-        let copy = cluster.path().join(format!("copy-{number}"));
-        let uri = cluster.uri(&format!("v@s{number}"));
-        Tool::new("nbdcopy").arg(&uri).arg(&copy).check()?;
-        let mounted = Mounted::new(&copy, cluster.path().join(format!("mount-{number}")))?;
+        // A clone can be written, as a file system that was not unmounted must be.
+        let (snapshot, clone) = (format!("v@s{number}"), format!("c{number}"));
+        cluster
+            .ashlar(["volume", "clone", &snapshot, &clone])
+            .check()?;
+        let fuse = Fuse::new(&cluster, &clone)?;
+        let mounted = Mounted::new(&fuse.file, cluster.path().join(format!("mount-{number}")))?;
         mounted.mount()?;
         let database = mounted.at.join("database");
         let rows = Tool::new("python3")
@@ -97,7 +125,7 @@ fn a_database_is_whole_in_every_snapshot() -> Result<()> {
             "snapshot {number} lacks what was committed"
         );
         drop(mounted);
-        std::fs::remove_file(&copy)?;
+        drop(fuse);
     }
     Ok(())
 }

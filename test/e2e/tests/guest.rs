@@ -1,10 +1,13 @@
 //! A Linux kernel attaches volumes through its own NBD driver and keeps file systems on them.
 
 use anyhow::{Context, Result, ensure};
+use ashlar_e2e::inspect::{Block, Replicas};
+use ashlar_e2e::ledger::BLOCK;
 use ashlar_e2e::{Cluster, Tool, binary, image};
 use std::path::PathBuf;
 use std::time::Duration;
 
+const MIB: u64 = 1 << 20;
 /// The guest boots in about 4 s and needs about 15 s; machines under load take longer.
 const GUEST_LIMIT: Duration = Duration::from_secs(240);
 
@@ -14,29 +17,10 @@ fn a_kernel_keeps_ext4_and_xfs_on_volumes() -> Result<()> {
     cluster.create_volume("ext", "1GiB", 3)?;
     cluster.create_volume("x", "1GiB", 3)?;
 
-    let scripts = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../guest"));
-    let kernel = kernel()?;
-    let initramfs = cluster.path().join("initramfs.cpio");
-    Tool::new(scripts.join("build-initramfs"))
-        .arg(&kernel)
-        .arg(&initramfs)
-        .check()?;
-    let console = Tool::new(scripts.join("boot"))
-        .arg(&kernel)
-        .arg(&initramfs)
-        .arg(format!("ashlar.port={}", cluster.nbd_port()))
-        .arg("ashlar.exports=ext:ext4:1,x:xfs:4,ext:xfs:2,x:ext4:2")
-        .limit(GUEST_LIMIT)
-        .check()?;
-    println!("{console}");
-    ensure!(
-        !console.contains("GUEST FAIL"),
-        "the guest failed:\n{console}"
-    );
-    ensure!(
-        console.contains("GUEST DONE"),
-        "the guest did not finish:\n{console}"
-    );
+    let console = boot(
+        &cluster,
+        "ashlar.exports=ext:ext4:1,x:xfs:4,ext:xfs:2,x:ext4:2",
+    )?;
     let steps = console
         .lines()
         .filter(|line| line.contains("GUEST ok"))
@@ -50,6 +34,75 @@ fn a_kernel_keeps_ext4_and_xfs_on_volumes() -> Result<()> {
         .arg(&copy)
         .check()?;
     image::check_ext4(&copy)
+}
+
+/// What a file system gives back, every replica gives back.
+#[test]
+fn fstrim_frees_the_same_on_all_replicas() -> Result<()> {
+    let mut cluster = Cluster::up()?;
+    cluster.create_volume("ext", "1GiB", 3)?;
+    let replicas = Replicas::of(&cluster, "ext")?;
+    boot(&cluster, "ashlar.fill=ext")?;
+    let before = mapped(&mut cluster, &replicas)?;
+    let console = boot(&cluster, "ashlar.trim=ext")?;
+    let after = mapped(&mut cluster, &replicas)?;
+    let said = console.lines().find(|line| line.contains("/mnt:"));
+    println!("mapped on each replica: {before:?}, then {after:?}; {said:?}");
+    for (before, after) in before.iter().zip(&after) {
+        // Files of 64 MiB stay; the file system's own blocks are a few more.
+        ensure!(*before >= 192 * MIB, "{before} bytes for 192 MiB of files");
+        ensure!(
+            before - after >= 128 * MIB && *after >= 64 * MIB,
+            "{before} bytes before 128 MiB of files were removed, {after} after"
+        );
+    }
+    let is_same = |all: &[u64]| all.windows(2).all(|pair| pair[0] == pair[1]);
+    ensure!(
+        is_same(&before) && is_same(&after),
+        "replicas differ: {before:?}, {after:?}"
+    );
+    Ok(())
+}
+
+/// Bytes of data that each replica has, by its own map; the cluster is stopped for it.
+fn mapped(cluster: &mut Cluster, replicas: &Replicas) -> Result<Vec<u64>> {
+    cluster.stop()?;
+    let data = |block: &&Block| matches!(block, Block::Data { .. });
+    let maps = replicas.maps()?;
+    let blocks = maps.iter().map(|map| map.values().filter(data).count());
+    let bytes = blocks.map(|blocks| (blocks * BLOCK) as u64).collect();
+    cluster.restart()?;
+    Ok(bytes)
+}
+
+/// Boots a guest with orders for its `init`; gives what it printed.
+fn boot(cluster: &Cluster, orders: &str) -> Result<String> {
+    let scripts = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../guest"));
+    let kernel = kernel()?;
+    let initramfs = cluster.path().join("initramfs.cpio");
+    if !initramfs.exists() {
+        Tool::new(scripts.join("build-initramfs"))
+            .arg(&kernel)
+            .arg(&initramfs)
+            .check()?;
+    }
+    let console = Tool::new(scripts.join("boot"))
+        .arg(&kernel)
+        .arg(&initramfs)
+        .arg(format!("ashlar.port={}", cluster.nbd_port()))
+        .arg(orders)
+        .limit(GUEST_LIMIT)
+        .check()?;
+    println!("{console}");
+    ensure!(
+        !console.contains("GUEST FAIL"),
+        "the guest failed:\n{console}"
+    );
+    ensure!(
+        console.contains("GUEST DONE"),
+        "the guest did not finish:\n{console}"
+    );
+    Ok(console)
 }
 
 fn kernel() -> Result<PathBuf> {

@@ -57,6 +57,18 @@ enum Command {
         #[arg(long, default_value_t = 20)]
         seconds: u64,
     },
+    /// Makes groups of snapshots of two volumes under faults, one run for each seed.
+    Groups {
+        /// How many seeds.
+        #[arg(long, default_value_t = 20)]
+        seeds: u64,
+        /// The first of them.
+        #[arg(long, default_value_t = 1)]
+        first: u64,
+        /// Says what happens; for one seed that failed.
+        #[arg(long)]
+        verbose: bool,
+    },
     /// Overwrites a nearly full lane at random for hours of virtual time, then fills it.
     Soak(soak::SoakOptions),
     /// Leaves rules of owners, stores and the conductor out, one after another: each must be noticed.
@@ -85,6 +97,11 @@ fn main() -> ExitCode {
             run(first..first.saturating_add(seeds), seconds, jobs, limit)
         }
         Command::Replay { seed, seconds } => replay(seed, seconds),
+        Command::Groups {
+            seeds,
+            first,
+            verbose,
+        } => groups(first..first.saturating_add(seeds), verbose),
         Command::Soak(options) => match soak::soak(options) {
             Ok(()) => true,
             Err(error) => {
@@ -161,15 +178,34 @@ fn jobs() -> usize {
 }
 
 fn replay(seed: u64, seconds: u64) -> bool {
+    log();
+    let outcome = cluster::run(seed, seconds, Scope::Whole, true);
+    println!("{outcome:#?}");
+    outcome.failure.is_none()
+}
+
+fn groups(seeds: Range<u64>, verbose: bool) -> bool {
+    if verbose {
+        log();
+    }
+    let (failed, total) = (AtomicU64::new(0), seeds.end - seeds.start);
+    on_threads(seeds, if verbose { 1 } else { jobs() }, |seed| {
+        let outcome = cluster::groups::run(seed);
+        println!("seed {seed}: {outcome}");
+        failed.fetch_add(u64::from(outcome.failure.is_some()), Ordering::Relaxed);
+    });
+    let failed = failed.into_inner();
+    println!("{} passed, {failed} failed", total - failed);
+    failed == 0
+}
+
+fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .without_time();
     log.with_ansi(false).init();
-    let outcome = cluster::run(seed, seconds, Scope::Whole, true);
-    println!("{outcome:#?}");
-    outcome.failure.is_none()
 }
 
 /// Virtual seconds after which disks of the size simulated have been written over.
@@ -179,7 +215,8 @@ fn bugs(seeds: u64, seconds: u64, only: &[String]) -> bool {
     let is_chosen = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
     let reference =
         cluster::StoreBug::ALL.map(|bug| (format!("Reference{bug:?}"), Some(bug), None));
-    let planted = Planted::ALL.map(|bug| (format!("{bug:?}"), None, Some(bug)));
+    let rules = Planted::ALL.into_iter().chain(Planted::OF_GROUPS);
+    let planted = rules.map(|bug| (format!("{bug:?}"), None, Some(bug)));
     let all: Vec<_> = reference.into_iter().chain(planted).collect();
     let all: Vec<_> = all.into_iter().filter(|one| is_chosen(&one.0)).collect();
     let found = AtomicU64::new(0);
@@ -196,7 +233,11 @@ fn bugs(seeds: u64, seconds: u64, only: &[String]) -> bool {
             (None, Some(rule)) if !rule.is_of_conductor() => Scope::Data,
             (None, _) => Scope::Whole,
         };
-        let fails = |seed| cluster::run(seed, seconds, scope, false).failure;
+        let is_of_groups = rule.is_some_and(|rule| Planted::OF_GROUPS.contains(&rule));
+        let fails = |seed| match is_of_groups {
+            true => cluster::groups::run(seed).failure,
+            false => cluster::run(seed, seconds, scope, false).failure,
+        };
         match first_failure(seeds, fails) {
             Some((seed, what)) => {
                 found.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! Hours of random overwrites on one lane, nearly full: the collector must keep up.
+//! Hours of random overwrites on one lane, nearly full, with snapshots that come and go if wanted: the
+//! collector must keep up.
 //!
 //! The simulated device is slow on purpose, so that writes, moves and checkpoints compete for it
 //! and hours of virtual time stay affordable. Every read is held against a plain array of versions.
@@ -12,7 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::message::BlockKind;
 use ashlar_proto::{
-    BlockCount, BlockIndex, DiskId, LaneIndex, Layer, ReplicaId, Seq, ShardIndex, VolumeId, Window,
+    BlockCount, BlockIndex, DiskId, LaneIndex, Layer, LayerRange, LayerTable, ReplicaId, Seq,
+    ShardIndex, VolumeId, Window,
 };
 use ashlar_reactor::sim::{DiskSpec, PAGE_BYTES, Process, Rng, World, pattern, pattern_of};
 use ashlar_reactor::{DiskOptions, Reactor};
@@ -24,7 +26,6 @@ const KEY: ShardKey = ShardKey {
     volume: VolumeId::new(7),
     shard: ShardIndex::new(0),
 };
-const LAYER: Layer = Layer::new(1);
 /// Writes in flight.
 const DEPTH: usize = 8;
 /// Of a million requests, how many are reads that check.
@@ -54,6 +55,12 @@ pub struct SoakOptions {
     /// The seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Snapshots that come and go meanwhile: so many at once.
+    #[arg(long, default_value_t = 0)]
+    snapshots: u32,
+    /// Virtual seconds from one to the next.
+    #[arg(long, default_value_t = 2)]
+    snapshot_seconds: u64,
     /// Whether the device's cache is volatile.
     #[arg(long)]
     volatile: bool,
@@ -70,6 +77,8 @@ struct Bench {
     longest: Cell<Duration>,
     failure: RefCell<Option<String>>,
     stop: Cell<bool>,
+    /// The label that writes carry.
+    head: Cell<Layer>,
 }
 
 /// Runs it and prints what came of it.
@@ -105,6 +114,7 @@ pub fn soak(options: SoakOptions) -> Result<()> {
         longest: Cell::new(Duration::ZERO),
         failure: RefCell::default(),
         stop: Cell::new(false),
+        head: Cell::new(Layer::new(1)),
     });
     let filler = Rc::clone(&bench);
     run(&world, &process, async move { filler.fill().await })??;
@@ -124,12 +134,12 @@ pub fn soak(options: SoakOptions) -> Result<()> {
     );
     let checker = Rc::clone(&bench);
     run(&world, &process, async move { checker.check_all().await })??;
-    let filler = Rc::clone(&bench);
-    run(
-        &world,
-        &process,
-        async move { filler.fill_up(usable).await },
-    )??;
+    // How much fits beside snapshots depends on what they share.
+    if options.snapshots == 0 {
+        let filler = Rc::clone(&bench);
+        let filling = async move { filler.fill_up(usable).await };
+        run(&world, &process, filling)??;
+    }
     let closing = Rc::clone(&bench);
     run(&world, &process, async move {
         closing.lane.clone().close().await
@@ -174,6 +184,10 @@ fn overwrite(
         drop(process.reactor().spawn(Rc::clone(bench).overwriter()));
     }
     drop(process.reactor().spawn(Rc::clone(bench).flusher()));
+    if options.snapshots > 0 {
+        let keeper = Rc::clone(bench).keeper(options.snapshots, options.snapshot_seconds);
+        drop(process.reactor().spawn(keeper));
+    }
     let mut rates = Vec::new();
     let mut last = (bench.written.get(), bench.lane.stats());
     for period in 1..=PERIODS {
@@ -242,7 +256,7 @@ impl Bench {
         let began = self.reactor.now();
         let data = vec![buffer.freeze()];
         self.lane
-            .write(KEY, LAYER, index(block), seq, data, &[crc])
+            .write(KEY, self.head.get(), index(block), seq, data, &[crc])
             .await?;
         self.longest
             .set(self.longest.get().max(self.reactor.now() - began));
@@ -257,7 +271,7 @@ impl Bench {
     async fn read(&self, block: usize, least: u64) -> Result<()> {
         let read = self
             .lane
-            .read(KEY, LAYER, index(block), BlockCount::new(1))
+            .read(KEY, self.head.get(), index(block), BlockCount::new(1))
             .await;
         let (entries, data) = read.with_context(|| format!("reading block {block}"))?;
         let entry = entries
@@ -330,6 +344,37 @@ impl Bench {
         }
     }
 
+    /// Seals the head from time to time, and joins the oldest snapshot to the next when there are too
+    /// many.
+    async fn keeper(self: Rc<Self>, most: u32, seconds: u64) {
+        let mut version = 0;
+        while !self.stop.get() {
+            self.reactor.sleep(Duration::from_secs(seconds)).await;
+            let head = self.head.get().get() + 1;
+            self.head.set(Layer::new(head));
+            if head <= most + 1 {
+                continue;
+            }
+            version += 1;
+            let oldest = head - most;
+            let first = LayerRange::new(Layer::new(1), Layer::new(oldest));
+            let others = (oldest + 1..=head).map(|label| {
+                let label = Layer::new(label);
+                LayerRange::new(label, label)
+            });
+            let table = LayerTable {
+                version,
+                live: std::iter::once(first).chain(others).collect(),
+                dropped: Vec::new(),
+            };
+            if let Err(error) = self.lane.set_layers(KEY, table).await {
+                self.failure
+                    .borrow_mut()
+                    .get_or_insert(format!("deleting a snapshot: {error}"));
+            }
+        }
+    }
+
     async fn check_all(&self) -> Result<()> {
         let versions = self.versions.borrow().clone();
         for (block, &version) in versions.iter().enumerate() {
@@ -367,7 +412,7 @@ impl Bench {
         let count = BlockCount::new(u32::try_from(first / 10)?);
         let seq = self.next_seq();
         self.lane
-            .zero(KEY, LAYER, index(0), count, seq)
+            .zero(KEY, self.head.get(), index(0), count, seq)
             .await
             .context("trimming a full lane")?;
         self.lane.flush().await?;

@@ -88,7 +88,8 @@ impl Shape {
         sectors.start / self.shard_sectors == last / self.shard_sectors
     }
 
-    fn range(&self, rng: &mut Rng) -> Range<u64> {
+    /// The sectors of the next request.
+    pub fn range(&self, rng: &mut Rng) -> Range<u64> {
         let long = rng.chance(10_000);
         let most = if long { LONG_SECTORS_MAX } else { SECTORS_MAX }.min(self.sectors);
         let mut len = if rng.chance(600_000) {

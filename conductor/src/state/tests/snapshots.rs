@@ -55,7 +55,7 @@ impl Bench {
     }
 
     fn delete(&mut self, name: &str) {
-        let plan = self.state.plan_snapshot_delete("v", name).unwrap();
+        let plan = self.state.plan_snapshot_delete("v", name, false).unwrap();
         let change = self.commit(plan);
         assert_eq!(change.version, self.volume("v").layers.version);
     }
@@ -283,7 +283,7 @@ fn a_deleted_snapshot_gives_its_interval_to_the_next() {
     assert_eq!(bench.volume("v").layers.live, runs(&[(1, 5)]));
     assert_eq!(bench.layers(), [5, 4, 4, 0]);
     assert_eq!(bench.volume("v").snapshots, 0);
-    let gone = bench.state.plan_snapshot_delete("v", "two");
+    let gone = bench.state.plan_snapshot_delete("v", "two", false);
     assert!(matches!(refused(gone), SnapshotRefusal::NotFound { .. }));
 }
 
@@ -377,7 +377,7 @@ fn a_rollback_deletes_newer_snapshots_only_when_told_to() {
     assert!(text.contains("`s4` and 1 others are newer"), "{text}");
     assert!(text.contains("--delete-newer"), "{text}");
     bench.roll_back("s2", DELETE_NEWER);
-    let left = bench.state.snapshots_of("v").unwrap();
+    let left = bench.state.snapshots_of("v", false).unwrap();
     let left: Vec<&str> = left.iter().map(|s| s.name.as_str()).collect();
     assert_eq!(left, ["s1", "s2"]);
     assert_eq!(bench.volume("v").layers.dropped, runs(&[(3, 9)]));
@@ -431,7 +431,7 @@ fn names_are_checked_and_are_unique_within_their_volume() {
     bench.commit(plan.unwrap());
     let all: Vec<String> = bench
         .state
-        .snapshots()
+        .snapshots(false)
         .into_iter()
         .map(|s| s.volume_name)
         .collect();
@@ -457,7 +457,7 @@ fn snapshots_of_a_volume_that_is_not_ready_are_refused() {
     bench.snapshot("one");
     let plan = bench.state.plan_delete("v", true).unwrap();
     bench.commit(plan);
-    assert!(bench.state.plan_snapshot_delete("v", "one").is_err());
+    assert!(bench.state.plan_snapshot_delete("v", "one", false).is_err());
     assert!(bench.state.plan_rollback("v", "one", FORCE).is_err());
 }
 
@@ -535,5 +535,5 @@ fn snapshots_outlive_a_restart() {
     bench.snapshot("two");
     let again = read_back(&bench.state);
     assert_eq!(again.snapshots, bench.state.snapshots);
-    assert_eq!(again.snapshots(), bench.state.snapshots());
+    assert_eq!(again.snapshots(true), bench.state.snapshots(true));
 }

@@ -57,8 +57,8 @@ fn what_is_reserved_is_left_by_others_and_filled_by_its_shard() {
         "{usage:?}"
     );
     assert_eq!(lane.room_of(thick), RoomHint::Ample);
-    assert_ne!(lane.room_of(thin), RoomHint::Ample);
-    assert_ne!(lane.room(), RoomHint::Ample, "for whom nothing is kept");
+    assert!(lane.room_of(thin) >= RoomHint::Soft);
+    assert!(lane.room() >= RoomHint::Soft, "for whom nothing is kept");
 
     // After a power loss before the owner or the conductor has said anything.
     let before = lane.stats().refused;

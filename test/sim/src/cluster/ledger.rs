@@ -24,6 +24,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::stores::store_of;
+use super::{VOLUME, VOLUME_NAME};
 
 type Set = BTreeSet<ReplicaId>;
 
@@ -73,7 +74,7 @@ fn in_sync(replicas: &[Replica]) -> Set {
         .collect()
 }
 
-/// See the module. There is one volume.
+/// See the module. It looks at one volume; the others are clones of its snapshots.
 #[derive(Default)]
 pub struct Ledger {
     volume: Option<VolumeRow>,
@@ -99,6 +100,16 @@ pub struct Ledger {
     /// Where every replica ever was.
     places: BTreeMap<ReplicaId, (ShardIndex, DiskId)>,
     failure: Option<String>,
+}
+
+/// Whether a row is of the volume that is looked at, or of none.
+fn is_ours(key: &str) -> bool {
+    let mut parts = key.split('/');
+    match (parts.next(), parts.next()) {
+        (Some("volume" | "shard" | "snapshot"), Some(id)) => id.parse() == Ok(VOLUME),
+        (Some("name"), Some(name)) => name == VOLUME_NAME,
+        _ => true,
+    }
 }
 
 impl Ledger {
@@ -242,6 +253,9 @@ impl Ledger {
 
     /// A row was changed, or removed.
     pub fn changed(&mut self, key: &str, value: Option<&[u8]>) {
+        if !is_ours(key) {
+            return;
+        }
         match (key.split('/').next(), value) {
             (Some("volume"), Some(value)) => match parse(value) {
                 Some(row) => self.put_volume(row),
@@ -267,7 +281,7 @@ impl Ledger {
     ) {
         self.volume = None;
         self.shards.clear();
-        for (key, value) in rows {
+        for (key, value) in rows.filter(|(key, _)| is_ours(key.as_str())) {
             match key.as_str().split('/').next() {
                 Some("volume") => self.volume = parse(value),
                 Some("shard") => {

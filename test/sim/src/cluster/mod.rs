@@ -13,14 +13,16 @@
 //!
 //! What is checked, by code that knows nothing of replication: no read shows what nobody wrote
 //! there; every sector is linearizable across owners, losing only what the promises allow
-//! ([`crate::linear`]), snapshots are what they should be ([`snapshots`]); the conductor commits, grants and shows what it may, and moves no replica
+//! ([`crate::linear`]), snapshots and clones are what they should be ([`snapshots`], [`clones`]); the conductor commits, grants and shows what it may, and moves no replica
 //! but as it may ([`ledger`]); once the faults end a new owner attaches, every replica comes in sync
 //! and everything can be read; after a clean detach all in-sync replicas of a shard hold the same
 //! versions of the same blocks; and a seed run twice takes the same steps.
 
 mod agent;
 mod chaos;
+mod clones;
 mod conductor;
+pub mod groups;
 mod ledger;
 mod metadata;
 mod operator;
@@ -52,6 +54,7 @@ use ashlar_reactor::sim::{
 
 use crate::workload::{Record, Shape};
 use crate::{cut, linear};
+use clones::Cloner;
 use conductor::{Conductor, HELD_UP_MAX, Roads};
 use metadata::MetaFaults;
 use owner::{OWNER_HOSTS, Owner};
@@ -131,6 +134,10 @@ struct Cluster {
     keeps_snapshots: bool,
     /// Who makes snapshots, if anybody.
     keeper: Option<Keeper>,
+    /// Whether somebody makes clones of them.
+    makes_clones: bool,
+    /// Who does, if anybody.
+    cloner: Option<Cloner>,
     /// The layers of those that are left in the end.
     layers: Vec<Layer>,
 }
@@ -262,6 +269,10 @@ impl Cluster {
         self.start_owner();
         if self.keeps_snapshots {
             self.start_keeper();
+            let album = self.keeper.as_ref().map(|keeper| Rc::clone(&keeper.album));
+            if let Some(album) = album.filter(|_| self.makes_clones) {
+                self.start_cloner(&album);
+            }
         }
         self.trouble(faults, verbose).await;
         self.peace().await;
@@ -288,6 +299,9 @@ impl Cluster {
         }
         if let Some(keeper) = &self.keeper {
             keeper.stop();
+        }
+        if let Some(cloner) = &self.cloner {
+            cloner.stop();
         }
         self.world.heal();
         self.world.net_faults(|faults| {
@@ -333,6 +347,11 @@ impl Cluster {
         owner.stop_workers(&self.world).await?;
         if let Some(keeper) = &self.keeper {
             self.layers = keeper.look_at_all(&self.world).await?;
+        }
+        // The last good copy of a clone may have been on a disk that is gone.
+        let is_spoilt = !self.spoilt.borrow().is_empty();
+        if let Some(cloner) = self.cloner.as_ref().filter(|_| !is_spoilt) {
+            cloner.look_at_all(&self.world).await?;
         }
         if self.is_open {
             self.await_whole().await?;

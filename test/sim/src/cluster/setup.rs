@@ -91,6 +91,7 @@ impl Cluster {
             shard_bytes: ByteCount::new(shard_bytes),
         };
         let keeps_snapshots = stores.iter().all(Store::is_real) && rng.chance(600_000);
+        let makes_clones = keeps_snapshots && rng.chance(500_000);
         let archive = Archive::new(rng.fork());
         let conductor = Conductor::new(archive, options, rng.fork());
         let shape = Shape::draw(&mut rng, volume_bytes / 512, shard_bytes / 512);
@@ -121,6 +122,8 @@ impl Cluster {
             victim,
             keeps_snapshots,
             keeper: None,
+            makes_clones,
+            cloner: None,
             layers: Vec::new(),
         }
     }

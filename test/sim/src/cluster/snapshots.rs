@@ -20,6 +20,7 @@ use ashlar_proto::message::BlockKind;
 use ashlar_reactor::Reactor;
 use ashlar_reactor::sim::{Process, Rng, SECTOR_BYTES, World};
 
+use super::clones::Pattern;
 use super::conductor::{ANSWER_MAX, CallError, HELD_UP_MAX, Road, SimCluster};
 use super::source::ConductorSource;
 use super::{Cluster, VOLUME_NAME, finish, host};
@@ -54,11 +55,11 @@ struct Kept {
 /// See the module.
 pub(super) struct Keeper {
     process: Process,
-    album: Rc<Album>,
+    pub(super) album: Rc<Album>,
 }
 
 /// The snapshots of the run.
-struct Album {
+pub(super) struct Album {
     reactor: Reactor,
     road: Road,
     record: Record,
@@ -146,6 +147,19 @@ impl Album {
 
     fn now(&self) -> Moment {
         self.record.history.borrow_mut().tick()
+    }
+
+    /// What is known of those that are there.
+    pub(super) fn patterns(&self, volume: &str) -> Vec<Pattern> {
+        let all = self.kept.borrow();
+        let known = all.iter().filter_map(|kept| {
+            Some(Pattern {
+                volume: volume.to_owned(),
+                snapshot: kept.name.clone(),
+                values: kept.values.clone()?,
+            })
+        });
+        known.collect()
     }
 
     async fn keep(self: Rc<Self>) {
@@ -366,10 +380,11 @@ impl Album {
         self.forget(&kept.name);
         let archive = self.road.conductor.archive().clone();
         archive.ledger(|ledger| ledger.delete_snapshot());
-        let name = kept.name;
+        let (name, unused) = (kept.name, self.chance(500_000));
         let asked = self.ask(async move |cluster: SimCluster| {
             let volume = VOLUME_NAME.to_owned();
-            cluster.delete_snapshot(volume, name, Duration::ZERO).await
+            let wait = Duration::ZERO;
+            cluster.delete_snapshot(volume, name, unused, wait).await
         });
         if let Err(error) = asked.await {
             tracing::info!(%error, "a snapshot may not be deleted");

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use ashlar_client::{ClusterSource, SourceError};
 use ashlar_proto::api::{
-    AttachRequest, Attachment, DetachRequest, InSyncCommitted, OwnerHeartbeat, Problem,
-    ProposeInSync, ReportLayers, Revision, SnapshotMap, VolumeMap,
+    AttachRequest, Attachment, DetachRequest, HoldAnswer, InSyncCommitted, OwnerHeartbeat, Problem,
+    ProposeInSync, ReportFlatten, ReportHold, ReportLayers, Revision, SnapshotMap, VolumeMap,
 };
 
+use ashlar_proto::limits::HOLD_MAX;
+
+use super::VOLUME;
 use super::conductor::{ANSWER_MAX, CallError, Road, SimCluster};
 
 /// How long a question for the map waits for news.
@@ -35,7 +38,9 @@ impl ClusterSource for ConductorSource {
         let (name, request) = (volume.to_owned(), request.clone());
         let deed = async move |cluster: SimCluster| {
             let attachment = cluster.attach(name, request).await?;
-            archive.ledger(|ledger| ledger.grant(&attachment));
+            if attachment.volume.id == VOLUME {
+                archive.ledger(|ledger| ledger.grant(&attachment));
+            }
             Ok(attachment)
         };
         self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
@@ -46,7 +51,9 @@ impl ClusterSource for ConductorSource {
         let name = volume.to_owned();
         let deed = async move |cluster: SimCluster| {
             let map = cluster.map(name, after, MAP_WAIT).await?;
-            archive.ledger(|ledger| ledger.show_map(&map));
+            if map.volume.id == VOLUME {
+                archive.ledger(|ledger| ledger.show_map(&map));
+            }
             Ok(map)
         };
         let patience = MAP_WAIT + ANSWER_MAX;
@@ -57,7 +64,9 @@ impl ClusterSource for ConductorSource {
         let archive = self.road.conductor.archive().clone();
         let (name, request) = (volume.to_owned(), request.clone());
         let deed = async move |cluster: SimCluster| {
-            archive.ledger(|ledger| ledger.detach(&request));
+            if request.volume == VOLUME {
+                archive.ledger(|ledger| ledger.detach(&request));
+            }
             cluster.detach(name, request).await
         };
         self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
@@ -73,10 +82,38 @@ impl ClusterSource for ConductorSource {
         let archive = self.road.conductor.archive().clone();
         let (name, report) = (volume.to_owned(), *report);
         let deed = async move |cluster: SimCluster| {
-            archive.ledger(|ledger| ledger.report(&report));
+            if report.volume == VOLUME {
+                archive.ledger(|ledger| ledger.report(&report));
+            }
             cluster.report_layers(name, report).await
         };
         self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
+    }
+
+    async fn report_flatten(
+        &self,
+        volume: &str,
+        report: &ReportFlatten,
+    ) -> Result<(), SourceError> {
+        let (name, report) = (volume.to_owned(), *report);
+        let deed = async move |cluster: SimCluster| cluster.report_flatten(name, report).await;
+        self.road.ask(ANSWER_MAX, deed).await.map_err(translate)
+    }
+
+    async fn report_hold(
+        &self,
+        volume: &str,
+        report: &ReportHold,
+    ) -> Result<HoldAnswer, SourceError> {
+        let (name, report) = (volume.to_owned(), *report);
+        let deed = async move |cluster: SimCluster| cluster.report_hold(name, report).await;
+        if let Some(after) = self.road.conductor.draw_echo() {
+            let again = deed.clone();
+            let echo = async move |cluster| drop(again(cluster).await);
+            self.road.conductor.tell(after, echo);
+        }
+        let patience = HOLD_MAX + ANSWER_MAX;
+        self.road.ask(patience, deed).await.map_err(translate)
     }
 
     async fn snapshot(&self, volume: &str, snapshot: &str) -> Result<SnapshotMap, SourceError> {
@@ -93,9 +130,14 @@ impl ClusterSource for ConductorSource {
         let archive = self.road.conductor.archive().clone();
         let (name, proposal) = (volume.to_owned(), proposal.clone());
         let deed = async move |cluster: SimCluster| {
-            archive.ledger(|ledger| ledger.propose(&proposal));
+            let is_ours = proposal.volume == VOLUME;
+            if is_ours {
+                archive.ledger(|ledger| ledger.propose(&proposal));
+            }
             let committed = cluster.propose(name, proposal).await?;
-            archive.ledger(|ledger| ledger.show(&committed.shard));
+            if is_ours {
+                archive.ledger(|ledger| ledger.show(&committed.shard));
+            }
             Ok(committed)
         };
         if let Some(after) = self.road.conductor.draw_echo() {

@@ -11,8 +11,8 @@ use ashlar_client::{
 };
 use ashlar_proto::api::{
     AckRule, Assignment, AttachRequest, Attachment, DetachRequest, DiskLocation, Health,
-    InSyncCommitted, ProposeInSync, Replica, ReportLayers, Revision, Shard, Snapshot, SnapshotMap,
-    SnapshotState, Volume, VolumeMap, VolumeState,
+    InSyncCommitted, ProposeInSync, Replica, ReportFlatten, ReportLayers, Revision, Shard,
+    Snapshot, SnapshotMap, SnapshotState, Volume, VolumeMap, VolumeState,
 };
 use ashlar_proto::{
     Address, ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, LayerRange, LayerTable,
@@ -192,6 +192,12 @@ impl ClusterSource for Conductor {
         Ok(())
     }
 
+    async fn report_flatten(&self, _: &str, report: &ReportFlatten) -> Result<(), SourceError> {
+        let map = self.map.borrow();
+        let is_current = (report.volume, report.generation) == (map.id, map.generation);
+        is_current.then_some(()).ok_or(SourceError::Superseded)
+    }
+
     async fn snapshot(&self, _: &str, name: &str) -> Result<SnapshotMap, SourceError> {
         let volume = self.map.borrow().clone();
         let layer = Layer::new(name.parse().map_err(|_| SourceError::NotFound)?);
@@ -203,11 +209,15 @@ impl ClusterSource for Conductor {
             layer,
             size_bytes: volume.size_bytes,
             created_ms: 0,
+            origin: None,
+            clones: 0,
+            deleted: false,
             state: if is_ready {
                 SnapshotState::Ready
             } else {
                 SnapshotState::Sealing
             },
+            group: None,
         };
         Ok(SnapshotMap {
             cluster: CLUSTER,
@@ -275,6 +285,10 @@ impl ClusterSource for Road {
 
     async fn report_layers(&self, name: &str, report: &ReportLayers) -> Result<(), SourceError> {
         self.check()?.report_layers(name, report).await
+    }
+
+    async fn report_flatten(&self, name: &str, report: &ReportFlatten) -> Result<(), SourceError> {
+        self.check()?.report_flatten(name, report).await
     }
 
     async fn snapshot(&self, name: &str, snapshot: &str) -> Result<SnapshotMap, SourceError> {
@@ -578,6 +592,8 @@ fn map_of(sites: &[Site], replicas: u8, ack: AckRule) -> Conductor {
         name: "v".into(),
         size_bytes: ByteCount::new(VOLUME_BYTES),
         grows_to: None,
+        origin: None,
+        flattening: None,
         shard_bytes: ByteCount::new(SHARD_BYTES),
         replicas,
         ack,
@@ -591,6 +607,7 @@ fn map_of(sites: &[Site], replicas: u8, ack: AckRule) -> Conductor {
         settled_layer: Layer::default(),
         snapshots: 0,
         attached_by: None,
+        hold: None,
         shards: shards.collect(),
     };
     Conductor {

@@ -34,7 +34,7 @@ impl Layers {
             if let Some(before) = self.volumes.insert(volume.id, now) {
                 check_step(&before, volume);
             }
-            for snapshot in state.snapshots_of(&volume.name).unwrap() {
+            for snapshot in state.snapshots_of(&volume.name, true).unwrap() {
                 let at = (volume.id, snapshot.layer);
                 let is_ready = snapshot.state == SnapshotState::Ready;
                 assert!(is_ready || !self.ready.contains(&at), "{snapshot:?}");
@@ -99,7 +99,7 @@ impl World {
     /// Somebody makes, deletes or goes back to a snapshot of some volume; or tries.
     pub(super) fn change_snapshots(&mut self) {
         let volume = format!("v{}", self.rng.below(VOLUMES));
-        let there = self.bench.state.snapshots_of(&volume).unwrap();
+        let there = self.bench.state.snapshots_of(&volume, true).unwrap();
         let mut name = format!("s{}", self.rng.below(6));
         let deed = self.rng.below(7);
         if deed > 3 && !there.is_empty() {
@@ -115,7 +115,7 @@ impl World {
                 }
             }
             4 => {
-                let plan = self.bench.state.plan_snapshot_delete(&volume, &name);
+                let plan = self.bench.state.plan_snapshot_delete(&volume, &name, false);
                 if let Ok(plan) = plan {
                     self.bench.commit(plan);
                 }

@@ -219,9 +219,9 @@ impl Lab {
             return;
         }
         let mut patterns = self.album.patterns(VOLUME_NAME);
-        let own = self.clones.borrow();
-        patterns.extend(own.iter().flat_map(|clone| clone.pictures.clone()));
-        drop(own);
+        for own in self.clones.borrow().iter() {
+            patterns.extend(own.pictures.iter().cloned());
+        }
         if patterns.is_empty() {
             return;
         }

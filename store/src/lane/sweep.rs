@@ -3,6 +3,7 @@
 //! Age instead of a walk round the keys: every leaf is folded at most once per window and no delta
 //! stays longer, with fewer folds for leaves that change seldom.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::lane::core::{Core, CoreRc};
 const FOLDS_TOGETHER: usize = 128;
 /// Pause when nothing could be folded although something should be.
 const PAUSE: Duration = Duration::from_millis(20);
+/// So many pauses in a row are told: 2 s.
+const STUCK_PAUSES: u32 = 100;
 /// Pause between two folds of everything near the soft mark.
 const RELIEF_PAUSE: Duration = Duration::from_millis(250);
 
@@ -32,6 +35,7 @@ pub(crate) enum Swept {
 impl Core {
     /// Folds as needed for as long as the lane runs.
     pub(crate) async fn run_sweep(self: Rc<Self>) {
+        let mut idle: u32 = 0;
         loop {
             let mark = self.events.sweep_wanted.mark();
             if self.is_closing() {
@@ -39,10 +43,32 @@ impl Core {
             }
             match self.sweep_some().await {
                 None => self.events.sweep_wanted.after(mark).await,
-                Some(0) => self.reactor.sleep(PAUSE).await,
+                Some(0) => {
+                    idle += 1;
+                    if idle.is_multiple_of(STUCK_PAUSES) {
+                        self.warn_stuck(PAUSE * idle);
+                    }
+                    self.reactor.sleep(PAUSE).await;
+                    continue;
+                }
                 Some(_) => {}
             }
+            idle = 0;
         }
+    }
+
+    /// Says what a lane that gets nowhere waits for.
+    fn warn_stuck(&self, since: Duration) {
+        let state = self.state.borrow();
+        let queued: Vec<usize> = state.queues.iter().map(VecDeque::len).collect();
+        let urgent: Vec<usize> = state.urgent.iter().map(VecDeque::len).collect();
+        tracing::warn!(lane = %self.index, ?since, durable = %state.lsns.durable(),
+            next = %state.lsns.next(), from = %state.slot_from,
+            oldest = state.overlay.oldest().map(|lsn| lsn.get()),
+            in_flight = ?state.in_flight, ?queued, ?urgent, folding = state.folding.len(),
+            free = state.segments.free_count(), free_soon = state.segments.free_soon_count(),
+            admitted = state.admitted, room = ?state.room(),
+            "the lane folds nothing though it should");
     }
 
     /// Above the soft mark folds what the overlay holds, for as long as the lane runs.

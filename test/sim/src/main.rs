@@ -48,6 +48,9 @@ enum Command {
         /// Begins no further seed once so many minutes have passed.
         #[arg(long)]
         minutes: Option<u64>,
+        /// Only owners and stores have faults: what rules of theirs that are left out are looked for in.
+        #[arg(long)]
+        data: bool,
     },
     /// Runs one seed again and says what happens in it.
     Replay {
@@ -56,6 +59,9 @@ enum Command {
         /// Virtual seconds of faults, as in the run that failed.
         #[arg(long, default_value_t = 20)]
         seconds: u64,
+        /// As in the run that failed.
+        #[arg(long)]
+        data: bool,
     },
     /// Makes groups of snapshots of two volumes under faults, one run for each seed.
     Groups {
@@ -92,11 +98,17 @@ fn main() -> ExitCode {
             seconds,
             jobs,
             minutes,
+            data,
         } => {
             let limit = minutes.map(|minutes| Duration::from_secs(minutes * 60));
-            run(first..first.saturating_add(seeds), seconds, jobs, limit)
+            let seeds = first..first.saturating_add(seeds);
+            run(seeds, seconds, scope(data), jobs, limit)
         }
-        Command::Replay { seed, seconds } => replay(seed, seconds),
+        Command::Replay {
+            seed,
+            seconds,
+            data,
+        } => replay(seed, seconds, scope(data)),
         Command::Groups {
             seeds,
             first,
@@ -122,7 +134,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(seeds: Range<u64>, seconds: u64, jobs: usize, limit: Option<Duration>) -> bool {
+fn scope(data: bool) -> Scope {
+    if data { Scope::Data } else { Scope::Whole }
+}
+
+fn run(
+    seeds: Range<u64>,
+    seconds: u64,
+    scope: Scope,
+    jobs: usize,
+    limit: Option<Duration>,
+) -> bool {
     let (failed, total) = (AtomicU64::new(0), AtomicU64::new(0));
     let start = Instant::now();
     on_threads(seeds, jobs, |seed| {
@@ -130,8 +152,8 @@ fn run(seeds: Range<u64>, seconds: u64, jobs: usize, limit: Option<Duration>) ->
             return;
         }
         total.fetch_add(1, Ordering::Relaxed);
-        let outcome = cluster::run(seed, seconds, Scope::Whole, false);
-        let again = cluster::rerun(seed, seconds);
+        let outcome = cluster::run(seed, seconds, scope, false);
+        let again = cluster::rerun(seed, seconds, scope);
         let failure = outcome.failure.clone().or_else(|| {
             let differs = outcome.hash != again;
             differs.then(|| "two runs of the seed took different steps".to_owned())
@@ -143,7 +165,8 @@ fn run(seeds: Range<u64>, seconds: u64, jobs: usize, limit: Option<Duration>) ->
         if let Some(what) = failure {
             failed.fetch_add(1, Ordering::Relaxed);
             text += &format!("\nseed {seed} FAILED: {what}");
-            text += &format!("\n  replay: ashlar-sim replay {seed} --seconds {seconds}");
+            let data = if scope == Scope::Data { " --data" } else { "" };
+            text += &format!("\n  replay: ashlar-sim replay {seed} --seconds {seconds}{data}");
         }
         println!("{text}");
     });
@@ -177,9 +200,9 @@ fn jobs() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn replay(seed: u64, seconds: u64) -> bool {
+fn replay(seed: u64, seconds: u64, scope: Scope) -> bool {
     log();
-    let outcome = cluster::run(seed, seconds, Scope::Whole, true);
+    let outcome = cluster::run(seed, seconds, scope, true);
     println!("{outcome:#?}");
     outcome.failure.is_none()
 }

@@ -157,8 +157,8 @@ pub fn run(seed: u64, seconds: u64, scope: Scope, verbose: bool) -> Outcome {
 
 /// Runs one seed again: only for the hash of its trace.
 #[must_use]
-pub fn rerun(seed: u64, seconds: u64) -> u64 {
-    run_checked(seed, seconds, Scope::Whole, false, false).hash
+pub fn rerun(seed: u64, seconds: u64, scope: Scope) -> u64 {
+    run_checked(seed, seconds, scope, false, false).hash
 }
 
 fn run_checked(seed: u64, seconds: u64, scope: Scope, verbose: bool, checks: bool) -> Outcome {

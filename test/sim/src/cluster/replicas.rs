@@ -1,6 +1,8 @@
 //! Do the in-sync replicas of a shard hold the same? Read from their disks, past all sessions.
 
+use ashlar_proto::BLOCK_BYTES;
 use ashlar_proto::api::Replica;
+use ashlar_proto::crc::crc32c;
 use ashlar_proto::message::{BlockKind, ReadEntry};
 
 use super::Cluster;
@@ -50,9 +52,13 @@ impl Cluster {
 }
 
 /// Whether two replicas show the same version of a block. Where an orphan was buried, the same
-/// content lies under the last seq of its window.
+/// content lies under the last seq of its window: zeroes as data, and nothing as a void.
 fn are_alike(one: &ReadEntry, other: &ReadEntry) -> bool {
-    let content = |entry: &ReadEntry| (entry.kind == BlockKind::Data).then_some(entry.crc);
+    let content = |entry: &ReadEntry| match entry.kind {
+        BlockKind::Data => Some(entry.crc),
+        BlockKind::Zero => Some(crc32c(&[0; BLOCK_BYTES])),
+        BlockKind::Absent => None,
+    };
     let (lower, higher) = if one.seq <= other.seq {
         (one, other)
     } else {

@@ -14,7 +14,7 @@ use ashlar_proto::api::{
 use crate::api_client::{ApiClient, ApiError};
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
-use crate::{clones, rebalance, resize, transfer};
+use crate::{clones, rebalance, resize, space, transfer};
 
 /// How long a front end may hold a volume that nobody uses any more.
 const LET_GO: Duration = Duration::from_millis(600);
@@ -39,6 +39,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
             size,
             replicas,
             ack,
+            reserve,
         } => {
             let size_bytes = ByteCount::new(size);
             let request = CreateVolume {
@@ -46,6 +47,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
                 size_bytes,
                 replicas,
                 ack: ack.into(),
+                reserve,
             };
             let volume = ask(api, async |client| client.create_volume(&request).await)?;
             if json {
@@ -75,6 +77,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
                 "name",
                 "size",
                 "replicas",
+                "reserved",
                 "ack",
                 "state",
                 "health",
@@ -95,6 +98,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
         VolumeCommand::Export(args) => transfer::export(api, &args, json),
         VolumeCommand::Clone(args) => clones::clone(api, &args, json),
         VolumeCommand::Flatten(args) => clones::flatten(api, &args, json),
+        VolumeCommand::Set(args) => space::set_volume(api, &args, json),
         VolumeCommand::Resize(args) => resize::run(api, &args, json),
         VolumeCommand::Delete { name, force } => {
             ask(api, async |client| {
@@ -134,6 +138,7 @@ fn volume_row(volume: &Volume) -> Vec<String> {
         volume.name.clone(),
         size(volume),
         volume.replicas.to_string(),
+        space::reserve(volume),
         word(&volume.ack),
         word(&volume.state),
         word(&volume.health),
@@ -149,6 +154,7 @@ fn show_volume(volume: &Volume) -> anyhow::Result<()> {
         ("size", size(volume)),
         ("shard size", bytes(volume.shard_bytes.get())),
         ("replicas", volume.replicas.to_string()),
+        ("reserved", space::reserve(volume)),
         ("ack", word(&volume.ack)),
         ("state", word(&volume.state)),
         ("health", word(&volume.health)),
@@ -406,6 +412,8 @@ pub fn disk_list(api: &str, json: bool) -> anyhow::Result<()> {
         "used",
         "usable",
         "full",
+        "reserved",
+        "provisioned",
         "replicas",
         "map",
         "write amp",
@@ -420,7 +428,10 @@ fn disk_row(disk: &Disk) -> Vec<String> {
         (Some(why), _) => format!("failed: {why}"),
         (None, state) => word(&state),
     };
-    let state = with_schedulable(state, disk.schedulable);
+    let mut state = with_schedulable(state, disk.schedulable);
+    if let Some(level) = space::level(disk.level) {
+        state += &format!(", {level}");
+    }
     vec![
         report.id.to_string(),
         disk.node_name.clone(),
@@ -429,6 +440,8 @@ fn disk_row(disk: &Disk) -> Vec<String> {
         bytes(report.used_bytes.get()),
         bytes(report.usable_bytes.get()),
         percent(report.used_bytes.get(), report.usable_bytes.get()),
+        bytes(report.reserved_bytes.get()),
+        bytes(disk.provisioned_bytes.get()),
         disk.replicas.to_string(),
         report.map.as_ref().map_or("-".to_owned(), map),
         report.writes.as_ref().map_or("-".to_owned(), amplification),
@@ -508,6 +521,8 @@ fn show_status(status: &ClusterStatus) -> anyhow::Result<()> {
                 percent(used, usable)
             ),
         ),
+        ("promised", space::provisioned(&status.space)),
+        ("reserved", space::reserved(&status.space)),
         ("volumes", volumes),
         ("healing", healing(&status.healing)),
         ("rebalance", rebalance::line(&status.rebalance)),

@@ -5,11 +5,11 @@ use std::time::Duration;
 use ashlar_proto::api::{
     AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied,
     CloneSnapshot, ClusterStatus, CreateSnapshot, CreateSnapshotGroup, CreateVolume, DeniedClient,
-    DenyClient, DetachRequest, Disk, FlattenVolume, Heartbeat, HeartbeatAnswer, HoldAnswer,
+    DenyClient, DetachRequest, Disk, Events, FlattenVolume, Heartbeat, HeartbeatAnswer, HoldAnswer,
     InSyncCommitted, List, Node, OwnerHeartbeat, Problem, ProposeInSync, Rebalance, RebalancePlan,
-    RegisterNode, Registered, ReportFlatten, ReportHold, ReportLayers, ResizeVolume, Revision,
-    RollbackVolume, Schedulable, SetRebalance, SetSchedulable, Snapshot, SnapshotGroup,
-    SnapshotMap, Volume, VolumeMaps,
+    RegisterNode, Registered, ReportFlatten, ReportHold, ReportLayers, ReserveVolume, ResizeVolume,
+    Revision, RollbackVolume, Schedulable, SetRebalance, SetSchedulable, SetSpace, Snapshot,
+    SnapshotGroup, SnapshotMap, Space, Volume, VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
@@ -410,6 +410,35 @@ impl ApiClient {
         self.tell(&["clients", "allow"], &request).await
     }
 
+    /// `GET /v1/space`.
+    pub async fn space(&self) -> Result<Space, ApiError> {
+        self.get(&["space"]).await
+    }
+
+    /// `POST /v1/space`.
+    pub async fn set_space(&self, request: &SetSpace) -> Result<Space, ApiError> {
+        self.post(&["space"], request).await
+    }
+
+    /// `POST /v1/volumes/{name}/reserve`.
+    pub async fn reserve_volume(
+        &self,
+        name: &str,
+        request: &ReserveVolume,
+    ) -> Result<Volume, ApiError> {
+        let post = self.request(Method::POST, &["volumes", name, "reserve"]);
+        json(
+            send(post.json(request).timeout(STORES_MAX), &self.base).await?,
+            &self.base,
+        )
+        .await
+    }
+
+    /// `GET /v1/events`: those after a number, once there are any or the wait is over.
+    pub async fn events(&self, after: u64, wait: Duration) -> Result<Events, ApiError> {
+        self.poll(&["events"], Revision(after), wait).await
+    }
+
     /// `GET /v1/rebalance`.
     pub async fn rebalance(&self) -> Result<Rebalance, ApiError> {
         self.get(&["rebalance"]).await
@@ -458,7 +487,7 @@ impl ApiClient {
             .await
     }
 
-    /// A long poll for what has changed after a revision.
+    /// A long poll for what has changed after a revision, or what has another number that grows.
     async fn poll<T: DeserializeOwned>(
         &self,
         path: &[&str],

@@ -4,13 +4,14 @@ mod bench;
 mod clones;
 mod resize;
 mod snapshots;
+mod space;
 mod transfer;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ashlar_client::VolumeOptions;
-use ashlar_proto::api::AckRule;
+use ashlar_proto::api::{AckRule, Reserve};
 use ashlar_proto::{Address, ByteCount, DiskId};
 use ashlar_store::MapBudget;
 use bytesize::ByteSize;
@@ -23,6 +24,7 @@ pub use bench::{BenchArgs, BenchPattern};
 pub use clones::{CloneArgs, FlattenArgs};
 pub use resize::ResizeArgs;
 pub use snapshots::{CreateName, SnapshotCommand, SnapshotName};
+pub use space::{EventsArgs, SetSpaceArgs, SetVolumeArgs, SpaceCommand};
 pub use transfer::{ExportArgs, ImageFormat, ImportArgs};
 
 /// The least `--owner-silence`.
@@ -142,6 +144,29 @@ more than 3 % apart. Lost replicas and drained disks come first.")]
         /// What to do [default: status].
         #[command(subcommand)]
         command: Option<RebalanceCommand>,
+    },
+    /// Show and change how space is given out: over-commit and thresholds.
+    #[command(after_help = "\
+Examples:
+  ashlar space                          what is promised, kept and used
+  ashlar space set --over-commit 3      promise volumes at most 3 times the capacity
+  ashlar space set --soft 75 --hard 85  from when on disks get and keep no more")]
+    Space {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do [default: show].
+        #[command(subcommand)]
+        command: Option<SpaceCommand>,
+    },
+    /// Show what has happened in the cluster of late: disks that ran full, lost capacity.
+    Events {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// Which events.
+        #[command(flatten)]
+        args: EventsArgs,
     },
     /// Show how the cluster is.
     #[command(after_help = "Example:\n  ashlar status --json | jq .health")]
@@ -430,7 +455,7 @@ impl From<AckArg> for AckRule {
 pub enum VolumeCommand {
     /// Create a volume.
     #[command(
-        after_help = "Example:\n  ashlar volume create data --size 10GiB --replicas 3 --ack majority"
+        after_help = "Examples:\n  ashlar volume create data --size 10GiB --replicas 3 --ack majority\n  ashlar volume create db --size 100GiB --reserve 20GiB"
     )]
     Create {
         /// Its name: 1 to 63 of a-z 0-9 . _ -, beginning with a letter or digit.
@@ -444,6 +469,9 @@ pub enum VolumeCommand {
         /// How many copies must hold a write before it is acknowledged.
         #[arg(long, value_enum, default_value = "majority")]
         ack: AckArg,
+        /// Bytes of each copy that are kept for it, whatever others write: a size, or all of it.
+        #[arg(long, value_name = "SIZE|all", default_value = "none", hide_default_value = true, value_parser = space::parse_reserve)]
+        reserve: Reserve,
     },
     /// List the volumes.
     #[command(after_help = "Example:\n  ashlar volume list --json | jq '.[].name'")]
@@ -464,6 +492,8 @@ pub enum VolumeCommand {
     Clone(CloneArgs),
     /// Copy what a clone shows of its snapshot into it, so that it needs that no more.
     Flatten(FlattenArgs),
+    /// Change how much is kept for a volume, whatever others write.
+    Set(SetVolumeArgs),
     /// Delete a volume and all its data.
     #[command(after_help = "Example:\n  ashlar volume delete data")]
     Delete {

@@ -25,6 +25,7 @@ mod resize;
 mod runtime;
 mod signals;
 mod snapshots;
+mod space;
 mod store_agent;
 mod store_role;
 mod transfer;
@@ -35,7 +36,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Cli, Command, DiskCommand, RebalanceCommand};
+use crate::args::{Cli, Command, DiskCommand, RebalanceCommand, SpaceCommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -93,6 +94,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Some(RebalanceCommand::Pause) => rebalance::pause(&api.api, true, json),
             Some(RebalanceCommand::Resume) => rebalance::pause(&api.api, false, json),
         },
+        Command::Space { api, command } => {
+            let command = command.unwrap_or(SpaceCommand::Show);
+            space::run(&api.api, &command, json)
+        }
+        Command::Events { api, args } => space::events(&api.api, &args, json),
         Command::Status { api } => admin::status(&api.api, json),
         Command::Bench(args) => bench::run(&args, json),
         Command::Completions { shell } => {

@@ -11,7 +11,7 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use ashlar_proto::limits::{BLOCK_BYTES_U64, REQUESTS_IN_FLIGHT_MAX};
 use ashlar_proto::message::{Hello, HelloReply};
 use ashlar_proto::{
     Address, ClusterId, DiskId, FrameHeader, FrameKind, Incarnation, LaneIndex, RoomHint, Seq,
-    Status,
+    ShardIndex, Status, VolumeId,
 };
 use ashlar_reactor::link::{self, Frame, Link};
 use ashlar_reactor::{Instant, Reactor};
@@ -153,7 +153,8 @@ pub(crate) struct Peer {
     durable: Cell<Acceptance>,
     flushing: Cell<bool>,
     flush_wanted: Cell<Acceptance>,
-    room: Cell<RoomHint>,
+    /// Of which shards it said that the lane has little room for them: each has a hint of its own.
+    rooms: RefCell<BTreeMap<(VolumeId, ShardIndex), RoomHint>>,
     read_health: Cell<ReadHealth>,
 }
 
@@ -187,7 +188,7 @@ impl Peer {
             durable: Cell::new(Acceptance::DURABLE),
             flushing: Cell::new(false),
             flush_wanted: Cell::new(Acceptance::NONE),
-            room: Cell::new(RoomHint::Ample),
+            rooms: RefCell::default(),
             read_health: Cell::new(ReadHealth::UNKNOWN),
         })
     }
@@ -234,9 +235,24 @@ impl Peer {
         self.volatile_cache.get()
     }
 
-    /// How full the lane said it was.
-    pub(crate) fn room(&self) -> RoomHint {
-        self.room.get()
+    /// How full the lane said it was for a shard.
+    pub(crate) fn room(&self, volume: VolumeId, shard: ShardIndex) -> RoomHint {
+        let rooms = self.rooms.borrow();
+        rooms.get(&(volume, shard)).copied().unwrap_or_default()
+    }
+
+    fn note_room(&self, header: &FrameHeader) {
+        let shard = (header.volume, header.shard);
+        let mut rooms = self.rooms.borrow_mut();
+        match header.room {
+            RoomHint::Ample if rooms.is_empty() => {}
+            RoomHint::Ample => {
+                rooms.remove(&shard);
+            }
+            little => {
+                rooms.insert(shard, little);
+            }
+        }
     }
 
     /// Up to which acceptance a flush has made writes durable.
@@ -495,7 +511,7 @@ impl Peer {
             }
             return false;
         }
-        self.room.set(header.room);
+        self.note_room(&header);
         let mut pulse = self.pulse.get();
         pulse.note_reply(self.reactor.now(), request.sent_at, header.kind);
         self.pulse.set(pulse);

@@ -219,9 +219,11 @@ impl Shard {
     }
 
     /// How full the fullest of its lanes is.
-    pub(crate) fn room(&self) -> RoomHint {
+    pub(crate) fn room(&self, core: &Core) -> RoomHint {
         let targets = self.log.borrow().quorum().targets();
-        let rooms = targets.slots().map(|slot| self.replica(slot).peer.room());
+        let rooms = targets
+            .slots()
+            .map(|slot| self.replica(slot).peer.room(core.id, self.index));
         rooms.max().unwrap_or(RoomHint::Ample)
     }
 

@@ -168,12 +168,12 @@ async fn admit_growth(core: &Rc<Core>, pieces: &[Piece]) -> Result<Option<Permit
     let mut growth = None;
     for piece in pieces {
         let shard = shard_of(core, piece)?;
-        if shard.room() == RoomHint::Scarce && growth.is_none() {
+        if shard.room(core) == RoomHint::Scarce && growth.is_none() {
             let blocks: u64 = pieces.iter().map(|p| u64::from(p.count.get())).sum();
             let acquired = core.scarce.acquire(blocks * BLOCK_BYTES_U64);
             growth = Some(core.bounded(acquired).await?);
         }
-        if shard.room() >= RoomHint::Soft {
+        if shard.room(core) >= RoomHint::Soft {
             refuse_growth(core, &shard, piece).await?;
         }
     }

@@ -12,6 +12,7 @@ mod rebalance;
 mod requests;
 mod schedule;
 mod snapshots;
+mod space;
 
 use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -14,6 +14,7 @@ mod problem;
 mod rebalance;
 mod schedule;
 mod snapshots;
+mod space;
 mod volumes;
 mod watch;
 
@@ -88,6 +89,7 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .route("/v1/volumes/{name}/map", get(volumes::map::<M>))
         .route("/v1/volumes/{name}/attach", post(volumes::attach::<M>))
         .route("/v1/volumes/{name}/resize", post(volumes::resize::<M>))
+        .route("/v1/volumes/{name}/reserve", post(space::reserve::<M>))
         .route("/v1/volumes/{name}/detach", post(volumes::detach::<M>))
         .route("/v1/volumes/{name}/in-sync", post(volumes::in_sync::<M>))
         .route("/v1/volumes/{name}/layers", post(snapshots::report::<M>))
@@ -141,6 +143,8 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .route("/v1/clients/denied", get(clients::denied::<M>))
         .route("/v1/clients/deny", post(clients::deny::<M>))
         .route("/v1/clients/allow", post(clients::allow::<M>))
+        .route("/v1/space", get(space::show::<M>).post(space::set::<M>))
+        .route("/v1/events", get(space::events::<M>))
         .route("/v1/rebalance", get(rebalance::show::<M>))
         .route("/v1/rebalance/plan", get(rebalance::plan::<M>))
         .route("/v1/rebalance/pause", post(rebalance::pause::<M>))

@@ -9,10 +9,12 @@
 mod absence;
 mod cluster;
 mod conductor;
+mod events;
 mod evidence;
 mod fills;
 mod holds;
 mod http;
+mod levels;
 mod live;
 mod looks;
 pub mod membership;
@@ -30,7 +32,7 @@ pub use meta::MetaStore;
 pub use meta::redb_store::RedbStore;
 pub use refusal::{
     DiskRefusal, GroupRefusal, InvalidRequest, NodeRefusal, Refusal, ResizeRefusal,
-    SnapshotRefusal, VolumeRefusal,
+    SnapshotRefusal, SpaceRefusal, VolumeRefusal,
 };
 pub use row::RowError;
 pub use runtime::{Runtime, TokioRuntime, Work};

@@ -8,9 +8,11 @@ use ashlar_proto::api::{DiskReport, Revision};
 use ashlar_proto::{DiskId, NodeId, VolumeId};
 
 use crate::absence::Absence;
+use crate::events::EventLog;
 use crate::evidence::Evidence;
 use crate::fills::Fills;
 use crate::holds::Holds;
+use crate::levels::Levels;
 use crate::membership::{Membership, Moment};
 use crate::row::DiskRow;
 use crate::spell::Spell;
@@ -41,6 +43,12 @@ pub(crate) struct Live {
     pub(crate) spell: Spell,
     /// What owners have said of groups of snapshots in the making.
     pub(crate) holds: Holds,
+    /// How full each disk was found to be.
+    pub(crate) levels: Levels,
+    /// More is promised than the rules of space allow.
+    pub(crate) over_committed: bool,
+    /// What has happened of late.
+    pub(crate) events: EventLog,
 }
 
 impl Live {
@@ -63,6 +71,9 @@ impl Live {
             turns: BTreeMap::new(),
             spell: Spell::default(),
             holds: Holds::default(),
+            levels: Levels::default(),
+            over_committed: false,
+            events: EventLog::default(),
         }
     }
 

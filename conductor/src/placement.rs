@@ -9,22 +9,20 @@
 //!
 //! The weight of a disk is its free space, shared with what was promised but is not written yet:
 //! `free · usable / (usable + promised − used)`, see [`Load`]. Volumes are thin, so promises may
-//! exceed the space, up to [`OVERCOMMIT_MAX`] times.
+//! exceed the space, as far as the rules of space allow. What is kept for reservations counts as
+//! used. A disk above the hard threshold gets nothing; one above the soft threshold is taken only
+//! where no other of equal failure domains has room.
 
 mod fill;
 
 use std::collections::BTreeMap;
 
-use ashlar_proto::{ByteCount, DiskId, NodeId, ShardIndex, VolumeId};
+use ashlar_proto::api::SpaceRules;
+use ashlar_proto::{DiskId, NodeId, ShardIndex, VolumeId};
 
-pub use fill::{Fill, Load, Written};
+pub use fill::{Fill, Load, Want, Written};
 
-/// Bytes promised to volumes per usable byte of a disk: the default of OpenStack Cinder's
-/// `max_over_subscription_ratio`.
-pub const OVERCOMMIT_MAX: u64 = 20;
-
-/// A disk that is fuller than this gets no new replicas, in percent.
-pub const FULL_PERCENT: u64 = 95;
+use crate::refusal::ratio;
 
 /// Labels that name failure domains, the widest first.
 pub const DOMAIN_LABELS: [&str; 2] = ["zone", "rack"];
@@ -68,9 +66,10 @@ pub enum PlacementError {
     /// Enough nodes answer, but their disks are full or promised away.
     #[error(
         "{} with room, {up} {} up and {with_room} {} room for shard {shard}: add or uncordon disks, \
-         or delete volumes (a disk takes replicas until it is {FULL_PERCENT} % full or {OVERCOMMIT_MAX} \
-         times promised)",
-        need(*.replicas), are(*.up), has(*.with_room)
+         delete volumes, or reserve less (a disk takes replicas until {} % of it are used or reserved, \
+         or it is promised {} times; see `ashlar space`)",
+        need(*.replicas), are(*.up), has(*.with_room), .rules.hard_percent,
+        ratio(.rules.over_commit_percent)
     )]
     TooLittleRoom {
         /// Replicas asked for.
@@ -81,6 +80,8 @@ pub enum PlacementError {
         with_room: usize,
         /// The first shard that found no room.
         shard: ShardIndex,
+        /// The rules of space.
+        rules: SpaceRules,
     },
 }
 
@@ -117,8 +118,8 @@ impl<'a> Bin<'a> {
         }
     }
 
-    fn has_room(&self, shard_bytes: u64) -> bool {
-        self.load.has_room(ByteCount::new(shard_bytes))
+    fn has_room(&self, want: Want) -> bool {
+        self.load.has_room(want)
     }
 
     fn overlap(&self, chosen: &[&BTreeMap<String, String>]) -> u32 {
@@ -138,14 +139,14 @@ pub fn overlap(labels: &BTreeMap<String, String>, others: &[&BTreeMap<String, St
         .fold(0, |sum, label| sum * 2 + u32::from(shares(label)))
 }
 
-/// Chooses `replicas` disks for each shard of a new volume; `shards` are their lengths in bytes.
+/// Chooses `replicas` disks for each shard of a new volume.
 ///
 /// # Errors
 /// [`PlacementError`] that says what is missing.
 pub fn place(
     volume: VolumeId,
     replicas: usize,
-    shards: &[ByteCount],
+    shards: &[Want],
     candidates: &[Candidate],
 ) -> Result<Vec<Vec<(NodeId, DiskId)>>, PlacementError> {
     place_more(volume, replicas, ShardIndex::new(0), shards, candidates)
@@ -159,7 +160,7 @@ pub fn place_more(
     volume: VolumeId,
     replicas: usize,
     first: ShardIndex,
-    shards: &[ByteCount],
+    shards: &[Want],
     candidates: &[Candidate],
 ) -> Result<Vec<Vec<(NodeId, DiskId)>>, PlacementError> {
     let up = count_nodes(candidates.iter());
@@ -168,16 +169,18 @@ pub fn place_more(
     }
     let mut bins: Vec<Bin<'_>> = candidates.iter().map(Bin::new).collect();
     let mut placed = Vec::with_capacity(shards.len());
-    for (index, bytes) in (first.get()..).zip(shards) {
+    for (index, want) in (first.get()..).zip(shards) {
         let shard = ShardIndex::new(index);
-        let Some(chosen) = place_shard(volume, shard, replicas, bytes.get(), &mut bins) else {
-            let room = bins.iter().filter(|bin| bin.has_room(bytes.get()));
+        let Some(chosen) = place_shard(volume, shard, replicas, *want, &mut bins) else {
+            let room = bins.iter().filter(|bin| bin.has_room(*want));
             let with_room = count_nodes(room.map(|bin| bin.candidate));
+            let rules = candidates.first().map(|first| first.load.rules);
             return Err(PlacementError::TooLittleRoom {
                 replicas,
                 up,
                 with_room,
                 shard,
+                rules: rules.unwrap_or_default(),
             });
         };
         placed.push(chosen);
@@ -190,14 +193,14 @@ pub fn place_more(
 pub fn place_beside(
     volume: VolumeId,
     shard: ShardIndex,
-    bytes: ByteCount,
+    want: Want,
     others: &[Neighbour],
     candidates: &[&Candidate],
 ) -> Option<(NodeId, DiskId)> {
     let bins: Vec<Bin<'_>> = candidates.iter().copied().map(Bin::new).collect();
     let nodes: Vec<NodeId> = others.iter().map(|other| other.node).collect();
     let labels: Vec<_> = others.iter().map(|other| &other.labels).collect();
-    let best = best_bin(volume, shard, bytes.get(), (&nodes, &labels), &bins)?;
+    let best = best_bin(volume, shard, want, (&nodes, &labels), &bins)?;
     let chosen = bins[best].candidate;
     Some((chosen.node, chosen.disk))
 }
@@ -213,22 +216,20 @@ fn place_shard<'a>(
     volume: VolumeId,
     shard: ShardIndex,
     replicas: usize,
-    bytes: u64,
+    want: Want,
     bins: &mut [Bin<'a>],
 ) -> Option<Vec<(NodeId, DiskId)>> {
     let (mut nodes, mut labels) = (Vec::new(), Vec::new());
     let mut picks = Vec::with_capacity(replicas);
     while picks.len() < replicas {
-        let best = best_bin(volume, shard, bytes, (&nodes, &labels), bins)?;
+        let best = best_bin(volume, shard, want, (&nodes, &labels), bins)?;
         nodes.push(bins[best].candidate.node);
         labels.push(&bins[best].candidate.labels);
         picks.push(best);
     }
     for &pick in &picks {
         bins[pick].given += 1;
-        bins[pick].load = bins[pick]
-            .load
-            .with(ByteCount::new(bytes), ByteCount::new(0));
+        bins[pick].load = bins[pick].load.with_want(want);
     }
     Some(
         picks
@@ -242,18 +243,20 @@ fn place_shard<'a>(
 fn best_bin(
     volume: VolumeId,
     shard: ShardIndex,
-    bytes: u64,
+    want: Want,
     (nodes, labels): (&[NodeId], &[&BTreeMap<String, String>]),
     bins: &[Bin<'_>],
 ) -> Option<usize> {
     (0..bins.len())
-        .filter(|&i| bins[i].has_room(bytes) && !nodes.contains(&bins[i].candidate.node))
+        .filter(|&i| bins[i].has_room(want) && !nodes.contains(&bins[i].candidate.node))
         .min_by(|&a, &b| {
             let (a, b) = (&bins[a], &bins[b]);
             let load_a = u128::from(a.given + 1).saturating_mul(b.weight);
             let load_b = u128::from(b.given + 1).saturating_mul(a.weight);
             let tie = |bin: &Bin<'_>| tie_break(volume, shard, bin.candidate.disk);
+            let is_high = |bin: &Bin<'_>| bin.load.with_want(want).is_above_soft();
             (a.overlap(labels).cmp(&b.overlap(labels)))
+                .then(is_high(a).cmp(&is_high(b)))
                 .then(load_a.cmp(&load_b))
                 .then_with(|| tie(a).cmp(&tie(b)))
         })

@@ -62,6 +62,15 @@ pub enum InvalidRequest {
     InSync,
     #[error("a group of {count} volumes is not possible: give 2 to {GROUP_VOLUMES_MAX}")]
     GroupSize { count: usize },
+    #[error("{bytes} bytes cannot be reserved of {size}: give 1 to {size}, or all")]
+    Reserve { bytes: ByteCount, size: ByteCount },
+    #[error(
+        "thresholds {soft} % and {hard} % are not possible: give 1 to 100, the soft one not above \
+         the hard one"
+    )]
+    Thresholds { soft: u8, hard: u8 },
+    #[error("{} times is less than there is: give 1 or more, or unlimited", ratio(*.percent))]
+    OverCommit { percent: u32 },
 }
 
 /// A volume is not in the state that the request needs.
@@ -299,6 +308,46 @@ pub enum ResizeRefusal {
     HasSnapshots { name: String, snapshots: usize },
 }
 
+/// Space cannot be promised or kept.
+#[expect(
+    missing_docs,
+    reason = "each message says what its variant and fields are"
+)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpaceRefusal {
+    #[error(
+        "{more} bytes more cannot be promised: {provisioned} are provisioned of a capacity of \
+         {capacity}, and at most {} times that is allowed: add disks, delete volumes, or raise it \
+         with `ashlar space set --over-commit RATIO`", ratio(*.percent)
+    )]
+    OverCommitted {
+        more: ByteCount,
+        provisioned: ByteCount,
+        capacity: ByteCount,
+        percent: u32,
+    },
+    #[error(
+        "{more} bytes more cannot be kept for volume `{name}` on disk {disk}, which can keep {free}: \
+         reserve less, delete what is not needed there, or have other volumes give up theirs"
+    )]
+    NotKept {
+        name: String,
+        disk: DiskId,
+        more: ByteCount,
+        free: ByteCount,
+    },
+}
+
+/// Percent as times: `20`, `1.5`.
+pub(crate) fn ratio(percent: u32) -> String {
+    match (percent / 100, percent % 100) {
+        (0, 0) => "any".to_owned(),
+        (whole, 0) => whole.to_string(),
+        (whole, part) if part % 10 == 0 => format!("{whole}.{}", part / 10),
+        (whole, part) => format!("{whole}.{part:02}"),
+    }
+}
+
 /// Some names, and how many there are beside them.
 fn names(some: &[String], all: usize) -> String {
     let quoted: Vec<String> = some.iter().map(|name| format!("`{name}`")).collect();
@@ -404,6 +453,8 @@ pub enum Refusal {
     #[error(transparent)]
     Resize(#[from] ResizeRefusal),
     #[error(transparent)]
+    Space(#[from] SpaceRefusal),
+    #[error(transparent)]
     Placement(#[from] PlacementError),
     #[error(transparent)]
     Node(#[from] NodeRefusal),
@@ -472,6 +523,12 @@ mod tests {
         for name in ["", "-a", ".", "..", "A", "a/b", "a b", "ä", &"x".repeat(64)] {
             assert!(check_name(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn percents_are_told_as_times() {
+        let told = [0, 100, 150, 125, 2000].map(ratio);
+        assert_eq!(told, ["any", "1", "1.5", "1.25", "20"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! node/ID                      a store node
 //! disk/ID                      a disk, its node and what the store last reported of it
 //! denied/CLIENT                a client that may attach no volume
+//! space                        how space is given out; not there until somebody has changed that
 //! rebalance                    whether disks are evened out; not there until somebody or something
 //!                              has changed that
 //! ```
@@ -18,11 +19,14 @@
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
 //! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail
 //! and of denied clients; version 5 of snapshots and of how layers are read; version 6 of volumes that change
-//! their size; version 7 of clones and of groups of snapshots. What an older row does not say is not so.
+//! their size; version 7 of clones, of groups of snapshots, of reservations and of the rules of space.
+//! What an older row does not say is not so.
 
 use std::collections::BTreeMap;
 
-use ashlar_proto::api::{AckRule, Ailing, DiskReport, Incident, Replica, Schedulable, VolumeState};
+use ashlar_proto::api::{
+    AckRule, Ailing, DiskReport, Incident, Replica, Reserve, Schedulable, SpaceRules, VolumeState,
+};
 use ashlar_proto::{
     Address, ByteCount, ClusterId, DiskId, Epoch, Generation, GroupId, Layer, LayerTable, NodeId,
     ReplicaId, ShardIndex, VolumeId,
@@ -122,6 +126,9 @@ pub(crate) struct VolumeRow {
     /// not get smaller, and those that are made anew are like them. 0 if it never was larger.
     #[serde(default)]
     pub(crate) kept_bytes: ByteCount,
+    /// What is kept for it.
+    #[serde(default)]
+    pub(crate) reserve: Reserve,
     /// What it shows wherever nothing was written to it.
     #[serde(default)]
     pub(crate) origin: Option<OriginRow>,
@@ -243,6 +250,12 @@ pub(crate) struct RebalanceRow {
     pub(crate) active: bool,
 }
 
+/// How space is given out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SpaceRow {
+    pub(crate) rules: SpaceRules,
+}
+
 /// A client that may attach no volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DeniedRow {
@@ -262,6 +275,7 @@ pub(crate) enum AnyRow {
     Node(NodeRow),
     Disk(DiskRow),
     Rebalance(RebalanceRow),
+    Space(SpaceRow),
     Denied(DeniedRow),
 }
 
@@ -303,6 +317,10 @@ pub(crate) fn denied_key(client: &str) -> Key {
 
 pub(crate) fn rebalance_key() -> Key {
     Key::new("rebalance")
+}
+
+pub(crate) fn space_key() -> Key {
+    Key::new("space")
 }
 
 #[derive(Serialize)]
@@ -364,6 +382,7 @@ impl AnyRow {
             "node" => read(key, value).map(Self::Node),
             "disk" => read(key, value).map(Self::Disk),
             "rebalance" => read(key, value).map(Self::Rebalance),
+            "space" => read(key, value).map(Self::Space),
             "denied" => read(key, value).map(Self::Denied),
             _ => Err(RowError::Unknown { key: key.clone() }),
         }
@@ -381,6 +400,7 @@ impl AnyRow {
             Self::Node(row) => put(node_key(row.id), row),
             Self::Disk(row) => put(disk_key(row.report.id), row),
             Self::Rebalance(row) => put(rebalance_key(), row),
+            Self::Space(row) => put(space_key(), row),
             Self::Denied(row) => put(denied_key(&row.client), row),
         }
     }

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -16,6 +16,9 @@ pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub trait Runtime: Send + Sync + 'static {
     /// The time since some moment, always the same one; never goes back.
     fn elapsed(&self) -> Duration;
+
+    /// Milliseconds since 1970-01-01 UTC, for people: nothing is decided by it.
+    fn wall_ms(&self) -> u64;
 
     /// Waits for `duration`.
     fn sleep(&self, duration: Duration) -> Work;
@@ -43,6 +46,13 @@ impl TokioRuntime {
 impl Runtime for TokioRuntime {
     fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    fn wall_ms(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
     }
 
     fn sleep(&self, duration: Duration) -> Work {

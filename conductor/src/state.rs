@@ -28,6 +28,7 @@ mod resize;
 mod schedule;
 mod slots;
 mod snapshots;
+mod space;
 mod subjects;
 mod view;
 mod volumes;
@@ -42,7 +43,8 @@ use ashlar_proto::{
 
 use crate::meta::{Change, Expect, Key, Transaction};
 use crate::row::{
-    AnyRow, ClusterRow, DeniedRow, DiskRow, GroupRow, NodeRow, RebalanceRow, ShardRow, VolumeRow,
+    AnyRow, ClusterRow, DeniedRow, DiskRow, GroupRow, NodeRow, RebalanceRow, ShardRow, SpaceRow,
+    VolumeRow,
 };
 use clones::CloneIndex;
 pub(crate) use evidence::Judgment;
@@ -105,6 +107,7 @@ pub(crate) struct ClusterState {
     nodes: BTreeMap<NodeId, NodeRow>,
     disks: BTreeMap<DiskId, DiskRow>,
     rebalance: RebalanceRow,
+    space: SpaceRow,
     /// Clients that may attach nothing.
     denied: BTreeMap<String, DeniedRow>,
     /// The disks that ail and have not failed.
@@ -149,6 +152,7 @@ impl ClusterState {
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
             rebalance: RebalanceRow::default(),
+            space: SpaceRow::default(),
             denied: BTreeMap::new(),
             ailing: BTreeSet::new(),
             holds: BTreeMap::new(),

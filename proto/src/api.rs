@@ -8,6 +8,7 @@ mod maps;
 mod resize;
 mod seen;
 mod snapshots;
+mod space;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -36,6 +37,10 @@ pub use seen::{
 
 pub use snapshots::{
     CreateSnapshot, ReportLayers, RollbackVolume, Snapshot, SnapshotMap, SnapshotState,
+};
+pub use space::{
+    DiskLevel, Event, EventKind, Events, ReplicaUse, Reserve, ReserveVolume, SetSpace, Space,
+    SpaceRules,
 };
 
 /// A counter over all changes of the metadata; `list` answers carry it, `watch` resumes from it.
@@ -80,6 +85,9 @@ pub struct CreateVolume {
     /// The acknowledgement rule.
     #[serde(default)]
     pub ack: AckRule,
+    /// What is kept for it.
+    #[serde(default, skip_serializing_if = "Reserve::is_none")]
+    pub reserve: Reserve,
 }
 
 /// Where a volume is in its life.
@@ -124,6 +132,9 @@ pub struct Volume {
     pub replicas: u8,
     /// The acknowledgement rule.
     pub ack: AckRule,
+    /// What is kept for it.
+    #[serde(default, skip_serializing_if = "Reserve::is_none")]
+    pub reserve: Reserve,
     /// Where it is in its life.
     pub state: VolumeState,
     /// How well its replicas keep up.
@@ -246,6 +257,22 @@ fn is_zero(number: &u32) -> bool {
     clippy::trivially_copy_pass_by_ref,
     reason = "the signature that serde asks for"
 )]
+fn is_no_count(count: &u64) -> bool {
+    *count == 0
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+fn is_no_bytes(bytes: &ByteCount) -> bool {
+    *bytes == ByteCount::default()
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
 fn is_no_layer(layer: &Layer) -> bool {
     *layer == Layer::default()
 }
@@ -324,7 +351,7 @@ pub struct InSyncCommitted {
 }
 
 /// A disk, as its store reports it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskReport {
     /// Its id, from its superblock.
@@ -358,6 +385,21 @@ pub struct DiskReport {
     /// What has been written to it; none where nothing is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writes: Option<WriteReport>,
+    /// Bytes that are kept for replicas that have reservations, their maps included.
+    #[serde(default, skip_serializing_if = "is_no_bytes")]
+    pub reserved_bytes: ByteCount,
+    /// Of these, bytes that those replicas have not taken yet: they are not among those used.
+    #[serde(default, skip_serializing_if = "is_no_bytes")]
+    pub unfilled_bytes: ByteCount,
+    /// A lane of it takes no new blocks of volumes without a reservation.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub full: bool,
+    /// Writes that were refused for want of room since the store started.
+    #[serde(default, skip_serializing_if = "is_no_count")]
+    pub refused_writes: u64,
+    /// What the replicas take that take the most: the first [`crate::limits::USES_REPORTED_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub largest: Vec<ReplicaUse>,
 }
 
 /// What has been written to a disk since its store started, and by whom.
@@ -471,6 +513,9 @@ pub struct Assignment {
     pub disk: DiskId,
     /// Blocks of 4 KiB in the shard.
     pub blocks: u32,
+    /// Of these, blocks that are kept for it, whatever others write.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reserve_blocks: u32,
     /// The volume is still being created, or the replica is to be made in place of another: it is
     /// made where it is not. Afterwards one that is not there was lost, and an empty one in its
     /// place would pass for it.
@@ -587,6 +632,12 @@ pub struct Disk {
     pub report: DiskReport,
     /// Replicas that it holds.
     pub replicas: u32,
+    /// Bytes of these, written or not.
+    #[serde(default)]
+    pub provisioned_bytes: ByteCount,
+    /// How full it is, by the rules of the cluster.
+    #[serde(default)]
+    pub level: DiskLevel,
 }
 
 /// A list and the revision that it stands for; `GET …?watch=true&after=R` goes on from there.
@@ -647,6 +698,9 @@ pub struct ClusterStatus {
     pub usable_bytes: ByteCount,
     /// Bytes used, over all disks.
     pub used_bytes: ByteCount,
+    /// How space is given out, and how much is promised and kept.
+    #[serde(default)]
+    pub space: Space,
     /// Volumes, and how many are degraded or worse.
     pub volumes: u32,
     /// Volumes that are degraded.

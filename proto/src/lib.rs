@@ -12,6 +12,7 @@ pub mod layers;
 pub mod limits;
 pub mod message;
 pub mod planted;
+pub mod room;
 pub mod status;
 
 pub use address::{Address, ParseAddressError};
@@ -23,4 +24,5 @@ pub use ids::{
 };
 pub use layers::{LayerRange, LayerTable};
 pub use limits::BLOCK_BYTES;
+pub use room::reserved_blocks;
 pub use status::{RoomHint, Status};

@@ -14,6 +14,9 @@ pub const SHARD_BYTES_DEFAULT: u64 = 4 << 30;
 /// Blocks that one frame may carry as payload: 1 MiB, one leaf of the map.
 pub const FRAME_DATA_BLOCKS_MAX: u16 = 256;
 
+/// Blocks of one leaf of the map.
+pub const LEAF_BLOCKS: u64 = 256;
+
 /// Bytes of metadata (checksums, tails, text) that one frame may carry.
 pub const FRAME_META_BYTES_MAX: usize = 65535 * 4;
 
@@ -36,6 +39,9 @@ pub const SLOTS_MAX: usize = REPLICAS_MAX + 1;
 
 /// Replicas that one disk reports as missing at a time; the others follow once these are dealt with.
 pub const MISSING_REPORTED_MAX: usize = 256;
+
+/// Replicas of which one disk reports what they take: those that take the most.
+pub const USES_REPORTED_MAX: usize = 32;
 
 /// How far an owner may run ahead of `stable`, in seqs (2²³; a window holds 2²⁴).
 pub const SEQ_AHEAD_MAX: u64 = 1 << 23;

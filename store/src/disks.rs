@@ -68,6 +68,11 @@ impl DiskEntry {
             missing: report::missing(lanes),
             map: report::map(lanes),
             writes: report::writes(lanes),
+            reserved_bytes: sum(|lane| lane.usage.reserved),
+            unfilled_bytes: sum(|lane| lane.usage.unfilled),
+            full: lanes.iter().any(|lane| lane.is_full),
+            refused_writes: lanes.iter().map(|lane| lane.stats.refused).sum(),
+            largest: report::largest(lanes),
         }
     }
 }

@@ -125,7 +125,7 @@ impl Replicas {
         self.gates.borrow().get(&key).cloned()
     }
 
-    /// Removes, creates and grows shards, durably. The gates are to be refreshed afterwards, whatever
+    /// Removes, creates and grows shards and changes what is kept for them, durably. The gates are to be refreshed afterwards, whatever
     /// the outcome.
     pub(crate) async fn change(&self, plan: &Plan) -> Result<(), LaneError> {
         let leaving: Vec<_> = plan
@@ -148,6 +148,9 @@ impl Replicas {
         }
         if changed.is_ok() {
             changed = self.lane.grow_shards(&plan.grow).await;
+        }
+        if changed.is_ok() {
+            changed = self.lane.reserve_shards(&plan.reserve).await;
         }
         if changed == Err(LaneError::Device) {
             self.health
@@ -408,11 +411,12 @@ impl Replicas {
             Err(status) => (status, Answer::default()),
         };
         let mut header = request.reply(status, self.lane.incarnation());
-        header.room = self.lane.room();
-        let gate = self.gate(ShardKey {
+        let key = ShardKey {
             volume: request.volume,
             shard: request.shard,
-        });
+        };
+        header.room = self.lane.room_of(key);
+        let gate = self.gate(key);
         if let Some(gate) = gate {
             header.generation = gate.generation();
             header.epoch = gate.state().epoch;

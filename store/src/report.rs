@@ -1,9 +1,10 @@
 //! What a store tells of its disks.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use ashlar_proto::api::{MapReport, WriteReport};
-use ashlar_proto::limits::MISSING_REPORTED_MAX;
+use ashlar_proto::api::{MapReport, ReplicaUse, WriteReport};
+use ashlar_proto::limits::{MISSING_REPORTED_MAX, USES_REPORTED_MAX};
 use ashlar_proto::{BLOCK_BYTES, ByteCount, ReplicaId};
 
 use crate::lane::{DamageCounts, LaneStats, MapCounts};
@@ -61,6 +62,20 @@ pub(crate) fn map(lanes: &[LaneReport]) -> Option<MapReport> {
     })
 }
 
+/// What the replicas of a disk take that take the most.
+pub(crate) fn largest(lanes: &[LaneReport]) -> Vec<ReplicaUse> {
+    let uses = lanes.iter().flat_map(|lane| &lane.largest);
+    let mut uses: Vec<ReplicaUse> = uses
+        .map(|&(replica, used_bytes)| ReplicaUse {
+            replica,
+            used_bytes,
+        })
+        .collect();
+    uses.sort_unstable_by_key(|of| (Reverse(of.used_bytes), of.replica));
+    uses.truncate(USES_REPORTED_MAX);
+    uses
+}
+
 /// What the lanes of a disk have written; none where no lane is served.
 pub(crate) fn writes(lanes: &[LaneReport]) -> Option<WriteReport> {
     if lanes.is_empty() {
@@ -114,6 +129,20 @@ mod tests {
         let sum = map(&[lane.clone(), lane]).unwrap();
         assert_eq!((sum.budget_bytes.get(), sum.misses), (2 << 20, 6));
         assert_eq!(sum.load_ns_mean(), 100);
+    }
+
+    #[test]
+    fn what_takes_the_most_comes_first() {
+        let lane = |largest: &[(u64, u64)]| {
+            let of = |&(id, bytes): &(u64, u64)| (ReplicaId::new(id), ByteCount::new(bytes));
+            LaneReport {
+                largest: largest.iter().map(of).collect(),
+                ..LaneReport::default()
+            }
+        };
+        let shown = largest(&[lane(&[(1, 60), (2, 30)]), lane(&[(3, 40)])]);
+        let shown: Vec<u64> = shown.iter().map(|of| of.replica.get()).collect();
+        assert_eq!(shown, [1, 3, 2]);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ashlar_proto::api::{Assignment, OwnerSeen};
-use ashlar_proto::{BlockCount, DiskId, LaneIndex, ReplicaId};
+use ashlar_proto::limits::USES_REPORTED_MAX;
+use ashlar_proto::{BlockCount, ByteCount, DiskId, LaneIndex, ReplicaId, RoomHint};
 use ashlar_reactor::Reactor;
 use ashlar_reactor::channel::{Semaphore, remote};
 use ashlar_reactor::future::join_all;
@@ -39,6 +40,10 @@ pub(crate) struct LaneReport {
     pub(crate) stats: LaneStats,
     /// Replicas that should be here, were made once, and are not.
     pub(crate) missing: Vec<ReplicaId>,
+    /// It takes no new blocks of volumes without a reservation.
+    pub(crate) is_full: bool,
+    /// What the replicas take that take the most.
+    pub(crate) largest: Vec<(ReplicaId, ByteCount)>,
 }
 
 /// A lane that is to be served.
@@ -152,6 +157,8 @@ impl Worker {
                 usage,
                 stats,
                 missing,
+                is_full: lane.room() >= RoomHint::Soft,
+                largest: lane.largest(USES_REPORTED_MAX),
             };
             (key, report)
         };
@@ -169,7 +176,8 @@ impl Worker {
             return Err(LaneError::Closing);
         };
         let _turn = self.changes.acquire(1).await;
-        let plan = Plan::between(&replicas.lane().shards(), &wanted);
+        let mut plan = Plan::between(&replicas.lane().shards(), &wanted);
+        plan.note_reserves(&replicas.lane().reserves(), &wanted);
         self.note_missing(key, &plan.missing);
         if plan.is_empty() {
             return Ok(());
@@ -227,13 +235,39 @@ pub(crate) struct Plan {
     pub(crate) remove: Vec<ShardKey>,
     pub(crate) create: Vec<(ShardKey, ReplicaId, BlockCount)>,
     pub(crate) grow: Vec<(ShardKey, BlockCount)>,
+    /// What is to be kept for shards from now on.
+    pub(crate) reserve: Vec<(ShardKey, BlockCount)>,
     /// Wanted, not here, and not to be made.
     missing: Vec<Assignment>,
 }
 
 impl Plan {
     fn is_empty(&self) -> bool {
-        self.remove.is_empty() && self.create.is_empty() && self.grow.is_empty()
+        self.remove.is_empty()
+            && self.create.is_empty()
+            && self.grow.is_empty()
+            && self.reserve.is_empty()
+    }
+
+    /// Adds what is to be kept for those that are to be here, where it is something else than now.
+    fn note_reserves(&mut self, kept: &[(ShardKey, BlockCount)], wanted: &[Assignment]) {
+        let kept: BTreeMap<ShardKey, BlockCount> = kept.iter().copied().collect();
+        for assignment in wanted
+            .iter()
+            .filter(|wanted| !self.missing.contains(wanted))
+        {
+            let key = ShardKey {
+                volume: assignment.volume,
+                shard: assignment.shard,
+            };
+            // One of another life keeps nothing yet.
+            let is_new = self.create.iter().any(|(created, ..)| *created == key);
+            let now = kept.get(&key).filter(|_| !is_new).copied();
+            let wanted = BlockCount::new(assignment.reserve_blocks);
+            if wanted != now.unwrap_or_default() {
+                self.reserve.push((key, wanted));
+            }
+        }
     }
 
     /// From what is there to what is wanted. A replica of another life is another replica, and
@@ -291,6 +325,7 @@ mod tests {
             replica: ReplicaId::new(replica),
             disk: DiskId::new(1),
             blocks: 100,
+            reserve_blocks: 0,
             may_create: true,
         }
     }
@@ -303,6 +338,21 @@ mod tests {
         assert_eq!(plan.create, [here(3, 9), here(4, 4)]);
         let same = Plan::between(&present, &[assigned(1, 1), assigned(2, 2), assigned(3, 3)]);
         assert_eq!(same, Plan::default());
+    }
+
+    #[test]
+    fn what_is_kept_follows_the_assignments() {
+        let wanted = |shard, replica, reserve_blocks| Assignment {
+            reserve_blocks,
+            ..assigned(shard, replica)
+        };
+        let present = [here(1, 1), here(2, 2), here(3, 3)];
+        let blocks = |shard, count| (key(shard), BlockCount::new(count));
+        let kept = [blocks(1, 10), blocks(2, 20), blocks(3, 30)];
+        let list = [wanted(1, 1, 10), wanted(2, 2, 0), wanted(3, 9, 30)];
+        let mut plan = Plan::between(&present, &list);
+        plan.note_reserves(&kept, &list);
+        assert_eq!(plan.reserve, [blocks(2, 0), blocks(3, 30)]);
     }
 
     /// A replica of a volume in use is lost: an empty one under its id would count as in sync, and

@@ -119,6 +119,7 @@ async fn start(
         replica: ReplicaId::new(u64::from(shard)),
         disk: DISK,
         blocks: BLOCKS,
+        reserve_blocks: 0,
         may_create: true,
     });
     let applied = control.apply(assignments.collect()).await.unwrap();

@@ -56,6 +56,7 @@ fn map(name: &str) -> VolumeMap {
             shard_bytes: ByteCount::new(1 << 20),
             replicas: 1,
             ack: AckRule::Majority,
+            reserve: ashlar_proto::api::Reserve::None,
             state: VolumeState::Ready,
             health: Health::Healthy,
             generation: Generation::new(1),

@@ -55,7 +55,7 @@ impl Store for MemoryStore {
             ailing: None,
             missing: Vec::new(),
             map: None,
-            writes: None,
+            ..DiskReport::default()
         }])
     }
 
@@ -149,6 +149,7 @@ async fn create_with(client: &ApiClient, name: &str, replicas: u8) -> Volume {
             size_bytes,
             replicas,
             ack: AckRule::Majority,
+            reserve: ashlar_proto::api::Reserve::None,
         };
         match client.create_volume(&request).await {
             Ok(volume) => return volume,

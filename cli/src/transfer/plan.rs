@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use anyhow::{Context, anyhow, ensure};
 use ashlar_image::Format;
 use ashlar_proto::ByteCount;
-use ashlar_proto::api::{CreateVolume, Volume};
+use ashlar_proto::api::{CreateVolume, Reserve, Volume};
 
 use super::checksum::Sha256;
 use super::file::{Identity, word};
@@ -249,6 +249,7 @@ fn create(api: &str, args: &ImportArgs, size_bytes: u64) -> anyhow::Result<Volum
         size_bytes: ByteCount::new(size_bytes),
         replicas: args.replicas,
         ack: args.ack.into(),
+        reserve: Reserve::None,
     };
     ask(api, async |client| client.create_volume(&request).await)
         .with_context(|| format!("cannot create the volume {}", args.volume))

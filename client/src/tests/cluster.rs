@@ -242,6 +242,7 @@ impl Cluster {
             shard_bytes: ByteCount::new(SHARD_BYTES),
             replicas,
             ack,
+            reserve: ashlar_proto::api::Reserve::None,
             state: VolumeState::Ready,
             health: Health::Healthy,
             generation: Generation::new(0),

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use crate::cluster::ClusterError;
 use crate::refusal::{
     ClientRefusal, DiskRefusal, GroupRefusal, NodeRefusal, Refusal, ResizeRefusal, SnapshotRefusal,
-    VolumeRefusal,
+    SpaceRefusal, VolumeRefusal,
 };
 
 /// A handler's answer.
@@ -54,6 +54,7 @@ enum Code {
     ShardNotFound,
     ReplicaGone,
     NoRoom,
+    OverCommitted,
     NodeNotFound,
     NodeNameTaken,
     NodeInUse,
@@ -152,6 +153,11 @@ impl Code {
                 "No room for the replicas",
                 S::INSUFFICIENT_STORAGE,
             ),
+            Self::OverCommitted => (
+                "over-committed",
+                "More than may be promised",
+                S::INSUFFICIENT_STORAGE,
+            ),
             Self::NodeNotFound => ("node-not-found", "No such node", S::NOT_FOUND),
             Self::NodeNameTaken => ("node-name-taken", "Node name is taken", S::CONFLICT),
             Self::NodeInUse => ("node-in-use", "Node holds replicas", S::CONFLICT),
@@ -240,7 +246,8 @@ impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         let code = match &refusal {
             Refusal::Invalid(_) => Code::Invalid,
-            Refusal::Placement(_) => Code::NoRoom,
+            Refusal::Placement(_) | Refusal::Space(SpaceRefusal::NotKept { .. }) => Code::NoRoom,
+            Refusal::Space(SpaceRefusal::OverCommitted { .. }) => Code::OverCommitted,
             Refusal::Volume(refusal) => match refusal {
                 VolumeRefusal::NotFound { .. } => Code::VolumeNotFound,
                 VolumeRefusal::Exists { .. } => Code::VolumeExists,

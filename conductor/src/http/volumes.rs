@@ -19,7 +19,7 @@ use super::{AfterQuery, Shared, unless_stopping};
 use crate::meta::MetaStore;
 
 /// How long create, resize and delete wait for the stores unless told otherwise.
-const STORES_WAIT: Duration = Duration::from_secs(30);
+pub(super) const STORES_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,7 +32,7 @@ pub(super) struct DeleteQuery {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitQuery {
-    wait_ms: Option<u64>,
+    pub(super) wait_ms: Option<u64>,
 }
 
 pub(super) async fn list<M: MetaStore>(

@@ -6,12 +6,11 @@
 //!     usable + unwritten                   usable + unwritten
 //! ```
 //!
-//! Pure. Placement gives disks shares in proportion to usable · (1 − fill), which makes their fills
+//! What is kept for replicas that have reservations counts as used. Pure. Placement gives disks shares in proportion to usable · (1 − fill), which makes their fills
 //! alike; rebalance moves replicas until they are. So neither undoes what the other did.
 
 use ashlar_proto::ByteCount;
-
-use super::{FULL_PERCENT, OVERCOMMIT_MAX};
+use ashlar_proto::api::{DiskLevel, SpaceRules};
 
 /// A part of a disk, in billionths: with 4 GiB shards, a petabyte still has steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,47 +46,105 @@ impl Fill {
     }
 }
 
+/// What a replica wants of a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Want {
+    /// Its length, written or not.
+    pub bytes: ByteCount,
+    /// What is kept for it.
+    pub reserve: ByteCount,
+}
+
 /// What lies on a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// Bytes that volumes can use.
     pub usable: ByteCount,
     /// Bytes used.
     pub used: ByteCount,
+    /// Bytes that are kept for replicas here and that these have not taken yet.
+    pub kept: ByteCount,
     /// Bytes of the replicas that it holds, written or not.
     pub promised: ByteCount,
+    /// How full it was found to be.
+    pub level: DiskLevel,
+    /// The rules of space.
+    pub rules: SpaceRules,
 }
 
 impl Load {
+    /// Bytes that nobody else can have: used, or kept.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.used.get().saturating_add(self.kept.get())
+    }
+
+    /// Bytes up to the soft threshold.
+    #[must_use]
+    pub fn soft(&self) -> u64 {
+        part(self.usable, self.rules.soft_percent)
+    }
+
+    /// Whether more than that is taken.
+    #[must_use]
+    pub fn is_above_soft(&self) -> bool {
+        self.taken() >= self.soft().max(1)
+    }
+
+    /// Bytes that can still be kept: below the hard threshold.
+    #[must_use]
+    pub fn keepable(&self) -> ByteCount {
+        let hard = part(self.usable, self.rules.hard_percent);
+        ByteCount::new(hard.saturating_sub(self.taken()))
+    }
+
+    /// Whether so much more can be kept.
+    #[must_use]
+    pub fn can_keep(&self, bytes: ByteCount) -> bool {
+        bytes <= self.keepable()
+    }
+
     /// The free space, shared with what is promised but not written yet.
     #[must_use]
     pub fn weight(&self) -> u128 {
-        let free = u128::from(self.usable.get().saturating_sub(self.used.get()));
+        let free = u128::from(self.usable.get().saturating_sub(self.taken()));
         free * u128::from(self.usable.get()) / self.shared().max(1)
     }
 
     /// How full the disk is.
     #[must_use]
     pub fn fill(&self) -> Fill {
-        let free = u128::from(self.usable.get().saturating_sub(self.used.get()));
+        let free = u128::from(self.usable.get().saturating_sub(self.taken()));
         let empty = free * u128::from(WHOLE) / self.shared().max(1);
         Fill(WHOLE.saturating_sub(u32::try_from(empty).unwrap_or(WHOLE)))
     }
 
     fn shared(&self) -> u128 {
-        let unwritten = self.promised.get().saturating_sub(self.used.get());
+        let unwritten = self.promised.get().saturating_sub(self.taken());
         u128::from(self.usable.get()) + u128::from(unwritten)
     }
 
-    /// Whether a replica of that length may be placed here.
+    /// Whether a replica may be placed here.
     #[must_use]
-    pub fn has_room(&self, bytes: ByteCount) -> bool {
-        let usable = u128::from(self.usable.get());
-        let full = usable * u128::from(FULL_PERCENT) / 100;
-        let most = usable * u128::from(OVERCOMMIT_MAX);
+    pub fn has_room(&self, want: Want) -> bool {
+        let percent = self.rules.over_commit_percent;
+        let most = u128::from(self.usable.get()) * u128::from(percent) / 100;
+        let promised = u128::from(self.promised.get()) + u128::from(want.bytes.get());
         self.weight() > 0
-            && u128::from(self.used.get()) < full
-            && u128::from(self.promised.get()) + u128::from(bytes.get()) <= most
+            && self.level < DiskLevel::Hard
+            && self.keepable() > ByteCount::default()
+            && self.can_keep(want.reserve)
+            && (percent == 0 || promised <= most)
+    }
+
+    /// With one more replica, of which nothing is written.
+    #[must_use]
+    pub fn with_want(self, want: Want) -> Self {
+        let kept = self.kept.get().saturating_add(want.reserve.get());
+        Self {
+            kept: ByteCount::new(kept),
+            ..self.with(want.bytes, ByteCount::default())
+        }
     }
 
     /// With one more replica, of which so much is written.
@@ -95,9 +152,9 @@ impl Load {
     pub fn with(self, bytes: ByteCount, written: ByteCount) -> Self {
         let sum = |a: ByteCount, b: ByteCount| ByteCount::new(a.get().saturating_add(b.get()));
         Self {
-            usable: self.usable,
             used: sum(self.used, written),
             promised: sum(self.promised, bytes),
+            ..self
         }
     }
 
@@ -106,9 +163,9 @@ impl Load {
     pub fn without(self, bytes: ByteCount, written: ByteCount) -> Self {
         let rest = |a: ByteCount, b: ByteCount| ByteCount::new(a.get().saturating_sub(b.get()));
         Self {
-            usable: self.usable,
             used: rest(self.used, written),
             promised: rest(self.promised, bytes),
+            ..self
         }
     }
 
@@ -127,6 +184,11 @@ impl Load {
             most: ByteCount::new(most),
         }
     }
+}
+
+fn part(bytes: ByteCount, percent: u8) -> u64 {
+    let part = u128::from(bytes.get()) * u128::from(percent) / 100;
+    u64::try_from(part).unwrap_or(u64::MAX)
 }
 
 /// What a store's report of a disk tells of one replica: it counts all of them together.
@@ -150,6 +212,14 @@ mod tests {
             usable,
             used,
             promised,
+            ..Load::default()
+        }
+    }
+
+    fn thin(bytes: u64) -> Want {
+        Want {
+            bytes: ByteCount::new(bytes),
+            ..Want::default()
         }
     }
 
@@ -184,10 +254,41 @@ mod tests {
 
     #[test]
     fn what_is_full_takes_nothing() {
-        let four = ByteCount::new(4);
-        assert!(load(100, 94, 94).has_room(four));
-        assert!(!load(100, 95, 95).has_room(four));
+        let four = thin(4);
+        assert!(load(100, 89, 89).has_room(four));
+        assert!(!load(100, 90, 90).has_room(four));
         assert!(!load(100, 0, 1997).has_room(four));
-        assert!(!load(0, 0, 0).has_room(ByteCount::new(0)));
+        assert!(!load(0, 0, 0).has_room(thin(0)));
+        let rules = SpaceRules {
+            over_commit_percent: 0,
+            ..SpaceRules::default()
+        };
+        let unlimited = Load {
+            rules,
+            ..load(100, 0, 1997)
+        };
+        assert!(unlimited.has_room(four));
+        let still_full = Load {
+            level: DiskLevel::Hard,
+            ..load(100, 88, 88)
+        };
+        assert!(!still_full.has_room(four));
+    }
+
+    #[test]
+    fn what_is_kept_counts_as_used() {
+        let kept = Load {
+            kept: ByteCount::new(300),
+            ..load(1000, 300, 600)
+        };
+        assert_eq!(kept.fill(), load(1000, 600, 600).fill());
+        assert_eq!((kept.taken(), kept.is_above_soft()), (600, false));
+        let want = |reserve| Want {
+            bytes: ByteCount::new(400),
+            reserve: ByteCount::new(reserve),
+        };
+        assert!(kept.has_room(want(300)) && !kept.has_room(want(301)));
+        assert!(kept.with_want(want(200)).is_above_soft());
+        assert!(!kept.with_want(want(300)).has_room(thin(1)));
     }
 }

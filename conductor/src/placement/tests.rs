@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ashlar_proto::ByteCount;
+
 use super::*;
 
 const GIB: u64 = 1 << 30;
@@ -15,7 +17,7 @@ fn disk(disk: u128, node: u64, usable_gib: u64) -> Candidate {
         load: Load {
             usable: ByteCount::new(usable_gib * GIB),
             used: ByteCount::new(0),
-            promised: ByteCount::new(0),
+            ..Load::default()
         },
     }
 }
@@ -25,12 +27,19 @@ fn in_zone(mut candidate: Candidate, zone: &str) -> Candidate {
     candidate
 }
 
+fn thin(bytes: u64) -> Want {
+    Want {
+        bytes: ByteCount::new(bytes),
+        ..Want::default()
+    }
+}
+
 fn place_shards(
     replicas: usize,
     shards: usize,
     candidates: &[Candidate],
 ) -> Result<Vec<Vec<(NodeId, DiskId)>>, PlacementError> {
-    let lengths = vec![ByteCount::new(SHARD); shards];
+    let lengths = vec![thin(SHARD); shards];
     place(VolumeId::new(9), replicas, &lengths, candidates)
 }
 
@@ -130,7 +139,7 @@ fn promises_weigh_but_do_not_bar() {
 fn full_and_overpromised_disks_have_no_room() {
     let mut disks = [disk(1, 1, 100), disk(2, 2, 100), disk(3, 3, 100)];
     disks[0].load.used = ByteCount::new(95 * GIB);
-    disks[1].load.promised = ByteCount::new(OVERCOMMIT_MAX * 100 * GIB - SHARD);
+    disks[1].load.promised = ByteCount::new(20 * 100 * GIB - SHARD);
     let error = place_shards(2, 2, &disks).unwrap_err();
     let shard = ShardIndex::new(1);
     assert_eq!(
@@ -139,7 +148,8 @@ fn full_and_overpromised_disks_have_no_room() {
             replicas: 2,
             up: 3,
             with_room: 1,
-            shard
+            shard,
+            rules: SpaceRules::default(),
         }
     );
     assert!(
@@ -168,7 +178,7 @@ fn small_volumes_share_equal_disks() {
     let disks: Vec<_> = (1..=4).map(|i| disk(u128::from(i), i, 100)).collect();
     let mut firsts: BTreeMap<u128, usize> = BTreeMap::new();
     for volume in 0..200 {
-        let shards = [ByteCount::new(SHARD)];
+        let shards = [thin(SHARD)];
         let placed = place(VolumeId::new(volume), 1, &shards, &disks).unwrap();
         *firsts.entry(placed[0][0].1.get()).or_default() += 1;
     }

@@ -92,7 +92,7 @@ fn stored_bytes_are_those_of_version_7() {
             ailing: Some(ailing.clone()),
             missing: Vec::new(),
             map: None,
-            writes: None,
+            ..DiskReport::default()
         },
         schedulable: Schedulable::Open,
         ailing: Some(ailing),
@@ -189,6 +189,7 @@ fn volume_row() -> VolumeRow {
         settled: true,
         grows_to: Some(ByteCount::new(16384)),
         kept_bytes: ByteCount::new(12288),
+        reserve: ashlar_proto::api::Reserve::All,
         origin: Some(OriginRow {
             volume: VolumeId::new(3),
             layer: Layer::new(2),
@@ -217,7 +218,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_7() {
         concat!(
             r#","layers":{"version":3,"live":[{"low":1,"high":2},{"low":3,"high":8}],"#,
             r#""dropped":[{"low":4,"high":5}]},"layers_applied":2,"settled_layer":6,"#,
-            r#""settled":true,"grows_to":16384,"kept_bytes":12288,"#,
+            r#""settled":true,"grows_to":16384,"kept_bytes":12288,"reserve":"all","#,
             r#""origin":{"volume":"0000000000000003","layer":2,"bytes":4096},"#,
             r#""flattened_to":4096}}"#
         )
@@ -285,6 +286,7 @@ fn volumes_of_version_4_are_read_and_are_not_settled() {
         settled: false,
         grows_to: None,
         kept_bytes: ByteCount::default(),
+        reserve: ashlar_proto::api::Reserve::None,
         origin: None,
         flattened_to: None,
         ..volume_row()

@@ -35,6 +35,7 @@ impl ClusterState {
         match row {
             AnyRow::Cluster(row) => self.cluster = row,
             AnyRow::Rebalance(row) => self.rebalance = row,
+            AnyRow::Space(row) => self.space = row,
             AnyRow::Denied(row) => {
                 self.denied.insert(row.client.clone(), row);
             }
@@ -75,14 +76,14 @@ impl ClusterState {
     fn put_volume(&mut self, revision: Revision, row: VolumeRow) {
         let (id, repairer, task) = (row.id, row.repairer, (row.repairer, row.unfenced));
         let leaving = row.state == VolumeState::Deleting;
-        let (grows_to, space) = (row.grows_to, space(&row));
+        let (grows_to, space) = (row.grows_to, (space(&row), row.reserve));
         let origin = row.origin;
         let before = self.volumes.insert(id, row);
         let origin_before = before.as_ref().and_then(|before| before.origin);
         self.clones.change((id, None), origin_before, origin);
         let was = before
             .as_ref()
-            .map(|row| (row.grows_to, resize::space(row)));
+            .map(|row| (row.grows_to, (resize::space(row), row.reserve)));
         if grows_to.is_none() {
             self.growing.remove(&id);
         } else if was.is_none_or(|was| was.0 != grows_to) {

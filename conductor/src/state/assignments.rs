@@ -4,6 +4,7 @@ use ashlar_proto::NodeId;
 use ashlar_proto::api::{Assignment, RepairTask, Revision, VolumeState};
 
 use super::resize::is_served;
+use super::space::reserve_blocks;
 use super::{ClusterState, blocks};
 
 impl ClusterState {
@@ -28,6 +29,7 @@ impl ClusterState {
                         replica: held.replica,
                         disk: *disk,
                         blocks: blocks(row, shard),
+                        reserve_blocks: reserve_blocks(row, shard),
                         may_create: row.state == VolumeState::Creating
                             || !is_served(row, shard)
                             || self.unmade.contains_key(&held.replica),

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ashlar_proto::api::{
-    CloneSnapshot, CreateVolume, FlattenVolume, Origin, ReportFlatten, snapshot_by_layer,
+    CloneSnapshot, CreateVolume, FlattenVolume, Origin, ReportFlatten, Reserve, snapshot_by_layer,
 };
 use ashlar_proto::{ByteCount, Layer, VolumeId};
 
@@ -118,6 +118,7 @@ impl ClusterState {
             size_bytes,
             replicas: request.replicas.unwrap_or(current.replicas),
             ack: request.ack.unwrap_or(current.ack),
+            reserve: Reserve::None,
         };
         let origin = OriginRow {
             volume: current.id,

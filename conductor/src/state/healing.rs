@@ -20,14 +20,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ashlar_proto::api::{Replica, Schedulable, VolumeState};
+use ashlar_proto::api::{DiskLevel, Replica, Schedulable, VolumeState};
 use ashlar_proto::planted::{Planted, is_planted};
-use ashlar_proto::{ByteCount, DiskId, NodeId, ReplicaId};
+use ashlar_proto::{DiskId, NodeId, ReplicaId};
 
 use super::slots::Slots;
-use super::{At, ClusterState, Plan, shard_bytes};
+use super::space::want;
+use super::{At, ClusterState, Plan};
 use crate::live::Live;
-use crate::placement::{Candidate, Neighbour, place_beside};
+use crate::placement::{Candidate, Neighbour, Want, place_beside};
 use crate::row::{AnyRow, ClusterRow, ShardRow, VolumeRow, volume_key};
 
 /// What is amiss, of all volumes that are ready.
@@ -237,10 +238,11 @@ impl<'a> Healer<'a> {
     }
 
     /// One that is out of sync for a moment on a disk that only ails is caught up, which costs less
-    /// than another copy, and then moves.
+    /// than another copy, and then moves. On a full disk it cannot be.
     fn is_to_be_replaced(&self, replica: &Replica) -> bool {
         let is_asked = self.state.asked_of(replica.disk) == Schedulable::Draining;
-        replica.leaving || is_asked || self.state.is_gone(self.live, replica)
+        let is_stuck = self.live.levels.of(replica.disk) == DiskLevel::Full;
+        replica.leaving || is_asked || is_stuck || self.state.is_gone(self.live, replica)
     }
 
     /// The shard without a move that is over or was called off, if there is such a one.
@@ -298,8 +300,8 @@ impl<'a> Healer<'a> {
             self.outlook.count_queued(step.deed);
             return;
         }
-        let bytes = shard_bytes(volume, step.at.1);
-        let Some((node, disk)) = self.find_place(step, &row, &old, bytes) else {
+        let want = want(volume, step.at.1);
+        let Some((node, disk)) = self.find_place(step, &row, &old, want) else {
             return;
         };
         let fresh = fresh_replica(self.next_replica, node, disk);
@@ -308,7 +310,7 @@ impl<'a> Healer<'a> {
         if takes_slot_over {
             self.slots.give_back(old.disk);
         }
-        self.count_in(&old, replaces_fresh, disk, bytes);
+        self.count_in(&old, replaces_fresh, disk, want);
         match step.deed {
             Deed::Replace => row.replicas[position] = fresh,
             Deed::Move => {
@@ -322,15 +324,14 @@ impl<'a> Healer<'a> {
         self.changed.insert(step.at, row);
     }
 
-    fn count_in(&mut self, old: &Replica, replaces_fresh: bool, disk: DiskId, bytes: u64) {
+    fn count_in(&mut self, old: &Replica, replaces_fresh: bool, disk: DiskId, want: Want) {
         if replaces_fresh {
             let was_rebuilt = self.state.serves(old.disk);
             self.outlook.rebuilding -= u32::from(was_rebuilt);
         }
         self.slots.take(disk);
         for candidate in self.candidates.iter_mut().filter(|c| c.disk == disk) {
-            let (bytes, written) = (ByteCount::new(bytes), ByteCount::new(0));
-            candidate.load = candidate.load.with(bytes, written);
+            candidate.load = candidate.load.with_want(want);
         }
         self.outlook.admitted += 1;
         self.outlook.rebuilding += 1;
@@ -342,11 +343,11 @@ impl<'a> Healer<'a> {
         step: &Step,
         row: &ShardRow,
         old: &Replica,
-        bytes: u64,
+        want: Want,
     ) -> Option<(NodeId, DiskId)> {
         let (volume, shard) = step.at;
         let place = |apart: &[Neighbour], candidates: &[&Candidate]| {
-            place_beside(volume, shard, ByteCount::new(bytes), apart, candidates)
+            place_beside(volume, shard, want, apart, candidates)
         };
         // Who leaves is not met again: its successor may come to lie on another disk of its node.
         let left = successor_of(self.state.volumes.get(&volume)?, row)

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use ashlar_proto::api::{DiskReport, RegisterNode, Schedulable};
-use ashlar_proto::limits::{MISSING_REPORTED_MAX, NAME_BYTES_MAX};
+use ashlar_proto::limits::{MISSING_REPORTED_MAX, NAME_BYTES_MAX, USES_REPORTED_MAX};
 use ashlar_proto::{DiskId, NodeId};
 
 use super::{ClusterState, Plan};
@@ -206,13 +206,17 @@ impl DiskRow {
     }
 }
 
-/// Whether a report differs from the stored one by more than a little usage, what its map has done
-/// and what was written: that changes all the time, and the last report is shown anyway.
+/// Whether a report differs from the stored one by more than a little usage, how it is spread, what its
+/// map has done and what was written: that changes all the time, and the last report is shown anyway.
 fn is_news(stored: &DiskReport, report: &DiskReport) -> bool {
     let step = (stored.usable_bytes.get() / USED_STEP).max(1);
     let moved = stored.used_bytes.get().abs_diff(report.used_bytes.get());
     let same_use = DiskReport {
         used_bytes: stored.used_bytes,
+        unfilled_bytes: stored.unfilled_bytes,
+        refused_writes: stored.refused_writes,
+        full: stored.full,
+        largest: stored.largest.clone(),
         map: stored.map,
         writes: stored.writes,
         ..report.clone()
@@ -262,6 +266,12 @@ fn check_reports(reports: &[DiskReport]) -> Result<(), InvalidRequest> {
         }
         for kind in report.damage.keys() {
             check_text("damage", kind)?;
+        }
+        if report.largest.len() > USES_REPORTED_MAX {
+            return Err(InvalidRequest::TooMany {
+                field: "largest",
+                most: USES_REPORTED_MAX,
+            });
         }
         if report.missing.len() > MISSING_REPORTED_MAX {
             return Err(InvalidRequest::TooMany {

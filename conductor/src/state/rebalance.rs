@@ -7,6 +7,8 @@
 //!    └──────── none is left, and all reports are in ──────────┘
 //! ```
 //!
+//! Disks that are fuller than the hard threshold give replicas away before that (`relief`).
+//!
 //! A move is that of a drain: a fresh replica beside one that leaves. How full a disk is, is the
 //! measure of placement. Invariants: moves begin only in shards of which every replica is in sync
 //! and serves, in slots that healing and drains leave free; one that begins makes the two disks more
@@ -14,6 +16,7 @@
 //! copied is called off where a lost replica waits for a slot; paused, none begins.
 
 mod planner;
+mod relief;
 mod view;
 
 use ashlar_proto::api::{Schedulable, VolumeState};
@@ -99,31 +102,44 @@ impl ClusterState {
         }
         let mut planner = Planner::new(self, live);
         let mut slots = Slots::taken(self, live);
-        let (mut answer, mut looked_at) = (Rebalancing::default(), 0);
+        let mut answer = Rebalancing::default();
+        for _ in 0..LOOK_AHEAD_MAX {
+            let next = planner.relieve().filter(|_| slots.is_any_free());
+            let Some(next) = next else { break };
+            self.begin(live, next, &mut slots, &mut answer);
+        }
+        let relieving = answer.begun.len();
+        let mut looked_at = 0;
         while looked_at < LOOK_AHEAD_MAX && slots.is_any_free() {
             let first = looked_at == 0;
             let Some(next) = planner.next(self.threshold(first)) else {
                 break;
             };
             looked_at += 1;
-            let (from, to) = (next.from.0, next.to.0);
-            let is_known = self.has_reported(live, from) && self.has_reported(live, to);
-            if is_known && slots.is_free_on(next.to.1) {
-                slots.take(next.to.1);
-                answer.begun.push(next);
-            } else {
-                answer.is_waiting = true;
-            }
+            self.begin(live, next, &mut slots, &mut answer);
         }
         let is_over = looked_at == 0 && slots.is_any_free();
         if active && is_over {
-            answer.is_waiting = !self.has_settled(live);
+            answer.is_waiting |= !self.has_settled(live);
         }
         let row = RebalanceRow {
             paused,
-            active: !answer.begun.is_empty() || active && !(is_over && self.has_settled(live)),
+            active: answer.begun.len() > relieving
+                || active && !(is_over && self.has_settled(live)),
         };
         self.with_moves(row, answer)
+    }
+
+    /// Begins a move if its slot is free and what is known of its disks is of now; else it waits.
+    fn begin(&self, live: &Live, next: Move, slots: &mut Slots, answer: &mut Rebalancing) {
+        let (from, to) = (next.from.0, next.to.0);
+        let is_known = self.has_reported(live, from) && self.has_reported(live, to);
+        if is_known && slots.is_free_on(next.to.1) {
+            slots.take(next.to.1);
+            answer.begun.push(next);
+        } else {
+            answer.is_waiting = true;
+        }
     }
 
     /// How far apart disks must lie for the next move.

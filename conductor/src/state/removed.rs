@@ -1,6 +1,7 @@
 //! What is no more, as its row last said, for those who watch.
 
-use ashlar_proto::api::{Disk, Evacuation, Node, NodeState, Volume};
+use ashlar_proto::ByteCount;
+use ashlar_proto::api::{Disk, DiskLevel, Evacuation, Node, NodeState, Volume};
 
 use super::ClusterState;
 use crate::row::{DiskRow, NodeRow, VolumeRow};
@@ -22,6 +23,8 @@ impl ClusterState {
             evacuation: Evacuation::None,
             report: row.report,
             replicas: 0,
+            provisioned_bytes: ByteCount::default(),
+            level: DiskLevel::default(),
         }
     }
 }

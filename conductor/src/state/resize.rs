@@ -13,15 +13,16 @@
 //! refuses what lies beyond, so it counts for nothing there; it applies its assignments when it is
 //! back, and catches up then.
 
-use ashlar_proto::api::{Replica, ResizeVolume};
+use ashlar_proto::api::{Replica, Reserve, ResizeVolume};
 use ashlar_proto::{ByteCount, ShardIndex, VolumeId};
 
 use super::owners::stale_generation;
-use super::volumes::{check_size, new_shards, shard_lengths};
-use super::{ClusterState, Plan, shard_bytes};
+use super::space::want;
+use super::volumes::{check_size, new_shards, shard_wants};
+use super::{ClusterState, Plan};
 use crate::live::Live;
 use crate::meta::Change;
-use crate::placement::{Candidate, Load, PlacementError, place_more};
+use crate::placement::{Candidate, PlacementError, Want, place_more};
 use crate::refusal::{Refusal, ResizeRefusal, VolumeRefusal};
 use crate::row::{AnyRow, OriginRow, ShardRow, VolumeRow, shard_key};
 
@@ -81,6 +82,10 @@ impl ClusterState {
             size_bytes: current.size_bytes.min(target),
             grows_to,
             kept_bytes: space(current).min(ByteCount::new(most)),
+            reserve: match current.reserve {
+                Reserve::Bytes(bytes) => Reserve::Bytes(bytes.min(target)),
+                other => other,
+            },
             // What is cut off does not come back when it grows again.
             origin: current.origin.map(|origin| OriginRow {
                 bytes: origin.bytes.min(target),
@@ -98,6 +103,8 @@ impl ClusterState {
             .collect();
         let mut reads = Vec::new();
         if is_growth {
+            let more = space(&row).get().saturating_sub(space(current).get());
+            self.check_over_commit(live, more.saturating_mul(u64::from(row.replicas)))?;
             changes.extend(self.more_shards(live, current, &row)?);
             // The room for what they are to have was looked at where their replicas are.
             let old = self.shards_of(row.id).last();
@@ -155,7 +162,7 @@ impl ClusterState {
             self.check_room(live, last, current, row, &mut candidates)?;
         }
         let first = shard_count(current, space(current));
-        let lengths = shard_lengths(row, first);
+        let lengths = shard_wants(row, first);
         if lengths.is_empty() {
             return Ok(Vec::new());
         }
@@ -176,22 +183,18 @@ impl ClusterState {
         after: &VolumeRow,
         candidates: &mut [Candidate],
     ) -> Result<(), PlacementError> {
-        let bytes = |row| shard_bytes(row, shard.index);
-        let more = ByteCount::new(bytes(after).saturating_sub(bytes(before)));
-        if more == ByteCount::default() {
+        let (old, new) = (want(before, shard.index), want(after, shard.index));
+        let rest = |new: ByteCount, old: ByteCount| new.get().saturating_sub(old.get());
+        let more = Want {
+            bytes: ByteCount::new(rest(new.bytes, old.bytes)),
+            reserve: ByteCount::new(rest(new.reserve, old.reserve)),
+        };
+        if more == Want::default() {
             return Ok(());
         }
         let has_room = |replica: &&Replica| {
-            let row = self.disks.get(&replica.disk);
-            row.is_some_and(|row| {
-                let report = live.report(row);
-                let load = Load {
-                    usable: report.usable_bytes,
-                    used: report.used_bytes,
-                    promised: self.promised(replica.disk),
-                };
-                load.has_room(more)
-            })
+            let load = self.load(live, replica.disk);
+            load.is_some_and(|load| load.has_room(more))
         };
         let in_sync = || shard.replicas.iter().filter(|replica| replica.in_sync);
         let with_room = in_sync().filter(has_room).count();
@@ -203,11 +206,12 @@ impl ClusterState {
                 up,
                 with_room,
                 shard: shard.index,
+                rules: self.space_rules(),
             });
         }
         let grown = |disk| shard.replicas.iter().any(|replica| replica.disk == disk);
         for candidate in candidates.iter_mut().filter(|c| grown(c.disk)) {
-            candidate.load = candidate.load.with(more, ByteCount::default());
+            candidate.load = candidate.load.with_want(more);
         }
         Ok(())
     }

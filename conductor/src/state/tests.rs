@@ -31,6 +31,7 @@ mod repairs;
 mod resize;
 mod slots;
 mod snapshots;
+mod space;
 mod spread;
 
 const GIB: u64 = 1 << 30;
@@ -63,7 +64,7 @@ fn report(disk: u128) -> DiskReport {
         ailing: None,
         missing: Vec::new(),
         map: None,
-        writes: None,
+        ..DiskReport::default()
     }
 }
 
@@ -83,6 +84,7 @@ fn volume(name: &str, replicas: u8) -> CreateVolume {
         size_bytes,
         replicas,
         ack: AckRule::Majority,
+        reserve: ashlar_proto::api::Reserve::None,
     }
 }
 

@@ -50,6 +50,7 @@ impl ClusterState {
             shard_bytes: row.shard_bytes,
             replicas: row.replicas,
             ack: row.ack,
+            reserve: row.reserve,
             state: row.state,
             health: self.health(row),
             generation: row.generation,
@@ -164,6 +165,8 @@ impl ClusterState {
             evacuation: self.evacuation(id),
             report: row.shown(live.report(row)),
             replicas: count(self.replicas_on(id)),
+            provisioned_bytes: self.promised(id),
+            level: live.levels.of(id),
         })
     }
 
@@ -206,6 +209,7 @@ impl ClusterState {
             disks_ailing: count(self.ailing.len()),
             usable_bytes: sum(|report| report.usable_bytes),
             used_bytes: sum(|report| report.used_bytes),
+            space: self.show_space(live),
             volumes: count(self.volumes.len()),
             volumes_degraded: with(Health::Degraded),
             volumes_unavailable: with(Health::Unavailable),

@@ -17,10 +17,11 @@ use ashlar_proto::{
 };
 
 use super::resize::{shard_count, space};
-use super::{At, ClusterState, Plan, shard_bytes};
+use super::space::{check_reserve, want};
+use super::{At, ClusterState, Plan};
 use crate::live::Live;
 use crate::meta::Change;
-use crate::placement::{Candidate, Load, place};
+use crate::placement::{Candidate, Want, place};
 use crate::refusal::{InvalidRequest, Refusal, SnapshotRefusal, VolumeRefusal, check_name};
 use crate::row::{
     AnyRow, ClusterRow, NameRow, OriginRow, ShardRow, VolumeRow, name_key, shard_key, snapshot_key,
@@ -81,11 +82,14 @@ impl ClusterState {
             settled: true,
             grows_to: None,
             kept_bytes: ByteCount::default(),
+            reserve: request.reserve,
             origin,
             flattened_to: None,
         };
+        let copies = u64::from(volume.replicas);
+        self.check_over_commit(live, volume.size_bytes.get().saturating_mul(copies))?;
         cluster.next_volume += 1;
-        let shards = shard_lengths(&volume, 0);
+        let shards = shard_wants(&volume, 0);
         let candidates = self.candidates(live);
         let placed = place(
             volume.id,
@@ -117,17 +121,13 @@ impl ClusterState {
             let node = self.nodes.get(&row.node).filter(|node| node.up)?;
             let report = live.report(row);
             let is_open = self.schedulable(*disk) == Schedulable::Open;
-            (is_open && report.failed.is_none() && !self.is_missed(live, *disk)).then(|| {
-                Candidate {
-                    disk: *disk,
-                    node: row.node,
-                    labels: node.labels.clone(),
-                    load: Load {
-                        usable: report.usable_bytes,
-                        used: report.used_bytes,
-                        promised: self.promised(*disk),
-                    },
-                }
+            let serves = is_open && report.failed.is_none() && !self.is_missed(live, *disk);
+            let load = self.load(live, *disk).filter(|_| serves)?;
+            Some(Candidate {
+                disk: *disk,
+                node: row.node,
+                labels: node.labels.clone(),
+                load,
             })
         });
         usable.collect()
@@ -268,6 +268,7 @@ impl ClusterState {
 fn check_create(request: &CreateVolume) -> Result<(), InvalidRequest> {
     check_name(&request.name)?;
     check_size(request.size_bytes)?;
+    check_reserve(request.reserve, request.size_bytes)?;
     if !(1..=REPLICAS_MAX).contains(&usize::from(request.replicas)) {
         return Err(InvalidRequest::Replicas {
             replicas: request.replicas,
@@ -288,10 +289,10 @@ pub(super) fn check_size(size: ByteCount) -> Result<(), InvalidRequest> {
     }
 }
 
-/// The lengths of the shards from `first` on.
-pub(super) fn shard_lengths(volume: &VolumeRow, first: u32) -> Vec<ByteCount> {
+/// What the shards from `first` on want of their disks.
+pub(super) fn shard_wants(volume: &VolumeRow, first: u32) -> Vec<Want> {
     (first..shard_count(volume, space(volume)))
-        .map(|i| ByteCount::new(shard_bytes(volume, ShardIndex::new(i))))
+        .map(|i| want(volume, ShardIndex::new(i)))
         .collect()
 }
 

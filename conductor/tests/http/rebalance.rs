@@ -18,6 +18,7 @@ async fn filled(bench: &Bench) -> Vec<Store> {
             size_bytes: ByteCount::new(4 * GIB),
             replicas: 3,
             ack: AckRule::Majority,
+            reserve: ashlar_proto::api::Reserve::None,
         };
         let volume: Volume = bench.posted("/v1/volumes", &request).await;
         assert_eq!(volume.shards.len(), 1);

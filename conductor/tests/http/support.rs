@@ -140,6 +140,7 @@ pub fn volume(name: &str, replicas: u8) -> CreateVolume {
         size_bytes,
         replicas,
         ack: AckRule::Majority,
+        reserve: ashlar_proto::api::Reserve::None,
     }
 }
 
@@ -156,7 +157,7 @@ pub fn report(number: u16) -> DiskReport {
         ailing: None,
         missing: Vec::new(),
         map: None,
-        writes: None,
+        ..DiskReport::default()
     }
 }
 

@@ -34,6 +34,7 @@ impl State {
                 Body::Shard(bytes) => self.apply_record(entry.handle, bytes),
                 Body::Layers(bytes) => self.apply_layers(entry.handle, bytes),
             }
+            self.settle_reserve(entry.handle);
         }
         self.balance_map();
     }

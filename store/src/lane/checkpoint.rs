@@ -25,6 +25,7 @@ use crate::lane::core::{Core, CoreRc};
 use crate::lane::error::LaneError;
 use crate::lane::page::Page;
 use crate::lane::planted::Bug;
+use crate::lane::reserve::SpaceRecord;
 use crate::lane::shards::Place;
 use crate::lane::signal::Reply;
 use crate::lane::slot::{RootRef, Slot};
@@ -62,7 +63,7 @@ impl State {
             gaps.clear();
         }
         let mut shards = Vec::new();
-        let (mut roots, mut dirty) = (Vec::new(), Vec::new());
+        let (mut roots, mut dirty, mut spaces) = (Vec::new(), Vec::new(), Vec::new());
         for handle in self.shards.handles() {
             let Some(shard) = self.shards.get_mut(handle) else {
                 continue;
@@ -70,6 +71,11 @@ impl State {
             shard.dirty = false;
             let table = shard.layers.table().clone();
             shards.push((handle, shard.record.clone(), table));
+            spaces.push(SpaceRecord {
+                handle,
+                reserve: shard.space.reserve,
+                mapped: shard.space.mapped,
+            });
             let head = shard.labels.keys().next_back().copied();
             for (&label, of_label) in &mut shard.labels {
                 if head != Some(label) && is_planted(Planted::CheckpointForgetsLayer) {
@@ -114,6 +120,7 @@ impl State {
             named: self.segments.names_for_slot(number),
             shards,
             roots,
+            spaces,
         };
         Copied { slot, dirty }
     }

@@ -201,22 +201,27 @@ impl State {
         if high != capture.top || !unchanged {
             return false;
         }
+        let (mut lost, mut gained) = (0, 0);
         for &(_, old) in &capture.inputs {
             if !old.is_data() {
                 continue;
             }
+            lost += 1;
             self.segments.leaf_loses(old.address());
             self.leaves.remove(old.address());
             self.bad_leaves.remove(&(old.address(), old.crc()));
             if let Some(Some(page)) = held.get(old) {
                 for block in page.iter().filter(|entry| entry.is_data()) {
+                    lost += 1;
                     self.segments.leaf_loses(block.address());
                 }
             }
         }
         if entry.is_data() {
+            gained += 1;
             self.segments.leaf_gains(entry.address());
             for block in capture.page.iter().filter(|entry| entry.is_data()) {
+                gained += 1;
                 self.segments.leaf_gains(block.address());
             }
         } else {
@@ -230,12 +235,14 @@ impl State {
                 }
             }
             grown += shard.set_leaf_entry(capture.top, capture.leaf, entry);
+            shard.space.remap(lost, gained);
         }
         self.root_pages = self.root_pages.saturating_add_signed(grown);
         for taken in &capture.taken {
             let gone = self.overlay.remove(taken.key, taken.whole, &taken.singles);
             self.account(&Replaced { taken: false, gone }, None);
         }
+        self.settle_reserve(capture.handle);
         self.dirty = true;
         true
     }

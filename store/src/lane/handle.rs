@@ -35,6 +35,10 @@ pub struct LaneUsage {
     pub usable: ByteCount,
     /// What is taken: live data and pages of the map.
     pub used: ByteCount,
+    /// What is kept for shards that have reservations.
+    pub reserved: ByteCount,
+    /// Of this, what they have not taken yet; not used.
+    pub unfilled: ByteCount,
 }
 
 /// A lane that serves. Clones are the same lane.
@@ -80,9 +84,12 @@ impl Lane {
     pub fn usage(&self) -> LaneUsage {
         let state = self.0.state.borrow();
         let bytes = |blocks: u64| ByteCount::new(blocks * BLOCK_BYTES as u64);
+        let (reserved, unfilled) = state.reservations();
         LaneUsage {
             usable: bytes(state.usable()),
             used: bytes(state.used()),
+            reserved: bytes(reserved),
+            unfilled: bytes(unfilled),
         }
     }
 
@@ -327,12 +334,14 @@ impl Lane {
         if bytes != checksums.len() * BLOCK_BYTES || !whole {
             return Err(LaneError::OutOfRange);
         }
-        self.admit(key, layer, block, count, seq)?;
-        self.0.make_room(u64::from(count)).await?;
+        let (shard, _) = self.admit(key, layer, block, count, seq)?;
+        self.0.make_room(shard, u64::from(count)).await?;
         // Waiting for room may have taken long: the shard may have left.
         let admitted = self.admit(key, layer, block, count, seq);
-        if admitted.is_err() {
-            self.0.state.borrow_mut().admitted -= u64::from(count);
+        if !matches!(admitted, Ok((handle, _)) if handle == shard) {
+            let mut state = self.0.state.borrow_mut();
+            state.admission_over(shard, u64::from(count));
+            return Err(admitted.err().unwrap_or(LaneError::NoSuchShard));
         }
         let (handle, check) = admitted?;
         let (reply, waiter) = Reply::new();
@@ -500,7 +509,6 @@ impl Lane {
         self.0.checkpoint(false).await
     }
 
-    #[cfg(test)]
     pub(crate) fn core(&self) -> &CoreRc {
         &self.0
     }
@@ -571,16 +579,16 @@ impl State {
 impl Core {
     /// Admits a write, or refuses it before anything is kept. Estimates that are too high because
     /// deltas were not folded yet are put right first.
-    async fn make_room(self: &CoreRc, blocks: u64) -> Result<(), LaneError> {
+    async fn make_room(self: &CoreRc, handle: Handle, blocks: u64) -> Result<(), LaneError> {
         let mut folded = false;
         loop {
             let mark = self.events.sweep_ended.mark();
             let (room, crowded) = {
                 let mut state = self.state.borrow_mut();
-                let room = state.has_room_for(blocks) && state.has_room_for_roots();
+                let room = state.has_room_of(handle, blocks) && state.has_room_for_roots();
                 let crowded = state.is_overlay_full();
                 if room && !crowded {
-                    state.admitted += blocks;
+                    state.admit(handle, blocks);
                     return Ok(());
                 }
                 (room, crowded)
@@ -591,6 +599,7 @@ impl Core {
                 continue;
             }
             if folded || self.state.borrow().overlay.is_empty() {
+                self.state.borrow_mut().stats.refused += 1;
                 return Err(LaneError::NoSpace);
             }
             self.fold_all().await;

@@ -127,7 +127,9 @@ impl Core {
             let mut state = self.state.borrow_mut();
             let state = &mut *state;
             state.in_flight[built.stream.index()] -= 1;
-            state.admitted -= built.admitted;
+            for &(handle, blocks) in &built.admitted {
+                state.admission_over(handle, blocks);
+            }
             state.segments.row_mut(built.segment).writes -= 1;
             match result {
                 Ok(()) => {

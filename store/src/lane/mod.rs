@@ -36,6 +36,7 @@ mod planted;
 mod purge;
 mod read;
 mod recovery;
+mod reserve;
 mod scan;
 mod segment;
 mod shards;

@@ -176,6 +176,8 @@ pub(crate) struct Overlay {
     slots: usize,
     /// Deltas that may take a new block.
     grows: u64,
+    /// The same of each shard; those without any are left out.
+    grows_of: KeyMap<Handle, u64>,
 }
 
 impl Overlay {
@@ -199,6 +201,16 @@ impl Overlay {
     /// Blocks that it may add to what the leaves count.
     pub(crate) fn grows(&self) -> u64 {
         self.grows
+    }
+
+    /// Blocks that it may add to what the leaves of a shard count.
+    pub(crate) fn grows_of(&self, handle: Handle) -> u64 {
+        self.grows_of.get(&handle).copied().unwrap_or(0)
+    }
+
+    /// Leaves that it may still have written, each label's by itself.
+    pub(crate) fn labels(&self) -> u64 {
+        self.labels as u64
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -259,8 +271,18 @@ impl Overlay {
         Some(leaf)
     }
 
-    fn account_gone(&mut self, gone: &[Delta]) {
-        self.grows -= gone.iter().filter(|d| d.grows).count() as u64;
+    fn account_gone(&mut self, handle: Handle, gone: &[Delta]) {
+        let less = gone.iter().filter(|d| d.grows).count() as u64;
+        if less == 0 {
+            return;
+        }
+        self.grows -= less;
+        if let Some(of_shard) = self.grows_of.get_mut(&handle) {
+            *of_shard -= less;
+            if *of_shard == 0 {
+                self.grows_of.remove(&handle);
+            }
+        }
     }
 
     /// Enters the delta of one block, unless a better one is there.
@@ -293,10 +315,11 @@ impl Overlay {
             }
         }
         self.slots += leaf.deltas.capacity() - slots;
-        if replaced.taken {
-            self.grows += u64::from(delta.grows);
+        if replaced.taken && delta.grows {
+            self.grows += 1;
+            *self.grows_of.entry(key.handle).or_default() += 1;
         }
-        self.account_gone(&replaced.gone);
+        self.account_gone(key.handle, &replaced.gone);
         self.forget_if_empty(key);
         replaced
     }
@@ -320,7 +343,7 @@ impl Overlay {
             self.slots -= leaf.give_back();
             replaced.taken = true;
         }
-        self.account_gone(&replaced.gone);
+        self.account_gone(key.handle, &replaced.gone);
         self.forget_if_empty(key);
         replaced
     }
@@ -354,7 +377,7 @@ impl Overlay {
                 self.by_age.insert((oldest, key));
             }
         }
-        self.account_gone(&gone);
+        self.account_gone(key.handle, &gone);
         self.forget_if_empty(key);
         gone
     }
@@ -366,7 +389,7 @@ impl Overlay {
         };
         self.slots -= leaf.deltas.capacity();
         let gone: Vec<Delta> = leaf.all().copied().collect();
-        self.account_gone(&gone);
+        self.account_gone(key.handle, &gone);
         gone
     }
 

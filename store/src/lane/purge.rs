@@ -142,6 +142,10 @@ impl Core {
                 continue;
             }
             let grown = shard.set_leaf_entry(label, leaf, PageEntry::ABSENT);
+            let named = page.iter().flat_map(|page| page.iter());
+            let named = named.filter(|block| block.is_data()).count() as u64;
+            shard.space.remap(named + u64::from(entry.is_data()), 0);
+            state.settle_reserve(handle);
             state.root_pages = state.root_pages.saturating_add_signed(grown);
             state.dirty = true;
             if entry.is_data() {

@@ -35,7 +35,7 @@ use crate::lane::page::{Page, PageEntry};
 use crate::lane::planted::{Bug, Planted};
 use crate::lane::scan::{Device, Hole, SegmentFound, SlotFound, Wholeness};
 use crate::lane::segment::{Segment, SegmentState};
-use crate::lane::shards::{CHECK_MAX, Root, Shards};
+use crate::lane::shards::{CHECK_MAX, Place, Root, Shard, Shards};
 use crate::lane::slot::{RootRef, Slot};
 use crate::lane::state::State;
 use crate::lane::stats::{DamageBook, DamageKind, LaneStats};
@@ -346,6 +346,7 @@ impl<'a> Recovery<'a> {
             }
         }
         let root_pages = self.load_roots(&slot, next, &mut shards).await;
+        self.load_spaces(&slot, &mut shards).await;
         let mut unrecorded = log.missing;
         if leap > 0 {
             unrecorded.push(Gap {
@@ -404,6 +405,7 @@ impl<'a> Recovery<'a> {
             root_pages,
             room_max: self.options.room_bytes_max / BLOCK_BYTES_U64,
             admitted: 0,
+            unfilled: 0,
             log_blocks,
             checkpoint_at: log_blocks,
             history,
@@ -422,6 +424,9 @@ impl<'a> Recovery<'a> {
             stats: LaneStats::default(),
         };
         self.replay(&mut state, &log.batches);
+        for handle in state.shards.handles() {
+            state.settle_reserve(handle);
+        }
         self.mark_shards(&mut state, &slot, log.is_damaged);
         state
     }
@@ -486,12 +491,46 @@ impl<'a> Recovery<'a> {
     }
 }
 
+impl Recovery<'_> {
+    /// What each shard takes, and what is kept for it. A slot of a build that counted no shards by
+    /// themselves says nothing of it: then all leaves are read, once.
+    async fn load_spaces(&self, slot: &Slot, shards: &mut Shards) {
+        for known in &slot.spaces {
+            if let Some(shard) = shards.get_mut(known.handle) {
+                shard.space.mapped = known.mapped;
+                shard.space.reserve = known.reserve;
+            }
+        }
+        if !slot.spaces.is_empty() {
+            return;
+        }
+        for handle in shards.handles() {
+            let leaves = shards.get(handle).map(Shard::leaf_places);
+            let mut mapped = 0;
+            for some in leaves.unwrap_or_default().chunks(2 * READS_MAX) {
+                let reads = some.iter().map(|place| read_page(&self.device, place));
+                for page in join_all(reads).await {
+                    let data = page.iter().flat_map(|page| page.iter());
+                    mapped += 1 + data.filter(|entry| entry.is_data()).count() as u64;
+                }
+            }
+            if let Some(shard) = shards.get_mut(handle) {
+                shard.space.mapped = mapped;
+            }
+        }
+    }
+}
+
 /// Reads a root page; `None` when it is damaged.
 pub(crate) async fn read_root(device: &Device, root: &RootRef) -> Option<Page> {
+    read_page(device, &root.place).await
+}
+
+async fn read_page(device: &Device, place: &Place) -> Option<Page> {
     for _ in 0..3 {
-        device.layout.segment_of(root.place.address)?;
-        if let Some(block) = device.read(root.place.address, 1).await
-            && crc32c(&block) == root.place.crc
+        device.layout.segment_of(place.address)?;
+        if let Some(block) = device.read(place.address, 1).await
+            && crc32c(&block) == place.crc
         {
             return Some(Page::decode(&block));
         }

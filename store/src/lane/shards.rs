@@ -19,6 +19,7 @@ use crate::lane::layers::Layers;
 use crate::lane::leaf_index::{LeafIndex, SharedPage};
 use crate::lane::overlay::KeyMap;
 use crate::lane::page::{Page, PageEntry};
+use crate::lane::reserve::ShardSpace;
 
 /// Leaves of a root page.
 const LEAVES: u32 = 256;
@@ -233,6 +234,8 @@ pub(crate) struct Shard {
     index: LeafIndex,
     /// It changed since the last checkpoint, beyond what the log holds.
     pub(crate) dirty: bool,
+    /// What it takes of the lane, and what is kept for it.
+    pub(crate) space: ShardSpace,
 }
 
 impl Shard {
@@ -243,6 +246,7 @@ impl Shard {
             labels: BTreeMap::new(),
             index: LeafIndex::default(),
             dirty: false,
+            space: ShardSpace::default(),
         }
     }
 
@@ -289,6 +293,7 @@ impl Shard {
             roots.remove(&index);
         }
         let grown = i64::try_from(roots.len()).unwrap_or(0) - i64::try_from(before).unwrap_or(0);
+        self.space.roots = self.space.roots.saturating_add_signed(grown);
         if self.record.removed && roots.is_empty() {
             self.labels.remove(&label);
         }
@@ -300,7 +305,24 @@ impl Shard {
         self.layers.note(label);
         self.index.note_page(label, index, &root.page);
         let of_label = self.labels.entry(label).or_default();
-        of_label.0.insert(index, Box::new(root));
+        if of_label.0.insert(index, Box::new(root)).is_none() {
+            self.space.roots += 1;
+        }
+    }
+
+    /// Where all its leaves lie.
+    pub(crate) fn leaf_places(&self) -> Vec<Place> {
+        let roots = self.labels.values().flat_map(|label| label.0.values());
+        let mut places = Vec::new();
+        for root in roots {
+            let page = root.page.borrow();
+            let leaves = page.iter().filter(|entry| entry.is_data());
+            places.extend(leaves.map(|leaf| Place {
+                address: leaf.address(),
+                crc: leaf.crc(),
+            }));
+        }
+        places
     }
 
     /// Labels between two that have a leaf, from the top, and what their root pages say of it;

@@ -4,11 +4,12 @@
 //! short is not taken for a whole one. Byte map in `docs/format.md`.
 
 use ashlar_proto::crc::crc32c;
-use ashlar_proto::{BLOCK_BYTES, Handle, Incarnation, Layer, LayerTable, Lsn, Seq};
+use ashlar_proto::{BLOCK_BYTES, BlockCount, Handle, Incarnation, Layer, LayerTable, Lsn, Seq};
 
 use crate::codec::{Decoder, Encoder};
 use crate::lane::layers::{decode_table, encode_table};
 use crate::lane::lsn::Gap;
+use crate::lane::reserve::SpaceRecord;
 use crate::lane::segment::Segment;
 use crate::lane::shards::{Place, ShardRecord};
 
@@ -47,6 +48,8 @@ pub(crate) struct Slot {
     pub(crate) named: Vec<u32>,
     pub(crate) shards: Vec<(Handle, ShardRecord, LayerTable)>,
     pub(crate) roots: Vec<RootRef>,
+    /// What each shard takes, and what is kept for it. Builds that knew nothing of that left it out.
+    pub(crate) spaces: Vec<SpaceRecord>,
 }
 
 impl Slot {
@@ -78,6 +81,13 @@ impl Slot {
             out.u32(root.handle.get()).u32(root.label.get());
             out.u32(root.index).u32(root.place.crc);
             out.u64(root.place.address).u64(root.highest.get());
+        }
+        if !self.spaces.is_empty() {
+            out.count(self.spaces.len());
+            for space in &self.spaces {
+                out.u32(space.handle.get()).u32(space.reserve.get());
+                out.u64(space.mapped);
+            }
         }
         out.finish()
     }
@@ -134,6 +144,17 @@ impl Slot {
                 highest,
             })
         })?;
+        let spaces = if input.is_empty() {
+            Vec::new()
+        } else {
+            repeat(&mut input, 16, |input| {
+                Some(SpaceRecord {
+                    handle: Handle::new(input.u32()?),
+                    reserve: BlockCount::new(input.u32()?),
+                    mapped: input.u64()?,
+                })
+            })?
+        };
         input.is_empty().then_some(Self {
             number,
             from,
@@ -148,6 +169,7 @@ impl Slot {
             named,
             shards,
             roots,
+            spaces,
         })
     }
 }
@@ -203,7 +225,7 @@ impl SlotHead {
 mod tests {
     use super::*;
     use crate::lane::shards::ShardKey;
-    use ashlar_proto::{BlockCount, ReplicaId, ShardIndex, VolumeId};
+    use ashlar_proto::{ReplicaId, ShardIndex, VolumeId};
 
     fn sample() -> Slot {
         let key = ShardKey {
@@ -234,12 +256,18 @@ mod tests {
                 },
                 highest: Seq::from_raw(8).unwrap(),
             }],
+            spaces: Vec::new(),
         }
     }
 
     #[test]
     fn slots_survive_the_disk_and_show_damage() {
-        let slot = sample();
+        let mut slot = sample();
+        slot.spaces = vec![SpaceRecord {
+            handle: Handle::new(1),
+            reserve: BlockCount::new(50),
+            mapped: 77,
+        }];
         let blocks = slot.encode();
         let (first, rest) = blocks.split_at(BLOCK_BYTES);
         let head = SlotHead::decode(first).unwrap();
@@ -252,6 +280,7 @@ mod tests {
         }
     }
 
+    /// As builds wrote it that knew no reservations.
     #[test]
     fn slot_bytes_are_golden() {
         let blocks = sample().encode();

@@ -45,6 +45,7 @@ pub(crate) async fn format_lane(
             named: (0..layout.segments.min(FIRST_NAMED)).collect(),
             shards: Vec::new(),
             roots: Vec::new(),
+            spaces: Vec::new(),
         };
         let bytes = slot.encode();
         let mut buffer = reactor.buffer(bytes.len());

@@ -59,6 +59,8 @@ pub(crate) struct State {
     pub(crate) room_max: u64,
     /// Blocks of writes that were admitted and have not completed.
     pub(crate) admitted: u64,
+    /// Blocks that are reserved for shards which have not taken them yet.
+    pub(crate) unfilled: u64,
     /// Blocks logged since the lane started, and when the last checkpoint was taken.
     pub(crate) log_blocks: u64,
     pub(crate) checkpoint_at: u64,
@@ -101,8 +103,14 @@ impl State {
         self.used() + self.admitted + blocks <= self.usable()
     }
 
+    /// How full the lane is for shards without a reservation.
     pub(crate) fn room(&self) -> RoomHint {
-        let taken = self.used() + self.admitted;
+        self.room_of(None)
+    }
+
+    /// How full it is if so many blocks are kept for others.
+    pub(crate) fn room_beside(&self, kept: u64) -> RoomHint {
+        let taken = self.used() + self.admitted + kept;
         let soft = self.room_max.min(self.capacity() * 88 / 100);
         let scarce = SCARCE_BLOCKS_MIN.max(self.capacity() / 64);
         let scarce = soft.saturating_sub(scarce.min(self.capacity() / 4));

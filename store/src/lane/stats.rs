@@ -82,6 +82,8 @@ pub struct LaneStats {
     pub write_errors: u64,
     /// Reads that the device failed.
     pub read_errors: u64,
+    /// Writes that were refused for want of room.
+    pub refused: u64,
     /// Requests to the device, and how long they took.
     pub io: IoCounts,
     /// The map in memory.

@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use ashlar_proto::Handle;
 use ashlar_proto::limits::BLOCK_BYTES;
 use ashlar_reactor::SharedBuffer;
 
@@ -95,6 +96,15 @@ impl Item {
     }
 }
 
+/// Adds what an item was admitted with to what its shard was.
+fn note_admitted(admitted: &mut Vec<(Handle, u64)>, handle: Handle, blocks: u64) {
+    match admitted.last_mut() {
+        _ if blocks == 0 => {}
+        Some((last, sum)) if *last == handle => *sum += blocks,
+        _ => admitted.push((handle, blocks)),
+    }
+}
+
 /// Takes the first `bytes` of a run of pieces.
 pub(crate) fn split_pieces(pieces: &mut Vec<SharedBuffer>, bytes: usize) -> Vec<SharedBuffer> {
     let mut front = Vec::new();
@@ -171,7 +181,8 @@ pub(crate) struct Built {
     pub(crate) batch: Rc<Batch>,
     pub(crate) data: Vec<SharedBuffer>,
     pub(crate) replies: Vec<Reply>,
-    pub(crate) admitted: u64,
+    /// Blocks that it was admitted with, shard by shard.
+    pub(crate) admitted: Vec<(Handle, u64)>,
     /// For each entry, whether it is a move.
     pub(crate) moved: bool,
 }
@@ -310,13 +321,13 @@ impl State {
             .expect("the stream has a segment");
         let row = self.segments.row_mut(open.index);
         let (mut data, mut replies, mut entries) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut admitted, mut places, mut moved) = (0, Vec::new(), false);
+        let (mut admitted, mut places, mut moved) = (Vec::new(), Vec::new(), false);
         for item in items {
+            note_admitted(&mut admitted, item.entry.handle, item.admitted);
             entries.push(item.entry);
             data.extend(item.data);
             replies.push(item.reply);
             places.push(item.place);
-            admitted += item.admitted;
             moved |= item.moved;
         }
         let batch = Batch {

@@ -98,6 +98,7 @@ impl Site {
             replica: ReplicaId::new(u64::try_from(number).unwrap() + 100),
             disk: disk_id(number),
             blocks: BLOCKS,
+            reserve_blocks: 0,
             may_create: true,
         };
         disks.map(on_disk).collect()

@@ -51,6 +51,9 @@ pub(super) struct Planner<'a> {
     moved: BTreeSet<At>,
     /// What lies on the disks that were looked at.
     held: BTreeMap<DiskId, Held>,
+    /// Bytes that are on their way off disks, and to them, as far as stores have told of the replicas.
+    off: BTreeMap<DiskId, u64>,
+    on: BTreeMap<DiskId, u64>,
 }
 
 impl<'a> Planner<'a> {
@@ -66,11 +69,69 @@ impl<'a> Planner<'a> {
             bins: bins.collect(),
             moved: BTreeSet::new(),
             held: BTreeMap::new(),
+            off: BTreeMap::new(),
+            on: BTreeMap::new(),
         };
         for row in state.shards.values() {
+            planner.count_under_way(row);
             planner.finish(row);
         }
         planner
+    }
+
+    pub(super) fn state(&self) -> &'a ClusterState {
+        self.state
+    }
+
+    pub(super) fn live(&self) -> &'a Live {
+        self.live
+    }
+
+    /// Bytes that are on their way off a disk.
+    pub(super) fn leaving(&self, disk: DiskId) -> u64 {
+        self.off.get(&disk).copied().unwrap_or(0)
+    }
+
+    /// Bytes that are on their way to a disk.
+    pub(super) fn coming(&self, disk: DiskId) -> u64 {
+        self.on.get(&disk).copied().unwrap_or(0)
+    }
+
+    /// So much is on its way from one disk to another from now on.
+    pub(super) fn note_under_way(&mut self, from: DiskId, to: DiskId, bytes: u64) {
+        *self.off.entry(from).or_default() += bytes;
+        *self.on.entry(to).or_default() += bytes;
+    }
+
+    /// A shard has moved.
+    pub(super) fn note_moved(&mut self, at: At) {
+        self.moved.insert(at);
+    }
+
+    /// Counts what of a shard is under way: all of it, for what has been copied of it is not known.
+    fn count_under_way(&mut self, row: &ShardRow) {
+        if !row.replicas.iter().any(|r| r.fresh || r.leaving) {
+            return;
+        }
+        let known = row.replicas.iter().filter(|r| !r.fresh);
+        let used = known.filter_map(|r| self.state.used_by(self.live, r)).max();
+        let used = used.unwrap_or_else(|| self.likely(row).get());
+        for replica in &row.replicas {
+            if replica.fresh {
+                *self.on.entry(replica.disk).or_default() += used;
+            } else if replica.leaving {
+                *self.off.entry(replica.disk).or_default() += used;
+            }
+        }
+    }
+
+    /// How much of a replica of a shard is likely to be written.
+    fn likely(&self, row: &ShardRow) -> ByteCount {
+        let bytes = self.state.replica_bytes((row.volume, row.index));
+        let full = row.replicas.iter().filter(|r| !r.fresh);
+        let loads = full.filter_map(|r| self.bins.iter().find(|bin| bin.disk() == r.disk));
+        let written = loads.map(|bin| bin.before.written(bytes).likely).max();
+        written.unwrap_or(bytes)
     }
 
     /// The disks that take part.
@@ -113,10 +174,17 @@ impl<'a> Planner<'a> {
         let lengths = self.held.get(&disk).into_iter().flatten();
         let oldest = lengths.filter_map(|(&bytes, held)| {
             let apart = apart_after(source, target.load, bytes)?;
-            let fits = |(replica, at): &(&ReplicaId, &At)| self.may_move(**replica, **at, target);
+            // A disk that takes a replica is not to become one that has to give some away for that.
+            let likely = source.written(bytes).likely;
+            if target.load.with(bytes, likely).is_above_soft() {
+                return None;
+            }
+            let fits = |(replica, at): &(&ReplicaId, &At)| {
+                let has_room = target.load.has_room(self.state.want_of(**at));
+                has_room && self.may_move(**replica, **at, target)
+            };
             let (&replica, &at) = held.iter().find(fits)?;
-            let has_room = target.load.has_room(bytes);
-            has_room.then_some((apart, replica, at, bytes))
+            Some((apart, replica, at, bytes))
         });
         let (_, replica, at, bytes) = oldest.min()?;
         Some((at, replica, bytes))
@@ -132,7 +200,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Whether a replica may move to a disk, how much it helps aside.
-    fn may_move(&self, replica: ReplicaId, at: At, target: &Candidate) -> bool {
+    pub(super) fn may_move(&self, replica: ReplicaId, at: At, target: &Candidate) -> bool {
         let Some(row) = self.state.shards.get(&at) else {
             return false;
         };
@@ -150,7 +218,7 @@ impl<'a> Planner<'a> {
         own.is_some_and(|own| overlap(&target.labels, &others) <= overlap(own, &others))
     }
 
-    fn carry_out(
+    pub(super) fn carry_out(
         &mut self,
         from: usize,
         to: usize,
@@ -207,10 +275,7 @@ impl<'a> Planner<'a> {
             return;
         }
         let bytes = self.state.replica_bytes((row.volume, row.index));
-        let full = row.replicas.iter().filter(|r| !r.fresh);
-        let loads = full.filter_map(|r| self.bins.iter().find(|bin| bin.disk() == r.disk));
-        let written = loads.map(|bin| bin.before.written(bytes).likely).max();
-        let written = written.unwrap_or(bytes);
+        let written = self.likely(row);
         for (replica, comes) in changing {
             let is_here = |bin: &&mut Bin| bin.disk() == replica.disk;
             let Some(bin) = self.bins.iter_mut().find(is_here) else {
@@ -260,6 +325,7 @@ mod tests {
             usable: ByteCount::new(1000),
             used: ByteCount::new(used),
             promised: ByteCount::new(promised),
+            ..Load::default()
         }
     }
 

@@ -79,8 +79,12 @@ impl ClusterState {
 
     fn moves_to_come(&self, planner: &mut Planner<'_>) -> Vec<Move> {
         let mut moves = Vec::new();
+        while let Some(next) = planner.relieve().filter(|_| moves.len() < MOVES_SHOWN_MAX) {
+            moves.push(next);
+        }
+        let relieving = moves.len();
         while moves.len() < MOVES_SHOWN_MAX {
-            match planner.next(self.threshold(moves.is_empty())) {
+            match planner.next(self.threshold(moves.len() == relieving)) {
                 Some(next) => moves.push(next),
                 None => break,
             }

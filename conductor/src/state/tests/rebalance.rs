@@ -258,6 +258,7 @@ fn a_new_disk_gets_its_share() {
             usable: ByteCount::new(100 * GIB),
             used: ByteCount::new(promised / 2),
             promised: ByteCount::new(promised),
+            ..crate::placement::Load::default()
         };
         let off = disk.fill_permille_after.abs_diff(load.fill().permille());
         assert!(off <= STOP.permille(), "{disk:?}");

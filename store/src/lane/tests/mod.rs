@@ -7,4 +7,5 @@ mod layers_bench;
 mod map_memory;
 mod model;
 mod property;
+mod reserve;
 mod scale;

@@ -480,21 +480,35 @@ impl Run {
         let mut count = |address| {
             counts[state.segments.layout().segment_of(address).unwrap() as usize] += 1;
         };
+        let mut apart = Vec::new();
         for handle in state.shards.handles() {
             let shard = state.shards.get(handle).unwrap();
+            let mut of_shard = (0, 0);
             for root in shard.labels.values().flat_map(|roots| roots.0.values()) {
                 roots += 1;
+                of_shard.1 += 1;
                 for leaf in root.page.borrow().iter().filter(|leaf| leaf.is_data()) {
                     count(leaf.address());
+                    of_shard.0 += 1;
                     let mut block = vec![0; BLOCK_BYTES];
                     let offset = leaf.address() * BLOCK_BYTES as u64;
                     self.bench.disk.peek(offset, &mut block);
                     assert_eq!(crc32c(&block), leaf.crc(), "a leaf as its root names it");
                     let page = crate::lane::page::Page::decode(&block);
                     let data = page.iter().filter(|entry| entry.is_data());
-                    data.for_each(|entry| count(entry.address()));
+                    data.for_each(|entry| {
+                        count(entry.address());
+                        of_shard.0 += 1;
+                    });
                 }
             }
+            let kept = (shard.space.mapped, shard.space.roots);
+            if kept != of_shard || shard.space.admitted != 0 {
+                apart.push((handle, kept, of_shard, shard.space.admitted));
+            }
+        }
+        if !apart.is_empty() {
+            return Err(format!("SHARDS counted apart: {apart:?}"));
         }
         let rows = state.segments.rows().iter();
         let kept: Vec<u32> = rows.map(Segment::named_by_leaves).collect();

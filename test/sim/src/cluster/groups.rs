@@ -223,6 +223,7 @@ impl Groups {
             size_bytes: ByteCount::new(VOLUME_BYTES),
             replicas: 3,
             ack: AckRule::Majority,
+            reserve: ashlar_proto::api::Reserve::None,
         };
         let road = self.road(reader, host(READER));
         let end = self.world.now() + PATIENCE;

@@ -123,7 +123,7 @@ impl Image {
             ailing: None,
             missing: Vec::new(),
             map: None,
-            writes: None,
+            ..DiskReport::default()
         }
     }
 

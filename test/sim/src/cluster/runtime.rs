@@ -132,6 +132,10 @@ impl Runtime for SimRuntime {
         Duration::from_nanos(self.now_ns.load(Ordering::Relaxed))
     }
 
+    fn wall_ms(&self) -> u64 {
+        u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn sleep(&self, duration: Duration) -> Work {
         let alarm = Arc::new(Alarm::default());
         self.put(Job::Ring(duration, Arc::downgrade(&alarm)));

@@ -136,6 +136,7 @@ impl Cluster {
             size_bytes: ByteCount::new(self.shape.sectors * 512),
             replicas: u8::try_from(self.replicas).unwrap_or(u8::MAX),
             ack: self.ack,
+            reserve: ashlar_proto::api::Reserve::None,
         };
         let limit = self.world.now() + FOUND_LIMIT;
         let mut is_asked = false;

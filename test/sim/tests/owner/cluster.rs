@@ -466,6 +466,7 @@ impl Cluster {
                 replica: replica.id,
                 disk,
                 blocks: u32::try_from(bytes / 4096).unwrap(),
+                reserve_blocks: 0,
                 may_create: map.generation == Generation::new(0) || is_new || replica.fresh,
             })
         });
@@ -596,6 +597,7 @@ fn map_of(sites: &[Site], replicas: u8, ack: AckRule) -> Conductor {
         shard_bytes: ByteCount::new(SHARD_BYTES),
         replicas,
         ack,
+        reserve: ashlar_proto::api::Reserve::None,
         state: VolumeState::Ready,
         health: Health::Healthy,
         generation: Generation::new(0),

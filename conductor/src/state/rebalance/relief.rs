@@ -1,0 +1,87 @@
+//! Moves off disks that are fuller than the hard threshold, or refuse writes.
+//!
+//! Stores say what the largest replicas take, so these moves go by what is written and not by what is
+//! promised. Invariants: nothing moves to a disk that would come to lie above the soft threshold by
+//! it, with all that is on its way there; nor from one that what is on its way off it brings below
+//! that. So no disk that took a replica has to give one away for it.
+
+use std::cmp::Reverse;
+
+use ashlar_proto::api::DiskLevel;
+use ashlar_proto::{ByteCount, DiskId};
+
+use super::Move;
+use super::planner::Planner;
+use crate::state::At;
+
+impl Planner<'_> {
+    /// The next move off a disk that is too full, done here.
+    pub(super) fn relieve(&mut self) -> Option<Move> {
+        let mut full: Vec<usize> = (0..self.bins().len())
+            .filter(|&bin| self.bins()[bin].before.level >= DiskLevel::Hard)
+            .collect();
+        full.sort_by_key(|&bin| (Reverse(self.used_percent(bin)), self.disk_of(bin)));
+        full.into_iter().find_map(|from| self.relieve_one(from))
+    }
+
+    fn relieve_one(&mut self, from: usize) -> Option<Move> {
+        let load = self.bins()[from].before;
+        let disk = self.disk_of(from);
+        let off = self.leaving(disk);
+        let too_much = load.taken().saturating_sub(load.soft()).saturating_sub(off);
+        // Of several lanes one may be full where the disk is not.
+        if too_much == 0 && (load.level < DiskLevel::Full || off > 0) {
+            return None;
+        }
+        let mut targets: Vec<usize> = (0..self.bins().len())
+            .filter(|&bin| self.bins()[bin].before.level == DiskLevel::Ample)
+            .collect();
+        targets.sort_by_key(|&bin| (self.used_percent(bin), self.disk_of(bin)));
+        for (at, replica, used) in self.largest_of(disk) {
+            let want = self.state().want_of(at);
+            // What is kept for it, it will take.
+            let takes = used.max(want.reserve.get());
+            let fits = |&to: &usize| {
+                let target = &self.bins()[to];
+                let after = target.before.taken() + self.coming(target.candidate.disk) + takes;
+                after < target.before.soft()
+                    && target.candidate.load.has_room(want)
+                    && self.may_move(replica, at, &target.candidate)
+            };
+            if let Some(to) = targets.iter().copied().find(fits) {
+                self.note_moved(at);
+                self.note_under_way(disk, self.disk_of(to), takes);
+                return Some(self.carry_out(from, to, (at, replica, want.bytes)));
+            }
+        }
+        None
+    }
+
+    /// The replicas of a disk whose store says what they take, those that take the most first.
+    fn largest_of(&self, disk: DiskId) -> Vec<(At, ashlar_proto::ReplicaId, u64)> {
+        let state = self.state();
+        let Some(row) = state.disks.get(&disk) else {
+            return Vec::new();
+        };
+        let held = state.holds.get(&disk);
+        let at_of = |replica| {
+            let mut held = held.into_iter().flatten();
+            held.find(|(_, held)| held.replica == replica)
+                .map(|(at, _)| *at)
+        };
+        let largest = self.live().report(row).largest.iter();
+        largest
+            .filter_map(|of| Some((at_of(of.replica)?, of.replica, of.used_bytes.get())))
+            .collect()
+    }
+
+    fn disk_of(&self, bin: usize) -> DiskId {
+        self.bins()[bin].candidate.disk
+    }
+
+    fn used_percent(&self, bin: usize) -> u128 {
+        let load = self.bins()[bin].before;
+        let taken = u128::from(load.taken()) + u128::from(self.coming(self.disk_of(bin)));
+        taken * 1000 / u128::from(load.usable.max(ByteCount::new(1)).get())
+    }
+}

@@ -6,6 +6,9 @@ use super::*;
 use crate::cluster::stores::disk_id;
 
 const VOLUME: VolumeId = VolumeId::new(1);
+const VOLUME_KEY: &str = "volume/0000000000000001";
+const SHARD_KEY: &str = "shard/0000000000000001/00000000";
+const SNAPSHOT_KEY: &str = "snapshot/0000000000000001/00000001";
 
 fn volume(generation: u32, owner: Option<&str>) -> Vec<u8> {
     let owner = owner.map_or("null".to_owned(), |owner| format!("\"{owner}\""));
@@ -41,9 +44,9 @@ fn disk_at(number: usize) -> DiskId {
 /// Two replicas, attached in generation 1.
 fn attached() -> Ledger {
     let mut ledger = Ledger::default();
-    ledger.changed("volume/1", Some(&volume(0, None)));
-    ledger.changed("shard/1/0", Some(&shard(1, &[(1, 10, "s"), (2, 20, "s")])));
-    ledger.changed("volume/1", Some(&volume(1, Some("owner"))));
+    ledger.changed(VOLUME_KEY, Some(&volume(0, None)));
+    ledger.changed(SHARD_KEY, Some(&shard(1, &[(1, 10, "s"), (2, 20, "s")])));
+    ledger.changed(VOLUME_KEY, Some(&volume(1, Some("owner"))));
     ledger
 }
 
@@ -58,7 +61,7 @@ fn propose(ledger: &mut Ledger, generation: u32, epoch: u32, set: &[u64]) {
 }
 
 fn put_shard(ledger: &mut Ledger, epoch: u32, replicas: &[(u64, usize, &str)]) {
-    ledger.changed("shard/1/0", Some(&shard(epoch, replicas)));
+    ledger.changed(SHARD_KEY, Some(&shard(epoch, replicas)));
 }
 
 fn assert_fails(ledger: &Ledger, what: &str) {
@@ -92,41 +95,41 @@ fn report(settled: u32, table: u32) -> ReportLayers {
 fn layers_are_settled_and_tables_applied_as_owners_say() {
     let owner = Some("owner");
     let mut ledger = attached();
-    ledger.changed("volume/1", Some(&layered(owner, 2, 0, (1, 0))));
+    ledger.changed(VOLUME_KEY, Some(&layered(owner, 2, 0, (1, 0))));
     assert!(!ledger.is_table_applied());
     ledger.report(&report(1, 1));
-    ledger.changed("volume/1", Some(&layered(owner, 2, 1, (1, 1))));
+    ledger.changed(VOLUME_KEY, Some(&layered(owner, 2, 1, (1, 1))));
     assert_eq!(ledger.failure(), None);
     assert!(ledger.is_table_applied());
 
     let mut ledger = attached();
-    ledger.changed("volume/1", Some(&layered(owner, 2, 1, (0, 0))));
+    ledger.changed(VOLUME_KEY, Some(&layered(owner, 2, 1, (0, 0))));
     assert_fails(&ledger, "settled, which no owner has said");
 
     let mut ledger = attached();
     ledger.report(&report(1, 0));
-    ledger.changed("volume/1", Some(&layered(owner, 2, 0, (1, 1))));
+    ledger.changed(VOLUME_KEY, Some(&layered(owner, 2, 0, (1, 1))));
     assert_fails(&ledger, "applied, which no owner has said");
 
     let mut ledger = attached();
     ledger.report(&report(3, 0));
-    ledger.changed("volume/1", Some(&layered(owner, 3, 3, (0, 0))));
+    ledger.changed(VOLUME_KEY, Some(&layered(owner, 3, 3, (0, 0))));
     assert_fails(&ledger, "the head is settled");
 }
 
 #[test]
 fn snapshots_go_and_generations_end_only_when_somebody_asks() {
     let mut ledger = attached();
-    ledger.changed("snapshot/1/1", None);
+    ledger.changed(SNAPSHOT_KEY, None);
     assert_fails(&ledger, "removed, which nobody asked for");
     let mut ledger = attached();
     ledger.delete_snapshot();
-    ledger.changed("snapshot/1/1", None);
+    ledger.changed(SNAPSHOT_KEY, None);
     assert_eq!(ledger.failure(), None);
     ledger.roll_back();
-    ledger.changed("volume/1", Some(&volume(2, None)));
+    ledger.changed(VOLUME_KEY, Some(&volume(2, None)));
     assert_eq!((ledger.failure(), ledger.rollbacks()), (None, 1));
-    ledger.changed("volume/1", Some(&volume(3, None)));
+    ledger.changed(VOLUME_KEY, Some(&volume(3, None)));
     assert_fails(&ledger, "granted to nobody");
 }
 
@@ -158,7 +161,7 @@ fn a_set_that_nobody_proposed_is_noticed() {
 fn a_proposal_of_a_generation_that_is_over_is_noticed() {
     let mut ledger = attached();
     propose(&mut ledger, 1, 1, &[1]);
-    ledger.changed("volume/1", Some(&volume(2, Some("other"))));
+    ledger.changed(VOLUME_KEY, Some(&volume(2, Some("other"))));
     put_shard(&mut ledger, 2, &[(1, 10, "s"), (2, 20, "")]);
     assert_fails(&ledger, "as no current owner has proposed");
 }
@@ -213,7 +216,7 @@ fn an_id_that_is_used_again_is_noticed() {
 #[test]
 fn a_volume_that_is_taken_from_its_owner_is_noticed() {
     let mut ledger = attached();
-    ledger.changed("volume/1", Some(&volume(1, None)));
+    ledger.changed(VOLUME_KEY, Some(&volume(1, None)));
     assert_fails(&ledger, "did not ask for");
 
     let mut ledger = attached();
@@ -223,6 +226,6 @@ fn a_volume_that_is_taken_from_its_owner_is_noticed() {
         served: true,
         settled: false,
     });
-    ledger.changed("volume/1", Some(&volume(1, None)));
+    ledger.changed(VOLUME_KEY, Some(&volume(1, None)));
     assert_eq!(ledger.failure(), None);
 }

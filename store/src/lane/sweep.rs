@@ -57,6 +57,12 @@ impl Core {
         }
     }
 
+    /// Whether anything has completed that is not durable.
+    fn has_undurable(&self) -> bool {
+        let state = self.state.borrow();
+        state.lsns.done_through() > state.lsns.durable()
+    }
+
     /// Says what a lane that gets nowhere waits for.
     fn warn_stuck(&self, since: Duration) {
         let state = self.state.borrow();
@@ -138,7 +144,14 @@ impl Core {
             }
             return Some(usize::from(self.volatile));
         }
-        Some(self.fold_many(&due).await)
+        let folded = self.fold_many(&due).await;
+        if folded == 0 && self.volatile && self.has_undurable() {
+            // What is due was written again since, and that lies in the cache. Who waits for room
+            // flushes nothing, so nobody else does.
+            let flushed = self.flush().await.is_ok();
+            return Some(usize::from(flushed));
+        }
+        Some(folded)
     }
 
     /// Has everything folded that was logged until now, and waits for it. For accurate counts of

@@ -333,6 +333,24 @@ fn a_grave_lies_under_the_labels_above_it() {
     check(&lane);
 }
 
+/// The first version of a block is durable, the second one lies in the cache: the leaf counts as due,
+/// and there is nothing to fold. A lane that is short of segments takes no writes, so nobody else
+/// would flush.
+#[test]
+fn what_was_written_again_is_flushed_to_be_folded() {
+    let bench = Bench::new(8, DiskSpec::new(128 * MIB), None);
+    let lane = bench.start();
+    let shard = bench.create(&lane, 1, 1 << 20);
+    bench.run(bench.write(&lane, shard, 3, 1, 7)).unwrap();
+    bench.run(lane.flush()).unwrap();
+    bench.run(bench.write(&lane, shard, 3, 1, 8)).unwrap();
+    let core = lane.core().clone();
+    let began = bench.world.now();
+    bench.run(core.fold_all());
+    let took = bench.world.now() - began;
+    assert!(took < Duration::from_millis(100), "{took:?}");
+}
+
 /// The collector moved a block: its delta hides what the leaf says, and the old place is another's.
 /// A read waits for the leaf; meanwhile the shard leaves, and with it the delta.
 #[test]

@@ -82,7 +82,7 @@ enum Command {
         /// Only these, by name.
         only: Vec<String>,
         /// Seeds to try for each.
-        #[arg(long, default_value_t = 400)]
+        #[arg(long, default_value_t = 1000)]
         seeds: u64,
         /// Virtual seconds of faults in each run.
         #[arg(long, default_value_t = 20)]

@@ -137,8 +137,8 @@ pub(crate) async fn assemble_over(
     shown: Shown,
 ) -> Result<Vec<SharedBuffer>, BlockError> {
     let is_absent = |kind| kind == BlockKind::Absent;
-    let is_any_absent = shown.entries.iter().any(|entry| is_absent(entry.kind));
-    let Some(origin) = origin.filter(|_| is_any_absent) else {
+    let is_any_absent = || shown.entries.iter().any(|entry| is_absent(entry.kind));
+    let Some(origin) = origin.filter(|_| is_any_absent()) else {
         return Ok(assemble(zeroes, shown));
     };
     let mut absent = Vec::new();

@@ -16,16 +16,16 @@ use crate::contexts::Contexts;
 use crate::haggling::{
     InfoRequest, OPTION_HEADER_BYTES, OptionHeader, OptionReplies, transmission_flags,
 };
-use crate::input::Input;
 use crate::options::{NbdOptions, Tls};
 use crate::request::{Dialect, Rules};
-use crate::tls::TlsStream;
-use crate::transport::{Transport, TransportError};
 use crate::wire::{
     FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, Fields, INIT_MAGIC, OPTION_MAGIC, info, option,
     option_reply, string,
 };
 use ashlar_client::BlockDevice;
+use ashlar_front_end::Input;
+use ashlar_front_end::TlsStream;
+use ashlar_front_end::{Transport, TransportError};
 use ashlar_reactor::{Instant, Reactor, Stream};
 use contexts::Selection;
 use std::future::Future;

@@ -1,11 +1,11 @@
 //! Replies of the transmission phase, in each dialect.
 
-use crate::outbox::Outbox;
 use crate::request::{Dialect, Refusal, RequestHeader};
 use crate::wire::{
     EXTENDED_REPLY_MAGIC, Errno, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk, command,
 };
 use ashlar_client::BlockError;
+use ashlar_front_end::Outbox;
 use ashlar_reactor::SharedBuffer;
 
 /// Granularity at which zeroes are looked for, in bytes.

@@ -14,19 +14,19 @@
 //! memory which another waits for, and moves nothing, is dropped. After the server was told to
 //! stop, requests in flight end, others get `NBD_ESHUTDOWN`.
 
-use crate::budget::{Budget, Ration};
 use crate::catalog::ExportDevice;
 use crate::execute::{Job, execute};
 use crate::handshake::Negotiated;
-use crate::in_flight::InFlight;
-use crate::input::Input;
-use crate::options::Limits;
-use crate::outbox::Outbox;
 use crate::reply::Replies;
 use crate::request::{Command, Refusal, RequestHeader, Rules};
-use crate::stop::Stop;
-use crate::transport::{Transport, TransportError};
 use crate::wire::{Errno, command};
+use ashlar_front_end::InFlight;
+use ashlar_front_end::Input;
+use ashlar_front_end::Limits;
+use ashlar_front_end::Outbox;
+use ashlar_front_end::Stop;
+use ashlar_front_end::{Budget, Ration};
+use ashlar_front_end::{Transport, TransportError};
 use ashlar_reactor::{PAGE_BYTES, Reactor};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -13,7 +13,7 @@
 //!   holds something is given more only while several times as much stays free, so that a few
 //!   connections whose volume hangs cannot take it all.
 
-use crate::options::Limits;
+use crate::limits::Limits;
 use ashlar_reactor::channel::{Notify, Permit, Semaphore};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 const FREE_SHARE: u64 = 4;
 
 /// The memory of a server's requests.
-pub(crate) struct Budget {
+pub struct Budget {
     reserve: u64,
     common: Semaphore,
     common_bytes: u64,
@@ -32,7 +32,9 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    /// By `bytes_in_flight_all` and `connections_max`.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
         let connections = u64::try_from(limits.connections_max).unwrap_or(u64::MAX);
         let common_bytes = limits.bytes_in_flight_all / 2;
         Self {
@@ -45,12 +47,12 @@ impl Budget {
     }
 
     /// Whether a connection waits for what others hold.
-    pub(crate) fn is_contended(&self) -> bool {
+    pub fn is_contended(&self) -> bool {
         self.waiting.get() > 0
     }
 
     /// Waits until one does.
-    pub(crate) async fn contended(&self) {
+    pub async fn contended(&self) {
         while !self.is_contended() {
             self.contended.notified().await;
         }
@@ -63,7 +65,7 @@ fn permits(bytes: u64) -> usize {
 }
 
 /// What one connection holds of it; given back when dropped.
-pub(crate) struct Ration<'a> {
+pub struct Ration<'a> {
     budget: &'a Budget,
     held: Cell<u64>,
     /// Of the common half; together at least what `held` exceeds the reserve by.
@@ -72,7 +74,9 @@ pub(crate) struct Ration<'a> {
 }
 
 impl<'a> Ration<'a> {
-    pub(crate) fn new(budget: &'a Budget) -> Self {
+    /// One that holds nothing.
+    #[must_use]
+    pub fn new(budget: &'a Budget) -> Self {
         Self {
             budget,
             held: Cell::new(0),
@@ -82,12 +86,12 @@ impl<'a> Ration<'a> {
     }
 
     /// Bytes held.
-    pub(crate) fn held(&self) -> u64 {
+    pub fn held(&self) -> u64 {
         self.held.get()
     }
 
     /// Whether some of it could be another's.
-    pub(crate) fn borrows(&self) -> bool {
+    pub fn borrows(&self) -> bool {
         self.borrowed_bytes.get() > 0
     }
 
@@ -99,7 +103,7 @@ impl<'a> Ration<'a> {
     }
 
     /// Takes `bytes` more if that takes no waiting.
-    pub(crate) fn try_take(&self, bytes: u64) -> bool {
+    pub fn try_take(&self, bytes: u64) -> bool {
         let after = self.held.get().saturating_add(bytes);
         let borrowed = self.borrowed_bytes.get();
         let borrow = self.beyond_reserve(after).saturating_sub(borrowed);
@@ -118,7 +122,7 @@ impl<'a> Ration<'a> {
     }
 
     /// Takes `bytes` when it is this connection's turn, which holds nothing.
-    pub(crate) async fn take_in_turn(&self, bytes: u64) {
+    pub async fn take_in_turn(&self, bytes: u64) {
         assert_eq!(self.held.get(), 0, "who waits must not be waited for");
         let borrow = self.beyond_reserve(bytes);
         let waiting = Waiting::new(self.budget);
@@ -135,7 +139,7 @@ impl<'a> Ration<'a> {
     }
 
     /// Gives `bytes` back.
-    pub(crate) fn give_back(&self, bytes: u64) {
+    pub fn give_back(&self, bytes: u64) {
         self.held.set(self.held.get() - bytes);
         let needed = self.beyond_reserve(self.held.get());
         let mut borrowed = self.borrowed.borrow_mut();

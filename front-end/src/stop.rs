@@ -8,30 +8,31 @@ use std::rc::Rc;
 
 /// Whether the server is to stop. Clones are handles on the same word.
 #[derive(Clone, Default)]
-pub(crate) struct Stop {
+pub struct Stop {
     requested: Rc<Cell<bool>>,
     notify: Notify,
 }
 
 impl Stop {
-    pub(crate) fn request(&self) {
+    /// Gives the word.
+    pub fn request(&self) {
         self.requested.set(true);
         self.notify.notify_all();
     }
 
-    pub(crate) fn is_requested(&self) -> bool {
+    pub fn is_requested(&self) -> bool {
         self.requested.get()
     }
 
     /// Waits for the word.
-    pub(crate) async fn requested(&self) {
+    pub async fn requested(&self) {
         while !self.is_requested() {
             self.notify.notified().await;
         }
     }
 
     /// The output of `future`, unless the word comes first.
-    pub(crate) async fn or<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+    pub async fn or<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         match race(future, self.requested()).await {
             Either::First(output) => Some(output),
             Either::Second(()) => None,

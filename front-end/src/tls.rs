@@ -79,7 +79,7 @@ fn read_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsConf
 
 /// An encrypted stream. Clones are handles on the same one.
 #[derive(Clone)]
-pub(crate) struct TlsStream {
+pub struct TlsStream {
     reactor: Reactor,
     stream: Stream,
     state: Rc<RefCell<State>>,
@@ -93,7 +93,7 @@ struct State {
 
 impl TlsStream {
     /// Takes part in a TLS handshake to its end.
-    pub(crate) async fn accept(
+    pub async fn accept(
         reactor: &Reactor,
         stream: Stream,
         config: Arc<ServerConfig>,
@@ -123,7 +123,7 @@ impl TlsStream {
     }
 
     /// Receives plaintext into `buffer[from..]`; 0 is the end.
-    pub(crate) async fn recv_at(
+    pub async fn recv_at(
         &self,
         mut buffer: Buffer,
         from: usize,
@@ -149,7 +149,11 @@ impl TlsStream {
         }
     }
 
-    pub(crate) async fn send(&self, pieces: Vec<SharedBuffer>) -> Result<(), TransportError> {
+    /// Sends all bytes.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub async fn send(&self, pieces: Vec<SharedBuffer>) -> Result<(), TransportError> {
         let mut batch = 0;
         for piece in &pieces {
             let mut rest: &[u8] = piece;
@@ -172,7 +176,7 @@ impl TlsStream {
     }
 
     /// Says good-bye and closes.
-    pub(crate) async fn close(&self) {
+    pub async fn close(&self) {
         self.state.borrow_mut().connection.send_close_notify();
         let _ = self.send_pending().await;
         self.stream.shutdown();

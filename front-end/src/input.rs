@@ -15,7 +15,7 @@ const WINDOW_BYTES_MAX: usize = 128 << 10;
 const DIRECT_BYTES_MIN: usize = 8 << 10;
 
 /// The receiving side of a connection.
-pub(crate) struct Input {
+pub struct Input {
     reactor: Reactor,
     transport: Transport,
     buffer: Option<Buffer>,
@@ -26,7 +26,9 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    pub(crate) fn new(reactor: &Reactor, transport: Transport) -> Self {
+    /// With nothing received.
+    #[must_use]
+    pub fn new(reactor: &Reactor, transport: Transport) -> Self {
         Self {
             reactor: reactor.clone(),
             transport,
@@ -37,19 +39,25 @@ impl Input {
         }
     }
 
-    pub(crate) fn transport(&self) -> &Transport {
+    /// What it receives from.
+    #[must_use]
+    pub fn transport(&self) -> &Transport {
         &self.transport
     }
 
     /// Received and not consumed.
-    pub(crate) fn available(&self) -> &[u8] {
+    pub fn available(&self) -> &[u8] {
         match &self.buffer {
             Some(buffer) => &buffer[self.start..self.end],
             None => &[],
         }
     }
 
-    pub(crate) fn consume(&mut self, len: usize) {
+    /// Forgets the first `len` of what is available.
+    ///
+    /// # Panics
+    /// If fewer are.
+    pub fn consume(&mut self, len: usize) {
         assert!(len <= self.end - self.start, "consumed what was not there");
         self.start += len;
         if self.start == self.end {
@@ -59,7 +67,7 @@ impl Input {
     }
 
     /// Waits until `len` bytes are available.
-    pub(crate) async fn fill(&mut self, len: usize) -> Result<(), TransportError> {
+    pub async fn fill(&mut self, len: usize) -> Result<(), TransportError> {
         while self.end - self.start < len {
             let buffer = self.room(len);
             let asked = buffer.len() - self.end;
@@ -80,7 +88,7 @@ impl Input {
     }
 
     /// Receives a payload of `len` bytes.
-    pub(crate) async fn payload(&mut self, len: usize) -> Result<Buffer, TransportError> {
+    pub async fn payload(&mut self, len: usize) -> Result<Buffer, TransportError> {
         if len.saturating_sub(self.end - self.start) < DIRECT_BYTES_MIN {
             self.fill(len).await?;
         }
@@ -102,7 +110,7 @@ impl Input {
     }
 
     /// Receives `len` bytes and forgets them.
-    pub(crate) async fn skip(&mut self, len: u64) -> Result<(), TransportError> {
+    pub async fn skip(&mut self, len: u64) -> Result<(), TransportError> {
         let mut rest = len;
         while rest > 0 {
             if self.start == self.end {

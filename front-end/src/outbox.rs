@@ -11,7 +11,7 @@ const COPY_BYTES_MAX: usize = 512;
 const PIECES_MAX: usize = 512;
 
 /// What waits to be sent, in order.
-pub(crate) struct Outbox {
+pub struct Outbox {
     reactor: Reactor,
     scratch: Option<Buffer>,
     used: usize,
@@ -30,13 +30,17 @@ enum Piece {
 
 /// What a client may have in flight again once a send has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Done {
-    pub(crate) requests: usize,
-    pub(crate) bytes: u64,
+pub struct Done {
+    /// Requests.
+    pub requests: usize,
+    /// Bytes that they had taken.
+    pub bytes: u64,
 }
 
 impl Outbox {
-    pub(crate) fn new(reactor: &Reactor) -> Self {
+    /// With nothing in it.
+    #[must_use]
+    pub fn new(reactor: &Reactor) -> Self {
         Self {
             reactor: reactor.clone(),
             scratch: None,
@@ -46,12 +50,12 @@ impl Outbox {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
 
     /// Appends a few bytes.
-    pub(crate) fn put(&mut self, bytes: &[u8]) {
+    pub fn put(&mut self, bytes: &[u8]) {
         if bytes.len() > SCRATCH_BYTES {
             let mut buffer = self.reactor.buffer(bytes.len());
             buffer.copy_from_slice(bytes);
@@ -76,7 +80,7 @@ impl Outbox {
     }
 
     /// Appends data.
-    pub(crate) fn share(&mut self, data: SharedBuffer) {
+    pub fn share(&mut self, data: SharedBuffer) {
         if data.len() <= COPY_BYTES_MAX {
             self.put(&data);
         } else {
@@ -85,13 +89,13 @@ impl Outbox {
     }
 
     /// Notes that the reply of a request is complete, and what the request had taken.
-    pub(crate) fn finish(&mut self, bytes: u64) {
+    pub fn finish(&mut self, bytes: u64) {
         self.done.requests += 1;
         self.done.bytes += bytes;
     }
 
     /// The next pieces to send, and what ends with them.
-    pub(crate) fn take(&mut self) -> (Vec<SharedBuffer>, Done) {
+    pub fn take(&mut self) -> (Vec<SharedBuffer>, Done) {
         self.seal();
         let count = self.pieces.len().min(PIECES_MAX);
         let pieces = self.pieces.drain(..count);

@@ -5,7 +5,7 @@ use ashlar_reactor::{Buffer, NetError, SharedBuffer, Stream};
 
 /// Why no more bytes come or go.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TransportError {
+pub enum TransportError {
     /// The client is gone.
     #[error("client closed the connection")]
     Closed,
@@ -19,14 +19,16 @@ pub(crate) enum TransportError {
 
 /// A connection's two ways. Clones are handles on the same ones.
 #[derive(Clone)]
-pub(crate) enum Transport {
+pub enum Transport {
+    /// As it comes.
     Plain(Stream),
+    /// Encrypted.
     Tls(TlsStream),
 }
 
 impl Transport {
     /// Receives at least one byte into `buffer[from..]`; 0 is the end.
-    pub(crate) async fn recv_at(
+    pub async fn recv_at(
         &self,
         buffer: Buffer,
         from: usize,
@@ -41,7 +43,7 @@ impl Transport {
     }
 
     /// Sends all bytes.
-    pub(crate) async fn send(&self, pieces: Vec<SharedBuffer>) -> Result<(), TransportError> {
+    pub async fn send(&self, pieces: Vec<SharedBuffer>) -> Result<(), TransportError> {
         match self {
             Self::Plain(stream) => Ok(stream.send(pieces).await?),
             Self::Tls(tls) => tls.send(pieces).await,
@@ -49,7 +51,7 @@ impl Transport {
     }
 
     /// Ends both directions, after a good-bye where TLS has one.
-    pub(crate) async fn close(&self) {
+    pub async fn close(&self) {
         match self {
             Self::Plain(stream) => stream.shutdown(),
             Self::Tls(tls) => tls.close().await,
@@ -57,7 +59,7 @@ impl Transport {
     }
 
     /// Whether nobody can listen in.
-    pub(crate) fn is_encrypted(&self) -> bool {
+    pub fn is_encrypted(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Wake, Waker};
 const WORD_BITS: usize = 64;
 
 /// Up to a fixed number of futures.
-pub(crate) struct InFlight<F: Future> {
+pub struct InFlight<F: Future> {
     slots: Vec<Slot<F>>,
     free: Vec<usize>,
     marks: Arc<Marks>,
@@ -56,7 +56,7 @@ impl Wake for SlotWaker {
 
 impl<F: Future> InFlight<F> {
     /// For at most `futures_max` at a time.
-    pub(crate) fn new(futures_max: usize) -> Self {
+    pub fn new(futures_max: usize) -> Self {
         let words = futures_max.div_ceil(WORD_BITS);
         Self {
             slots: Vec::new(),
@@ -74,7 +74,7 @@ impl<F: Future> InFlight<F> {
     }
 
     /// Takes a future in; it is polled with the next [`InFlight::poll`].
-    pub(crate) fn start(&mut self, future: F) {
+    pub fn start(&mut self, future: F) {
         let index = self.free.pop().unwrap_or_else(|| {
             let index = self.slots.len();
             assert!(
@@ -96,11 +96,7 @@ impl<F: Future> InFlight<F> {
 
     /// Polls the futures that were woken; gives what has ended to `finished` and tells whether
     /// there was any.
-    pub(crate) fn poll(
-        &mut self,
-        context: &mut Context<'_>,
-        mut finished: impl FnMut(F::Output),
-    ) -> bool {
+    pub fn poll(&mut self, context: &mut Context<'_>, mut finished: impl FnMut(F::Output)) -> bool {
         let mut any = false;
         {
             let task = self.marks.task.lock();

@@ -1,0 +1,28 @@
+//! What the servers of block protocols have in common: they listen, take requests in as long as
+//! there is memory for them, carry many out at once and send many replies in one go.
+//!
+//! ```text
+//! server ──▶ a task for each connection, by a Service of the protocol's crate
+//!               input · budget ──▶ in_flight ──▶ outbox
+//!                 └──────── transport, tls ────────┘
+//! ```
+
+mod budget;
+mod in_flight;
+mod input;
+mod limits;
+mod outbox;
+mod server;
+mod stop;
+mod tls;
+mod transport;
+
+pub use budget::{Budget, Ration};
+pub use in_flight::InFlight;
+pub use input::Input;
+pub use limits::Limits;
+pub use outbox::{Done, Outbox};
+pub use server::{Server, Service, Shared};
+pub use stop::Stop;
+pub use tls::{TlsConfigError, TlsStream, tls_config};
+pub use transport::{Transport, TransportError};

@@ -3,8 +3,10 @@
 mod ailing;
 mod clients;
 mod clones;
+mod disks;
 mod groups;
 mod maps;
+mod rebalance;
 mod resize;
 mod seen;
 mod snapshots;
@@ -25,10 +27,15 @@ pub use clones::{
     CloneSnapshot, FlattenVolume, Flattening, Origin, ReportFlatten, layer_of_snapshot,
     snapshot_by_layer,
 };
+pub use disks::{DiskReport, MapReport, WriteReport};
 pub use groups::{
     CreateSnapshotGroup, HoldAnswer, HoldOutcome, HoldWord, ReportHold, SnapshotGroup, VolumeHold,
 };
 pub use maps::{AskMaps, AskedMap, VolumeMaps};
+pub use rebalance::{
+    DiskFill, DiskPlace, PlannedMove, Rebalance, RebalanceMove, RebalancePlan, RebalanceState,
+    RebalanceSummary, SetRebalance,
+};
 pub use resize::ResizeVolume;
 pub use seen::{
     HeartbeatAnswer, OWNER_STORES_MAX, OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerBeat,
@@ -350,117 +357,6 @@ pub struct InSyncCommitted {
     pub shard: Shard,
 }
 
-/// A disk, as its store reports it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DiskReport {
-    /// Its id, from its superblock.
-    pub id: DiskId,
-    /// Its path on the node.
-    pub path: String,
-    /// Its lanes.
-    pub lanes: u16,
-    /// Bytes that volumes can use.
-    pub usable_bytes: ByteCount,
-    /// Bytes that live blocks and their map take.
-    pub used_bytes: ByteCount,
-    /// Whether its cache loses unflushed writes at power loss.
-    pub volatile_cache: bool,
-    /// Counts of damage, by kind, since it was formatted or last cleared.
-    #[serde(default)]
-    pub damage: BTreeMap<String, u64>,
-    /// Why it serves nothing, if so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failed: Option<String>,
-    /// That it is going bad, if so; not taken back while the store runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ailing: Option<Ailing>,
-    /// Replicas that should be on it, were made once, and are not: the first
-    /// [`crate::limits::MISSING_REPORTED_MAX`] by id.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub missing: Vec<ReplicaId>,
-    /// How its map uses memory; none where nothing is served.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub map: Option<MapReport>,
-    /// What has been written to it; none where nothing is served.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub writes: Option<WriteReport>,
-    /// Bytes that are kept for replicas that have reservations, their maps included.
-    #[serde(default, skip_serializing_if = "is_no_bytes")]
-    pub reserved_bytes: ByteCount,
-    /// Of these, bytes that those replicas have not taken yet: they are not among those used.
-    #[serde(default, skip_serializing_if = "is_no_bytes")]
-    pub unfilled_bytes: ByteCount,
-    /// A lane of it takes no new blocks of volumes without a reservation.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub full: bool,
-    /// Writes that were refused for want of room since the store started.
-    #[serde(default, skip_serializing_if = "is_no_count")]
-    pub refused_writes: u64,
-    /// What the replicas take that take the most: the first [`crate::limits::USES_REPORTED_MAX`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub largest: Vec<ReplicaUse>,
-}
-
-/// What has been written to a disk since its store started, and by whom.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WriteReport {
-    /// Data that requests wrote: those of owners, and copies from other replicas.
-    pub request_bytes: ByteCount,
-    /// All that the device was given: that data, headers, what was moved, the map, checkpoints. Without
-    /// the zeroes that each segment of a file is filled with once.
-    pub device_bytes: ByteCount,
-    /// Of it, live data that the collector moved out of old segments.
-    pub moved_bytes: ByteCount,
-    /// Of it, leaves of the map.
-    pub leaf_bytes: ByteCount,
-}
-
-impl WriteReport {
-    /// Write amplification in hundredths: what the device was given for what requests wrote. None
-    /// before the first of them.
-    #[must_use]
-    pub fn amplification_percent(&self) -> Option<u64> {
-        let hundredfold = self.device_bytes.get().saturating_mul(100);
-        hundredfold.checked_div(self.request_bytes.get())
-    }
-}
-
-/// How the map of a disk uses memory, and what it costs that not all of it is there. Counts are
-/// since the store started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MapReport {
-    /// What leaves and overlay may take together.
-    pub budget_bytes: ByteCount,
-    /// What the leaves in memory take.
-    pub leaf_bytes: ByteCount,
-    /// What the overlay takes: changes that are in no leaf yet.
-    pub overlay_bytes: ByteCount,
-    /// What the root pages take, beside the budget.
-    pub root_bytes: ByteCount,
-    /// Leaves that requests found in memory.
-    pub hits: u64,
-    /// Leaves that were read for requests.
-    pub misses: u64,
-    /// Leaves that were read for other work: folds, scrubs, tails, the collector.
-    pub scanned: u64,
-    /// Leaves that made room for others.
-    pub evictions: u64,
-    /// Nanoseconds that the reads of leaves, `misses` and `scanned`, took together.
-    pub load_ns: u64,
-}
-
-impl MapReport {
-    /// Nanoseconds that the read of a leaf took on average; 0 if there was none.
-    #[must_use]
-    pub fn load_ns_mean(&self) -> u64 {
-        let loads = self.misses + self.scanned;
-        self.load_ns.checked_div(loads).unwrap_or(0)
-    }
-}
-
 /// `POST /v1/nodes/register`: a store says that it is there. Idempotent by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -718,140 +614,6 @@ pub struct ClusterStatus {
     /// The metadata's revision.
     pub revision: Revision,
 }
-
-/// What rebalance is about: moves of replicas from fuller disks to emptier ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RebalanceState {
-    /// Disks are even enough, or no move would make them more so.
-    #[default]
-    Idle,
-    /// Moves are under way or are to begin.
-    Moving,
-    /// Moves are to begin, but lost replicas or drained disks come first.
-    Waiting,
-    /// Somebody has asked that no moves begin; those under way end.
-    Paused,
-}
-
-/// Rebalance in one line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RebalanceSummary {
-    /// What it is about.
-    pub state: RebalanceState,
-    /// Moves under way.
-    pub moving: u32,
-    /// Moves that are still to begin, as it looks now; none while it is paused.
-    pub to_come: u32,
-    /// Bytes of the replicas of both, written or not.
-    pub bytes_left: ByteCount,
-}
-
-/// `GET /v1/rebalance`, and the answer to `POST /v1/rebalance/pause` and `…/resume`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rebalance {
-    /// What it is about.
-    #[serde(flatten)]
-    pub summary: RebalanceSummary,
-    /// The difference in fill from which on moves begin, in thousandths of a disk.
-    pub start_permille: u16,
-    /// The difference in fill at which they stop.
-    pub stop_permille: u16,
-    /// The difference between the fullest and the emptiest disk that takes replicas.
-    pub spread_permille: u16,
-    /// The disks that take replicas: no others take part.
-    pub disks: Vec<DiskFill>,
-    /// The moves under way.
-    pub moves: Vec<RebalanceMove>,
-    /// The metadata's revision.
-    pub revision: Revision,
-}
-
-/// A disk and how full it is: what is used, and what is promised but not written yet, as a part of
-/// all that it may use or promise.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskFill {
-    /// Where it is.
-    #[serde(flatten)]
-    pub place: DiskPlace,
-    /// Bytes that volumes can use.
-    pub usable_bytes: ByteCount,
-    /// Bytes used.
-    pub used_bytes: ByteCount,
-    /// Bytes of the replicas that it holds, written or not.
-    pub promised_bytes: ByteCount,
-    /// How full it is, in thousandths.
-    pub fill_permille: u16,
-    /// How full it will be after all moves under way and to come; where no plan was asked for,
-    /// after those under way.
-    pub fill_permille_after: u16,
-}
-
-/// A disk and its node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskPlace {
-    /// The disk.
-    pub disk: DiskId,
-    /// Its node.
-    pub node: NodeId,
-    /// Its node's name.
-    pub node_name: String,
-}
-
-/// The move of one replica.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RebalanceMove {
-    /// The volume.
-    pub volume: VolumeId,
-    /// Its name.
-    pub volume_name: String,
-    /// The shard.
-    pub shard: ShardIndex,
-    /// Bytes of the replica, written or not; what is written is copied.
-    pub bytes: ByteCount,
-    /// The replica that leaves.
-    pub replica: ReplicaId,
-    /// Where it lies.
-    pub from: DiskPlace,
-    /// Where its successor comes to lie.
-    pub to: DiskPlace,
-}
-
-/// A move that would begin, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlannedMove {
-    /// The move.
-    #[serde(flatten)]
-    pub what: RebalanceMove,
-    /// How full the disk is that it leaves, after the moves before it, in thousandths.
-    pub from_permille: u16,
-    /// How full it is then.
-    pub from_permille_after: u16,
-    /// How full the disk is that it goes to.
-    pub to_permille: u16,
-    /// How full it is then.
-    pub to_permille_after: u16,
-}
-
-/// `GET /v1/rebalance/plan`: what would move if nothing else changed, whether it is paused or not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RebalancePlan {
-    /// The moves in their order; those under way are not among them.
-    pub moves: Vec<PlannedMove>,
-    /// Whether these are all; otherwise there are more after them.
-    pub complete: bool,
-    /// Bytes of all their replicas, written or not.
-    pub bytes: ByteCount,
-    /// The disks that take replicas, before and after.
-    pub disks: Vec<DiskFill>,
-    /// The metadata's revision.
-    pub revision: Revision,
-}
-
-/// `POST /v1/rebalance/pause` and `…/resume`: an empty object.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SetRebalance {}
 
 /// Replicas that are to come in sync, of all volumes that are ready.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ashlar_proto::api::{CloneSnapshot, FlattenVolume, ReportFlatten, Volume, VolumeState};
+use ashlar_proto::api::{CloneSnapshot, FlattenVolume, ReportFlatten, Volume};
 
 use super::{Cluster, ClusterError, View};
 use crate::meta::MetaStore;
@@ -29,14 +29,7 @@ impl<M: MetaStore> Cluster<M> {
             state.plan_clone(&view.live, &volume, &snapshot, &request, shard_bytes)
         };
         let (id, _) = self.transact(plan).await?;
-        self.settle().await?;
-        let ready = |view: &View| {
-            let volume = view.state.volume(id)?;
-            (volume.state != VolumeState::Creating).then_some(())
-        };
-        self.wait_for(wait, ready).await;
-        let volume = self.read(|view| view.state.volume_with_shards(id));
-        volume.ok_or_else(|| Refusal::from(VolumeRefusal::NotFound { name }).into())
+        self.created(id, name, wait).await
     }
 
     /// Has a volume's owner copy what it shows of its origin, or stop that, and waits up to `wait` until

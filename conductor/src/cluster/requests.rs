@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ashlar_proto::NodeId;
 use ashlar_proto::api::{
     AskMaps, Assignments, AttachRequest, Attachment, CreateVolume, DetachRequest, Heartbeat,
     HeartbeatAnswer, InSyncCommitted, OwnerBeat, OwnerHeartbeat, ProposeInSync, RegisterNode,
@@ -11,6 +10,7 @@ use ashlar_proto::api::{
 };
 use ashlar_proto::limits::MAPS_ASKED_MAX;
 use ashlar_proto::planted::{Planted, is_planted};
+use ashlar_proto::{NodeId, VolumeId};
 
 use super::{Cluster, ClusterError, View};
 use crate::evidence::Witness;
@@ -36,6 +36,16 @@ impl<M: MetaStore> Cluster<M> {
         let shard_bytes = self.shard_bytes;
         let plan = move |view: &View| view.state.plan_create(&view.live, &request, shard_bytes);
         let (id, _) = self.transact(plan).await?;
+        self.created(id, name, wait).await
+    }
+
+    /// Waits for the stores of a new volume, up to `wait`; gives it as it then stands.
+    pub(super) async fn created(
+        self: &Arc<Self>,
+        id: VolumeId,
+        name: String,
+        wait: Duration,
+    ) -> Result<Volume, ClusterError> {
         self.settle().await?;
         let ready = |view: &View| {
             let volume = view.state.volume(id)?;

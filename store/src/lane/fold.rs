@@ -228,13 +228,17 @@ impl State {
             assert!(capture.page.iter().all(|block| !block.is_data()));
         }
         let mut grown = 0;
+        let key = (capture.handle, capture.leaf);
         if let Some(shard) = self.shards.get_mut(capture.handle) {
             for &(label, _) in &capture.inputs {
                 if label != capture.top {
                     grown += shard.set_leaf_entry(label, capture.leaf, PageEntry::ABSENT);
+                    self.strata.put(key, label, PageEntry::ABSENT, None);
                 }
             }
             grown += shard.set_leaf_entry(capture.top, capture.leaf, entry);
+            let page = entry.is_data().then_some(&capture.page);
+            self.strata.put(key, capture.top, entry, page);
             shard.space.remap(lost, gained);
         }
         self.root_pages = self.root_pages.saturating_add_signed(grown);

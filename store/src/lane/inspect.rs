@@ -241,7 +241,7 @@ impl LaneReport {
                 .state
                 .lookup(range, bounds, &held, Trust::Served, Planted::NONE);
             match lookup {
-                Lookup::Found(entries) => return entries,
+                Lookup::Found { entries, .. } => return entries,
                 Lookup::Needs(pages) => {
                     for root in pages {
                         let page = self.page(root).await;

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ashlar_proto::crc::crc32c;
+use ashlar_proto::{Handle, Layer};
 use ashlar_reactor::future::join_all;
 
 use crate::lane::core::{Core, CoreRc};
@@ -12,9 +13,12 @@ use crate::lane::leaf_cache::Use;
 use crate::lane::page::{Page, PageEntry};
 use crate::lane::segment::SegmentState;
 use crate::lane::stats::DamageKind;
+use crate::lane::strata::Strata;
 
 /// Pauses before each further attempt: a device may hide a block once.
 const RETRY_PAUSES_MS: [u64; 2] = [1, 10];
+/// From the lowest label to the highest.
+const ALL_LABELS: (Layer, Layer) = (Layer::new(0), Layer::new(u32::MAX));
 /// Leaves that are loaded at once.
 const LOADS_MAX: usize = 64;
 
@@ -160,6 +164,49 @@ impl Core {
             }
             let pause = pauses.next()?;
             self.reactor.sleep(Duration::from_millis(*pause)).await;
+        }
+    }
+
+    /// Has the strata of a leaf made, if nobody does and they are not there.
+    pub(crate) fn want_strata(self: &CoreRc, handle: Handle, leaf: u32) {
+        if !self.state.borrow_mut().strata.begin(handle, leaf) {
+            return;
+        }
+        let core = self.clone();
+        drop(self.reactor.spawn(async move {
+            core.make_strata(handle, leaf).await;
+            core.state.borrow_mut().balance_map();
+        }));
+    }
+
+    /// Reads what all labels have of a leaf. Folds go on meanwhile: it is made of what is there in the
+    /// turn that has all of it.
+    async fn make_strata(self: &CoreRc, handle: Handle, leaf: u32) {
+        let mut held = Held::by(Use::Scan);
+        loop {
+            let wanted = {
+                let mut state = self.state.borrow_mut();
+                let state = &mut *state;
+                let roots: Vec<(Layer, PageEntry)> = match state.shards.get(handle) {
+                    Some(shard) => shard.leaf_entries(leaf, ALL_LABELS).collect(),
+                    None => return state.strata.end(handle, leaf, None),
+                };
+                let missing = roots.iter().map(|(_, root)| *root);
+                let missing = missing.filter(|root| root.is_data() && held.get(*root).is_none());
+                let wanted: Vec<PageEntry> = missing.collect();
+                if wanted.is_empty() {
+                    // A leaf that cannot be read is damage in all its blocks, until it is folded.
+                    let is_good = !held.has_damaged();
+                    let labels = roots.into_iter().map(|(label, root)| {
+                        let page = held.get(root).and_then(Option::as_deref);
+                        (label, root, page.filter(|_| root.is_data()))
+                    });
+                    let made = is_good.then(|| Strata::new(labels));
+                    return state.strata.end(handle, leaf, made);
+                }
+                wanted
+            };
+            self.load_leaves(wanted, &mut held).await;
         }
     }
 }

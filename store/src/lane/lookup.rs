@@ -14,6 +14,7 @@ use crate::lane::page::{Kind, Page, PageEntry};
 use crate::lane::planted::{Bug, Planted};
 use crate::lane::shards::{CHECK_MAX, Shard, ShardRecord};
 use crate::lane::state::State;
+use crate::lane::strata::Strata;
 
 /// Blocks of one leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +51,12 @@ pub(crate) enum Trust {
 pub(crate) enum Lookup {
     /// These leaves first.
     Needs(Vec<PageEntry>),
-    /// One entry a block; what is not to be trusted is `Damaged`.
-    Found(Vec<PageEntry>),
+    Found {
+        /// One entry a block; what is not to be trusted is `Damaged`.
+        entries: Vec<PageEntry>,
+        /// How many labels it took.
+        labels: usize,
+    },
 }
 
 /// A candidate, with what decides among those of equal seq: the overlay, then the later LSN.
@@ -67,10 +72,15 @@ struct LabelView<'a> {
     deltas: Option<&'a LeafDeltas>,
     root: PageEntry,
     page: Option<std::rc::Rc<Page>>,
+    /// What tells of its leaf in place of the two.
+    strata: Option<&'a Strata>,
 }
 
 impl LabelView<'_> {
     fn leaf_entry(&self, offset: usize) -> PageEntry {
+        if let Some(strata) = self.strata {
+            return strata.get(offset, self.label);
+        }
         match self.root.kind() {
             Kind::Absent | Kind::Zero => self.root,
             Kind::Damaged => self.root,
@@ -101,7 +111,7 @@ impl LabelView<'_> {
 
     /// Whether the leaf must be read to decide these blocks.
     fn needs_page(&self, first: usize, count: usize, open: &[bool], planted: Planted) -> bool {
-        if !self.root.is_data() {
+        if !self.root.is_data() || self.strata.is_some() {
             return false;
         }
         let Some(deltas) = self.deltas else {
@@ -242,7 +252,8 @@ impl State {
     }
 
     /// What the labels between two have of a leaf, from the top. Labels without any of it cost
-    /// nothing: a volume may have a thousand.
+    /// nothing: a volume may have a thousand. Where there are strata, only labels with some of these
+    /// blocks are given.
     fn views<'a>(
         &'a self,
         shard: &'a Shard,
@@ -251,7 +262,15 @@ impl State {
     ) -> impl Iterator<Item = LabelView<'a>> {
         let leaf = range.leaf;
         let is_within = move |label: Layer| (bounds.0..=bounds.1).contains(&label);
-        let mut rooted = shard.leaf_entries(leaf, bounds).peekable();
+        let strata = self.strata.of(range.handle, leaf, range.count);
+        let labels = strata.map(|strata| strata.labels(range.first, range.count));
+        let labels = labels.into_iter().flatten().filter(move |l| is_within(*l));
+        let leaves = strata.is_none().then(|| shard.leaf_entries(leaf, bounds));
+        let leaves = leaves.into_iter().flatten();
+        let mut rooted = labels
+            .map(|label| (label, PageEntry::ABSENT))
+            .chain(leaves)
+            .peekable();
         let changed = self.overlay.of_leaf(range.handle, leaf).iter().rev();
         let mut changed = changed.filter(move |(l, _)| is_within(*l)).peekable();
         std::iter::from_fn(move || {
@@ -265,6 +284,7 @@ impl State {
                 deltas: deltas.map(|(_, deltas)| deltas),
                 root: root.map_or(PageEntry::ABSENT, |(_, entry)| entry),
                 page: None,
+                strata,
             })
         })
     }
@@ -279,10 +299,14 @@ impl State {
         planted: Planted,
     ) -> Lookup {
         let Some(shard) = self.shards.get(range.handle) else {
-            return Lookup::Found(vec![PageEntry::ABSENT; range.count]);
+            return Lookup::Found {
+                entries: vec![PageEntry::ABSENT; range.count],
+                labels: 0,
+            };
         };
         let mut search = Search::new(range, planted);
         let mut interval = Vec::new();
+        let mut labels = 0;
         let mut views = self.views(shard, &range, bounds).peekable();
         while let Some(first) = views.next() {
             let Some((low, _)) = shard.layers.interval_of(first.label) else {
@@ -295,6 +319,7 @@ impl State {
                     interval.push(view);
                 }
             }
+            labels += interval.len();
             for view in &mut interval {
                 if !search.needs_page(view) {
                     continue;
@@ -312,7 +337,8 @@ impl State {
             return Lookup::Needs(search.needs);
         }
         let trusted = |entry| trusted(&shard.record, trust, entry);
-        Lookup::Found(search.found.into_iter().map(trusted).collect())
+        let entries = search.found.into_iter().map(trusted).collect();
+        Lookup::Found { entries, labels }
     }
 
     /// A leaf in memory: `Some(None)` for one that was found damaged.

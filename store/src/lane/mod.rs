@@ -45,6 +45,7 @@ mod slot;
 mod start;
 mod state;
 mod stats;
+mod strata;
 mod stream;
 mod summary;
 mod sweep;

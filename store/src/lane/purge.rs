@@ -119,6 +119,7 @@ impl Core {
                     let table = table_bytes(shard.layers.table());
                     state.tables_bytes = state.tables_bytes.saturating_sub(table);
                     state.shards.forget(handle);
+                    state.strata.forget(handle);
                     state.dirty = true;
                     return true;
                 }
@@ -142,6 +143,8 @@ impl Core {
                 continue;
             }
             let grown = shard.set_leaf_entry(label, leaf, PageEntry::ABSENT);
+            let key = (handle, leaf);
+            state.strata.put(key, label, PageEntry::ABSENT, None);
             let named = page.iter().flat_map(|page| page.iter());
             let named = named.filter(|block| block.is_data()).count() as u64;
             shard.space.remap(named + u64::from(entry.is_data()), 0);

@@ -16,6 +16,7 @@ use crate::lane::overlay::LeafKey;
 use crate::lane::page::{Kind, PAGE_ENTRIES, PAGE_ENTRIES_U32, PageEntry};
 use crate::lane::planted::Bug;
 use crate::lane::stats::DamageKind;
+use crate::lane::strata::{BLOCKS_MAX, LABELS_MIN};
 
 /// Blocks whose payload lies in one piece.
 struct Run {
@@ -83,7 +84,13 @@ impl Core {
                 state.lookup(range, bounds, &held, trust, self.planted)
             };
             match lookup {
-                Lookup::Found(entries) => return Ok(take(entries)),
+                Lookup::Found { entries, labels } => {
+                    let taken = take(entries);
+                    if by == Use::Request && labels >= LABELS_MIN && range.count <= BLOCKS_MAX {
+                        self.want_strata(range.handle, range.leaf);
+                    }
+                    return Ok(taken);
+                }
                 Lookup::Needs(leaves) => self.load_leaves(leaves, &mut held).await,
             }
             self.heal(range, &held);

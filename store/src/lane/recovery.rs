@@ -39,6 +39,7 @@ use crate::lane::shards::{CHECK_MAX, Place, Root, Shard, Shards};
 use crate::lane::slot::{RootRef, Slot};
 use crate::lane::state::State;
 use crate::lane::stats::{DamageBook, DamageKind, LaneStats};
+use crate::lane::strata::StrataCache;
 use crate::lane::stream::STREAMS;
 use crate::lane::table::SegmentTable;
 
@@ -400,6 +401,7 @@ impl<'a> Recovery<'a> {
             overlay: Overlay::default(),
             leaves: LeafCache::with_room(self.options.leaves_max),
             map_bytes: self.options.map_bytes,
+            strata: StrataCache::default(),
             bad_leaves: HashSet::new(),
             folding: HashSet::new(),
             root_pages,

@@ -11,6 +11,7 @@ use crate::lane::overlay::Overlay;
 use crate::lane::segment::SegmentState;
 use crate::lane::shards::Shards;
 use crate::lane::stats::{DamageBook, LaneStats, MapCounts};
+use crate::lane::strata::StrataCache;
 use crate::lane::stream::{Item, OpenSegment, STREAMS};
 use crate::lane::table::SegmentTable;
 
@@ -48,7 +49,9 @@ pub(crate) struct State {
     pub(crate) shards: Shards,
     pub(crate) overlay: Overlay,
     pub(crate) leaves: LeafCache,
-    /// Memory for overlay and leaves together.
+    /// What all labels have of some leaves, side by side.
+    pub(crate) strata: StrataCache,
+    /// Memory for overlay, leaves and strata together.
     pub(crate) map_bytes: usize,
     /// Leaves that were found damaged, by address and CRC, until they are folded anew.
     pub(crate) bad_leaves: HashSet<(u64, u32)>,
@@ -186,19 +189,21 @@ impl State {
         self.overlay.bytes() > self.map_bytes / 4 * 3
     }
 
-    /// Keeps the leaves to what the overlay leaves them of the map's memory. It is a quarter at
-    /// least: beyond three the overlay grows only by what was admitted before writes had to wait.
+    /// Keeps leaves and strata to what the overlay leaves them of the map's memory, the latter to half
+    /// of that. It is a quarter at least: beyond three the overlay grows only by what was admitted
+    /// before writes had to wait.
     pub(crate) fn balance_map(&mut self) {
         let left = self.map_bytes.saturating_sub(self.overlay.bytes());
         let left = left.max(self.map_bytes / 4);
-        self.leaves.trim(left / LEAF_BYTES);
+        self.strata.trim(left / 2);
+        self.leaves.trim((left - self.strata.bytes()) / LEAF_BYTES);
     }
 
     fn map_counts(&self) -> MapCounts {
         let cache = self.leaves.counts();
         MapCounts {
             budget_bytes: self.map_bytes as u64,
-            leaf_bytes: self.leaves.bytes() as u64,
+            leaf_bytes: (self.leaves.bytes() + self.strata.bytes()) as u64,
             overlay_bytes: self.overlay.bytes() as u64,
             root_bytes: self.root_pages * ROOT_BYTES,
             hits: cache.hits,

@@ -86,7 +86,8 @@ fn check_one(history: &History, picture: &Picture) -> Result<(), Torn> {
 
 fn values<'a>(picture: &'a Picture, op: &Op) -> impl Iterator<Item = u32> + 'a {
     let at = |sector: u64| usize::try_from(sector).unwrap_or(usize::MAX);
-    let range = at(op.sectors.start)..at(op.sectors.end);
+    // The volume may have grown since.
+    let range = at(op.sectors.start)..at(op.sectors.end).min(picture.values.len());
     picture.values.get(range).into_iter().flatten().copied()
 }
 

@@ -47,7 +47,7 @@ impl Record {
 /// How a seed's requests are.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Sectors of the volume.
+    /// Sectors of the volume, at first.
     pub sectors: u64,
     /// Requests at a time.
     pub depth: u64,
@@ -146,6 +146,7 @@ impl<D: BlockDevice> Worker<D> {
     }
 
     async fn request(&mut self) -> Result<(), BlockError> {
+        self.shape.sectors = sectors_of(&self.device);
         let sectors = self.shape.range(&mut self.rng);
         let durable = self.rng.chance(100_000);
         if self.only_reads {
@@ -236,6 +237,11 @@ impl<D: BlockDevice> Worker<D> {
         self.record.completed.set(self.record.completed.get() + 1);
         Ok(())
     }
+}
+
+/// Sectors that a device has now.
+pub fn sectors_of(device: &impl BlockDevice) -> u64 {
+    device.geometry().size_bytes / wide(SECTOR_BYTES)
 }
 
 /// Reads a range and notes what it saw; data that nobody wrote there fails the run.

@@ -108,6 +108,9 @@ impl Cluster {
         if self.mobile && self.rng.chance(150_000) {
             return Some(Trouble::Command(self.draw_command(store)));
         }
+        if self.grows && self.rng.chance(50_000) {
+            return self.draw_growth().map(Trouble::Command);
+        }
         let apart = matches!(self.together, Together::Apart);
         if plan.process_crashes && plan.partitions && apart && self.rng.chance(30_000) {
             return Some(Trouble::Strand);

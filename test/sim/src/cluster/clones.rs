@@ -24,7 +24,7 @@ use super::snapshots::Album;
 use super::source::ConductorSource;
 use super::{Cluster, VOLUME_NAME, finish, host};
 use crate::history::{SECTORS_PER_BLOCK, fill};
-use crate::workload::{Record, Shape};
+use crate::workload::{Record, Shape, sectors_of};
 
 /// Where their user lives.
 const USER_HOST: u8 = 151;
@@ -337,7 +337,11 @@ impl Lab {
         name: &str,
         session: &mut Session,
     ) -> Result<(), BlockError> {
-        let sectors = self.shape.range(&mut self.rng.borrow_mut());
+        let shape = Shape {
+            sectors: sectors_of(volume),
+            ..self.shape
+        };
+        let sectors = shape.range(&mut self.rng.borrow_mut());
         let drawn = self.rng.borrow_mut().below(100);
         match drawn {
             0..45 => self.read(volume, name, session, sectors).await,
@@ -481,8 +485,9 @@ impl Lab {
     async fn read_all(&self, device: &impl BlockDevice) -> Result<Option<Vec<u32>>, BlockError> {
         let mut values = Vec::new();
         let mut sector = 0;
-        while sector < self.shape.sectors {
-            let sectors = sector..(sector + READ_SECTORS).min(self.shape.sectors);
+        let end = sectors_of(device);
+        while sector < end {
+            let sectors = sector..(sector + READ_SECTORS).min(end);
             let len = u32::try_from(length(&sectors)).unwrap_or(u32::MAX);
             let pieces = device.read(offset(&sectors), len).await?;
             let data: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();

@@ -11,6 +11,7 @@
 //! - no two replicas of a shard lie on one node, but for one that leaves and its successor, of
 //!   which one counts; none is there that is neither old nor fresh, one at most leaves, and ids are never used again;
 //! - a volume is detached only by the owner that has it, or by a rollback that somebody asked for;
+//! - a volume never gets smaller;
 //! - heads, settled layers and tables only grow, what is settled lies below the head and is so as an
 //!   owner has said, and snapshots stay until somebody deletes them.
 
@@ -19,7 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use ashlar_proto::api::{
     Attachment, DetachRequest, ProposeInSync, Replica, ReportLayers, Shard, VolumeMap, VolumeState,
 };
-use ashlar_proto::{DiskId, Epoch, Generation, Layer, LayerTable, ReplicaId, ShardIndex};
+use ashlar_proto::{
+    ByteCount, DiskId, Epoch, Generation, Layer, LayerTable, ReplicaId, ShardIndex,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -38,6 +41,10 @@ struct Stored<T> {
 #[derive(Clone, Debug, Deserialize)]
 struct VolumeRow {
     replicas: u8,
+    size_bytes: ByteCount,
+    #[serde(default)]
+    grows_to: Option<ByteCount>,
+    shard_bytes: ByteCount,
     state: VolumeState,
     generation: Generation,
     attached_by: Option<String>,
@@ -80,8 +87,8 @@ pub struct Ledger {
     volume: Option<VolumeRow>,
     shards: BTreeMap<ShardIndex, ShardRow>,
     nodes: BTreeSet<String>,
-    /// The disks in sync for each shard when a generation was committed.
-    granted: BTreeMap<Generation, Vec<Vec<DiskId>>>,
+    /// The disks in sync for each shard when a generation was committed, and its epoch.
+    granted: BTreeMap<Generation, Vec<(Epoch, Vec<DiskId>)>>,
     /// Generations that an owner may have been told of.
     answered: BTreeSet<Generation>,
     /// Every set that was ever committed.
@@ -129,26 +136,71 @@ impl Ledger {
         self.nodes.len()
     }
 
-    /// The shards as they stand.
+    /// The size of the volume.
+    pub fn size(&self) -> ByteCount {
+        let size = self.volume.as_ref().map(|volume| volume.size_bytes);
+        size.unwrap_or_default()
+    }
+
+    /// The size that it is to have.
+    pub fn size_to_be(&self) -> ByteCount {
+        let volume = self.volume.as_ref();
+        let grows_to = volume.and_then(|volume| volume.grows_to);
+        grows_to.unwrap_or(self.size())
+    }
+
+    /// The shards that owners are told of, as they stand.
     pub fn shards(&self) -> Vec<Shard> {
         let shard = |row: &ShardRow| Shard {
             index: row.index,
             epoch: row.epoch,
             replicas: row.replicas.clone(),
         };
-        self.shards.values().map(shard).collect()
+        let volume = self.volume.as_ref();
+        let bytes = volume.map_or(1, |volume| volume.shard_bytes.get());
+        let served = self.size().get().div_ceil(bytes);
+        let is_served = |row: &&ShardRow| u64::from(row.index.get()) < served;
+        let rows = self.shards.values().filter(is_served);
+        rows.map(shard).collect()
     }
 
     /// For each shard: the set that a generation was granted on, and the set now.
     pub fn sets(&self, generation: Generation) -> Vec<(Vec<DiskId>, Vec<DiskId>)> {
         let granted = self.granted.get(&generation).cloned().unwrap_or_default();
-        granted.into_iter().zip(self.disks_in_sync()).collect()
+        let granted = granted.into_iter().map(|(_, disks)| disks);
+        let now = self.in_sync().into_iter().map(|(_, disks)| disks);
+        granted.zip(now).collect()
     }
 
-    fn disks_in_sync(&self) -> Vec<Vec<DiskId>> {
+    /// For each take-over between two generations, and each shard: the set that it was granted on, and
+    /// who of it was in the next set.
+    pub fn take_overs(
+        &self,
+        after: Generation,
+        until: Generation,
+    ) -> Vec<(ShardIndex, Vec<DiskId>, Vec<DiskId>)> {
+        let between = self
+            .granted
+            .iter()
+            .filter(|(g, _)| after < **g && **g < until);
+        let mut all = Vec::new();
+        for shards in between.map(|(_, shards)| shards) {
+            for ((epoch, before), index) in shards.iter().zip(self.shards.keys()) {
+                let next = self.sets.get(&(*index, epoch.next()));
+                let place = |id| self.places.get(id).map(|(_, disk)| *disk);
+                let next = next.map(|set| set.iter().filter_map(place).collect::<Vec<_>>());
+                let mut kept = before.clone();
+                kept.retain(|disk| next.as_ref().is_none_or(|next| next.contains(disk)));
+                all.push((*index, before.clone(), kept));
+            }
+        }
+        all
+    }
+
+    fn in_sync(&self) -> Vec<(Epoch, Vec<DiskId>)> {
         let disks = |row: &ShardRow| {
             let in_sync = row.replicas.iter().filter(|r| r.in_sync);
-            in_sync.map(|r| r.disk).collect()
+            (row.epoch, in_sync.map(|r| r.disk).collect())
         };
         self.shards.values().map(disks).collect()
     }
@@ -301,13 +353,18 @@ impl Ledger {
         if let Err(what) = self.check_layers(&before, &row) {
             self.fail(format!("{what}:\n  {before:?}\n  becomes {row:?}"));
         }
+        if row.size_bytes < before.size_bytes {
+            self.fail(format!(
+                "the volume gets smaller:\n  {before:?}\n  becomes {row:?}"
+            ));
+        }
         let (old, new) = (before.generation, row.generation);
         let is_rollback = new == old.next() && row.attached_by.is_none();
         if is_rollback && self.rollbacks < self.rollbacks_asked {
             self.rollbacks += 1;
         } else if new == old.next() {
-            let disks = self.disks_in_sync();
-            if self.granted.insert(new, disks).is_some() {
+            let sets = self.in_sync();
+            if self.granted.insert(new, sets).is_some() {
                 self.fail(format!("generation {new} is committed twice"));
             }
             if row.attached_by.is_none() {

@@ -38,17 +38,17 @@ mod strand;
 
 pub use reference::StoreBug;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
 use ashlar_proto::api::{AckRule, Replica, Shard};
-use ashlar_proto::{Address, DiskId, Layer, VolumeId};
+use ashlar_proto::{Address, DiskId, Generation, Layer, VolumeId};
 use ashlar_reactor::Instant;
 use ashlar_reactor::sim::{
-    Process, Rng, World,
+    Process, Rng, SECTOR_BYTES, World,
     fault::{DiskFaults, Plan},
 };
 
@@ -119,6 +119,8 @@ struct Cluster {
     lost: Rc<RefCell<BTreeSet<(DiskId, usize)>>>,
     /// Disks whose replicas are never known to be whole: the victim, and those that are gone.
     spoilt: Rc<RefCell<BTreeSet<DiskId>>>,
+    /// The generation of the last owner that served.
+    served: Rc<Cell<Generation>>,
     owners: Vec<Owner>,
     /// Until then nobody attaches the volume; its repair owners may.
     owner_away_until: Instant,
@@ -138,6 +140,8 @@ struct Cluster {
     makes_clones: bool,
     /// Who does, if anybody.
     cloner: Option<Cloner>,
+    /// Whether the volume is made larger now and then.
+    grows: bool,
     /// The layers of those that are left in the end.
     layers: Vec<Layer>,
 }
@@ -247,6 +251,12 @@ impl Cluster {
         self.conductor.archive().ledger(|ledger| ledger.shards())
     }
 
+    /// The sectors of the volume, as it is committed.
+    fn sectors(&self) -> u64 {
+        let size = self.conductor.archive().ledger(|ledger| ledger.size());
+        size.get() / SECTOR_BYTES as u64
+    }
+
     /// Whether some shard is left with no replica but one whose disk has faults or is gone: a disk may
     /// be gone while an owner's proposal that leaves it alone is under way.
     fn rests_on_spoilt(&self) -> bool {
@@ -288,7 +298,7 @@ impl Cluster {
             return Ok(());
         }
         let history = self.record.history.borrow();
-        linear::check(&history, self.shape.sectors).map_err(|violation| violation.to_string())?;
+        linear::check(&history, self.sectors()).map_err(|violation| violation.to_string())?;
         cut::check(&history).map_err(|torn| torn.to_string())
     }
 
@@ -345,6 +355,7 @@ impl Cluster {
             self.world.sleep(Duration::from_millis(100)).await;
         }
         owner.stop_workers(&self.world).await?;
+        self.await_size(limit).await?;
         if let Some(keeper) = &self.keeper {
             self.layers = keeper.look_at_all(&self.world).await?;
         }
@@ -358,8 +369,9 @@ impl Cluster {
         }
         let owner = self.owners.last().ok_or("there is an owner")?;
         let mut sector = 0;
-        while sector < self.shape.sectors {
-            let end = (sector + CHECK_SECTORS).min(self.shape.sectors);
+        let sectors = self.sectors();
+        while sector < sectors {
+            let end = (sector + CHECK_SECTORS).min(sectors);
             owner.read(&self.world, sector..end, &self.record).await?;
             sector = end;
         }
@@ -368,12 +380,36 @@ impl Cluster {
 }
 
 impl Cluster {
+    /// The last owner serves all of the volume. Where every node and disk takes replicas, a growth that
+    /// was under way ends, too.
+    async fn await_size(&self, limit: Instant) -> Result<(), String> {
+        let archive = self.conductor.archive();
+        let is_settled = || {
+            let (size, to_be) = archive.ledger(|ledger| (ledger.size(), ledger.size_to_be()));
+            let owner = self.owners.last();
+            owner.is_some_and(|owner| owner.sectors() == size.get() / SECTOR_BYTES as u64)
+                && (size == to_be || !self.is_healthy())
+        };
+        while !is_settled() {
+            if self.world.now() >= limit {
+                return Err("a growth does not end when all is well".to_owned());
+            }
+            self.world.sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is in the way of a replica that is to be filled.
+    fn is_healthy(&self) -> bool {
+        // Stores written a second time fetch nothing, and a bad disk may never hold all.
+        self.is_open && self.victim.is_none() && self.stores.iter().all(Store::is_real)
+    }
+
     /// Every node and disk takes replicas again: what is missing is made, and what moves arrives.
     async fn await_whole(&self) -> Result<(), String> {
         // Only now is the conductor sure to hear it.
         self.undo_commands();
-        // Stores written a second time fetch nothing, and a bad disk may never hold all.
-        if self.victim.is_some() || !self.stores.iter().all(Store::is_real) {
+        if !self.is_healthy() {
             return Ok(());
         }
         let is_whole = |shard: &Shard| {

@@ -1,14 +1,18 @@
 //! The operator of a simulated cluster: drains and cordons nodes and disks, stops and resumes
-//! rebalance, at random.
+//! rebalance, makes the volume larger, at random.
 
 use std::time::Duration;
 
 use ashlar_conductor::ClusterError;
-use ashlar_proto::DiskId;
-use ashlar_proto::api::Schedulable;
+use ashlar_proto::api::{ResizeVolume, Schedulable};
+use ashlar_proto::limits::BLOCK_BYTES_U64;
+use ashlar_proto::{ByteCount, DiskId};
 
-use super::Cluster;
 use super::conductor::SimCluster;
+use super::{Cluster, VOLUME_NAME};
+
+/// Shards that the volume may come to have.
+const SHARDS_MAX: u64 = 6;
 
 /// Something that an operator asks for.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +23,8 @@ pub(super) enum Command {
     Disk(DiskId, Schedulable),
     /// Whether rebalance pauses.
     Pause(bool),
+    /// The size that the volume is to have.
+    Grow(ByteCount),
 }
 
 impl Cluster {
@@ -36,6 +42,34 @@ impl Cluster {
         }
     }
 
+    /// Sectors that the volume may come to have.
+    pub(super) fn sectors_most(&self) -> u64 {
+        if self.grows {
+            SHARDS_MAX * self.shape.shard_sectors
+        } else {
+            self.shape.sectors
+        }
+    }
+
+    /// A larger size, unless the volume is as large as it may become: some blocks more, or some shards.
+    pub(super) fn draw_growth(&mut self) -> Option<Command> {
+        let shard = self.shape.shard_sectors * 512;
+        let most = SHARDS_MAX * shard;
+        let size = self
+            .conductor
+            .archive()
+            .ledger(|ledger| ledger.size_to_be().get());
+        if size >= most {
+            return None;
+        }
+        let by = if self.rng.chance(500_000) {
+            self.rng.between(1, 8) * BLOCK_BYTES_U64
+        } else {
+            self.rng.between(1, 2 * shard / BLOCK_BYTES_U64) * BLOCK_BYTES_U64
+        };
+        Some(Command::Grow(ByteCount::new((size + by).min(most))))
+    }
+
     /// Gives a command. Whether it is carried out nobody knows, if the conductor is in trouble.
     pub(super) fn command(&self, command: Command) {
         match command {
@@ -48,6 +82,18 @@ impl Cluster {
             Command::Disk(disk, schedulable) => {
                 self.order(async move |cluster| {
                     cluster.schedule_disk(disk, schedulable).await.map(drop)
+                });
+            }
+            Command::Grow(size_bytes) => {
+                let request = ResizeVolume {
+                    size_bytes,
+                    shrink: false,
+                    generation: None,
+                };
+                self.order(async move |cluster| {
+                    let volume = VOLUME_NAME.to_owned();
+                    let grown = cluster.resize(volume, request, Duration::ZERO);
+                    grown.await.map(drop)
                 });
             }
             Command::Pause(pauses) => {

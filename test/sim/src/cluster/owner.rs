@@ -16,7 +16,7 @@ use super::source::ConductorSource;
 use super::stores::Store;
 use super::{Cluster, VOLUME_NAME, finish};
 use crate::history::Life;
-use crate::workload::{Record, Shape, Worker, read_into};
+use crate::workload::{Record, Shape, Worker, read_into, sectors_of};
 
 /// Where owners live, one after another.
 pub(super) const OWNER_HOSTS: [IpAddr; 3] = [owner_host(100), owner_host(101), owner_host(102)];
@@ -70,6 +70,7 @@ impl Cluster {
         let ack = self.ack;
         let (mut rng, shared) = (self.rng.fork(), Rc::clone(&progress));
         let spoilt = Rc::clone(&self.spoilt);
+        let served = Rc::clone(&self.served);
         let quick = self.rng.chance(500_000);
         drop(process.reactor().spawn(async move {
             let volume = loop {
@@ -89,8 +90,19 @@ impl Cluster {
                 };
                 reactor.sleep(RETRY).await;
             };
-            let sets = archive.ledger(|ledger| ledger.sets(volume.generation()));
+            let generation = volume.generation();
+            let sets = archive.ledger(|ledger| ledger.sets(generation));
+            let after = served.replace(served.get().max(generation));
+            let before = archive.ledger(|ledger| ledger.take_overs(after, generation));
             let mut lossy = false;
+            // Stores had the volume in between, and lost what an owner would have lost.
+            for (shard, before, kept) in before {
+                let needed = before.len() - ack.ack_count(before.len()) + 1;
+                let (lost, spoilt) = (lost.borrow(), spoilt.borrow());
+                let shard = shard.get() as usize;
+                let is_intact = |d: &&DiskId| !lost.contains(&(**d, shard)) && !spoilt.contains(d);
+                lossy |= kept.iter().filter(is_intact).count() < needed;
+            }
             for (shard, (before, now)) in sets.iter().enumerate() {
                 let needed = before.len() - ack.ack_count(before.len()) + 1;
                 let (mut lost, spoilt) = (lost.borrow_mut(), spoilt.borrow());
@@ -140,6 +152,12 @@ impl Owner {
 
     pub(super) fn trouble(&self) -> String {
         self.progress.trouble.borrow().clone()
+    }
+
+    /// Sectors of the volume that it serves.
+    pub(super) fn sectors(&self) -> u64 {
+        let volume = self.progress.volume.borrow();
+        volume.as_ref().map_or(0, |held| sectors_of(&held.0))
     }
 
     /// Has it read beside its other requests: where its writes wait for replicas that it does not

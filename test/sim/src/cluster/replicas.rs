@@ -7,6 +7,7 @@ use ashlar_proto::message::{BlockKind, ReadEntry};
 
 use super::Cluster;
 use super::stores::store_of;
+use crate::history::SECTORS_PER_BLOCK;
 
 impl Cluster {
     /// Compares each shard over the disks that are in sync for it. The volume was detached
@@ -24,13 +25,17 @@ impl Cluster {
         let archive = self.conductor.archive();
         layers.push(archive.ledger(|ledger| ledger.head_layer()));
         for shard in &shards {
+            // One replica may have room for a growth already.
+            let start = u64::from(shard.index.get()) * self.shape.shard_sectors;
+            let blocks = (self.sectors() - start) / SECTORS_PER_BLOCK;
             let mut first: Option<(usize, Vec<ReadEntry>)> = None;
             let is_sound = |r: &&Replica| r.in_sync && !self.spoilt.borrow().contains(&r.disk);
             let disks = shard.replicas.iter().filter(is_sound).map(|r| r.disk);
             for disk in disks.collect::<Vec<_>>() {
                 let number = store_of(disk);
                 let store = &self.stores[number];
-                let entries = store.entries(&self.world, disk, shard.index, layers.clone());
+                let entries =
+                    store.entries(&self.world, disk, (shard.index, blocks), layers.clone());
                 let entries = entries.await;
                 let entries = entries.map_err(|error| format!("store {number}: {error}"))?;
                 let Some((other, expected)) = &first else {

@@ -95,6 +95,7 @@ impl Cluster {
         let archive = Archive::new(rng.fork());
         let conductor = Conductor::new(archive, options, rng.fork());
         let shape = Shape::draw(&mut rng, volume_bytes / 512, shard_bytes / 512);
+        let grows = scope == Scope::Whole && rng.chance(300_000);
         world.net_faults(|faults| *faults = plan.net());
         if rng.chance(300_000) {
             world.let_clocks_drift(CLOCK_DRIFT_PPM);
@@ -113,6 +114,7 @@ impl Cluster {
             record: Record::default(),
             lost: Rc::default(),
             spoilt: Rc::new(RefCell::new(victim.into_iter().collect())),
+            served: Rc::default(),
             owners: Vec::new(),
             owner_away_until: Instant::EPOCH,
             owners_started: 0,
@@ -124,6 +126,7 @@ impl Cluster {
             keeper: None,
             makes_clones,
             cloner: None,
+            grows,
             layers: Vec::new(),
         }
     }

@@ -25,7 +25,7 @@ use super::conductor::{ANSWER_MAX, CallError, HELD_UP_MAX, Road, SimCluster};
 use super::source::ConductorSource;
 use super::{Cluster, VOLUME_NAME, finish, host};
 use crate::history::{Ending, Moment, Picture, SECTORS_PER_BLOCK};
-use crate::workload::Record;
+use crate::workload::{Record, sectors_of};
 
 /// Where who looks after snapshots lives.
 const KEEPER_HOST: u8 = 150;
@@ -63,7 +63,8 @@ pub(super) struct Album {
     reactor: Reactor,
     road: Road,
     record: Record,
-    sectors: u64,
+    /// Sectors that the volume may come to have.
+    sectors_most: u64,
     kept: RefCell<Vec<Kept>>,
     rng: RefCell<Rng>,
     made: RefCell<u32>,
@@ -89,7 +90,7 @@ impl Cluster {
             reactor: reactor.clone(),
             road,
             record: self.record.clone(),
-            sectors: self.shape.sectors,
+            sectors_most: self.sectors_most(),
             kept: RefCell::default(),
             rng: RefCell::new(self.rng.fork()),
             made: RefCell::default(),
@@ -124,7 +125,7 @@ impl Keeper {
                 ..self.album.road.clone()
             },
             record: self.album.record.clone(),
-            sectors: self.album.sectors,
+            sectors_most: self.album.sectors_most,
             kept: RefCell::new(kept),
             rng: RefCell::new(self.album.rng.borrow_mut().fork()),
             made: RefCell::default(),
@@ -280,9 +281,9 @@ impl Album {
         let ready = self.now();
         let layer = opened.info().layer;
         let mut values = Vec::new();
-        let mut sector = 0;
-        while sector < self.sectors {
-            let end = (sector + READ_SECTORS).min(self.sectors);
+        let (mut sector, sectors) = (0, sectors_of(&opened));
+        while sector < sectors {
+            let end = (sector + READ_SECTORS).min(sectors);
             let read = self.read(&opened, sector..end).await;
             values.extend(read.map_err(|error| error.to_string())?);
             sector = end;
@@ -351,7 +352,11 @@ impl Album {
         let (Some(before), Some(after)) = (find(older), find(layer)) else {
             return;
         };
-        let bytes = self.sectors * SECTOR_BYTES as u64;
+        let sectors = sectors_of(newer);
+        let bytes = sectors * SECTOR_BYTES as u64;
+        // What it has grown by was zero before.
+        let mut before = before;
+        before.resize(after.len(), 0);
         let Ok(runs) = newer.changed_since(older, 0, bytes, usize::MAX).await else {
             // The older one may be gone by now.
             return;
@@ -360,7 +365,7 @@ impl Album {
         for run in runs {
             let end = sector + u64::from(run.count.get()) * SECTORS_PER_BLOCK;
             let range = usize::try_from(sector).unwrap_or(0)
-                ..usize::try_from(end.min(self.sectors)).unwrap_or(0);
+                ..usize::try_from(end.min(sectors)).unwrap_or(0);
             if run.kind == BlockKind::Absent && before[range.clone()] != after[range.clone()] {
                 self.record.fail(format!(
                     "snapshots of layers {older} and {layer} differ in sectors {range:?}, which are \
@@ -394,9 +399,11 @@ impl Album {
     /// Makes the volume what it was at a snapshot.
     async fn go_back(&self) {
         let Some(kept) = self.draw() else { return };
-        let (Some(values), Some(layer)) = (kept.values, kept.layer) else {
+        let (Some(mut values), Some(layer)) = (kept.values, kept.layer) else {
             return;
         };
+        // What the volume has grown by since is zero again.
+        values.resize(usize::try_from(self.sectors_most).unwrap_or(0), 0);
         let archive = self.road.conductor.archive().clone();
         archive.ledger(|ledger| ledger.roll_back());
         let before = archive.ledger(|ledger| ledger.rollbacks());

@@ -344,7 +344,7 @@ impl Store {
         &self,
         world: &World,
         disk: DiskId,
-        shard: ShardIndex,
+        (shard, blocks): (ShardIndex, u64),
         layers: Vec<Layer>,
     ) -> Result<Vec<ReadEntry>, String> {
         match &self.kind {
@@ -356,7 +356,7 @@ impl Store {
                 let disk = disks.iter().find(|own| own.id == disk);
                 let disk = DiskOptions::new(&disk.ok_or("its disk is gone")?.path);
                 let process = world.process("inspector", self.host);
-                let reading = read_shard(process.reactor().clone(), disk, shard, layers);
+                let reading = read_shard(process.reactor().clone(), disk, (shard, blocks), layers);
                 let entries = finish(world, &process, LIMIT, reading).await?;
                 process.crash();
                 entries.map_err(|error| format!("{error:#}"))
@@ -404,7 +404,7 @@ async fn start(
 async fn read_shard(
     reactor: Reactor,
     disk: DiskOptions,
-    shard: ShardIndex,
+    (shard, blocks_most): (ShardIndex, u64),
     layers: Vec<Layer>,
 ) -> Result<Vec<ReadEntry>> {
     let disk = open_disk(&reactor, disk).await?;
@@ -415,11 +415,14 @@ async fn read_shard(
     };
     let held = lane.shards().into_iter().find(|(held, _, _)| *held == key);
     let (_, _, blocks) = held.with_context(|| format!("shard {shard} is not there"))?;
+    let blocks = u32::try_from(blocks_most)
+        .unwrap_or(u32::MAX)
+        .min(blocks.get());
     let mut entries = Vec::new();
     for layer in layers {
         let mut block = 0;
-        while block < blocks.get() {
-            let count = BlockCount::new(READ_BLOCKS.min(blocks.get() - block));
+        while block < blocks {
+            let count = BlockCount::new(READ_BLOCKS.min(blocks - block));
             let (some, _) = lane.read(key, layer, BlockIndex::new(block), count).await?;
             entries.extend(some);
             block += count.get();

@@ -13,7 +13,7 @@ const SNAPSHOT_KEY: &str = "snapshot/0000000000000001/00000001";
 fn volume(generation: u32, owner: Option<&str>) -> Vec<u8> {
     let owner = owner.map_or("null".to_owned(), |owner| format!("\"{owner}\""));
     let row = format!(
-        r#"{{"version":3,"row":{{"replicas":2,"state":"ready","generation":{generation},"attached_by":{owner},"head_layer":1}}}}"#
+        r#"{{"version":3,"row":{{"replicas":2,"size_bytes":1048576,"shard_bytes":1048576,"state":"ready","generation":{generation},"attached_by":{owner},"head_layer":1}}}}"#
     );
     row.into_bytes()
 }
@@ -74,7 +74,7 @@ fn layered(owner: Option<&str>, head: u32, settled: u32, (table, applied): (u32,
     let row = serde_json::json!({
         "version": 5,
         "row": {
-            "replicas": 2, "state": "ready", "generation": 1, "attached_by": owner,
+            "replicas": 2, "size_bytes": 1 << 20, "shard_bytes": 1 << 20, "state": "ready", "generation": 1, "attached_by": owner,
             "head_layer": head, "settled_layer": settled, "layers_applied": applied,
             "layers": {"version": table, "live": [], "dropped": []},
         },

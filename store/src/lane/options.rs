@@ -14,6 +14,8 @@ pub struct LaneOptions {
     pub map_bytes: usize,
     /// Most leaves to keep in memory, whatever there is for them.
     pub leaves_max: usize,
+    /// Layers that a read may go through before what they have is kept side by side.
+    pub strata_labels_min: usize,
     /// Log between two checkpoints, in bytes; none: by the size of the lane.
     pub checkpoint_bytes: Option<u64>,
     /// How long something new waits for a checkpoint at most.
@@ -44,6 +46,7 @@ impl Default for LaneOptions {
             room_bytes_max: u64::MAX,
             map_bytes: 256 << 20,
             leaves_max: usize::MAX,
+            strata_labels_min: 8,
             checkpoint_bytes: None,
             checkpoint_interval: Duration::from_secs(30),
             idle_after: Duration::from_millis(100),

@@ -45,6 +45,8 @@ pub(crate) enum Bug {
     FreeBeforeMovesDone,
     /// A segment's header is written beside its first batch, which does not make up for it.
     HeaderInFlight,
+    /// Strata stay as they were made when leaves are folded.
+    StrataStay,
 }
 
 /// Which rules are left out.

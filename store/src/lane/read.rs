@@ -16,7 +16,7 @@ use crate::lane::overlay::LeafKey;
 use crate::lane::page::{Kind, PAGE_ENTRIES, PAGE_ENTRIES_U32, PageEntry};
 use crate::lane::planted::Bug;
 use crate::lane::stats::DamageKind;
-use crate::lane::strata::{BLOCKS_MAX, LABELS_MIN};
+use crate::lane::strata::BLOCKS_MAX;
 
 /// Blocks whose payload lies in one piece.
 struct Run {
@@ -86,7 +86,8 @@ impl Core {
             match lookup {
                 Lookup::Found { entries, labels } => {
                     let taken = take(entries);
-                    if by == Use::Request && labels >= LABELS_MIN && range.count <= BLOCKS_MAX {
+                    let is_deep = labels >= self.options.strata_labels_min;
+                    if by == Use::Request && is_deep && range.count <= BLOCKS_MAX {
                         self.want_strata(range.handle, range.leaf);
                     }
                     return Ok(taken);

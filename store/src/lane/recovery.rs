@@ -401,7 +401,7 @@ impl<'a> Recovery<'a> {
             overlay: Overlay::default(),
             leaves: LeafCache::with_room(self.options.leaves_max),
             map_bytes: self.options.map_bytes,
-            strata: StrataCache::default(),
+            strata: StrataCache::new(self.options.planted()),
             bad_leaves: HashSet::new(),
             folding: HashSet::new(),
             root_pages,

@@ -19,9 +19,8 @@ use ashlar_proto::{Handle, Layer};
 
 use crate::lane::overlay::KeyMap;
 use crate::lane::page::{PAGE_ENTRIES, Page, PageEntry};
+use crate::lane::planted::{Bug, Planted};
 
-/// Labels that a lookup may go through before it asks for strata.
-pub(crate) const LABELS_MIN: usize = 8;
 /// Blocks of the longest lookup that uses them: longer ones need most of the leaves anyway.
 pub(crate) const BLOCKS_MAX: usize = 32;
 /// Versions that are kept of a leaf: 96 KiB. A thousand labels with a few blocks each.
@@ -165,9 +164,17 @@ pub(crate) struct StrataCache {
     bytes: usize,
     /// Of these leaves they are being made.
     making: HashSet<(Handle, u32)>,
+    planted: Planted,
 }
 
 impl StrataCache {
+    pub(crate) fn new(planted: Planted) -> Self {
+        Self {
+            planted,
+            ..Self::default()
+        }
+    }
+
     /// Those of a leaf, for a lookup of so many blocks.
     pub(crate) fn of(&self, handle: Handle, leaf: u32, count: usize) -> Option<&Strata> {
         if count > BLOCKS_MAX || self.rows.is_empty() {
@@ -211,6 +218,9 @@ impl StrataCache {
         root: PageEntry,
         page: Option<&Page>,
     ) {
+        if self.planted.has(Bug::StrataStay) {
+            return;
+        }
         if let Some(strata) = self.rows.get_mut(&(handle, leaf)) {
             self.bytes -= strata.bytes();
             strata.put(label, root, page);

@@ -73,6 +73,7 @@ impl Run {
             batches_in_flight: 1 + rng.index(4),
             checkpoint_bytes: Some(1 << (16 + rng.below(4))),
             leaves_max: rng.index(3),
+            strata_labels_min: 1 + rng.index(3),
             planted,
             read_pause: Duration::from_millis(rng.below(2) * 20),
             leaf_pause: Duration::from_millis(rng.below(2) * 5),
@@ -682,7 +683,7 @@ const BUG_SEEDS: u64 = 300;
 
 /// Every broken rule. `FoldUndurable` is not among them: the flush before a slot covers for it. The
 /// rule stays because it costs nothing and the cover is easily lost.
-const BUGS: [Bug; 17] = [
+const BUGS: [Bug; 18] = [
     Bug::StopAtTorn,
     Bug::ReuseEarly,
     Bug::NoFlushBeforeSlot,
@@ -700,6 +701,7 @@ const BUGS: [Bug; 17] = [
     Bug::TieEarly,
     Bug::FreeBeforeMovesDone,
     Bug::HeaderInFlight,
+    Bug::StrataStay,
 ];
 
 #[test]

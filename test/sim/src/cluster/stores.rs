@@ -138,6 +138,7 @@ impl Store {
                 batches_in_flight: 1 + rng.index(12),
                 map_bytes: (64 << 10) << rng.below(8),
                 leaves_max: 1 << rng.below(10),
+                strata_labels_min: 1 << rng.below(4),
                 checkpoint_bytes: Some(rng.between(1, 16) << 20),
                 checkpoint_interval: Duration::from_millis(rng.between(200, 20_000)),
                 room_bytes_max: if spec.tight {

@@ -4,6 +4,8 @@
 //! cargo test --release -p ashlar-store layers_cost -- --ignored --nocapture
 //! ```
 
+use std::time::Duration;
+
 use ashlar_proto::Handle;
 use ashlar_reactor::sim::DiskSpec;
 
@@ -64,6 +66,8 @@ fn nanos_a_lookup((bench, lane, handle): &(Bench, Lane, Handle), spread: u32) ->
     bench.run(async {
         for number in 0..WRITES {
             look(number).await;
+            // What it has begun goes on.
+            core.reactor.sleep(Duration::from_micros(1)).await;
         }
         let since = cpu_nanos();
         for number in 0..READS {

@@ -100,7 +100,10 @@ impl Catalog {
             access: Access::Granted(secrets.clone()),
             units,
         };
-        let memory = vec![unit(0, "memory", size_bytes, false), unit(1, "small", MIB, false)];
+        let memory = vec![
+            unit(0, "memory", size_bytes, false),
+            unit(1, "small", MIB, false),
+        ];
         let read_only = vec![unit(0, "read-only", MIB, true)];
         Self {
             targets: vec![target("memory", memory), target("read-only", read_only)],
@@ -122,11 +125,19 @@ impl TargetCatalog for Catalog {
     }
 
     async fn open(&self, volume: &str) -> Result<MemoryDevice, CatalogError> {
-        self.devices.get(volume).cloned().ok_or(CatalogError::Unknown)
+        self.devices
+            .get(volume)
+            .cloned()
+            .ok_or(CatalogError::Unknown)
     }
 
     async fn reservations(&self, id: u128) -> Result<Reservations, ReservationsError> {
-        Ok(self.reservations.borrow().get(&id).cloned().unwrap_or_default())
+        Ok(self
+            .reservations
+            .borrow()
+            .get(&id)
+            .cloned()
+            .unwrap_or_default())
     }
 
     async fn replace_reservations(

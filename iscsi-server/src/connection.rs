@@ -31,9 +31,7 @@ use crate::session::Session;
 use crate::sessions::Registry;
 use crate::task::{Phase, Task};
 use crate::transfer::TransferError;
-use ashlar_front_end::{
-    Budget, InFlight, Input, Outbox, Ration, Stop, Transport, TransportError,
-};
+use ashlar_front_end::{Budget, InFlight, Input, Outbox, Ration, Stop, Transport, TransportError};
 use ashlar_reactor::Instant;
 use ashlar_reactor::future::race;
 use jobs::{Finished, Job};
@@ -217,7 +215,8 @@ impl<'a, C: TargetCatalog> Connection<'a, C> {
                 }
             }
         }
-        self.session.abort(|task| Rc::ptr_eq(&task.link, &self.link));
+        self.session
+            .abort(|task| Rc::ptr_eq(&task.link, &self.link));
         for job in self.jobs.take() {
             if let Job::Command(task) = job {
                 task.enter(Phase::Settled);
@@ -230,7 +229,11 @@ impl<'a, C: TargetCatalog> Connection<'a, C> {
                     self.session.remove(&task);
                 }
             });
-            if in_flight.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+            if in_flight.is_empty() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         });
         let reactor = &self.registry.reactor;
         let drain = self.registry.options.limits.drain;
@@ -400,7 +403,13 @@ impl<'a, C: TargetCatalog> Connection<'a, C> {
     /// Refuses a PDU; its header goes back.
     fn reject(&self, reason: RejectReason, bhs: &Bhs) {
         let (initiator, target) = (&self.session.nexus.initiator, &self.session.nexus.target);
-        tracing::debug!(initiator, target, ?reason, opcode = bhs[0] & 0x3f, "iSCSI PDU rejected");
+        tracing::debug!(
+            initiator,
+            target,
+            ?reason,
+            opcode = bhs[0] & 0x3f,
+            "iSCSI PDU rejected"
+        );
         self.say(&Response::Reject(reason), &Segment::Bytes(bhs));
     }
 }

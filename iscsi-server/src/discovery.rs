@@ -6,8 +6,8 @@ mod session;
 pub(crate) use session::{DiscoveryError, discover};
 
 use crate::catalog::{Access, Portal, TargetCatalog, TargetInfo};
-use crate::name;
 use crate::login::negotiation::segment_length;
+use crate::name;
 use crate::pdu::{NO_TAG, TextRequest};
 use crate::sessions::Registry;
 use crate::text::{self, Text};
@@ -60,7 +60,9 @@ pub(crate) async fn answer<C: TargetCatalog>(
 /// The segment length that a text request declares.
 pub(crate) fn declared_segment(keys: &[u8]) -> Option<usize> {
     let keys = text::parse(keys).ok()?;
-    let mut declared = keys.iter().filter(|(key, _)| *key == "MaxRecvDataSegmentLength");
+    let mut declared = keys
+        .iter()
+        .filter(|(key, _)| *key == "MaxRecvDataSegmentLength");
     declared.next().and_then(|(_, value)| segment_length(value))
 }
 
@@ -85,7 +87,10 @@ async fn send_targets<C: TargetCatalog>(
     };
     let targets = registry.catalog.targets(asking.initiator).await;
     let targets = targets.map_err(|error| {
-        tracing::warn!(initiator = asking.initiator, "targets cannot be listed: {error}");
+        tracing::warn!(
+            initiator = asking.initiator,
+            "targets cannot be listed: {error}"
+        );
         TextFault::Unavailable
     })?;
     let shown = targets.iter().filter(|target| {
@@ -104,7 +109,10 @@ fn put_target(answer: &mut Text, target: &TargetInfo, portals: &[Portal], own: &
         answer.put("TargetAddress", &format!("{own},{PORTAL_GROUP}"));
     }
     for portal in portals {
-        answer.put("TargetAddress", &format!("{},{}", portal.address, portal.group));
+        answer.put(
+            "TargetAddress",
+            &format!("{},{}", portal.address, portal.group),
+        );
     }
 }
 

@@ -46,7 +46,11 @@ pub(crate) async fn receive_head(
         return Err(FramingError::SegmentTooLong(frame.data_bytes));
     }
     let header_bytes = BHS_BYTES + frame.additional_bytes;
-    let digest_bytes = if parameters.header_digest { DIGEST_BYTES } else { 0 };
+    let digest_bytes = if parameters.header_digest {
+        DIGEST_BYTES
+    } else {
+        0
+    };
     input.fill(header_bytes + digest_bytes).await?;
     let (header, digest) = input.available()[..header_bytes + digest_bytes].split_at(header_bytes);
     if parameters.header_digest && digest != digest_of(&[header]) {
@@ -63,7 +67,11 @@ pub(crate) async fn receive_head(
 
 /// Bytes that follow a data segment of `len` bytes.
 fn trailer_bytes(parameters: &ConnectionParameters, len: usize) -> usize {
-    let digest = if parameters.data_digest { DIGEST_BYTES } else { 0 };
+    let digest = if parameters.data_digest {
+        DIGEST_BYTES
+    } else {
+        0
+    };
     if len == 0 { 0 } else { padding(len) + digest }
 }
 

@@ -98,7 +98,11 @@ struct Step {
 }
 
 impl<'a, C: TargetCatalog> Login<'a, C> {
-    pub(crate) fn new(registry: &'a Rc<Registry<C>>, input: &'a mut Input, portal: &'a str) -> Self {
+    pub(crate) fn new(
+        registry: &'a Rc<Registry<C>>,
+        input: &'a mut Input,
+        portal: &'a str,
+    ) -> Self {
         Self {
             deadline: registry.reactor.now() + registry.options.limits.handshake,
             registry,
@@ -149,7 +153,9 @@ impl<'a, C: TargetCatalog> Login<'a, C> {
         let mut request = request;
         loop {
             if step.next == Some(FULL_FEATURE) {
-                return self.complete(&request, identity, negotiation, step.answer).await;
+                return self
+                    .complete(&request, identity, negotiation, step.answer)
+                    .await;
             }
             self.respond(&request, step.next, 0, step.answer).await?;
             self.stage = step.next.unwrap_or(self.stage);
@@ -221,7 +227,8 @@ impl<'a, C: TargetCatalog> Login<'a, C> {
     ) -> Result<Admitted<C>, LoginError> {
         let (session_parameters, parameters) = negotiation.finish();
         let Some(target) = &identity.target else {
-            self.respond(request, Some(FULL_FEATURE), DISCOVERY_TSIH, answer).await?;
+            self.respond(request, Some(FULL_FEATURE), DISCOVERY_TSIH, answer)
+                .await?;
             return Ok(Admitted::Discovery {
                 parameters,
                 stat_sn: self.stat_sn,
@@ -243,7 +250,10 @@ impl<'a, C: TargetCatalog> Login<'a, C> {
                 self.registry.begin(target, &newcomer)
             }
         };
-        if let Err(error) = self.respond(request, Some(FULL_FEATURE), session.tsih, answer).await {
+        if let Err(error) = self
+            .respond(request, Some(FULL_FEATURE), session.tsih, answer)
+            .await
+        {
             session.leave(&link);
             return Err(error);
         }

@@ -113,10 +113,7 @@ async fn abort_task<C: TargetCatalog>(
 }
 
 /// Aborts the tasks of all sessions on a unit, and tells the others.
-async fn clear_task_set<C: TargetCatalog>(
-    session: &Rc<Session<C>>,
-    request: TaskManagement,
-) -> u8 {
+async fn clear_task_set<C: TargetCatalog>(session: &Rc<Session<C>>, request: TaskManagement) -> u8 {
     let own = session.nexus.id;
     let aborted = session.served.abort(Some(request.lun), |_| true, None);
     let mut others: Vec<NexusId> = aborted.iter().map(|&(nexus, _)| nexus).collect();

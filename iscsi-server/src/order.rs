@@ -133,7 +133,10 @@ mod tests {
         assert_eq!(order.arrive(11, 'x'), Arrival::Ignored('x'));
         assert_eq!(order.next(), None);
         assert_eq!(order.arrive(10, 'a'), Arrival::Now('a'));
-        assert_eq!((order.next(), order.next(), order.next()), (Some('b'), Some('c'), None));
+        assert_eq!(
+            (order.next(), order.next(), order.next()),
+            (Some('b'), Some('c'), None)
+        );
         assert_eq!(order.expected(), 13);
         assert_eq!(order.arrive(12, 'x'), Arrival::Ignored('x'), "it has been");
     }

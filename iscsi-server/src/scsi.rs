@@ -139,16 +139,41 @@ impl<C: TargetCatalog> Target<C> {
 
     pub(crate) fn plan(&self, lun: [u8; 8], cdb: &[u8]) -> Planned {
         let block = cdb.get(2..6).map_or(0, |bytes| {
-            bytes.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+            bytes
+                .iter()
+                .fold(0, |sum, &byte| sum << 8 | u64::from(byte))
         });
-        let two = |at: usize| cdb.get(at..at + 2).map_or(0, |two| u64::from(two[0]) << 8 | u64::from(two[1]));
+        let two = |at: usize| {
+            cdb.get(at..at + 2)
+                .map_or(0, |two| u64::from(two[0]) << 8 | u64::from(two[1]))
+        };
         let (operation, data_in_bytes, data_out_bytes) = match cdb.first() {
             Some(0x00) => (Operation::TestUnitReady, 0, 0),
-            Some(0x12) => (Operation::Inquiry { len: two(3) as usize }, 36, 0),
+            Some(0x12) => (
+                Operation::Inquiry {
+                    len: two(3) as usize,
+                },
+                36,
+                0,
+            ),
             Some(0xa0) => (Operation::ReportLuns, 4096, 0),
             Some(0x25) => (Operation::ReadCapacity, 8, 0),
-            Some(0x28) => (Operation::Read { block, count: two(7) }, two(7) * BLOCK_BYTES, 0),
-            Some(0x2a) => (Operation::Write { block, count: two(7) }, 0, two(7) * BLOCK_BYTES),
+            Some(0x28) => (
+                Operation::Read {
+                    block,
+                    count: two(7),
+                },
+                two(7) * BLOCK_BYTES,
+                0,
+            ),
+            Some(0x2a) => (
+                Operation::Write {
+                    block,
+                    count: two(7),
+                },
+                0,
+                two(7) * BLOCK_BYTES,
+            ),
             _ => (Operation::Unknown, 0, 0),
         };
         Planned {
@@ -200,7 +225,10 @@ impl<C: TargetCatalog> Target<C> {
             }
             Operation::ReadCapacity => {
                 let last = device.geometry().size_bytes / BLOCK_BYTES - 1;
-                let mut data = u32::try_from(last).unwrap_or(u32::MAX).to_be_bytes().to_vec();
+                let mut data = u32::try_from(last)
+                    .unwrap_or(u32::MAX)
+                    .to_be_bytes()
+                    .to_vec();
                 data.extend([0, 0, 2, 0]);
                 good(vec![shared(&data)])
             }

@@ -83,7 +83,10 @@ impl<C: TargetCatalog> Service for Iscsi<C> {
     async fn connection(&self, stream: Stream, shared: &Shared) {
         let transport = Transport::Plain(stream.clone());
         let mut input = Input::new(&self.registry.reactor, transport);
-        let portal = stream.local_address().unwrap_or_else(|| shared.address.clone()).to_string();
+        let portal = stream
+            .local_address()
+            .unwrap_or_else(|| shared.address.clone())
+            .to_string();
         let mut login = Login::new(&self.registry, &mut input, &portal);
         let logged_in = shared.stop.or(login.run()).await;
         let claim = std::mem::take(&mut login.claim);
@@ -104,8 +107,7 @@ impl<C: TargetCatalog> Service for Iscsi<C> {
                     portal: &portal,
                 };
                 let numbers = (parameters, stat_sn, cmd_sn);
-                let discovering =
-                    discovery::discover(&self.registry, &mut input, asking, numbers);
+                let discovering = discovery::discover(&self.registry, &mut input, asking, numbers);
                 if let Some(Err(error)) = shared.stop.or(discovering).await {
                     let (peer, initiator) = (stream.peer(), &claim.initiator);
                     tracing::warn!(peer, initiator, "iSCSI discovery session dropped: {error}");
@@ -134,16 +136,41 @@ impl<C: TargetCatalog> Iscsi<C> {
                 tracing::info!(peer, initiator, target, cid, "iSCSI initiator went away");
             }
             Ok(End::Stopped) => {
-                tracing::info!(peer, initiator, target, cid, "iSCSI connection closed: stopping");
+                tracing::info!(
+                    peer,
+                    initiator,
+                    target,
+                    cid,
+                    "iSCSI connection closed: stopping"
+                );
             }
             Ok(End::Closed(why)) => {
-                tracing::info!(peer, initiator, target, cid, ?why, "iSCSI connection closed");
+                tracing::info!(
+                    peer,
+                    initiator,
+                    target,
+                    cid,
+                    ?why,
+                    "iSCSI connection closed"
+                );
             }
             Err(ConnectionError::Framing(FramingError::Transport(TransportError::Closed))) => {
-                tracing::warn!(peer, initiator, target, cid, "iSCSI initiator left within a PDU");
+                tracing::warn!(
+                    peer,
+                    initiator,
+                    target,
+                    cid,
+                    "iSCSI initiator left within a PDU"
+                );
             }
             Err(error) => {
-                tracing::warn!(peer, initiator, target, cid, "iSCSI session dropped: {error}");
+                tracing::warn!(
+                    peer,
+                    initiator,
+                    target,
+                    cid,
+                    "iSCSI session dropped: {error}"
+                );
             }
         }
     }
@@ -155,7 +182,12 @@ fn tell_login(peer: &str, claim: &Claim, error: &LoginError) {
     match error {
         // Port scanners, health checks and initiators that only looked.
         LoginError::Transport(TransportError::Closed) => {
-            tracing::debug!(peer, initiator, target, "iSCSI initiator left during its login");
+            tracing::debug!(
+                peer,
+                initiator,
+                target,
+                "iSCSI initiator left during its login"
+            );
         }
         error => tracing::warn!(peer, initiator, target, "iSCSI login failed: {error}"),
     }

@@ -88,7 +88,10 @@ impl<C: TargetCatalog> Session<C> {
     pub(crate) fn leave(&self, link: &Rc<Link>) {
         let is_last = {
             let mut links = self.links.borrow_mut();
-            if links.get(&link.cid).is_some_and(|other| Rc::ptr_eq(other, link)) {
+            if links
+                .get(&link.cid)
+                .is_some_and(|other| Rc::ptr_eq(other, link))
+            {
                 links.remove(&link.cid);
             }
             links.is_empty()
@@ -136,7 +139,10 @@ impl<C: TargetCatalog> Session<C> {
 
     /// Something came: hands over whatever has its turn now. False if it is to be ignored.
     pub(crate) fn arrive(&self, cmd_sn: u32, link: &Rc<Link>, work: Work) -> bool {
-        let arrival = self.order.borrow_mut().arrive(cmd_sn, (Rc::clone(link), work));
+        let arrival = self
+            .order
+            .borrow_mut()
+            .arrive(cmd_sn, (Rc::clone(link), work));
         match arrival {
             Arrival::Ignored(_) => return false,
             Arrival::Waits => {}
@@ -197,7 +203,9 @@ impl<C: TargetCatalog> Session<C> {
     pub(crate) fn remove(&self, task: &Rc<Task>) {
         let removed = {
             let mut tasks = self.tasks.borrow_mut();
-            let is_this = tasks.get(&task.itt).is_some_and(|other| Rc::ptr_eq(other, task));
+            let is_this = tasks
+                .get(&task.itt)
+                .is_some_and(|other| Rc::ptr_eq(other, task));
             is_this && tasks.remove(&task.itt).is_some()
         };
         if !removed || task.sequence() == u64::MAX {
@@ -223,7 +231,9 @@ impl<C: TargetCatalog> Session<C> {
             return true;
         }
         let tasks = self.tasks.borrow();
-        let same_unit = tasks.values().filter(|other| other.lun == task.lun && other.itt != task.itt);
+        let same_unit = tasks
+            .values()
+            .filter(|other| other.lun == task.lun && other.itt != task.itt);
         let mut turned = same_unit.filter(|other| other.phase() > Phase::Arriving);
         !turned.any(|other| {
             let is_older = other.sequence() < task.sequence();
@@ -244,10 +254,12 @@ impl<C: TargetCatalog> Session<C> {
             let picked = tasks.values().filter(|task| chosen(task));
             picked.cloned().collect()
         };
-        self.order.borrow_mut().skip_waiting(|_, (_, work)| match work {
-            Work::Command(task) => picked.iter().any(|other| Rc::ptr_eq(other, task)),
-            _ => false,
-        });
+        self.order
+            .borrow_mut()
+            .skip_waiting(|_, (_, work)| match work {
+                Work::Command(task) => picked.iter().any(|other| Rc::ptr_eq(other, task)),
+                _ => false,
+            });
         for task in picked.iter().filter(|task| !task.is_aborted()) {
             if task.waits_for_data() {
                 self.forget(task.itt);
@@ -285,7 +297,9 @@ impl<C: TargetCatalog> Session<C> {
     /// Whether there are tasks of a unit.
     pub(crate) fn has_tasks(&self, lun: Lun) -> bool {
         let tasks = self.tasks.borrow();
-        tasks.values().any(|task| task.lun == lun && !task.is_aborted())
+        tasks
+            .values()
+            .any(|task| task.lun == lun && !task.is_aborted())
     }
 
     /// Whether commands wait for others that have not come.

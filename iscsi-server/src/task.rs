@@ -63,7 +63,11 @@ impl Refusal {
 
 /// Bytes of memory that a command takes: what comes and what goes.
 fn cost_of(command: &ScsiCommand, planned: &Planned, transfer: &Transfer) -> u64 {
-    let reads = if command.reads { planned.data_in_bytes } else { 0 };
+    let reads = if command.reads {
+        planned.data_in_bytes
+    } else {
+        0
+    };
     let page = PAGE_BYTES as u64;
     let out = u64::from(transfer.wanted()).next_multiple_of(page);
     reads.saturating_add(page - 1) / page * page + out

@@ -33,10 +33,20 @@ pub(crate) fn parse(text: &[u8]) -> Result<Vec<Pair<'_>>, TextError> {
     let mut pairs = Vec::new();
     // Initiators pad texts with zero bytes: empty pairs are passed over.
     let Some(text) = text.strip_suffix(&[0]) else {
-        return if text.is_empty() { Ok(pairs) } else { Err(TextError::Unended) };
+        return if text.is_empty() {
+            Ok(pairs)
+        } else {
+            Err(TextError::Unended)
+        };
     };
-    for pair in text.split(|&byte| byte == 0).filter(|pair| !pair.is_empty()) {
-        let at = pair.iter().position(|&byte| byte == b'=').ok_or(TextError::NoPair)?;
+    for pair in text
+        .split(|&byte| byte == 0)
+        .filter(|pair| !pair.is_empty())
+    {
+        let at = pair
+            .iter()
+            .position(|&byte| byte == b'=')
+            .ok_or(TextError::NoPair)?;
         let (key, value) = (&pair[..at], &pair[at + 1..]);
         if key.is_empty() || key.len() > KEY_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
             return Err(TextError::NoPair);
@@ -83,7 +93,9 @@ impl Text {
 
 /// A number in decimal or hexadecimal (section 6.1: decimal-constant, hex-constant).
 pub(crate) fn number(value: &str) -> Option<u64> {
-    let hex = value.strip_prefix("0x").or_else(|| value.strip_prefix("0X"));
+    let hex = value
+        .strip_prefix("0x")
+        .or_else(|| value.strip_prefix("0X"));
     let (digits, radix) = hex.map_or((value, 10), |digits| (digits, 16));
     if digits.starts_with('+') {
         return None;

@@ -37,11 +37,17 @@ fn hexadecimal(digits: &str, bytes_max: usize) -> Option<Vec<u8>> {
     if !digits.len().is_multiple_of(2) {
         digits.insert(0, 0);
     }
-    Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    Some(
+        digits
+            .chunks(2)
+            .map(|pair| pair[0] << 4 | pair[1])
+            .collect(),
+    )
 }
 
 fn base64(digits: &str, bytes_max: usize) -> Option<Vec<u8>> {
-    if digits.is_empty() || !digits.len().is_multiple_of(4) || digits.len() / 4 * 3 > bytes_max + 2 {
+    if digits.is_empty() || !digits.len().is_multiple_of(4) || digits.len() / 4 * 3 > bytes_max + 2
+    {
         return None;
     }
     let stripped = digits.trim_end_matches('=');
@@ -89,7 +95,18 @@ mod tests {
 
     #[test]
     fn what_is_malformed_or_too_long_is_refused() {
-        for text in ["", "0x", "0b", "0xg0", "ff", "0bZm9", "0bZ===", "0bZm9vYh==", "0é", "0x010203"] {
+        for text in [
+            "",
+            "0x",
+            "0b",
+            "0xg0",
+            "ff",
+            "0bZm9",
+            "0bZ===",
+            "0bZm9vYh==",
+            "0é",
+            "0x010203",
+        ] {
             assert_eq!(decode(text, 2), None, "{text:?}");
         }
     }

@@ -87,7 +87,9 @@ impl Exchange {
             return Err(ChapError::Malformed);
         };
         let mut offered = text::list(offered).filter_map(text::number);
-        let algorithm = offered.find_map(Algorithm::of).ok_or(ChapError::NoAlgorithm)?;
+        let algorithm = offered
+            .find_map(Algorithm::of)
+            .ok_or(ChapError::NoAlgorithm)?;
         let mut answer = Text::default();
         answer.put("CHAP_A", algorithm.number());
         answer.put("CHAP_I", &self.identifier.to_string());
@@ -112,7 +114,11 @@ impl Exchange {
         let secret = self.proven_by(algorithm, name, &response)?;
         let mut answer = Text::default();
         if let Some((identifier, challenge)) = wanted {
-            let ours = self.secrets.target.as_ref().ok_or(ChapError::NothingToShow)?;
+            let ours = self
+                .secrets
+                .target
+                .as_ref()
+                .ok_or(ChapError::NothingToShow)?;
             if is_same(&challenge, &self.challenge) || is_same(&secret.secret, &ours.secret) {
                 return Err(ChapError::Reflection);
             }
@@ -133,7 +139,11 @@ impl Exchange {
         name: &str,
         response: &[u8],
     ) -> Result<&ChapSecret, ChapError> {
-        let mut named = self.secrets.initiator.iter().filter(|secret| secret.name == name);
+        let mut named = self
+            .secrets
+            .initiator
+            .iter()
+            .filter(|secret| secret.name == name);
         named
             .find(|secret| {
                 let expected = algorithm.response(self.identifier, &secret.secret, &self.challenge);

@@ -76,7 +76,9 @@ impl<C: TargetCatalog> Connection<'_, C> {
             if task.admitted.get() || task.is_aborted() {
                 return;
             }
-            self.parked.borrow_mut().retain(|other| !Rc::ptr_eq(other, task));
+            self.parked
+                .borrow_mut()
+                .retain(|other| !Rc::ptr_eq(other, task));
         }
         self.refuse_unadmitted(task, Refusal::TaskSetFull);
     }
@@ -124,7 +126,9 @@ impl<C: TargetCatalog> Connection<'_, C> {
         while parked.front().is_some_and(|task| task.is_aborted()) {
             parked.pop_front();
         }
-        parked.front().map_or(Poll::Pending, |task| Poll::Ready(Rc::clone(task)))
+        parked
+            .front()
+            .map_or(Poll::Pending, |task| Poll::Ready(Rc::clone(task)))
     }
 
     fn is_first(&self, task: &Rc<Task>) -> bool {

@@ -21,11 +21,20 @@ impl<C: TargetCatalog> Connection<'_, C> {
         let total: u64 = outcome.data_in.iter().map(|piece| piece.len() as u64).sum();
         let room = if task.reads { task.expected_bytes } else { 0 };
         let len = total.min(room.into());
-        let actual = if task.writes { task.data_out_bytes } else { total };
+        let actual = if task.writes {
+            task.data_out_bytes
+        } else {
+            total
+        };
         let residual = Residual::between(task.expected_bytes, actual);
         let status = outcome.status as u8;
         let rides = outcome.status == Status::Good && outcome.sense.is_empty() && len > 0;
-        let sent = self.data_in(task, &outcome.data_in, len, rides.then_some((status, residual)));
+        let sent = self.data_in(
+            task,
+            &outcome.data_in,
+            len,
+            rides.then_some((status, residual)),
+        );
         if !rides {
             let exp_data_sn = sent + task.transfer.borrow().solicitations();
             let response = ScsiResponse {
@@ -43,7 +52,11 @@ impl<C: TargetCatalog> Connection<'_, C> {
     pub(super) fn refuse(&self, task: &Rc<Task>) {
         let refusal = task.refusal.get().unwrap_or(Refusal::TaskSetFull);
         let sense = refusal.sense().map(fixed_sense);
-        let status = if sense.is_some() { Status::CheckCondition } else { Status::TaskSetFull };
+        let status = if sense.is_some() {
+            Status::CheckCondition
+        } else {
+            Status::TaskSetFull
+        };
         let response = ScsiResponse {
             itt: task.itt,
             status: status as u8,

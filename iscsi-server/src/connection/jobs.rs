@@ -26,7 +26,11 @@ pub(super) enum Job {
     Command(Rc<Task>),
     Management(TaskManagement, u32),
     /// The keys of a whole text.
-    Text { itt: u32, lun: Lun, keys: Vec<u8> },
+    Text {
+        itt: u32,
+        lun: Lun,
+        keys: Vec<u8>,
+    },
     /// With the connection that it came by.
     Logout(LogoutRequest, u16),
 }
@@ -34,10 +38,21 @@ pub(super) enum Job {
 /// What became of it.
 pub(super) enum Finished {
     Command(Rc<Task>, Outcome),
-    Management { itt: u32, response: u8 },
-    Text { itt: u32, lun: Lun, answer: Result<Vec<u8>, discovery::TextFault> },
+    Management {
+        itt: u32,
+        response: u8,
+    },
+    Text {
+        itt: u32,
+        lun: Lun,
+        answer: Result<Vec<u8>, discovery::TextFault>,
+    },
     /// `own`: the connection that it came by is to end.
-    Logout { itt: u32, response: u8, own: bool },
+    Logout {
+        itt: u32,
+        response: u8,
+        own: bool,
+    },
 }
 
 /// Carries a job out.

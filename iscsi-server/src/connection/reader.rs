@@ -3,9 +3,7 @@
 
 use super::{CHATTER_BYTES_MAX, Connection, ConnectionError, EXTRA_JOBS_MAX, End};
 use crate::catalog::TargetCatalog;
-use crate::framing::{
-    FramingError, Head, receive_data, receive_head, receive_into, skip_data,
-};
+use crate::framing::{FramingError, Head, receive_data, receive_head, receive_into, skip_data};
 use crate::pdu::{
     Attribute, DataOut, Fault, NO_TAG, NopOut, RejectReason, Request, ScsiCommand, TextRequest,
     cmd_sn, is_immediate, opcode, parse_additional,
@@ -57,7 +55,9 @@ impl<C: TargetCatalog> Connection<'_, C> {
 
     async fn skip(&self, input: &mut Input, head: &Head) -> Result<(), ConnectionError> {
         let parameters = self.parameters.get();
-        Ok(self.rest(skip_data(input, &parameters, head.data_bytes)).await?)
+        Ok(self
+            .rest(skip_data(input, &parameters, head.data_bytes))
+            .await?)
     }
 
     /// Refuses a PDU whose data is still to come. Its command number counts as used.
@@ -87,10 +87,14 @@ impl<C: TargetCatalog> Connection<'_, C> {
         let request = match Request::parse(&head.bhs) {
             Ok(request) => request,
             Err(Fault::Opcode) => {
-                return self.refuse_pdu(input, &head, RejectReason::NotSupported).await;
+                return self
+                    .refuse_pdu(input, &head, RejectReason::NotSupported)
+                    .await;
             }
             Err(Fault::Field) => {
-                return self.refuse_pdu(input, &head, RejectReason::InvalidField).await;
+                return self
+                    .refuse_pdu(input, &head, RejectReason::InvalidField)
+                    .await;
             }
         };
         match request {
@@ -121,7 +125,9 @@ impl<C: TargetCatalog> Connection<'_, C> {
             {
                 self.session.forget(command.itt);
             }
-            return self.refuse_pdu(input, &head, RejectReason::TooManyImmediate).await;
+            return self
+                .refuse_pdu(input, &head, RejectReason::TooManyImmediate)
+                .await;
         }
         match request {
             Request::Command(command) => self.command(input, &head, &command).await,
@@ -162,7 +168,9 @@ impl<C: TargetCatalog> Connection<'_, C> {
         nop: NopOut,
     ) -> Result<(), ConnectionError> {
         let parameters = self.parameters.get();
-        let data = self.rest(receive_data(input, &parameters, head.data_bytes)).await?;
+        let data = self
+            .rest(receive_data(input, &parameters, head.data_bytes))
+            .await?;
         let Some(mut data) = data else {
             // Its number stays free: it may come again.
             self.reject(RejectReason::DataDigest, &head.bhs);
@@ -193,7 +201,9 @@ impl<C: TargetCatalog> Connection<'_, C> {
             return self.refuse_pdu(input, head, RejectReason::Protocol).await;
         }
         let parameters = self.parameters.get();
-        let data = self.rest(receive_data(input, &parameters, head.data_bytes)).await?;
+        let data = self
+            .rest(receive_data(input, &parameters, head.data_bytes))
+            .await?;
         match data {
             Some(data) => {
                 self.arrive(head, Work::Text(request, data));
@@ -211,7 +221,9 @@ impl<C: TargetCatalog> Connection<'_, C> {
     ) -> Result<(), ConnectionError> {
         self.check_unsolicited(head, command)?;
         let Some(additional) = parse_additional(&head.additional) else {
-            return self.refuse_pdu(input, head, RejectReason::InvalidField).await;
+            return self
+                .refuse_pdu(input, head, RejectReason::InvalidField)
+                .await;
         };
         let target = &self.session.served.target;
         let planned = if additional.cdb_rest.is_empty() {
@@ -220,8 +232,14 @@ impl<C: TargetCatalog> Connection<'_, C> {
             let cdb = [&command.cdb[..], &additional.cdb_rest].concat();
             target.plan(command.lun, &cdb)
         };
-        let expected = if command.writes { command.expected_bytes } else { 0 };
-        let wanted = u32::try_from(planned.data_out_bytes).unwrap_or(u32::MAX).min(expected);
+        let expected = if command.writes {
+            command.expected_bytes
+        } else {
+            0
+        };
+        let wanted = u32::try_from(planned.data_out_bytes)
+            .unwrap_or(u32::MAX)
+            .min(expected);
         let immediate = u32::try_from(head.data_bytes).unwrap_or(u32::MAX);
         let transfer = Transfer::new(self.bounds(), wanted, expected, immediate, command.is_final)
             .map_err(|error| ConnectionError::Transfer {
@@ -232,7 +250,9 @@ impl<C: TargetCatalog> Connection<'_, C> {
         let task = Task::new(command, is_now, planned, transfer, Rc::clone(&self.link));
         let task = Rc::new(task);
         if !self.session.add(&task) {
-            return self.refuse_pdu(input, head, RejectReason::TaskInProgress).await;
+            return self
+                .refuse_pdu(input, head, RejectReason::TaskInProgress)
+                .await;
         }
         self.session.recall(task.itt);
         if command.reads && command.writes {
@@ -255,10 +275,14 @@ impl<C: TargetCatalog> Connection<'_, C> {
     fn check_unsolicited(&self, head: &Head, command: &ScsiCommand) -> Result<(), ConnectionError> {
         let session = &self.session.parameters;
         if head.data_bytes > 0 && !(command.writes && session.immediate_data) {
-            return Err(ConnectionError::Protocol("immediate data that was not agreed on"));
+            return Err(ConnectionError::Protocol(
+                "immediate data that was not agreed on",
+            ));
         }
         if !command.is_final && session.initial_r2t {
-            return Err(ConnectionError::Protocol("unsolicited data that was not agreed on"));
+            return Err(ConnectionError::Protocol(
+                "unsolicited data that was not agreed on",
+            ));
         }
         Ok(())
     }
@@ -281,7 +305,8 @@ impl<C: TargetCatalog> Connection<'_, C> {
             }
         } else if !self.arrive(head, Work::Command(Rc::clone(task))) {
             // Another one of this number came meanwhile.
-            self.session.abort(|other| std::ptr::eq(Rc::as_ptr(task), other));
+            self.session
+                .abort(|other| std::ptr::eq(Rc::as_ptr(task), other));
         }
     }
 
@@ -291,17 +316,27 @@ impl<C: TargetCatalog> Connection<'_, C> {
         head: &Head,
         data: DataOut,
     ) -> Result<(), ConnectionError> {
-        let Some(task) = self.session.task(data.itt).filter(|task| !task.is_aborted()) else {
+        let Some(task) = self
+            .session
+            .task(data.itt)
+            .filter(|task| !task.is_aborted())
+        else {
             if self.session.is_forgotten(data.itt) {
                 return self.skip(input, head).await;
             }
-            return self.refuse_pdu(input, head, RejectReason::InvalidField).await;
+            return self
+                .refuse_pdu(input, head, RejectReason::InvalidField)
+                .await;
         };
         if !Rc::ptr_eq(&task.link, &self.link) {
-            return Err(ConnectionError::Protocol("data on another connection than its command"));
+            return Err(ConnectionError::Protocol(
+                "data on another connection than its command",
+            ));
         }
         if data.ttt != NO_TAG && data.lun != task.lun {
-            return Err(ConnectionError::Protocol("data for another logical unit than its command"));
+            return Err(ConnectionError::Protocol(
+                "data for another logical unit than its command",
+            ));
         }
         let len = u32::try_from(head.data_bytes).unwrap_or(u32::MAX);
         let placed = task.transfer.borrow_mut().data(&data, len);
@@ -333,7 +368,9 @@ impl<C: TargetCatalog> Connection<'_, C> {
         };
         let parameters = self.parameters.get();
         let place = (offset, keep, head.data_bytes);
-        let (buffer, received) = self.rest(receive_into(input, &parameters, buffer, place)).await;
+        let (buffer, received) = self
+            .rest(receive_into(input, &parameters, buffer, place))
+            .await;
         let is_whole = received?;
         *task.buffer.borrow_mut() = Some(buffer);
         if !is_whole {

@@ -9,7 +9,10 @@ use crate::pdu::{Lun, NO_TAG, RejectReason, Response, TextRequest};
 
 impl<C: TargetCatalog> Connection<'_, C> {
     pub(super) fn begin_text(&self, request: &TextRequest, data: &[u8]) {
-        let step = self.text.borrow_mut().take(request, data, self.session.ttt());
+        let step = self
+            .text
+            .borrow_mut()
+            .take(request, data, self.session.ttt());
         let (itt, lun) = (request.itt, request.lun);
         match step {
             Ok(TextStep::Ask(ttt)) => self.put_text(itt, lun, &[], ttt),

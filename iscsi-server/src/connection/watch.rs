@@ -26,7 +26,11 @@ impl<C: TargetCatalog> Connection<'_, C> {
         loop {
             reactor.sleep(TICK).await;
             let now = reactor.now();
-            if self.reading_since.get().is_some_and(|since| now - since > DATA_TIMEOUT) {
+            if self
+                .reading_since
+                .get()
+                .is_some_and(|since| now - since > DATA_TIMEOUT)
+            {
                 return ConnectionError::Silent("send the rest of a PDU");
             }
             if now - self.asked.get() > DATA_TIMEOUT && self.session.waits_for_data(&self.link) {

@@ -2,9 +2,7 @@
 
 use super::{Asking, TextExchange, TextFault, TextStep, answer, declared_segment};
 use crate::catalog::TargetCatalog;
-use crate::framing::{
-    FramingError, Head, Segment, put_pdu, receive_data, receive_head, skip_data,
-};
+use crate::framing::{FramingError, Head, Segment, put_pdu, receive_data, receive_head, skip_data};
 use crate::parameters::ConnectionParameters;
 use crate::pdu::{
     Bhs, LogoutRequest, NO_TAG, NopIn, NopOut, RejectReason, Request, Response, Sequence,
@@ -88,7 +86,9 @@ impl<C: TargetCatalog> Discovery<'_, C> {
     /// Serves one request; false once the initiator has logged out.
     async fn serve_one(&mut self, input: &mut Input) -> Result<bool, DiscoveryError> {
         let parameters = self.parameters;
-        let Head { bhs, data_bytes, .. } = receive_head(input, &parameters).await?;
+        let Head {
+            bhs, data_bytes, ..
+        } = receive_head(input, &parameters).await?;
         if data_bytes > DATA_BYTES_MAX {
             return Err(DiscoveryError::TooMuch(data_bytes));
         }

@@ -22,9 +22,15 @@ fn a_request_is_gathered_and_its_answer_sent_in_pieces() {
     exchange.begin(vec![7; 25]);
     let piece = exchange.piece(10, 3);
     assert_eq!((piece.bytes.len(), piece.ttt), (10, 3));
-    assert_eq!(exchange.take(&request(3, false), b"", 4), Ok(TextStep::SendOn));
+    assert_eq!(
+        exchange.take(&request(3, false), b"", 4),
+        Ok(TextStep::SendOn)
+    );
     assert_eq!(exchange.piece(10, 4).bytes.len(), 10);
-    assert_eq!(exchange.take(&request(4, false), b"", 5), Ok(TextStep::SendOn));
+    assert_eq!(
+        exchange.take(&request(4, false), b"", 5),
+        Ok(TextStep::SendOn)
+    );
     let piece = exchange.piece(10, 5);
     assert_eq!((piece.bytes.len(), piece.ttt), (5, NO_TAG));
 }
@@ -39,5 +45,8 @@ fn what_was_not_begun_does_not_go_on() {
     assert_eq!(step, Err(TextFault::Protocol));
     exchange.take(&request(NO_TAG, true), b"a", 1).unwrap();
     let long = vec![b'a'; GATHERED_BYTES_MAX];
-    assert_eq!(exchange.take(&request(1, true), &long, 2), Err(TextFault::Protocol));
+    assert_eq!(
+        exchange.take(&request(1, true), &long, 2),
+        Err(TextFault::Protocol)
+    );
 }

@@ -10,7 +10,12 @@ use crate::text::Pair;
 use std::rc::Rc;
 
 /// Keys that say who logs in, and are declared in the first request only.
-pub(super) const KEYS: [&str; 4] = ["InitiatorName", "TargetName", "SessionType", "InitiatorAlias"];
+pub(super) const KEYS: [&str; 4] = [
+    "InitiatorName",
+    "TargetName",
+    "SessionType",
+    "InitiatorAlias",
+];
 
 /// What an initiator says of itself, in normal form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,7 +76,14 @@ impl<C: TargetCatalog> Identity<C> {
         request: &LoginRequest,
     ) -> Result<Self, LoginStatus> {
         let (target, access) = match &claim.target {
-            None => (None, registry.catalog.discovery(&claim.initiator).await.map_err(status)?),
+            None => (
+                None,
+                registry
+                    .catalog
+                    .discovery(&claim.initiator)
+                    .await
+                    .map_err(status)?,
+            ),
             Some(name) => {
                 let found = registry.catalog.target(name, &claim.initiator).await;
                 let info = found.map_err(status)?;
@@ -122,14 +134,23 @@ mod tests {
         let discovery = ("SessionType", "Discovery");
         let claim = Claim::read(&[initiator, target]).unwrap();
         assert_eq!(claim.initiator, "iqn.2001-04.com.example:host");
-        assert_eq!(claim.target.as_deref(), Some("iqn.2001-04.com.example:disk"));
+        assert_eq!(
+            claim.target.as_deref(),
+            Some("iqn.2001-04.com.example:disk")
+        );
         assert_eq!(Claim::read(&[initiator, discovery]).unwrap().target, None);
         for (keys, status) in [
             (&[target][..], LoginStatus::MissingParameter),
             (&[initiator], LoginStatus::MissingParameter),
-            (&[initiator, ("SessionType", "Other")], LoginStatus::SessionType),
+            (
+                &[initiator, ("SessionType", "Other")],
+                LoginStatus::SessionType,
+            ),
             (&[initiator, initiator, target], LoginStatus::InitiatorError),
-            (&[("InitiatorName", "me"), target], LoginStatus::InitiatorError),
+            (
+                &[("InitiatorName", "me"), target],
+                LoginStatus::InitiatorError,
+            ),
             (&[initiator, ("TargetName", "disk")], LoginStatus::NotFound),
         ] {
             assert_eq!(Claim::read(keys), Err(status), "{keys:?}");

@@ -63,7 +63,12 @@ impl Negotiation {
     ///
     /// # Errors
     /// [`Repeated`].
-    pub(crate) fn take(&mut self, key: &str, value: &str, answer: &mut Text) -> Result<(), Repeated> {
+    pub(crate) fn take(
+        &mut self,
+        key: &str,
+        value: &str,
+        answer: &mut Text,
+    ) -> Result<(), Repeated> {
         if self.seen.iter().any(|seen| seen == key) {
             return Err(Repeated);
         }
@@ -147,16 +152,17 @@ impl Negotiation {
                 session.immediate_data = offered;
                 offered
             }),
-            "MaxBurstLength" => {
-                length(value, BURST_MAX, |agreed| session.burst_max = agreed)
-            }
+            "MaxBurstLength" => length(value, BURST_MAX, |agreed| session.burst_max = agreed),
             "FirstBurstLength" if session.initial_r2t_only() => Reply::Irrelevant,
-            "FirstBurstLength" => {
-                length(value, FIRST_BURST_MAX, |agreed| session.first_burst_max = agreed)
-            }
-            "MaxOutstandingR2T" => {
-                agree(value, 1, &mut session.outstanding_r2t_max, OUTSTANDING_R2T_MAX)
-            }
+            "FirstBurstLength" => length(value, FIRST_BURST_MAX, |agreed| {
+                session.first_burst_max = agreed
+            }),
+            "MaxOutstandingR2T" => agree(
+                value,
+                1,
+                &mut session.outstanding_r2t_max,
+                OUTSTANDING_R2T_MAX,
+            ),
             // We want data in order, and send it so.
             "DataPDUInOrder" | "DataSequenceInOrder" => decide(value, |_| true),
             "TaskReporting" => choose(value, &["RFC3720"]),

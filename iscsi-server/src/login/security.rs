@@ -47,11 +47,7 @@ impl Security {
     ///
     /// # Errors
     /// [`LoginStatus`].
-    pub(super) fn take(
-        &mut self,
-        keys: &[Pair<'_>],
-        answer: &mut Text,
-    ) -> Result<(), LoginStatus> {
+    pub(super) fn take(&mut self, keys: &[Pair<'_>], answer: &mut Text) -> Result<(), LoginStatus> {
         let mut proof = Vec::new();
         for &(key, value) in keys {
             match key {
@@ -65,7 +61,10 @@ impl Security {
         if proof.is_empty() {
             return Ok(());
         }
-        let exchange = self.exchange.as_mut().ok_or(LoginStatus::AuthenticationFailure)?;
+        let exchange = self
+            .exchange
+            .as_mut()
+            .ok_or(LoginStatus::AuthenticationFailure)?;
         let step = exchange.step(&proof).map_err(|error| {
             tracing::warn!("iSCSI authentication failed: {error}");
             LoginStatus::AuthenticationFailure
@@ -84,13 +83,18 @@ impl Security {
         if std::mem::replace(&mut self.chosen, true) {
             return Err(LoginStatus::InitiatorError);
         }
-        let wanted = if self.secrets.initiator.is_empty() { "None" } else { "CHAP" };
+        let wanted = if self.secrets.initiator.is_empty() {
+            "None"
+        } else {
+            "CHAP"
+        };
         if !list(offered).any(|method| method == wanted) {
             return Err(LoginStatus::AuthenticationFailure);
         }
         answer.put("AuthMethod", wanted);
         if wanted == "CHAP" {
-            let challenge = (0..CHALLENGE_BYTES / 8).flat_map(|_| self.reactor.random_u64().to_be_bytes());
+            let challenge =
+                (0..CHALLENGE_BYTES / 8).flat_map(|_| self.reactor.random_u64().to_be_bytes());
             let challenge = challenge.collect();
             let [identifier, ..] = self.reactor.random_u64().to_be_bytes();
             let exchange = Exchange::new(self.secrets.clone(), identifier, challenge);

@@ -44,6 +44,9 @@ mod tests {
         assert_eq!(digest_of(&[&[0xff; 32]]), [0x43, 0xab, 0xa8, 0x62]);
         let up: Vec<u8> = (0..32).collect();
         assert_eq!(digest_of(&[&up]), [0x4e, 0x79, 0xdd, 0x46]);
-        assert_eq!(digest_of(&[&up[..7], &[], &up[7..]]), [0x4e, 0x79, 0xdd, 0x46]);
+        assert_eq!(
+            digest_of(&[&up[..7], &[], &up[7..]]),
+            [0x4e, 0x79, 0xdd, 0x46]
+        );
     }
 }

@@ -138,11 +138,25 @@ pub(crate) enum Response {
     Scsi(ScsiResponse),
     DataIn(DataIn),
     R2t(R2t),
-    Management { itt: u32, response: u8 },
+    Management {
+        itt: u32,
+        response: u8,
+    },
     Login(LoginResponse),
     /// `is_final`: nothing follows; `ttt`: of what follows, or [`NO_TAG`].
-    Text { itt: u32, ttt: u32, lun: Lun, is_final: bool, continues: bool },
-    Logout { itt: u32, response: u8, time_to_wait: u16, time_to_retain: u16 },
+    Text {
+        itt: u32,
+        ttt: u32,
+        lun: Lun,
+        is_final: bool,
+        continues: bool,
+    },
+    Logout {
+        itt: u32,
+        response: u8,
+        time_to_wait: u16,
+        time_to_retain: u16,
+    },
     Reject(RejectReason),
     Async(AsyncEvent),
 }
@@ -175,14 +189,25 @@ impl Response {
                 put32(&mut bhs, 16, *itt);
             }
             Self::Login(login) => put_login(&mut bhs, login),
-            Self::Text { itt, ttt, lun, is_final, continues } => {
+            Self::Text {
+                itt,
+                ttt,
+                lun,
+                is_final,
+                continues,
+            } => {
                 bhs[0] = opcode::TEXT_RESPONSE;
                 bhs[1] = u8::from(*is_final) << 7 | u8::from(*continues) << 6;
                 bhs[8..16].copy_from_slice(lun);
                 put32(&mut bhs, 16, *itt);
                 put32(&mut bhs, 20, *ttt);
             }
-            Self::Logout { itt, response, time_to_wait, time_to_retain } => {
+            Self::Logout {
+                itt,
+                response,
+                time_to_wait,
+                time_to_retain,
+            } => {
                 bhs[0] = opcode::LOGOUT_RESPONSE;
                 bhs[2] = *response;
                 put32(&mut bhs, 16, *itt);

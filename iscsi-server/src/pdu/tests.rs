@@ -42,7 +42,11 @@ fn flags_that_contradict_each_other_are_refused() {
         (bhs[0], bhs[1]) = (code, flags);
         Request::parse(&bhs)
     };
-    assert_eq!(with(0x01, 0x40), Err(Fault::Field), "unsolicited data of a read");
+    assert_eq!(
+        with(0x01, 0x40),
+        Err(Fault::Field),
+        "unsolicited data of a read"
+    );
     assert_eq!(with(0x01, 0x85), Err(Fault::Field), "no such attribute");
     assert_eq!(with(0x03, 0xc0), Err(Fault::Field));
     assert_eq!(with(0x04, 0xc0), Err(Fault::Field));
@@ -52,7 +56,11 @@ fn flags_that_contradict_each_other_are_refused() {
     none[0] = 0x06;
     assert_eq!(Request::parse(&none), Err(Fault::Field), "no task is named");
     none[0] = 0x00;
-    assert_eq!(Request::parse(&none), Err(Fault::Field), "no answer, not immediate");
+    assert_eq!(
+        Request::parse(&none),
+        Err(Fault::Field),
+        "no answer, not immediate"
+    );
     none[0] = 0x40;
     assert!(Request::parse(&none).is_ok());
 }
@@ -67,9 +75,12 @@ fn responses_have_their_fields_where_the_rfc_has_them() {
     });
     let bhs = response.bhs(sequence());
     assert_eq!(bhs[..4], [0x21, 0x82, 0, 2]);
-    assert_eq!(bhs[16..36], [
-        0, 0, 0, 7, 0, 0, 0, 0, 1, 2, 3, 4, 0x11, 0x12, 0x13, 0x14, 0x21, 0x22, 0x23, 0x24
-    ]);
+    assert_eq!(
+        bhs[16..36],
+        [
+            0, 0, 0, 7, 0, 0, 0, 0, 1, 2, 3, 4, 0x11, 0x12, 0x13, 0x14, 0x21, 0x22, 0x23, 0x24
+        ]
+    );
     assert_eq!(bhs[36..48], [0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 2, 0]);
     let data = Response::DataIn(DataIn {
         is_final: true,
@@ -83,7 +94,14 @@ fn responses_have_their_fields_where_the_rfc_has_them() {
     assert_eq!(bhs[..4], [0x25, 0x85, 0, 0]);
     assert_eq!(bhs[20..28], [0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4]);
     assert_eq!(bhs[36..48], [0, 0, 0, 1, 0, 0, 2, 0, 0, 0, 2, 0]);
-    let r2t = Response::R2t(R2t { lun: [1; 8], itt: 7, ttt: 9, r2t_sn: 2, offset: 16, len: 32 });
+    let r2t = Response::R2t(R2t {
+        lun: [1; 8],
+        itt: 7,
+        ttt: 9,
+        r2t_sn: 2,
+        offset: 16,
+        len: 32,
+    });
     assert!(!r2t.takes_stat_sn());
     let bhs = r2t.bhs(sequence());
     assert_eq!((bhs[0], bhs[1], bhs[8]), (0x31, 0x80, 1));

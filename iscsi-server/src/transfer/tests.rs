@@ -23,19 +23,44 @@ fn data(ttt: u32, data_sn: u32, offset: u32, is_final: bool) -> DataOut {
 #[test]
 fn data_comes_with_the_command_after_it_and_when_asked_for() {
     let mut transfer = Transfer::new(BOUNDS, 3000, 3000, 200, false).unwrap();
-    assert_eq!(transfer.immediate(), Placement { offset: 0, keep: 200 });
+    assert_eq!(
+        transfer.immediate(),
+        Placement {
+            offset: 0,
+            keep: 200
+        }
+    );
     assert_eq!(transfer.solicit(|| 5), None, "unsolicited data comes first");
     let placed = transfer.data(&data(NO_TAG, 0, 200, false), 100);
-    assert_eq!(placed, Ok(Placement { offset: 200, keep: 100 }));
+    assert_eq!(
+        placed,
+        Ok(Placement {
+            offset: 200,
+            keep: 100
+        })
+    );
     assert!(transfer.data(&data(NO_TAG, 1, 300, true), 300).is_ok());
-    let first = Solicitation { ttt: 5, r2t_sn: 0, offset: 600, len: 1000 };
+    let first = Solicitation {
+        ttt: 5,
+        r2t_sn: 0,
+        offset: 600,
+        len: 1000,
+    };
     assert_eq!(transfer.solicit(|| 5), Some(first));
     assert_eq!(transfer.solicit(|| 6).map(|second| second.len), Some(1000));
     assert_eq!(transfer.solicit(|| 7), None, "two at a time");
-    assert_eq!(transfer.data(&data(6, 0, 1600, true), 1000), Err(TransferError::Tag));
+    assert_eq!(
+        transfer.data(&data(6, 0, 1600, true), 1000),
+        Err(TransferError::Tag)
+    );
     assert!(transfer.data(&data(5, 0, 600, false), 400).is_ok());
     assert!(transfer.data(&data(5, 1, 1000, true), 600).is_ok());
-    let third = Solicitation { ttt: 7, r2t_sn: 2, offset: 2600, len: 400 };
+    let third = Solicitation {
+        ttt: 7,
+        r2t_sn: 2,
+        offset: 2600,
+        len: 400,
+    };
     assert_eq!(transfer.solicit(|| 7), Some(third));
     assert!(transfer.data(&data(6, 0, 1600, true), 1000).is_ok());
     assert!(!transfer.is_complete());
@@ -52,7 +77,10 @@ fn broken_rules_are_told_apart() {
         transfer
     };
     let wrong = |data: DataOut, len| solicited().data(&data, len).unwrap_err();
-    assert_eq!(wrong(data(NO_TAG, 0, 0, true), 100), TransferError::Unexpected);
+    assert_eq!(
+        wrong(data(NO_TAG, 0, 0, true), 100),
+        TransferError::Unexpected
+    );
     assert_eq!(wrong(data(4, 0, 0, true), 800), TransferError::Tag);
     assert_eq!(wrong(data(5, 1, 0, true), 800), TransferError::Sequence);
     assert_eq!(wrong(data(5, 0, 4, true), 800), TransferError::Offset);
@@ -62,14 +90,24 @@ fn broken_rules_are_told_apart() {
     let long = Transfer::new(BOUNDS, 800, 800, 601, true).map(drop);
     assert_eq!(long, Err(TransferError::TooLong), "beyond the first burst");
     let long = Transfer::new(BOUNDS, 800, 100, 101, true).map(drop);
-    assert_eq!(long, Err(TransferError::TooLong), "beyond what was expected");
+    assert_eq!(
+        long,
+        Err(TransferError::TooLong),
+        "beyond what was expected"
+    );
 }
 
 #[test]
 fn what_is_not_wanted_is_not_asked_for_and_not_kept() {
     let mut transfer = Transfer::new(BOUNDS, 100, 5000, 50, false).unwrap();
     let placed = transfer.data(&data(NO_TAG, 0, 50, true), 550);
-    assert_eq!(placed, Ok(Placement { offset: 50, keep: 50 }));
+    assert_eq!(
+        placed,
+        Ok(Placement {
+            offset: 50,
+            keep: 50
+        })
+    );
     assert_eq!(transfer.solicit(|| 1), None);
     assert!(transfer.is_complete());
 }

@@ -148,7 +148,7 @@ impl<C: TargetCatalog> Target<C> {
                 .map_or(0, |two| u64::from(two[0]) << 8 | u64::from(two[1]))
         };
         let (operation, data_in_bytes, data_out_bytes) = match cdb.first() {
-            Some(0x00) => (Operation::TestUnitReady, 0, 0),
+            Some(0x00 | 0x35) => (Operation::TestUnitReady, 0, 0),
             Some(0x12) => (
                 Operation::Inquiry {
                     len: two(3) as usize,

@@ -7,7 +7,7 @@
 mod binary;
 mod exchange;
 
-pub(crate) use exchange::{ChapError, ChapStep, Exchange};
+pub(crate) use exchange::{ChapStep, Exchange};
 
 use aws_lc_rs::{constant_time, digest};
 use md5::Digest as _;

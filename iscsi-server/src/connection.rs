@@ -119,6 +119,9 @@ pub(crate) struct Connection<'a, C: TargetCatalog> {
     logged_out: Cell<bool>,
     /// When the last PDU came.
     heard: Cell<Instant>,
+    /// When the target was last looked up, and since when it is gone.
+    looked_up: Cell<Instant>,
+    withdrawn: Cell<Option<Instant>>,
     /// When data was last asked for, or came.
     asked: Cell<Instant>,
     /// Since when the rest of a PDU is waited for.
@@ -161,6 +164,8 @@ impl<'a, C: TargetCatalog> Connection<'a, C> {
             chatter: Cell::new(0),
             logged_out: Cell::new(false),
             heard: Cell::new(registry.reactor.now()),
+            looked_up: Cell::new(registry.reactor.now()),
+            withdrawn: Cell::new(None),
             asked: Cell::new(registry.reactor.now()),
             reading_since: Cell::new(None),
             pinged: Cell::new(None),

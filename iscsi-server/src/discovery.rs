@@ -3,7 +3,7 @@
 
 mod session;
 
-pub(crate) use session::{DiscoveryError, discover};
+pub(crate) use session::discover;
 
 use crate::catalog::{Access, Portal, TargetCatalog, TargetInfo};
 use crate::login::negotiation::segment_length;

@@ -33,8 +33,6 @@ pub(crate) struct Link {
     close: Cell<Option<Close>>,
     /// A task has ended that others may have waited for.
     task_ended: Cell<bool>,
-    /// The initiator is to be asked to log out.
-    logout_wanted: Cell<bool>,
     waker: RefCell<Waker>,
     left: Cell<bool>,
     leaving: Notify,
@@ -48,7 +46,6 @@ impl Link {
             abandoned: RefCell::default(),
             close: Cell::new(None),
             task_ended: Cell::new(false),
-            logout_wanted: Cell::new(false),
             waker: RefCell::new(Waker::noop().clone()),
             left: Cell::new(false),
             leaving: Notify::new(),
@@ -96,15 +93,6 @@ impl Link {
 
     pub(crate) fn take_task_ended(&self) -> bool {
         self.task_ended.take()
-    }
-
-    pub(crate) fn want_logout(&self) {
-        self.logout_wanted.set(true);
-        self.wake();
-    }
-
-    pub(crate) fn take_logout_wanted(&self) -> bool {
-        self.logout_wanted.take()
     }
 
     /// A task of this connection was aborted before it began: its memory is free again.

@@ -12,7 +12,7 @@ mod digest;
 mod request;
 mod response;
 
-pub(crate) use additional::{Additional, parse_additional};
+pub(crate) use additional::parse_additional;
 pub(crate) use digest::{DIGEST_BYTES, Digest, digest_of};
 pub(crate) use request::{
     Attribute, DataOut, Fault, Frame, LoginRequest, LogoutRequest, NopOut, Request, ScsiCommand,

@@ -104,6 +104,15 @@ impl<C: TargetCatalog> Session<C> {
         }
     }
 
+    /// Whether a connection is the one that acts for the session.
+    pub(crate) fn is_first(&self, link: &Rc<Link>) -> bool {
+        let links = self.links.borrow();
+        links
+            .values()
+            .next()
+            .is_some_and(|first| Rc::ptr_eq(first, link))
+    }
+
     /// Tells all connections to close.
     pub(crate) fn close(&self, why: Close) {
         for link in self.links() {

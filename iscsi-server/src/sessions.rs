@@ -96,11 +96,6 @@ impl<C: TargetCatalog> Registry<C> {
         self.served.borrow().get(target).cloned()
     }
 
-    /// All targets that have sessions.
-    pub(crate) fn all_served(&self) -> Vec<Rc<Served<C>>> {
-        self.served.borrow().values().cloned().collect()
-    }
-
     /// The session of an initiator port at a target.
     pub(crate) fn session(
         &self,

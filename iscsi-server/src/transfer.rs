@@ -83,8 +83,6 @@ pub(crate) struct Transfer {
     bounds: Bounds,
     /// What the command takes.
     wanted: u32,
-    /// What the initiator has.
-    expected: u32,
     /// Bytes that came, from the start.
     at: u32,
     /// Bytes that came or were asked for.
@@ -115,7 +113,6 @@ impl Transfer {
         Ok(Self {
             bounds,
             wanted: wanted.min(expected),
-            expected,
             at: immediate,
             asked: immediate,
             unsolicited: follows.then_some(Unsolicited {
@@ -236,11 +233,6 @@ impl Transfer {
     /// Bytes of the buffer that the data goes into.
     pub(crate) fn wanted(&self) -> u32 {
         self.wanted
-    }
-
-    /// Bytes that the initiator said it has.
-    pub(crate) fn expected(&self) -> u32 {
-        self.expected
     }
 }
 

@@ -139,6 +139,7 @@ impl<C: TargetCatalog> Connection<'_, C> {
             Finished::Management { itt, response } => {
                 self.say(&Response::Management { itt, response }, &Segment::NONE);
             }
+            Finished::LookedUp { withdrawn } => self.looked_up(withdrawn),
             Finished::Text { itt, lun, answer } => self.finish_text(itt, lun, answer),
             Finished::Logout { itt, response, own } => {
                 let response = Response::Logout {

@@ -1,6 +1,6 @@
 //! What takes time: commands, task management, texts and logouts, each a future of the same kind.
 
-use crate::catalog::TargetCatalog;
+use crate::catalog::{Access, CatalogError, TargetCatalog};
 use crate::discovery;
 use crate::link::Close;
 use crate::management::{manage, wait};
@@ -33,6 +33,8 @@ pub(super) enum Job {
     },
     /// With the connection that it came by.
     Logout(LogoutRequest, u16),
+    /// Whether the target is still there for this initiator, and what is new of it.
+    LookUp,
 }
 
 /// What became of it.
@@ -52,6 +54,10 @@ pub(super) enum Finished {
         itt: u32,
         response: u8,
         own: bool,
+    },
+    /// The target is no more, or not for this initiator, if `withdrawn`.
+    LookedUp {
+        withdrawn: bool,
     },
 }
 
@@ -81,6 +87,9 @@ pub(super) async fn run<C: TargetCatalog>(
             let answer = discovery::answer(&registry, &scene, &keys).await;
             Finished::Text { itt, lun, answer }
         }
+        Job::LookUp => Finished::LookedUp {
+            withdrawn: is_withdrawn(&registry, &session).await,
+        },
         Job::Logout(request, cid) => log_out(&session, request, cid).await,
     }
 }
@@ -101,6 +110,25 @@ async fn execute<C: TargetCatalog>(session: &Rc<Session<C>>, task: &Rc<Task>) ->
         wait(aborted.into_iter().map(|(_, task)| task)).await;
     }
     outcome
+}
+
+/// Looks the target up; what it says of the units holds from now on.
+async fn is_withdrawn<C: TargetCatalog>(registry: &Registry<C>, session: &Session<C>) -> bool {
+    let nexus = &session.nexus;
+    match registry
+        .catalog
+        .target(&nexus.target, &nexus.initiator)
+        .await
+    {
+        Ok(info) if info.access == Access::Denied => true,
+        Ok(info) => {
+            session.served.target.update(&info.units);
+            false
+        }
+        Err(CatalogError::Unknown) => true,
+        // It may be there: nothing is changed for want of an answer.
+        Err(_) => false,
+    }
 }
 
 async fn log_out<C: TargetCatalog>(

@@ -1,11 +1,14 @@
 //! What a connection is watched for: initiators that are gone or hold back, memory that others
 //! wait for, and the end of the server.
 
+use super::jobs::Job;
 use super::{Connection, ConnectionError};
 use crate::catalog::TargetCatalog;
 use crate::framing::Segment;
+use crate::link::Close;
 use crate::pdu::{AsyncEvent, NO_TAG, NopIn, Response};
 use ashlar_front_end::{Budget, Stop};
+use ashlar_reactor::Instant;
 use std::time::Duration;
 
 /// How often is looked.
@@ -16,6 +19,10 @@ const PING_AFTER: Duration = Duration::from_secs(30);
 const PONG_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long data that was asked for, or the rest of a PDU, may take from one piece to the next.
 const DATA_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a target is looked up while it has sessions: it may be gone, or have other units.
+const LOOK_UP_EVERY: Duration = Duration::from_secs(10);
+/// How long an initiator may take to log out of a target that is gone.
+const WITHDRAWAL_GRACE: Duration = Duration::from_secs(10);
 /// An initiator that does nothing is given this long to log out when the server stops.
 const LOGOUT_GRACE: Duration = Duration::from_secs(2);
 
@@ -36,6 +43,7 @@ impl<C: TargetCatalog> Connection<'_, C> {
             if now - self.asked.get() > DATA_TIMEOUT && self.session.waits_for_data(&self.link) {
                 return ConnectionError::Silent("send data that was asked for");
             }
+            self.look_after_target(now);
             match self.pinged.get() {
                 Some(since) if self.heard.get() > since => self.pinged.set(None),
                 Some(since) if now - since > PONG_TIMEOUT => {
@@ -44,6 +52,30 @@ impl<C: TargetCatalog> Connection<'_, C> {
                 None if now - self.heard.get() > PING_AFTER => self.ping(),
                 _ => {}
             }
+        }
+    }
+
+    /// Has the target looked up from time to time; once it is gone, gives the initiator time to log
+    /// out.
+    fn look_after_target(&self, now: Instant) {
+        if let Some(since) = self.withdrawn.get() {
+            if now - since >= WITHDRAWAL_GRACE {
+                self.session.close(Close::Withdrawn);
+            }
+        } else if now - self.looked_up.get() >= LOOK_UP_EVERY && self.session.is_first(&self.link) {
+            self.looked_up.set(now);
+            self.put_job(Job::LookUp);
+        }
+    }
+
+    pub(super) fn looked_up(&self, withdrawn: bool) {
+        if withdrawn && self.withdrawn.get().is_none() {
+            self.withdrawn.set(Some(self.registry.reactor.now()));
+            let seconds = u16::try_from(WITHDRAWAL_GRACE.as_secs()).unwrap_or(u16::MAX);
+            self.say(
+                &Response::Async(AsyncEvent::LogoutRequested(seconds)),
+                &Segment::NONE,
+            );
         }
     }
 

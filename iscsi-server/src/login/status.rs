@@ -15,9 +15,6 @@ pub(crate) enum LoginStatus {
     /// There is no such target.
     #[error("there is no such target")]
     NotFound,
-    /// There is none any more.
-    #[error("the target was removed")]
-    Removed,
     /// The initiator speaks other versions only.
     #[error("initiator asks for a protocol version that is not known")]
     UnsupportedVersion,
@@ -52,7 +49,6 @@ impl LoginStatus {
             Self::AuthenticationFailure => 0x0201,
             Self::Forbidden => 0x0202,
             Self::NotFound => 0x0203,
-            Self::Removed => 0x0204,
             Self::UnsupportedVersion => 0x0205,
             Self::TooManyConnections => 0x0206,
             Self::MissingParameter => 0x0207,

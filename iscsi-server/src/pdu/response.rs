@@ -31,7 +31,6 @@ pub(crate) enum RejectReason {
     TaskInProgress = 0x07,
     InvalidField = 0x09,
     OutOfResources = 0x0a,
-    WaitingForLogout = 0x0c,
 }
 
 /// What an asynchronous message tells (section 11.9).
@@ -39,8 +38,6 @@ pub(crate) enum RejectReason {
 pub(crate) enum AsyncEvent {
     /// The initiator is to log out within this many seconds.
     LogoutRequested(u16),
-    /// This connection will be dropped.
-    ConnectionDropped(u16),
     /// All connections of the session will be dropped.
     SessionDropped,
 }
@@ -282,15 +279,12 @@ fn put_login(bhs: &mut Bhs, login: &LoginResponse) {
 }
 
 fn put_async(bhs: &mut Bhs, event: AsyncEvent) {
-    let (code, first, second, third) = match event {
-        AsyncEvent::LogoutRequested(seconds) => (1, 0, 0, seconds),
-        AsyncEvent::ConnectionDropped(cid) => (2, cid, 0, 0),
-        AsyncEvent::SessionDropped => (3, 0, 0, 0),
+    let (code, seconds) = match event {
+        AsyncEvent::LogoutRequested(seconds) => (1, seconds),
+        AsyncEvent::SessionDropped => (3, 0),
     };
     bhs[0] = opcode::ASYNC;
     put32(bhs, 16, NO_TAG);
     bhs[36] = code;
-    put16(bhs, 38, first);
-    put16(bhs, 40, second);
-    put16(bhs, 42, third);
+    put16(bhs, 42, seconds);
 }

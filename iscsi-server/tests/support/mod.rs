@@ -40,6 +40,8 @@ pub struct Catalog {
     pub device: SlowDevice,
     pub more: Cell<usize>,
     pub available: Cell<bool>,
+    /// `DISK` is not among the targets any more.
+    pub withdrawn: Cell<bool>,
     reservations: RefCell<HashMap<u128, Reservations>>,
 }
 
@@ -85,6 +87,9 @@ impl TargetCatalog for Catalog {
             Self::target(SECRET, Access::Granted(secrets)),
             Self::target(DENIED, Access::Denied),
         ];
+        if self.withdrawn.get() {
+            targets.remove(0);
+        }
         for number in 0..self.more.get() {
             targets.push(Self::target(
                 &format!("iqn.2026-01.test:more-{number:04}"),
@@ -155,6 +160,7 @@ impl Bench {
             device: SlowDevice::new(&reactor, geometry),
             more: Cell::new(0),
             available: Cell::new(true),
+            withdrawn: Cell::new(false),
             reservations: RefCell::default(),
         });
         let portals: Vec<Address> = vec![

@@ -14,7 +14,7 @@ use support::initiator::{FINAL, NO_TAG, READ, WRITE, read10, write10};
 use support::{Bench, Client, Initiator, MIB, MILLI};
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at / 7 % 251) as u8).collect()
+    (0..=250).flat_map(|byte| [byte; 7]).cycle().take(len).collect()
 }
 
 const FAST: [(&str, &str); 4] = [

@@ -18,7 +18,7 @@ use ashlar_proto::Address;
 use ashlar_reactor::Reactor;
 use ashlar_reactor::sim::World;
 use device::SlowDevice;
-pub use initiator::{Initiator, Login, Pdu};
+pub use initiator::{Initiator, Login};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;

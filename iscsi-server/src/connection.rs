@@ -51,6 +51,8 @@ const EXTRA_JOBS_MAX: usize = 64;
 const CHATTER_BYTES_MAX: usize = 256 << 10;
 /// How long the last words to an initiator may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an initiator may take to read them and close.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Why a connection was dropped.
 #[derive(Debug, thiserror::Error)]
@@ -195,9 +197,13 @@ impl<'a, C: TargetCatalog> Connection<'a, C> {
         if last_words {
             self.say(&Response::Async(AsyncEvent::SessionDropped), &Segment::NONE);
         }
+        let reactor = &self.registry.reactor;
         if !matches!(end, Ok(End::Vanished | End::Closed(Close::Reinstated))) {
-            let reactor = &self.registry.reactor;
             let _ = reactor.timeout(FLUSH_TIMEOUT, self.flush(&transport)).await;
+        }
+        if matches!(end, Ok(End::Closed(Close::OwnReset))) {
+            // A close that comes with the response makes some initiators miss it.
+            let _ = reactor.timeout(LINGER, input.skip(u64::MAX)).await;
         }
         transport.close().await;
         self.wind_up(&end, in_flight, stop).await;

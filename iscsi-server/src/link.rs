@@ -19,8 +19,10 @@ pub(crate) enum Close {
     LoggedOut,
     /// Another connection of the session failed.
     SessionFailed,
-    /// A target cold reset.
+    /// A target cold reset that another session asked for.
     Reset,
+    /// One that this session asked for.
+    OwnReset,
     /// The target is no more, or not for this initiator.
     Withdrawn,
 }

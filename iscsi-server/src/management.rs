@@ -9,7 +9,6 @@ use crate::parameters::PROTOCOL_LEVEL_SAM5;
 use crate::pdu::{TaskManagement, comes_before};
 use crate::scsi::NexusId;
 use crate::session::Session;
-use crate::sessions::Registry;
 use crate::task::Task;
 use std::rc::Rc;
 
@@ -62,7 +61,8 @@ pub(crate) async fn manage<C: TargetCatalog>(
             wait(aborted.into_iter().map(|(_, task)| task)).await;
             session.served.target.reset(own);
             if request.function == function::COLD_RESET {
-                Registry::close_all(&session.served, Close::Reset);
+                session.close(Close::OwnReset);
+                session.served.close_all(Close::Reset);
             }
             COMPLETE
         }

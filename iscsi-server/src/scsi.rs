@@ -93,6 +93,11 @@ pub(crate) struct Planned {
     operation: Operation,
 }
 
+impl Planned {
+    /// Tells how much Data-Out the initiator offers.
+    pub(crate) fn offer(&mut self, _: u64) {}
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Operation {
     TestUnitReady,

@@ -40,6 +40,13 @@ impl<C: TargetCatalog> Served<C> {
         }
     }
 
+    /// Tells all sessions to close that were not told before.
+    pub(crate) fn close_all(&self, why: Close) {
+        for session in self.sessions() {
+            session.close(why);
+        }
+    }
+
     /// Aborts the tasks of these sessions on a unit, but for one. Gives those to be waited for.
     pub(crate) fn abort(
         &self,
@@ -165,13 +172,6 @@ impl<C: TargetCatalog> Registry<C> {
             if !sessions.iter().any(|session| session.tsih == tsih) {
                 return tsih;
             }
-        }
-    }
-
-    /// Ends all sessions of a target.
-    pub(crate) fn close_all(served: &Served<C>, why: Close) {
-        for session in served.sessions() {
-            session.close(why);
         }
     }
 }

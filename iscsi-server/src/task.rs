@@ -41,6 +41,8 @@ pub(crate) enum Refusal {
     Damaged,
     /// It has an attribute that it cannot have now.
     Attribute,
+    /// Data of it was lost on its way.
+    DataLost,
     /// It has data in both directions.
     Bidirectional,
 }
@@ -53,6 +55,8 @@ impl Refusal {
             Self::TaskSetFull => None,
             // ABORTED COMMAND, PROTOCOL SERVICE CRC ERROR: RFC 7143 section 11.4.7.2.
             Self::Damaged => Some((0x0b, 0x47, 0x05)),
+            // ABORTED COMMAND, DATA PHASE ERROR.
+            Self::DataLost => Some((0x0b, 0x4b, 0x00)),
             // ABORTED COMMAND, INVALID MESSAGE ERROR.
             Self::Attribute => Some((0x0b, 0x49, 0x00)),
             // ILLEGAL REQUEST, INVALID FIELD IN COMMAND INFORMATION UNIT.

@@ -210,6 +210,13 @@ impl Transfer {
         Some(solicitation)
     }
 
+    /// Gives up: nothing more is wanted, whatever was asked for.
+    pub(crate) fn give_up(&mut self) {
+        self.unsolicited = None;
+        self.bursts.clear();
+        self.wanted = self.at.min(self.wanted);
+    }
+
     /// Asks for nothing more: what was asked for is still to come.
     pub(crate) fn curtail(&mut self) {
         self.wanted = self.wanted.min(self.asked);

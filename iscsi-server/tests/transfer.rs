@@ -14,7 +14,11 @@ use support::initiator::{FINAL, NO_TAG, READ, WRITE, read10, write10};
 use support::{Bench, Client, Initiator, MIB, MILLI};
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..=250).flat_map(|byte| [byte; 7]).cycle().take(len).collect()
+    (0..=250)
+        .flat_map(|byte| [byte; 7])
+        .cycle()
+        .take(len)
+        .collect()
 }
 
 const FAST: [(&str, &str); 4] = [
@@ -209,9 +213,8 @@ type Breach = fn(u32, u32) -> ([u8; 48], usize);
 
 #[test]
 fn data_that_breaks_the_rules_ends_the_session_and_no_other() {
-    let breaches: [Breach; 8] = [
+    let breaches: [Breach; 7] = [
         |itt, ttt| (Initiator::data_out_bhs(itt, ttt + 1, 0, 0, true), 8192),
-        |itt, ttt| (Initiator::data_out_bhs(itt, ttt, 1, 0, true), 8192),
         |itt, ttt| (Initiator::data_out_bhs(itt, ttt, 0, 512, true), 8192),
         |itt, ttt| (Initiator::data_out_bhs(itt, ttt, 0, 0, true), 8193),
         |itt, ttt| (Initiator::data_out_bhs(itt, ttt, 0, 0, true), 8191),
@@ -285,6 +288,25 @@ fn commands_that_cannot_be_carried_out_have_their_data_taken_off() {
         initiator.command(FINAL | 4, [0; 16], 0, &[]).await;
         assert_eq!(initiator.expect(0x21).await.sense().0, 0x0b);
         assert_eq!(initiator.read(0, 8).await, [0; 4096]);
+    });
+}
+
+#[test]
+fn data_out_of_sequence_ends_its_command_only() {
+    let bench = Bench::new(11);
+    bench.run(5, async |client: Client| {
+        let initiator = client.session(&[]).await;
+        initiator
+            .command(FINAL | WRITE, write10(0, 16), 8192, &[])
+            .await;
+        let r2t = initiator.expect(0x31).await;
+        for (sn, offset) in [(1, 4096), (0, 0)] {
+            let bhs = Initiator::data_out_bhs(r2t.itt(), r2t.u32(20), sn, offset, offset == 4096);
+            initiator.send(bhs, &[1; 4096]).await;
+        }
+        let response = initiator.expect(0x21).await;
+        assert_eq!((response.bhs[3], response.sense()), (2, (0x0b, 0x4b, 0)));
+        assert_eq!(initiator.read(0, 16).await, [0; 8192]);
     });
 }
 

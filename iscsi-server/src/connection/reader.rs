@@ -9,7 +9,7 @@ use crate::pdu::{
     cmd_sn, is_immediate, opcode, parse_additional,
 };
 use crate::task::{Refusal, Task};
-use crate::transfer::{Bounds, Placement, Transfer};
+use crate::transfer::{Bounds, Placement, Transfer, TransferError};
 use crate::work::Work;
 use ashlar_front_end::{Input, TransportError};
 use std::future::{Future, poll_fn};
@@ -226,7 +226,7 @@ impl<C: TargetCatalog> Connection<'_, C> {
                 .await;
         };
         let target = &self.session.served.target;
-        let planned = if additional.cdb_rest.is_empty() {
+        let mut planned = if additional.cdb_rest.is_empty() {
             target.plan(command.lun, &command.cdb)
         } else {
             let cdb = [&command.cdb[..], &additional.cdb_rest].concat();
@@ -237,6 +237,7 @@ impl<C: TargetCatalog> Connection<'_, C> {
         } else {
             0
         };
+        planned.offer(expected.into());
         let wanted = u32::try_from(planned.data_out_bytes)
             .unwrap_or(u32::MAX)
             .min(expected);
@@ -340,15 +341,34 @@ impl<C: TargetCatalog> Connection<'_, C> {
         }
         let len = u32::try_from(head.data_bytes).unwrap_or(u32::MAX);
         let placed = task.transfer.borrow_mut().data(&data, len);
-        let placement = placed.map_err(|error| ConnectionError::Transfer {
-            itt: task.itt,
-            error,
-        })?;
+        let placement = match placed {
+            Ok(placement) => placement,
+            Err(TransferError::Sequence) => return self.lose_data(input, head, &task).await,
+            Err(error) => {
+                let itt = task.itt;
+                return Err(ConnectionError::Transfer { itt, error });
+            }
+        };
         task.receiving.set(true);
         self.receive(input, head, &task, placement).await?;
         task.receiving.set(false);
         self.asked.set(self.registry.reactor.now());
         self.advance(&task);
+        Ok(())
+    }
+
+    /// Section 7.9: data that is missing ends its command. What comes of it after that is forgotten.
+    async fn lose_data(
+        &self,
+        input: &mut Input,
+        head: &Head,
+        task: &Rc<Task>,
+    ) -> Result<(), ConnectionError> {
+        self.session.forget(task.itt);
+        task.transfer.borrow_mut().give_up();
+        task.refuse(Refusal::DataLost);
+        self.skip(input, head).await?;
+        self.advance(task);
         Ok(())
     }
 

@@ -35,11 +35,16 @@ use negotiation::{Negotiation, Scene};
 use security::Security;
 use std::future::Future;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Longest text of one request, over all its PDUs.
 const TEXT_BYTES_MAX: usize = 64 << 10;
 /// Requests of one login, beyond which nothing sensible is to come.
 const REQUESTS_MAX: usize = 64;
+
+/// How long commands of a session that is reinstated may take to end: after that the initiator is
+/// told to come again.
+const ENDING_MAX: Duration = Duration::from_secs(30);
 
 const SECURITY: u8 = 0;
 const OPERATIONAL: u8 = 1;
@@ -246,7 +251,7 @@ impl<'a, C: TargetCatalog> Login<'a, C> {
                     parameters: session_parameters,
                     cid: request.cid,
                 };
-                self.reinstate(&newcomer, &target.name).await;
+                self.reinstate(&newcomer, &target.name).await?;
                 self.registry.begin(target, &newcomer)
             }
         };
@@ -267,12 +272,24 @@ impl<'a, C: TargetCatalog> Login<'a, C> {
     }
 
     /// Ends the session that the same initiator port has (section 6.3.5), and its tasks with it.
-    async fn reinstate(&mut self, newcomer: &Newcomer<'_>, target: &str) {
+    async fn reinstate(
+        &mut self,
+        newcomer: &Newcomer<'_>,
+        target: &str,
+    ) -> Result<(), LoginStatus> {
         let registry = self.registry;
         while let Some(old) = registry.session(target, newcomer.initiator, newcomer.isid) {
             old.close(Close::Reinstated);
-            self.own_time(old.gone()).await;
+            self.ending(old.gone()).await?;
         }
+        Ok(())
+    }
+
+    /// Waits for the end of what the login takes the place of, as long as that makes sense.
+    async fn ending(&mut self, gone: impl Future<Output = ()>) -> Result<(), LoginStatus> {
+        let reactor = self.registry.reactor.clone();
+        let ended = self.own_time(reactor.timeout(ENDING_MAX, gone)).await;
+        ended.map_err(|_| LoginStatus::Unavailable)
     }
 
     /// Adds a connection to a session; one of the same CID is replaced (section 6.3.4).
@@ -295,7 +312,10 @@ impl<'a, C: TargetCatalog> Login<'a, C> {
         session.join(&link);
         if let Some(old) = old {
             old.close(Close::Reinstated);
-            self.own_time(old.gone()).await;
+            if let Err(status) = self.ending(old.gone()).await {
+                session.leave(&link);
+                return Err(status);
+            }
         }
         Ok((Rc::clone(session), link))
     }

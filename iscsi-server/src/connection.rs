@@ -16,22 +16,24 @@
 mod admission;
 mod answer;
 mod commands;
+mod data;
 mod jobs;
+mod outgoing;
 mod reader;
 mod texts;
 mod watch;
 
 use crate::catalog::TargetCatalog;
 use crate::discovery::TextExchange;
-use crate::framing::{FramingError, Segment, put_pdu};
+use crate::framing::{FramingError, Segment};
 use crate::link::{Close, Link};
 use crate::parameters::ConnectionParameters;
-use crate::pdu::{AsyncEvent, Bhs, RejectReason, Response, Sequence};
+use crate::pdu::{AsyncEvent, Response};
 use crate::session::Session;
 use crate::sessions::Registry;
 use crate::task::{Phase, Task};
 use crate::transfer::TransferError;
-use ashlar_front_end::{Budget, InFlight, Input, Outbox, Ration, Stop, Transport, TransportError};
+use ashlar_front_end::{Budget, InFlight, Input, Outbox, Ration, Stop, TransportError};
 use ashlar_reactor::Instant;
 use ashlar_reactor::future::race;
 use jobs::{Finished, Job};
@@ -328,10 +330,6 @@ impl<'a, C: TargetCatalog> Connection<'a, C> {
         (self.logged_out.get() && self.is_flushed()).then_some(End::LoggedOut)
     }
 
-    fn is_flushed(&self) -> bool {
-        self.outbox.borrow().is_empty() && !self.sending.get()
-    }
-
     fn changed(&self) {
         self.changes.set(self.changes.get().wrapping_add(1));
     }
@@ -348,79 +346,5 @@ impl<'a, C: TargetCatalog> Connection<'a, C> {
         self.transfers.set(self.transfers.get() - 1);
         self.moved();
         output
-    }
-
-    /// Sends what there is to send, as it comes.
-    async fn write(&self, transport: &Transport) -> Result<(), TransportError> {
-        loop {
-            // The task polls this again after every change: no waker is needed.
-            poll_fn(|_| match self.outbox.borrow().is_empty() {
-                true => Poll::Pending,
-                false => Poll::Ready(()),
-            })
-            .await;
-            self.send(transport).await?;
-        }
-    }
-
-    async fn send(&self, transport: &Transport) -> Result<(), TransportError> {
-        let (pieces, done) = self.outbox.borrow_mut().take();
-        self.sending.set(true);
-        let sent = self.transfer(transport.send(pieces)).await;
-        self.sending.set(false);
-        self.ration.give_back(done.bytes);
-        if self.outbox.borrow().is_empty() {
-            self.chatter.set(0);
-        }
-        self.changed();
-        sent
-    }
-
-    /// Sends what is left. A send that was under way has been abandoned: nothing may follow it.
-    async fn flush(&self, transport: &Transport) {
-        if self.sending.get() {
-            return;
-        }
-        while !self.outbox.borrow().is_empty() {
-            if self.send(transport).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Puts a PDU, with the numbers of the moment.
-    fn say(&self, response: &Response, data: &Segment<'_>) {
-        let (exp_cmd_sn, max_cmd_sn) = self.session.window();
-        let stat_sn = self.stat_sn.get();
-        let bhs = response.bhs(Sequence {
-            stat_sn,
-            exp_cmd_sn,
-            max_cmd_sn,
-        });
-        if response.takes_stat_sn() {
-            self.stat_sn.set(stat_sn.wrapping_add(1));
-        }
-        let mut outbox = self.outbox.borrow_mut();
-        put_pdu(&mut outbox, &self.parameters.get(), bhs, data);
-        let bytes = match data {
-            Segment::Bytes(bytes) => bytes.len(),
-            Segment::Shared(_) => 0,
-        };
-        self.chatter.set(self.chatter.get() + bhs.len() + bytes);
-        drop(outbox);
-        self.changed();
-    }
-
-    /// Refuses a PDU; its header goes back.
-    fn reject(&self, reason: RejectReason, bhs: &Bhs) {
-        let (initiator, target) = (&self.session.nexus.initiator, &self.session.nexus.target);
-        tracing::debug!(
-            initiator,
-            target,
-            ?reason,
-            opcode = bhs[0] & 0x3f,
-            "iSCSI PDU rejected"
-        );
-        self.say(&Response::Reject(reason), &Segment::Bytes(bhs));
     }
 }

@@ -1,15 +1,14 @@
-//! Receives PDUs: checks them, puts commands into the order of the session, and data into the
-//! buffers of its commands.
+//! Receives PDUs: checks them, and puts what has a number into the order of the session.
 
 use super::{CHATTER_BYTES_MAX, Connection, ConnectionError, EXTRA_JOBS_MAX, End};
 use crate::catalog::TargetCatalog;
-use crate::framing::{FramingError, Head, receive_data, receive_head, receive_into, skip_data};
+use crate::framing::{FramingError, Head, receive_data, receive_head, skip_data};
 use crate::pdu::{
-    Attribute, DataOut, Fault, NO_TAG, NopOut, RejectReason, Request, ScsiCommand, TextRequest,
-    cmd_sn, is_immediate, opcode, parse_additional,
+    Attribute, Fault, NO_TAG, NopOut, RejectReason, Request, ScsiCommand, TextRequest, cmd_sn,
+    is_immediate, opcode, parse_additional,
 };
 use crate::task::{Refusal, Task};
-use crate::transfer::{Bounds, Placement, Transfer, TransferError};
+use crate::transfer::{Bounds, Transfer};
 use crate::work::Work;
 use ashlar_front_end::{Input, TransportError};
 use std::future::{Future, poll_fn};
@@ -18,6 +17,15 @@ use std::task::Poll;
 
 /// Longest data segment of a text request.
 const TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// What becomes of something that has a command number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Taken,
+    Ignored,
+    /// There are too many immediate ones.
+    Refused,
+}
 
 impl<C: TargetCatalog> Connection<'_, C> {
     /// Receives until the initiator goes away.
@@ -46,14 +54,14 @@ impl<C: TargetCatalog> Connection<'_, C> {
     }
 
     /// A receive that is to end within a bound.
-    async fn rest<T>(&self, receive: impl Future<Output = T>) -> T {
+    pub(super) async fn rest<T>(&self, receive: impl Future<Output = T>) -> T {
         self.reading_since.set(Some(self.registry.reactor.now()));
         let received = self.transfer(receive).await;
         self.reading_since.set(None);
         received
     }
 
-    async fn skip(&self, input: &mut Input, head: &Head) -> Result<(), ConnectionError> {
+    pub(super) async fn skip(&self, input: &mut Input, head: &Head) -> Result<(), ConnectionError> {
         let parameters = self.parameters.get();
         Ok(self
             .rest(skip_data(input, &parameters, head.data_bytes))
@@ -61,7 +69,7 @@ impl<C: TargetCatalog> Connection<'_, C> {
     }
 
     /// Refuses a PDU whose data is still to come. Its command number counts as used.
-    async fn refuse_pdu(
+    pub(super) async fn refuse_pdu(
         &self,
         input: &mut Input,
         head: &Head,
@@ -107,40 +115,54 @@ impl<C: TargetCatalog> Connection<'_, C> {
             }
             _ => {}
         }
-        let (number, immediate) = (cmd_sn(&head.bhs), is_immediate(&head.bhs));
-        if !immediate && !self.session.may_come(number) {
-            // Section 4.2.2.1: what lies outside the window is ignored without a word.
-            if let Request::Command(command) = request
-                && !command.is_final
-            {
-                self.session.forget(command.itt);
+        match self.turn(&request, &head) {
+            Turn::Taken => self.take(input, &head, request).await,
+            Turn::Ignored => self.skip(input, &head).await,
+            Turn::Refused => {
+                let reason = RejectReason::TooManyImmediate;
+                self.refuse_pdu(input, &head, reason).await
             }
-            return self.skip(input, &head).await;
         }
+    }
+
+    /// Whether something that has a command number may come now.
+    fn turn(&self, request: &Request, head: &Head) -> Turn {
+        let is_now = is_immediate(&head.bhs);
         let is_crowded = self.jobs_running.get() + self.jobs.borrow().len() >= self.jobs_max()
             || self.session.immediate_tasks() >= EXTRA_JOBS_MAX;
-        if immediate && is_crowded {
-            if let Request::Command(command) = request
-                && !command.is_final
-            {
-                self.session.forget(command.itt);
-            }
-            return self
-                .refuse_pdu(input, &head, RejectReason::TooManyImmediate)
-                .await;
+        let turn = match is_now {
+            true if is_crowded => Turn::Refused,
+            // Section 4.2.2.1: what lies outside the window is ignored without a word.
+            false if !self.session.may_come(cmd_sn(&head.bhs)) => Turn::Ignored,
+            _ => Turn::Taken,
+        };
+        if turn != Turn::Taken
+            && let Request::Command(command) = request
+            && !command.is_final
+        {
+            self.session.forget(command.itt);
         }
+        turn
+    }
+
+    async fn take(
+        &self,
+        input: &mut Input,
+        head: &Head,
+        request: Request,
+    ) -> Result<(), ConnectionError> {
         match request {
-            Request::Command(command) => self.command(input, &head, &command).await,
-            Request::NopOut(nop) => self.nop_out(input, &head, nop).await,
-            Request::Text(text) => self.text(input, &head, text).await,
+            Request::Command(command) => self.command(input, head, &command).await,
+            Request::NopOut(nop) => self.nop_out(input, head, nop).await,
+            Request::Text(text) => self.text(input, head, text).await,
             Request::Management(request) => {
-                self.skip(input, &head).await?;
-                self.arrive(&head, Work::Management(request, number));
+                self.skip(input, head).await?;
+                self.arrive(head, Work::Management(request, cmd_sn(&head.bhs)));
                 Ok(())
             }
             Request::Logout(request) => {
-                self.skip(input, &head).await?;
-                self.arrive(&head, Work::Logout(request));
+                self.skip(input, head).await?;
+                self.arrive(head, Work::Logout(request));
                 Ok(())
             }
             Request::DataOut(_) | Request::Snack | Request::Login(_) => Ok(()),
@@ -309,95 +331,5 @@ impl<C: TargetCatalog> Connection<'_, C> {
             self.session
                 .abort(|other| std::ptr::eq(Rc::as_ptr(task), other));
         }
-    }
-
-    async fn data_out(
-        &self,
-        input: &mut Input,
-        head: &Head,
-        data: DataOut,
-    ) -> Result<(), ConnectionError> {
-        let Some(task) = self
-            .session
-            .task(data.itt)
-            .filter(|task| !task.is_aborted())
-        else {
-            if self.session.is_forgotten(data.itt) {
-                return self.skip(input, head).await;
-            }
-            return self
-                .refuse_pdu(input, head, RejectReason::InvalidField)
-                .await;
-        };
-        if !Rc::ptr_eq(&task.link, &self.link) {
-            return Err(ConnectionError::Protocol(
-                "data on another connection than its command",
-            ));
-        }
-        if data.ttt != NO_TAG && data.lun != task.lun {
-            return Err(ConnectionError::Protocol(
-                "data for another logical unit than its command",
-            ));
-        }
-        let len = u32::try_from(head.data_bytes).unwrap_or(u32::MAX);
-        let placed = task.transfer.borrow_mut().data(&data, len);
-        let placement = match placed {
-            Ok(placement) => placement,
-            Err(TransferError::Sequence) => return self.lose_data(input, head, &task).await,
-            Err(error) => {
-                let itt = task.itt;
-                return Err(ConnectionError::Transfer { itt, error });
-            }
-        };
-        task.receiving.set(true);
-        self.receive(input, head, &task, placement).await?;
-        task.receiving.set(false);
-        self.asked.set(self.registry.reactor.now());
-        self.advance(&task);
-        Ok(())
-    }
-
-    /// Section 7.9: data that is missing ends its command. What comes of it after that is forgotten.
-    async fn lose_data(
-        &self,
-        input: &mut Input,
-        head: &Head,
-        task: &Rc<Task>,
-    ) -> Result<(), ConnectionError> {
-        self.session.forget(task.itt);
-        task.transfer.borrow_mut().give_up();
-        task.refuse(Refusal::DataLost);
-        self.skip(input, head).await?;
-        self.advance(task);
-        Ok(())
-    }
-
-    /// Receives data to its place in the task's buffer; forgets it where there is none.
-    async fn receive(
-        &self,
-        input: &mut Input,
-        head: &Head,
-        task: &Rc<Task>,
-        Placement { offset, keep }: Placement,
-    ) -> Result<(), ConnectionError> {
-        if keep == 0 || task.buffer.borrow().is_none() {
-            return self.skip(input, head).await;
-        }
-        let Some(buffer) = task.buffer.take() else {
-            return Ok(());
-        };
-        let parameters = self.parameters.get();
-        let place = (offset, keep, head.data_bytes);
-        let (buffer, received) = self
-            .rest(receive_into(input, &parameters, buffer, place))
-            .await;
-        let is_whole = received?;
-        *task.buffer.borrow_mut() = Some(buffer);
-        if !is_whole {
-            // Section 7.8: the PDU is rejected, and the command ends with an error.
-            task.refuse(Refusal::Damaged);
-            self.reject(RejectReason::DataDigest, &head.bhs);
-        }
-        Ok(())
     }
 }

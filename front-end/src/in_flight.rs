@@ -68,8 +68,8 @@ impl<F: Future> InFlight<F> {
         }
     }
 
-    #[cfg(test)]
-    fn is_empty(&self) -> bool {
+    /// Whether none is left.
+    pub fn is_empty(&self) -> bool {
         self.free.len() == self.slots.len()
     }
 

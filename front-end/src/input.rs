@@ -92,21 +92,49 @@ impl Input {
         if len.saturating_sub(self.end - self.start) < DIRECT_BYTES_MIN {
             self.fill(len).await?;
         }
-        let mut payload = self.reactor.buffer(len);
-        let mut done = len.min(self.end - self.start);
-        payload[..done].copy_from_slice(&self.available()[..done]);
-        self.consume(done);
-        while done < len {
+        let buffer = self.reactor.buffer(len);
+        let (payload, received) = self.payload_into(buffer, 0, len).await;
+        received.map(|()| payload)
+    }
+
+    /// Receives a payload of `len` bytes into a buffer that exists, from `at` on; what lies beyond
+    /// stays as it is.
+    ///
+    /// # Panics
+    /// If it does not fit in there.
+    pub async fn payload_into(
+        &mut self,
+        buffer: Buffer,
+        at: usize,
+        len: usize,
+    ) -> (Buffer, Result<(), TransportError>) {
+        let (whole, end) = (buffer.len(), at + len);
+        assert!(end <= whole, "a payload that goes beyond its buffer");
+        if len.saturating_sub(self.end - self.start) < DIRECT_BYTES_MIN
+            && let Err(error) = self.fill(len).await
+        {
+            return (buffer, Err(error));
+        }
+        let mut payload = buffer;
+        let held = len.min(self.end - self.start);
+        payload[at..at + held].copy_from_slice(&self.available()[..held]);
+        self.consume(held);
+        let mut done = at + held;
+        // A receive takes all that fits: it must not take what follows the payload.
+        payload.truncate(end);
+        while done < end {
             // What follows a long payload is likely a long payload: read little ahead of it.
             self.window = WINDOW_BYTES_MIN;
             let (back, received) = self.transport.recv_at(payload, done).await;
             payload = back;
-            match received? {
-                0 => return Err(TransportError::Closed),
-                received => done += received,
+            match received {
+                Ok(0) => return (payload, Err(TransportError::Closed)),
+                Ok(received) => done += received,
+                Err(error) => return (payload, Err(error)),
             }
         }
-        Ok(payload)
+        payload.resize(whole);
+        (payload, Ok(()))
     }
 
     /// Receives `len` bytes and forgets them.

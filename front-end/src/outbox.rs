@@ -50,6 +50,7 @@ impl Outbox {
         }
     }
 
+    /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }

@@ -26,6 +26,8 @@ pub trait Service: 'static {
 
 /// What the connections of a server share.
 pub struct Shared {
+    /// Where the server listens; with the port that was taken if 0 was asked for.
+    pub address: Address,
     /// The word that the server is to stop.
     pub stop: Stop,
     /// The memory of all requests.
@@ -80,6 +82,7 @@ impl Server {
         let listener = reactor.listen(address).await?;
         let address = listener.local_address();
         let shared = Rc::new(Shared {
+            address: address.clone(),
             stop: Stop::default(),
             budget: Budget::new(limits),
             running: Cell::new(0),

@@ -20,6 +20,7 @@ impl Stop {
         self.notify.notify_all();
     }
 
+    /// Whether the word was given.
     pub fn is_requested(&self) -> bool {
         self.requested.get()
     }

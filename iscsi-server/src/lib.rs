@@ -3,20 +3,41 @@
 //!
 //! ```text
 //! server ──▶ login ──▶ connection ──▶ session ──▶ scsi ──▶ BlockDevice
-//!              │ text     │ pdu          tasks      │ cdb, sense, inquiry, mode
-//!              │ chap     └── front-end             └ reservations, alua, copy
+//!    │         │ negotiation │ framing   │ order     │ cdb, sense, inquiry, mode
+//! sessions     │ chap, text  │ transfer  │ task      └ reservations, alua, copy
+//!              └ discovery   └ pdu       └ management
 //! ```
 //!
-//! `pdu`, `text`, the negotiation in `login`, and all decoding in `scsi` are pure; what comes from
-//! an initiator is checked there.
+//! `pdu`, `text`, `name`, `chap`, `order`, `transfer`, the negotiation in `login`, and all decoding
+//! in `scsi` are pure; what comes from an initiator is checked there.
 
 mod catalog;
+mod chap;
+mod connection;
+mod discovery;
+mod framing;
+mod link;
+mod login;
+mod management;
+mod name;
 mod options;
+mod order;
+mod parameters;
+mod pdu;
 mod scsi;
+mod server;
+mod session;
+mod sessions;
+mod task;
+mod text;
+mod transfer;
+mod work;
 
+pub use ashlar_front_end::Limits;
 pub use catalog::{
     Access, Authentication, CatalogError, ChapSecret, Portal, Reservations, ReservationsError,
     TargetCatalog, TargetInfo, UnitInfo, Versioned,
 };
 pub use options::IscsiOptions;
 pub use scsi::reservations::Registrations;
+pub use server::IscsiServer;

@@ -412,6 +412,10 @@ impl Driver for AioDriver {
         state.sockets.shutdown(socket, &mut state.ready);
     }
 
+    fn local_address(&self, socket: SocketHandle) -> Option<Address> {
+        self.state.borrow().sockets.local_address(socket)
+    }
+
     fn close_socket(&self, socket: SocketHandle) {
         let state = &mut *self.state.borrow_mut();
         let fd = state.sockets.close(socket, &state.epoll, &mut state.ready);

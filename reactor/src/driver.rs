@@ -153,6 +153,11 @@ pub(crate) trait Driver {
     /// Shuts both directions down: pending operations complete, receives with 0 or an error.
     fn shutdown_socket(&self, socket: SocketHandle);
 
+    /// This end's address, where it has one that tells anything.
+    fn local_address(&self, _socket: SocketHandle) -> Option<Address> {
+        None
+    }
+
     /// Gives a socket back. Operations still in flight (of dropped futures) end soon.
     fn close_socket(&self, socket: SocketHandle);
 

@@ -420,6 +420,11 @@ impl Driver for UringDriver {
         socket::shutdown(&state.sockets[socket.0 as usize].fd);
     }
 
+    fn local_address(&self, socket: SocketHandle) -> Option<Address> {
+        let state = self.state.borrow();
+        socket::local(&state.sockets[socket.0 as usize].fd)
+    }
+
     fn close_socket(&self, socket: SocketHandle) {
         let mut state = self.state.borrow_mut();
         let file = state.sockets.remove(socket.0 as usize);

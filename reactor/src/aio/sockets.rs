@@ -332,6 +332,10 @@ impl Sockets {
         ready.push(connect_failed(token, address, error.errno()));
     }
 
+    pub(super) fn local_address(&self, socket: SocketHandle) -> Option<Address> {
+        socket::local(&self.sockets[socket.0 as usize].fd)
+    }
+
     pub(super) fn shutdown(&mut self, socket: SocketHandle, ready: &mut Vec<Completion>) {
         let socket = &mut self.sockets[socket.0 as usize];
         socket::shutdown(&socket.fd);

@@ -161,6 +161,16 @@ impl Stream {
         self.inner.peer.clone()
     }
 
+    /// This end of a TCP connection: where a peer that came to a wildcard address came to. `None`
+    /// where there is no such address, or in a simulation.
+    #[must_use]
+    pub fn local_address(&self) -> Option<Address> {
+        match &self.inner.kind {
+            Kind::Pipe(_) => None,
+            Kind::Socket(handle) => self.inner.core.driver().local_address(handle.get()?),
+        }
+    }
+
     /// Takes the stream off this reactor, to be adopted by another. Nothing may be in flight;
     /// other handles on it see [`NetError::Shutdown`].
     ///

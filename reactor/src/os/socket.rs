@@ -101,6 +101,12 @@ pub(crate) fn peer(fd: &OwnedFd) -> String {
     }
 }
 
+/// The address of this end of a connected TCP socket.
+pub(crate) fn local(fd: &OwnedFd) -> Option<Address> {
+    let address = socket2::SockRef::from(fd).local_addr().ok()?;
+    address.as_socket().map(Address::Tcp)
+}
+
 /// The process and user at the other end of a Unix socket, as of its connection.
 fn unix_peer(fd: RawFd) -> String {
     let mut credentials = libc::ucred {

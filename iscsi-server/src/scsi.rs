@@ -5,12 +5,47 @@
 //!
 //! ```text
 //! CDB ──Target::plan──▶ Planned { data_out_bytes, … } ── data comes ──Target::execute──▶ Outcome
+//!           │                                                │
+//!    opcodes ─▶ cdb (pure)              gate: attention, reservations, alua, sanitize
+//!                                                            │
+//!              inquiry · vpd · mode · luns · report …   io · compare · provisioning · copy
+//!                     (pure, bytes)                          └──▶ unit ──▶ BlockDevice
 //! ```
 //!
 //! Tasks and their attributes (ordering, aborting, task set full) are the transport's; what a
 //! command does to those of others comes back in [`Outcome::aborts`].
 
+mod alua;
+mod attention;
+mod capacity;
+mod cdb;
+mod compare;
+mod copy;
+mod execute;
+mod fields;
+mod fuzz;
+mod inquiry;
+mod io;
+mod locks;
+mod log;
+mod luns;
+mod mode;
+mod opcodes;
+mod provisioning;
+mod report;
 pub(crate) mod reservations;
+mod reserve;
+mod sanitize;
+mod sense;
+mod target;
+mod unit;
+mod vpd;
+
+#[cfg(test)]
+mod tests;
+
+pub use fuzz::fuzz_scsi;
+pub(crate) use target::{Planned, Target};
 
 use ashlar_reactor::SharedBuffer;
 

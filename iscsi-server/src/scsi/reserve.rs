@@ -17,9 +17,10 @@ use std::rc::Rc;
 const TRIES: usize = 8;
 
 impl<C: TargetCatalog> Call<'_, C> {
+    /// What the catalog has: a standby path may have made a change meanwhile.
     pub(super) async fn persistent_in(&self, action: u8) -> Result<Vec<u8>, Refusal> {
-        let known = self.unit.reservations().await?;
-        Ok(reports::report(&known.value, action)?)
+        let read = self.unit.load_reservations().await?;
+        Ok(reports::report(&read.value, action)?)
     }
 
     /// It goes on to its end even where its task is aborted: what was changed is told to all whom

@@ -161,6 +161,14 @@ impl<C: TargetCatalog> Target<C> {
         }
     }
 
+    /// Somebody else changed the reservations of the logical unit of this id in the catalog.
+    pub(crate) fn reservations_changed(&self, id: u128) {
+        let units = self.units();
+        for unit in units.iter().filter(|unit| unit.id() == id) {
+            unit.forget_reservations();
+        }
+    }
+
     /// Sets how the target is reached through this process; nexuses are told.
     pub(crate) fn set_access_state(&self, state: AccessState) {
         self.change_access_state(state, StateCause::Implicit, None);

@@ -189,6 +189,11 @@ impl<C: TargetCatalog> Unit<C> {
         Ok(read)
     }
 
+    /// They were changed elsewhere: they are read before anything is decided by them.
+    pub(crate) fn forget_reservations(&self) {
+        self.reservations.take();
+    }
+
     /// What now decides conflicts. An older version than is known changes nothing.
     pub(crate) fn set_reservations(&self, reservations: Reservations) {
         let mut known = self.reservations.borrow_mut();

@@ -225,7 +225,10 @@ impl Change<'_> {
         let takes_over = match held.map(|held| held.holder) {
             None => false,
             Some(None) => victim == 0,
-            Some(Some(holder)) => self.state.registrants[holder].key == victim,
+            Some(Some(holder)) => {
+                let holder = self.state.registrants.get(holder);
+                holder.is_some_and(|holder| holder.key == victim)
+            }
         };
         if victim == 0 && !takes_over {
             return Err(Sense::list(8).into());

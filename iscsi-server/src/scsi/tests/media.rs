@@ -198,6 +198,34 @@ fn compare_and_write_is_atomic_among_hosts() {
     });
 }
 
+/// The transport drops a command that its initiator aborts: what has begun on the medium goes on to
+/// its end, and others wait for that and no longer.
+#[test]
+fn an_aborted_compare_and_write_is_done_or_not_begun() {
+    for wait_us in [0, 100, 500, 1000, 2000, 4000] {
+        let bench = Bench::new(wait_us);
+        let (host, reactor) = (bench.connect(), bench.reactor.clone());
+        let delay = bench.device("disk").delay.clone();
+        bench.run(async move {
+            host.ready().await;
+            delay.set(Duration::from_millis(2));
+            let sender = host.clone();
+            let task = reactor.spawn(async move {
+                let data = [[0; 1024], [1; 1024]].concat();
+                sender.send(&cdb16(0x89, 0, 0, 2), &data).await
+            });
+            reactor.sleep(Duration::from_micros(wait_us)).await;
+            task.abort();
+            drop(task);
+            let first = host.read(0, 2).await.good();
+            assert!(first == vec![0; 1024] || first == vec![1; 1024]);
+            assert_eq!(host.read(0, 2).await.good(), first, "nothing comes after");
+            host.write(0, &[2; 1024]).await.good();
+            assert_eq!(host.read(0, 2).await.good(), vec![2; 1024]);
+        });
+    }
+}
+
 #[test]
 fn errors_of_the_device_are_told_so_that_hosts_do_the_right_thing() {
     let bench = Bench::new(1);

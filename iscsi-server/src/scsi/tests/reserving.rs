@@ -232,6 +232,7 @@ fn changes_that_meet_anothers_are_made_on_top_of_it() {
         catalog.unreachable.set(true);
         let got = host.send(&out(6, 0), &keys(0, 2)).await;
         assert_eq!(got.status, Status::Busy);
+        catalog.unreachable.set(false);
         assert_eq!(keys_of(&host).await.1, [1], "nothing has changed");
     });
 }

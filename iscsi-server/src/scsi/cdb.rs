@@ -272,6 +272,11 @@ impl Command {
         matches!(self, Self::WriteSame { .. } | Self::CompareAndWrite { .. })
     }
 
+    /// Whether it does with the first blocks of its data what it would do with all of them.
+    pub(crate) fn data_out_partial(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::WriteAndVerify { .. })
+    }
+
     /// Whether it changes the medium.
     pub(crate) fn writes(&self) -> bool {
         match self {

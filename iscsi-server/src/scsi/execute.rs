@@ -240,6 +240,18 @@ pub(super) type Given = Result<Data, Refusal>;
 pub(super) struct Data(Option<Buffer>);
 
 impl Data {
+    /// Keeps whole blocks.
+    fn keep_blocks(&mut self) {
+        let block_bytes = usize::try_from(capacity::BLOCK_BYTES).unwrap_or(1);
+        let len = self.len() / block_bytes * block_bytes;
+        if let Some(buffer) = &mut self.0 {
+            buffer.truncate(len);
+        }
+        if len == 0 {
+            self.0 = None;
+        }
+    }
+
     /// The buffer, where there is one.
     pub(super) fn into_buffer(self) -> Option<Buffer> {
         self.0
@@ -254,16 +266,22 @@ impl std::ops::Deref for Data {
     }
 }
 
-/// Who offers less than the CDB says sends nothing that could be used (RFC 7143 section 11.4.5.1,
-/// FCP-4 section 9.4.2): nothing is written then.
+/// Data that is not as long as the CDB says. Of a write that is offered less, the whole blocks that
+/// came are written, and the residual tells of the rest (FCP-4 section 9.4.2 a, as initiators of
+/// iSCSI expect); any other command needs all of its data, and does nothing then.
 fn checked_data(planned: &Planned, command: &Command, data: Option<Buffer>) -> Given {
-    const WRONG: Sense = Sense::illegal(code::INVALID_INFORMATION_UNIT);
-    let data = Data(data);
-    let more = planned
-        .offered_bytes
-        .is_some_and(|offered| offered > planned.data_out_bytes);
-    if data.len() as u64 != planned.data_out_bytes || (more && command.data_out_exact()) {
-        return Err(WRONG.into());
+    let mut data = Data(data);
+    let offered = planned.offered_bytes;
+    let more = offered.is_some_and(|offered| offered > planned.data_out_bytes);
+    if more && command.data_out_exact() {
+        return Err(Sense::illegal(code::INVALID_FIELD_IN_CDB).into());
     }
+    if data.len() as u64 == planned.data_out_bytes {
+        return Ok(data);
+    }
+    if !command.data_out_partial() || data.len() as u64 > planned.data_out_bytes {
+        return Err(Sense::illegal(code::INVALID_INFORMATION_UNIT).into());
+    }
+    data.keep_blocks();
     Ok(data)
 }

@@ -100,10 +100,11 @@ impl<C: TargetCatalog> Call<'_, C> {
         check: ByteCheck,
         data: Given,
     ) -> Done {
-        let (device, range) = self.media_to_write(blocks).await?;
+        let (device, mut range) = self.media_to_write(blocks).await?;
         let Some(buffer) = data?.into_buffer() else {
             return Ok(Answer::default());
         };
+        range.len = buffer.len() as u64;
         let _alone = self.unit.locks.alone(range.offset, range.end()).await;
         let mut copy = self.target.reactor.buffer(buffer.len());
         copy.copy_from_slice(&buffer);

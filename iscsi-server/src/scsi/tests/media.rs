@@ -68,14 +68,45 @@ fn protection_and_transfers_too_long_are_refused() {
 }
 
 #[test]
-fn a_write_with_less_data_than_its_length_writes_nothing() {
+fn of_a_write_with_less_data_than_its_length_whole_blocks_are_written() {
+    alone(|host| async move {
+        host.write(0, &[1; 2048]).await.good();
+        for (flags, opcode, byte) in [(0, 0x8a, 2), (2, 0x8e, 3)] {
+            let cdb = cdb16(opcode, flags, 0, 3);
+            host.send(&cdb, &[byte; 1100]).await.good();
+            let read = host.read(0, 4).await.good();
+            assert!(read == [vec![byte; 1024], vec![1; 1024]].concat());
+            host.send(&cdb, &[9; 500]).await.good();
+            host.send(&cdb, &[]).await.good();
+            assert!(host.read(0, 4).await.good() == read);
+        }
+    });
+}
+
+#[test]
+fn commands_that_need_all_their_data_do_nothing_with_less_or_more() {
     alone(|host| async move {
         host.write(0, &[1; 1024]).await.good();
-        let got = host.send(&cdb16(0x8a, 0, 0, 2), &[2; 512]).await;
-        assert_eq!(got.check(), (5, 0x0e, 0x03));
-        assert_eq!(host.read(0, 2).await.good(), vec![1; 1024]);
+        let wrong = [
+            (cdb16(0x8b, 0, 0, 2), 512),
+            (cdb16(0x8f, 2, 0, 2), 512),
+            (cdb16(0x89, 0, 0, 1), 512),
+            (cdb16(0x93, 0, 0, 1), 256),
+            ([0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0].to_vec(), 8),
+        ];
+        for (cdb, len) in wrong {
+            let got = host.send(&cdb, &vec![2; len]).await;
+            assert_eq!(got.check(), (5, 0x0e, 0x03), "{:#x}", cdb[0]);
+        }
         let got = host.send(&cdb10(0x41, 8, 0, 1), &[0; 1024]).await;
-        assert_eq!(got.check(), (5, 0x0e, 0x03), "WRITE SAME takes one block");
+        assert_eq!(
+            got.check(),
+            INVALID_FIELD_IN_CDB,
+            "WRITE SAME takes one block"
+        );
+        let got = host.send(&cdb16(0x89, 0, 0, 0), &[0; 1024]).await;
+        assert_eq!(got.check(), INVALID_FIELD_IN_CDB, "no blocks, but data");
+        assert_eq!(host.read(0, 2).await.good(), vec![1; 1024]);
     });
 }
 

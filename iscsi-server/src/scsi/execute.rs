@@ -1,8 +1,8 @@
 //! One command on one logical unit: whether it may be carried out now, and who does it.
 //!
-//! In this order (SAM-5 section 5.3.3, SPC-4 section 4.2.1): a unit attention is told; what is
-//! wrong with the CDB; what a reservation forbids; what a sanitize operation or the state of the
-//! port does not let pass; then the command.
+//! In this order (SAM-5 section 5.3.3, SPC-4 section 4.2.1): a unit attention is told; what a
+//! sanitize operation keeps out; what is wrong with the CDB; what a reservation forbids; what the
+//! state of the port does not let pass; then the command.
 
 use super::alua::{self, StateCause};
 use super::capacity;
@@ -134,6 +134,10 @@ impl<C: TargetCatalog> Call<'_, C> {
         if !passes && let Some(attention) = self.unit.take_attention(self.nexus.id) {
             return Err(attention.into());
         }
+        let is_report = matches!(opcode, Some(0xa3 | 0x5e));
+        if self.unit.sanitizing.get().is_some() && !passes && !is_report {
+            return Err(Sense::not_ready(code::SANITIZE_IN_PROGRESS).into());
+        }
         let command = planned.command?;
         let Some(row) = planned.row else {
             return Err(Sense::illegal(code::INVALID_OPERATION_CODE).into());
@@ -146,10 +150,6 @@ impl<C: TargetCatalog> Call<'_, C> {
             && let Some(refusal) = self.target.group.get().state.refusal()
         {
             return Err(refusal.into());
-        }
-        let is_report = row.opcode == 0xa3 || row.opcode == 0x5e;
-        if self.unit.sanitizing.get().is_some() && !is_report {
-            return Err(Sense::not_ready(code::SANITIZE_IN_PROGRESS).into());
         }
         Ok(command)
     }

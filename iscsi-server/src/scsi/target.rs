@@ -140,7 +140,7 @@ impl<C: TargetCatalog> Target<C> {
     pub(crate) fn reset_unit(&self, lun: [u8; 8], by: NexusId) -> bool {
         let unit = self.unit(lun);
         if let Some(unit) = &unit {
-            unit.reset(Some(by));
+            unit.reset(by);
         }
         unit.is_some()
     }
@@ -148,7 +148,7 @@ impl<C: TargetCatalog> Target<C> {
     /// Target warm reset: all units.
     pub(crate) fn reset(&self, by: NexusId) {
         for unit in self.units() {
-            unit.reset(Some(by));
+            unit.reset(by);
         }
     }
 

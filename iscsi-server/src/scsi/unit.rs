@@ -21,7 +21,7 @@ use ashlar_reactor::Reactor;
 use ashlar_reactor::channel::Semaphore;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use tracing::warn;
+use tracing::{info, warn};
 
 /// What a unit knows of a nexus.
 struct Seat {
@@ -156,11 +156,14 @@ impl<C: TargetCatalog> Unit<C> {
         seat.map(use_it)
     }
 
-    /// Logical unit reset: what was set is as it was at first.
-    pub(crate) fn reset(&self, by: Option<NexusId>) {
+    /// Logical unit reset: what was set is as it was at first, and every nexus is told, the one
+    /// that asked for it too (SAM-5 section 6.3.3).
+    pub(crate) fn reset(&self, by: NexusId) {
+        let info = self.info.borrow();
+        info!(volume = %info.volume, nexus = by.0, "logical unit reset");
         self.reserved_by.set(None);
         self.mode.set(ModeState::default());
-        self.raise_for_others(by, code::BUS_DEVICE_RESET);
+        self.raise_for_others(None, code::BUS_DEVICE_RESET);
     }
 
     // Reservations.

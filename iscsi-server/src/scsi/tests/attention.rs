@@ -38,7 +38,7 @@ fn inquiry_and_report_luns_leave_attentions_and_request_sense_takes_them() {
 }
 
 #[test]
-fn a_reset_is_told_to_all_others_and_brings_defaults_back() {
+fn a_reset_is_told_to_all_and_brings_defaults_back() {
     let bench = Bench::new(1);
     let (one, other) = (bench.connect(), bench.connect());
     let target = bench.target.clone();
@@ -56,13 +56,14 @@ fn a_reset_is_told_to_all_others_and_brings_defaults_back() {
         let got = one.write(0, &[0; 512]).await;
         assert_eq!(got.sense[..4], [0x72, 7, 0x27, 2], "software write protect");
         assert!(target.reset_unit(LUN_0, one.nexus.id));
+        assert_eq!(one.send(&READY, &[]).await.check(), (6, 0x29, 3));
         one.write(0, &[0; 512]).await.good();
         assert_eq!(other.send(&READY, &[]).await.check(), (6, 0x29, 3));
         other.send_to(1, &READY, &[]).await.good();
         assert!(!target.reset_unit([0, 9, 0, 0, 0, 0, 0, 0], one.nexus.id));
         target.reset(other.nexus.id);
-        for lun in 0..3 {
-            let got = one.send_to(lun, &READY, &[]).await;
+        for (lun, host) in (0..3).flat_map(|lun| [(lun, &one), (lun, &other)]) {
+            let got = host.send_to(lun, &READY, &[]).await;
             assert_eq!(got.check(), (6, 0x29, 3));
         }
         target.tasks_cleared(LUN_0, &[one.nexus.id, NexusId(99)]);

@@ -205,6 +205,7 @@ fn registrations_outlive_the_nexus_and_the_process() {
         one.ready().await;
         one.read(0, 1).await.good();
         target.reset(other.nexus.id);
+        other.ready().await;
         other.read(0, 1).await.conflict();
     });
     // Another process, with the same catalog.
@@ -284,6 +285,7 @@ fn reserve_keeps_all_others_out() {
         one.read(0, 1).await.good();
         one.send(&reserve, &[]).await.good();
         target.reset_unit([0; 8], one.nexus.id);
+        one.ready().await;
         register(&one, 1).await;
         one.send(&reserve, &[]).await.conflict();
     });

@@ -77,10 +77,15 @@ pub(crate) struct Nexus {
 pub(crate) enum Status {
     Good = 0x00,
     CheckCondition = 0x02,
+    #[expect(dead_code, reason = "there is no cache that PRE-FETCH could fill")]
     ConditionMet = 0x04,
     Busy = 0x08,
     ReservationConflict = 0x18,
     TaskSetFull = 0x28,
+    #[expect(
+        dead_code,
+        reason = "TAS is 0: nothing is told of a task that was aborted"
+    )]
     TaskAborted = 0x40,
 }
 

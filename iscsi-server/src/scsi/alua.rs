@@ -12,7 +12,15 @@ pub(crate) enum AccessState {
     ActiveOptimized = 0x0,
     ActiveNonOptimized = 0x1,
     Standby = 0x2,
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for a service of several paths")
+    )]
     Unavailable = 0x3,
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for a service of several paths")
+    )]
     Transitioning = 0xf,
 }
 

@@ -19,7 +19,6 @@ pub(crate) mod transport_id;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use actions::{Action, Effects};
 pub(crate) use apply::apply;
 pub(crate) use permits::{Permits, permits};
 pub use state::{

@@ -13,7 +13,6 @@ pub(crate) enum Key {
     UnitAttention = 0x6,
     DataProtect = 0x7,
     CopyAborted = 0xa,
-    AbortedCommand = 0xb,
     Miscompare = 0xe,
 }
 
@@ -59,7 +58,6 @@ pub(crate) mod code {
     pub(crate) const REGISTRATIONS_PREEMPTED: Code = Code(0x2a, 0x05);
     pub(crate) const ACCESS_STATE_CHANGED: Code = Code(0x2a, 0x06);
     pub(crate) const CAPACITY_CHANGED: Code = Code(0x2a, 0x09);
-    pub(crate) const COMMAND_SEQUENCE: Code = Code(0x2c, 0x00);
     pub(crate) const COMMANDS_CLEARED: Code = Code(0x2f, 0x00);
     pub(crate) const SAVING_NOT_SUPPORTED: Code = Code(0x39, 0x00);
     pub(crate) const LUNS_CHANGED: Code = Code(0x3f, 0x0e);

@@ -13,6 +13,7 @@ use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use tracing::info;
 
 /// A command that was looked at, and is to be executed once its data is there.
 #[derive(Clone, Debug)]
@@ -32,11 +33,6 @@ impl Planned {
     /// Tells how much Data-Out the initiator offers. A few commands refuse more than they take.
     pub(crate) fn offer(&mut self, bytes: u64) {
         self.offered_bytes = Some(bytes);
-    }
-
-    /// Whether the plan is a refusal already: its data need not be fetched.
-    pub(crate) fn is_refused(&self) -> bool {
-        self.command.is_err()
     }
 }
 
@@ -80,11 +76,6 @@ impl<C: TargetCatalog> Target<C> {
         })
     }
 
-    /// The target's iSCSI name.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Units may have been mapped, unmapped, or have changed: nexuses are told.
     pub(crate) fn update(&self, units: &[UnitInfo]) {
         let mut before = std::mem::take(&mut *self.units.borrow_mut());
@@ -112,6 +103,7 @@ impl<C: TargetCatalog> Target<C> {
             unit.close();
         }
         if luns_changed {
+            info!(target = %self.name, units = after.len(), "logical units changed");
             for unit in after.values() {
                 unit.raise_for_others(None, code::LUNS_CHANGED);
             }
@@ -162,6 +154,10 @@ impl<C: TargetCatalog> Target<C> {
     }
 
     /// Somebody else changed the reservations of the logical unit of this id in the catalog.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for a catalog that tells of changes by others")
+    )]
     pub(crate) fn reservations_changed(&self, id: u128) {
         let units = self.units();
         for unit in units.iter().filter(|unit| unit.id() == id) {
@@ -170,6 +166,13 @@ impl<C: TargetCatalog> Target<C> {
     }
 
     /// Sets how the target is reached through this process; nexuses are told.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "for a service of several paths, of which there is one"
+        )
+    )]
     pub(crate) fn set_access_state(&self, state: AccessState) {
         self.change_access_state(state, StateCause::Implicit, None);
     }

@@ -238,29 +238,36 @@ impl Change<'_> {
             let named = victim == 0 || registrant.key == victim;
             named && !(takes_over && at == own)
         };
-        let mut gone = Vec::new();
-        for (at, registrant) in self.state.registrants.iter().enumerate() {
-            if goes(at, registrant) {
-                gone.push(registrant.clone());
-            }
-        }
+        let registrants = self.state.registrants.iter().enumerate();
+        let gone = registrants.filter(|&(at, registrant)| goes(at, registrant));
+        let gone: Vec<_> = gone.map(|(_, registrant)| registrant.clone()).collect();
         if gone.is_empty() && !takes_over {
             return Err(Refusal::Conflict);
         }
         self.remove(goes);
         self.tell(&gone, code::REGISTRATIONS_PREEMPTED);
         if takes_over {
-            let own = self.state.position(self.by).ok_or(Refusal::Conflict)?;
-            self.take(own, kind);
-            if old_kind.is_some_and(|old| old != kind) {
-                let rest = self.state.registrants.clone();
-                self.tell(&rest, code::RESERVATIONS_RELEASED);
-            }
+            self.take_over(old_kind, kind)?;
         }
         if abort {
             self.abort(&gone);
         }
         self.count();
+        Ok(())
+    }
+
+    /// The reservation is that of who preempts; a new type is told to the rest.
+    fn take_over(
+        &mut self,
+        before: Option<ReservationType>,
+        kind: ReservationType,
+    ) -> Result<(), Refusal> {
+        let own = self.state.position(self.by).ok_or(Refusal::Conflict)?;
+        self.take(own, kind);
+        if before.is_some_and(|before| before != kind) {
+            let rest = self.state.registrants.clone();
+            self.tell(&rest, code::RESERVATIONS_RELEASED);
+        }
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! The state machine of reservations, case by case, and its invariants in random runs.
 
-use super::actions::Register;
+use super::actions::{Action, Effects, Register};
 use super::*;
 use crate::scsi::sense::{Refusal, Sense, code};
 use crate::scsi::{Nexus, NexusId};

@@ -161,6 +161,9 @@ fn in_standby_only_what_needs_no_medium_is_done() {
         target.set_access_state(AccessState::Transitioning);
         host.send(&READY, &[]).await.check();
         assert_eq!(host.read(0, 1).await.check(), (2, 4, 0x0a));
+        target.set_access_state(AccessState::Unavailable);
+        host.send(&READY, &[]).await.check();
+        assert_eq!(host.read(0, 1).await.check(), (2, 4, 0x0c));
         // An initiator makes it active again.
         let list = [0, 0, 0, 0, 0, 0, 0, 1];
         target.set_access_state(AccessState::Standby);

@@ -221,6 +221,26 @@ fn registrations_outlive_the_nexus_and_the_process() {
 }
 
 #[test]
+fn what_another_path_changed_decides_once_it_is_told() {
+    let bench = Bench::new(1);
+    let (one, other) = (bench.connect(), bench.connect());
+    let (catalog, target) = (bench.catalog.clone(), bench.target.clone());
+    bench.run(async move {
+        one.ready().await;
+        other.ready().await;
+        register(&one, 1).await;
+        one.send(&out(1, 3), &keys(1, 0)).await.good();
+        other.read(0, 1).await.conflict();
+        let mut kept = catalog.kept.borrow().get(&0x1000).cloned().unwrap();
+        kept.version += 1;
+        kept.value.reservation = None;
+        catalog.kept.borrow_mut().insert(0x1000, kept);
+        target.reservations_changed(0x1000);
+        other.read(0, 1).await.good();
+    });
+}
+
+#[test]
 fn changes_that_meet_anothers_are_made_on_top_of_it() {
     let bench = Bench::new(1);
     let host = bench.connect();

@@ -53,11 +53,7 @@ impl<C: TargetCatalog> Call<'_, C> {
                 self.compare_and_write(blocks, durable, data).await
             }
             Command::OrWrite { blocks, durable } => self.or_write(blocks, durable, data).await,
-            Command::WriteSame {
-                blocks,
-                unmap,
-                has_data,
-            } => self.write_same(blocks, unmap, has_data, data).await,
+            Command::WriteSame { blocks, unmap, .. } => self.write_same(blocks, unmap, data).await,
             Command::Unmap { .. } => self.unmap(data).await,
             Command::GetLbaStatus { lba, allocation } => self.lba_status(lba, allocation).await,
             Command::Sanitize { kind, immediate } => self.sanitize(kind, immediate, data).await,
@@ -75,7 +71,7 @@ impl<C: TargetCatalog> Call<'_, C> {
                 Ok(Answer::default())
             }
             Command::PreventAllow { .. } | Command::SendDiagnostic => Ok(Answer::default()),
-            Command::ModeSelect { long, .. } => self.mode_select(long, &data?),
+            Command::ModeSelect { long, .. } => self.mode_select(long, &data?).await,
             Command::SetGroups { .. } => self.set_groups(&data?),
             Command::PersistentOut {
                 action, scope_type, ..
@@ -209,9 +205,12 @@ impl<C: TargetCatalog> Call<'_, C> {
         Ok(mode::sense(asked, self.unit.mode.get(), blocks, protected)?)
     }
 
-    fn mode_select(&self, long: bool, list: &[u8]) -> Done {
+    async fn mode_select(&self, long: bool, list: &[u8]) -> Done {
+        let blocks = match self.unit.blocks_known() {
+            0 => self.capacity().await.unwrap_or(0),
+            known => known,
+        };
         let before = self.unit.mode.get();
-        let blocks = self.unit.blocks_known();
         let after = mode::select(list, long, before, blocks)?;
         if before != after {
             self.unit.mode.set(after);

@@ -11,7 +11,7 @@ use super::cdb::Blocks;
 use super::execute::{Call, Done, Given};
 use super::fields::{Reply, length, u16_at, u32_at, u64_at};
 use super::io::{Range, range_of};
-use super::sense::{Refusal, Sense};
+use super::sense::{Refusal, Sense, code};
 use super::target::Answer;
 use crate::catalog::TargetCatalog;
 use ashlar_client::{BlockDevice, Durability, ZeroMode};
@@ -39,19 +39,13 @@ impl<C: TargetCatalog> Call<'_, C> {
     }
 
     /// A number of 0 is all that is left to the end, within the limit that is stated.
-    pub(super) async fn write_same(
-        &self,
-        blocks: Blocks,
-        unmap: bool,
-        has_data: bool,
-        data: Given,
-    ) -> Done {
+    pub(super) async fn write_same(&self, blocks: Blocks, unmap: bool, data: Given) -> Done {
         let (device, mut range) = self.media_to_write(blocks).await?;
         if blocks.count == 0 {
             let capacity = self.unit.blocks(&device.geometry());
             let rest = capacity - blocks.lba;
             if rest > WRITE_SAME_BLOCKS_MAX.into() {
-                return Err(Sense::cdb(if has_data { 7 } else { 10 }).into());
+                return Err(Sense::illegal(code::INVALID_FIELD_IN_CDB).into());
             }
             range = range_of(blocks.lba, rest, capacity)?;
         }

@@ -39,5 +39,8 @@ pub use catalog::{
     TargetCatalog, TargetInfo, UnitInfo, Versioned,
 };
 pub use options::IscsiOptions;
-pub use scsi::reservations::Registrations;
+pub use scsi::fuzz_scsi;
+pub use scsi::reservations::{
+    InitiatorPort, Registrant, Registrations, Reservation, ReservationType, TargetPort,
+};
 pub use server::IscsiServer;

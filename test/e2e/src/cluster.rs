@@ -76,6 +76,7 @@ pub struct Cluster {
     directory: TempDir,
     api: u16,
     nbd: u16,
+    iscsi: u16,
     store_ports: Vec<u16>,
     services: Vec<(String, Service)>,
     /// Goes after the services.
@@ -118,6 +119,7 @@ impl Cluster {
             directory,
             api: free_port()?,
             nbd: free_port()?,
+            iscsi: free_port()?,
             store_ports: (0..stores).map(|_| free_port()).collect::<Result<_>>()?,
             services: Vec::new(),
             network,
@@ -295,6 +297,12 @@ impl Cluster {
         format!("{}:{}", self.host("nbd"), self.nbd)
     }
 
+    /// Where the iSCSI server of `ashlar up` is.
+    #[must_use]
+    pub fn iscsi_address(&self) -> String {
+        format!("127.0.0.1:{}", self.iscsi)
+    }
+
     /// The network of an isolated cluster.
     ///
     /// # Panics
@@ -317,6 +325,7 @@ impl Cluster {
                 push(&[
                     "up", "--data", &data, "--stores", &stores, "--api", &api, "--nbd", &nbd,
                 ]);
+                push(&["--iscsi", &self.iscsi_address()]);
                 push(&["--disk-size", &self.options.disk_size]);
             }
             "conductor" => push(&["conductor", "--data", &data, "--listen", &api]),

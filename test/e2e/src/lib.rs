@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod filler;
 pub mod image;
 pub mod inspect;
+pub mod iscsi;
 pub mod ledger;
 pub mod namespaces;
 pub mod nbd;

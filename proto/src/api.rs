@@ -1,14 +1,17 @@
 //! The types of the HTTP/JSON API under `/v1`, shared by conductor, stores, owners and the CLI.
 
 mod ailing;
+mod chap;
 mod clients;
 mod clones;
 mod groups;
 mod maps;
+mod reservations;
 mod resize;
 mod seen;
 mod snapshots;
 mod space;
+mod targets;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -20,6 +23,7 @@ use crate::ids::{
 use crate::layers::LayerTable;
 
 pub use ailing::{Ailing, ClearDisk, Evacuation, Incident};
+pub use chap::{ChapLogin, ChapUser, ClearChap, InitiatorSecret, Secret, SetChap};
 pub use clients::{AllowClient, ClientDenied, DeniedClient, DenyClient};
 pub use clones::{
     CloneSnapshot, FlattenVolume, Flattening, Origin, ReportFlatten, layer_of_snapshot,
@@ -29,6 +33,10 @@ pub use groups::{
     CreateSnapshotGroup, HoldAnswer, HoldOutcome, HoldWord, ReportHold, SnapshotGroup, VolumeHold,
 };
 pub use maps::{AskMaps, AskedMap, VolumeMaps};
+pub use reservations::{
+    PersistentReservations, Registration, ReplaceReservations, Reservation, ReservationKey,
+    ReservationType, ReservationsError, VolumeReservations,
+};
 pub use resize::ResizeVolume;
 pub use seen::{
     HeartbeatAnswer, OWNER_STORES_MAX, OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerBeat,
@@ -41,6 +49,10 @@ pub use snapshots::{
 pub use space::{
     DiskLevel, Event, EventKind, Events, ReplicaUse, Reserve, ReserveVolume, SetSpace, Space,
     SpaceRules,
+};
+pub use targets::{
+    AllowInitiator, CreateTarget, MapUnit, RemoveInitiator, ServedTarget, ServedTargets, SetAcl,
+    Target, TargetUnit,
 };
 
 /// A counter over all changes of the metadata; `list` answers carry it, `watch` resumes from it.

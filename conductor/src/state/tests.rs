@@ -28,11 +28,13 @@ mod healing;
 mod random;
 mod rebalance;
 mod repairs;
+mod reservations;
 mod resize;
 mod slots;
 mod snapshots;
 mod space;
 mod spread;
+mod targets;
 
 const GIB: u64 = 1 << 30;
 

@@ -35,7 +35,7 @@ pub use groups::{
 pub use maps::{AskMaps, AskedMap, VolumeMaps};
 pub use reservations::{
     PersistentReservations, Registration, ReplaceReservations, Reservation, ReservationKey,
-    ReservationType, ReservationsError, VolumeReservations,
+    ReservationType, ReservationsError, TargetPort, VolumeReservations,
 };
 pub use resize::ResizeVolume;
 pub use seen::{

@@ -1,12 +1,14 @@
-//! What names things in iSCSI: nodes, groups of initiators, logical units.
+//! What names things in iSCSI: nodes, their ports, groups of initiators, logical units.
 
 mod initiators;
 mod lun;
 mod name;
+mod port;
 
 pub use initiators::{InitiatorPattern, ParsePatternError};
 pub use lun::{Lun, ParseLunError};
 pub use name::{IscsiName, ParseIscsiNameError};
+pub use port::{InitiatorPort, ParsePortError};
 
 /// Text forms for serde: a text that does not parse is refused as the type itself refuses it.
 macro_rules! text_form {

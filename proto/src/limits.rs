@@ -106,7 +106,8 @@ pub const CHAP_SECRET_BYTES_MAX: usize = 255;
 /// Registrations of persistent reservations of one logical unit.
 pub const REGISTRATIONS_MAX: usize = 1024;
 
-/// Longest name of an initiator port: an iSCSI name, `,i,0x` and 12 digits (RFC 7143 section 4.2.8).
+/// Longest name of an initiator port: an iSCSI name, `,i,0x` and 12 digits (RFC 7143 section
+/// 4.2.8).
 pub const INITIATOR_PORT_BYTES_MAX: usize = ISCSI_NAME_BYTES_MAX + 17;
 
 const _: () = assert!(HOLD_WAIT.as_millis() < HOLD_MAX.as_millis());

@@ -276,7 +276,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_8() {
 fn stored_targets_and_reservations_are_those_of_version_8() {
     use ashlar_proto::api::{
         ChapLogin, InitiatorSecret, PersistentReservations, Registration, Reservation,
-        ReservationKey, ReservationType, Secret,
+        ReservationKey, ReservationType, Secret, TargetPort,
     };
     let login = |user: &str| ChapLogin {
         user: user.to_owned(),
@@ -316,11 +316,12 @@ fn stored_targets_and_reservations_are_those_of_version_8() {
         reservations: PersistentReservations {
             generation: 2,
             registrations: vec![Registration {
-                initiator: "iqn.1994-05.com.redhat:b,i,0x00023d000001".to_owned(),
-                target: "iqn.2026-11.io.ashlar:a".parse().unwrap(),
-                port: 1,
+                initiator: "iqn.1994-05.com.redhat:b,i,0x00023d000001".parse().unwrap(),
+                through: Some(TargetPort {
+                    target: "iqn.2026-11.io.ashlar:a".parse().unwrap(),
+                    portal_group: 1,
+                }),
                 key: ReservationKey::new(0xabc).unwrap(),
-                all_target_ports: false,
             }],
             reservation: Some(Reservation {
                 kind: ReservationType::WriteExclusive,
@@ -337,8 +338,8 @@ fn stored_targets_and_reservations_are_those_of_version_8() {
         r#"{"version":8,"row":{"volume":"0000000000000007","version":3,"reservations":{"#,
         r#""generation":2,"registrations":[{"#,
         r#""initiator":"iqn.1994-05.com.redhat:b,i,0x00023d000001","#,
-        r#""target":"iqn.2026-11.io.ashlar:a","port":1,"key":"0000000000000abc","#,
-        r#""all_target_ports":false}],"#,
+        r#""through":{"target":"iqn.2026-11.io.ashlar:a","portal_group":1},"#,
+        r#""key":"0000000000000abc"}],"#,
         r#""reservation":{"type":"write-exclusive","holder":0},"aptpl":true}}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);

@@ -153,7 +153,7 @@ async fn reservations_are_replaced_by_who_has_seen_them_and_outlive_a_restart() 
         json!({"volume": volume.id, "seen": seen, "reservations": {
             "generation": 1, "aptpl": true,
             "registrations": [{"initiator": "iqn.1994-05.com.redhat:a,i,0x00023d000001",
-                "target": NAME, "port": 1, "key": "00000000000000ab", "all_target_ports": false}],
+                "through": {"target": NAME, "portal_group": 1}, "key": "00000000000000ab"}],
             "reservation": {"type": "write-exclusive", "holder": 0},
         }})
     };

@@ -9,8 +9,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::VolumeId;
-use crate::iscsi::IscsiName;
-use crate::limits::{INITIATOR_PORT_BYTES_MAX, REGISTRATIONS_MAX};
+use crate::iscsi::{InitiatorPort, IscsiName};
+use crate::limits::REGISTRATIONS_MAX;
 
 /// The key of a registration: 16 hexadecimal digits; 0 is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,20 +64,27 @@ impl<'de> Deserialize<'de> for ReservationKey {
     }
 }
 
-/// An initiator port that is registered with a target port.
+/// A port of a target.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetPort {
+    /// The target.
+    pub target: IscsiName,
+    /// The tag of the portal group, which is the relative identifier of the port, too.
+    pub portal_group: u16,
+}
+
+/// An initiator port that is registered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Registration {
-    /// The initiator port: what its `TransportID` names, `NAME,i,0xISID` (SPC-4 section 7.6.4.6).
-    pub initiator: String,
-    /// The target.
-    pub target: IscsiName,
-    /// The relative identifier of the target's port: its portal group.
-    pub port: u16,
+    /// The initiator port: what its `TransportID` names (SPC-4 section 7.6.4.6).
+    pub initiator: InitiatorPort,
+    /// The port that it is registered with; all of them, if not given (`ALL_TG_PT`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<TargetPort>,
     /// Its key.
     pub key: ReservationKey,
-    /// Whether it was registered with all ports of the target at once (`ALL_TG_PT`).
-    pub all_target_ports: bool,
 }
 
 /// What others than the holder are kept from (SPC-4 table 66).
@@ -169,9 +176,6 @@ pub enum ReservationsError {
     /// Too many are registered.
     #[error("more than {REGISTRATIONS_MAX} registrations")]
     TooMany,
-    /// The text of an initiator port is none.
-    #[error("an initiator port is 1 to {INITIATOR_PORT_BYTES_MAX} bytes of text, NAME,i,0xISID")]
-    Initiator,
     /// A nexus is registered twice.
     #[error("an initiator port is registered twice with the same port of a target")]
     Twice,
@@ -189,15 +193,8 @@ impl PersistentReservations {
         if self.registrations.len() > REGISTRATIONS_MAX {
             return Err(ReservationsError::TooMany);
         }
-        let is_port = |text: &str| {
-            let fits = (1..=INITIATOR_PORT_BYTES_MAX).contains(&text.len());
-            fits && !text.chars().any(char::is_control)
-        };
-        if !self.registrations.iter().all(|r| is_port(&r.initiator)) {
-            return Err(ReservationsError::Initiator);
-        }
         let nexuses = self.registrations.iter();
-        let mut nexuses: Vec<_> = nexuses.map(|r| (&r.initiator, &r.target, r.port)).collect();
+        let mut nexuses: Vec<_> = nexuses.map(|r| (&r.initiator, &r.through)).collect();
         nexuses.sort_unstable();
         if nexuses.windows(2).any(|two| two[0] == two[1]) {
             return Err(ReservationsError::Twice);
@@ -246,13 +243,15 @@ pub struct ReplaceReservations {
 mod tests {
     use super::*;
 
-    fn registration(initiator: &str, port: u16) -> Registration {
+    fn registration(initiator: &str, portal_group: u16) -> Registration {
+        let port = format!("iqn.1994-05.com.redhat:{initiator},i,0x00023d000001");
         Registration {
-            initiator: format!("iqn.1994-05.com.redhat:{initiator},i,0x00023d000001"),
-            target: "iqn.2026-11.io.ashlar:a".parse().unwrap(),
-            port,
+            initiator: port.parse().unwrap(),
+            through: Some(TargetPort {
+                target: "iqn.2026-11.io.ashlar:a".parse().unwrap(),
+                portal_group,
+            }),
             key: ReservationKey::new(0xabc).unwrap(),
-            all_target_ports: false,
         }
     }
 
@@ -291,8 +290,6 @@ mod tests {
         assert_eq!(all.check(), Ok(()));
         all.registrations.push(registration("b", 1));
         assert_eq!(all.check(), Err(ReservationsError::Twice));
-        all.registrations[3].initiator.clear();
-        assert_eq!(all.check(), Err(ReservationsError::Initiator));
         let one = registration("a", 1);
         all.registrations = vec![one; REGISTRATIONS_MAX + 1];
         assert_eq!(all.check(), Err(ReservationsError::TooMany));

@@ -63,7 +63,7 @@ super::text_form!(IscsiName);
 
 /// In lower case, if that is short enough and has no character that no name has.
 pub(super) fn fold(text: &str) -> Option<String> {
-    // What is far too long is not worth the work; no lower case is shorter than a third.
+    // What is far too long is not worth the work; no character becomes shorter than a third.
     if text.len() > ISCSI_NAME_BYTES_MAX * 4 {
         return None;
     }

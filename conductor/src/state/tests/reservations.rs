@@ -2,19 +2,20 @@
 
 use ashlar_proto::api::{
     PersistentReservations, Registration, ReplaceReservations, Reservation, ReservationKey,
-    ReservationType,
+    ReservationType, TargetPort,
 };
 
 use super::*;
 use crate::refusal::{InvalidRequest, ReservationsRefusal};
 
 fn registered(ports: u16) -> PersistentReservations {
-    let registration = |port| Registration {
-        initiator: "iqn.1994-05.com.redhat:a,i,0x00023d000001".to_owned(),
-        target: "iqn.2026-11.com.example:disks".parse().unwrap(),
-        port,
+    let registration = |portal_group| Registration {
+        initiator: "iqn.1994-05.com.redhat:a,i,0x00023d000001".parse().unwrap(),
+        through: Some(TargetPort {
+            target: "iqn.2026-11.com.example:disks".parse().unwrap(),
+            portal_group,
+        }),
         key: ReservationKey::new(7).unwrap(),
-        all_target_ports: false,
     };
     PersistentReservations {
         generation: u32::from(ports),

@@ -32,7 +32,8 @@ pub use meta::MetaStore;
 pub use meta::redb_store::RedbStore;
 pub use refusal::{
     DiskRefusal, GroupRefusal, InvalidRequest, InvalidTarget, NodeRefusal, Refusal,
-    ReservationsRefusal, ResizeRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal, VolumeRefusal,
+    ReservationsRefusal, ResizeRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal,
+    VolumeRefusal,
 };
 pub use row::RowError;
 pub use runtime::{Runtime, TokioRuntime, Work};

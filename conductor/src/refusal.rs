@@ -15,8 +15,8 @@ use ashlar_proto::{
 };
 
 use crate::placement::PlacementError;
-pub(crate) use targets::{check_alias, check_chap};
 pub use targets::{InvalidTarget, ReservationsRefusal, TargetRefusal};
+pub(crate) use targets::{check_alias, check_chap};
 
 /// Most disks of one node.
 pub(crate) const NODE_DISKS_MAX: usize = 256;

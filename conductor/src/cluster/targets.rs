@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ashlar_proto::IscsiName;
-use ashlar_proto::api::{
-    ReplaceReservations, Revision, ServedTargets, Target, VolumeReservations,
-};
+use ashlar_proto::api::{ReplaceReservations, Revision, ServedTargets, Target, VolumeReservations};
 
 use super::{Cluster, ClusterError, View};
 use crate::meta::MetaStore;

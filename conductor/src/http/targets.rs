@@ -167,7 +167,5 @@ async fn replace_reservations<M: MetaStore>(
     PathPart(name): PathPart<String>,
     JsonBody(request): JsonBody<ReplaceReservations>,
 ) -> Answer<Json<VolumeReservations>> {
-    Ok(Json(
-        api.cluster.replace_reservations(name, request).await?,
-    ))
+    Ok(Json(api.cluster.replace_reservations(name, request).await?))
 }

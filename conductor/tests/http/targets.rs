@@ -30,7 +30,9 @@ async fn a_target_is_made_mapped_shown_and_deleted() {
     assert_eq!(made.status(), StatusCode::CREATED);
     let again = bench.post("/v1/targets", &body).await;
     assert_eq!(problem(again).await.code, "target-exists");
-    let mapped: Target = bench.posted(&path("/units"), &json!({"volume": "data"})).await;
+    let mapped: Target = bench
+        .posted(&path("/units"), &json!({"volume": "data"}))
+        .await;
     assert_eq!(mapped.units.len(), 1);
     let unit = &mapped.units[0];
     assert_eq!((unit.lun.get(), unit.volume), (1, volume.id));
@@ -62,7 +64,10 @@ async fn access_lists_and_secrets_are_changed_and_only_front_ends_see_secrets() 
     let _: Target = bench.posted("/v1/targets", &json!({"name": NAME})).await;
     let allow = json!({"initiator": "IQN.1994-05.com.redhat:Host-A"});
     let allowed: Target = bench.posted(&path("/acl/allow"), &allow).await;
-    assert_eq!(allowed.initiators[0].as_str(), "iqn.1994-05.com.redhat:host-a");
+    assert_eq!(
+        allowed.initiators[0].as_str(),
+        "iqn.1994-05.com.redhat:host-a"
+    );
     let removed: Target = bench.posted(&path("/acl/remove"), &allow).await;
     assert!(removed.initiators.is_empty());
     let again = bench.post(&path("/acl/remove"), &allow).await;
@@ -120,7 +125,10 @@ async fn a_front_end_that_waits_hears_of_a_change_at_once_and_across_a_restart()
     let first: ServedTargets = bench.get("/v1/iscsi/targets").await;
     assert_eq!(first.targets.len(), 1);
     let after = |seen: &ServedTargets, wait_ms: u32| {
-        format!("/v1/iscsi/targets?after={}&wait_ms={wait_ms}", seen.revision.0)
+        format!(
+            "/v1/iscsi/targets?after={}&wait_ms={wait_ms}",
+            seen.revision.0
+        )
     };
     let idle: ServedTargets = bench.get(&after(&first, 50)).await;
     assert_eq!(idle, first);
@@ -171,6 +179,8 @@ async fn reservations_are_replaced_by_who_has_seen_them_and_outlive_a_restart() 
     let bench = start(directory.path()).await;
     let kept: VolumeReservations = bench.get(path).await;
     assert_eq!(kept, replaced);
-    let unknown = bench.send(Method::GET, "/v1/volumes/none/reservations").await;
+    let unknown = bench
+        .send(Method::GET, "/v1/volumes/none/reservations")
+        .await;
     assert_eq!(problem(unknown).await.code, "volume-not-found");
 }

@@ -310,8 +310,16 @@ mod tests {
         let key: ReservationKey = serde_json::from_str(text).unwrap();
         assert_eq!(key.get(), u64::MAX);
         assert_eq!(serde_json::to_string(&key).unwrap(), text);
-        for text in [r#""0000000000000000""#, r#""1""#, r#""+fffffffffffffff""#, "1"] {
-            assert!(serde_json::from_str::<ReservationKey>(text).is_err(), "{text}");
+        for text in [
+            r#""0000000000000000""#,
+            r#""1""#,
+            r#""+fffffffffffffff""#,
+            "1",
+        ] {
+            assert!(
+                serde_json::from_str::<ReservationKey>(text).is_err(),
+                "{text}"
+            );
         }
     }
 }

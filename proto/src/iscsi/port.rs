@@ -46,7 +46,9 @@ impl FromStr for InitiatorPort {
 impl fmt::Display for InitiatorPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{},i,0x", self.name)?;
-        self.isid.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.isid
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -25,7 +25,11 @@ fn registered(ports: u16) -> PersistentReservations {
     }
 }
 
-fn replace(volume: VolumeId, seen: u64, reservations: PersistentReservations) -> ReplaceReservations {
+fn replace(
+    volume: VolumeId,
+    seen: u64,
+    reservations: PersistentReservations,
+) -> ReplaceReservations {
     ReplaceReservations {
         volume,
         seen,
@@ -62,7 +66,11 @@ fn of_two_who_saw_the_same_one_replaces_them() {
     let plan = bench
         .state
         .plan_reservations("a", &replace(id, 1, PersistentReservations::default()));
-    assert_eq!(bench.commit(plan.unwrap()).version, 2, "none is a change, too");
+    assert_eq!(
+        bench.commit(plan.unwrap()).version,
+        2,
+        "none is a change, too"
+    );
 }
 
 #[test]

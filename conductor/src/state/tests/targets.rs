@@ -150,7 +150,10 @@ fn a_target_has_no_number_and_no_volume_twice() {
     ));
     assert!(refused.to_string().contains("volume `a`"), "{refused}");
     // The same once more is no news.
-    let again = bench.state.plan_map_unit(&target, &unit("a", None)).unwrap();
+    let again = bench
+        .state
+        .plan_map_unit(&target, &unit("a", None))
+        .unwrap();
     assert!(again.changes.is_empty());
     let read_only = MapUnit {
         read_only: true,
@@ -208,7 +211,10 @@ fn who_maps_a_volume_and_who_deletes_it_meet_in_its_row() {
     let mut bench = Bench::new();
     let id = bench.ready("a", 3);
     let target = bench.target_named(NAME);
-    let map = bench.state.plan_map_unit(&target, &unit("a", None)).unwrap();
+    let map = bench
+        .state
+        .plan_map_unit(&target, &unit("a", None))
+        .unwrap();
     let delete = bench.state.plan_delete("a", false).unwrap();
     for plan_changes in [map.changes, delete.changes] {
         let key = crate::row::volume_key(id);
@@ -226,10 +232,13 @@ fn nobody_may_log_in_until_somebody_is_allowed() {
     for _ in 0..2 {
         let plan = bench.state.plan_allow_initiator(&target, &allowed).unwrap();
         bench.commit(plan);
-        assert_eq!(bench.served().initiators, [allowed.clone()]);
+        assert_eq!(bench.served().initiators, std::slice::from_ref(&allowed));
     }
     assert_eq!(bench.served().admits(&host), Some(Vec::new()));
-    let plan = bench.state.plan_remove_initiator(&target, &allowed).unwrap();
+    let plan = bench
+        .state
+        .plan_remove_initiator(&target, &allowed)
+        .unwrap();
     bench.commit(plan);
     assert_eq!(bench.served().admits(&host), None);
     assert!(matches!(
@@ -277,7 +286,10 @@ fn a_secret_takes_the_place_of_the_one_of_the_same_name_and_initiator() {
         Err(Refusal::Target(TargetRefusal::NoChap { .. }))
     ));
     for _ in 0..2 {
-        let plan = bench.state.plan_clear_chap(&target, &ClearChap::All).unwrap();
+        let plan = bench
+            .state
+            .plan_clear_chap(&target, &ClearChap::All)
+            .unwrap();
         bench.commit(plan);
         assert!(bench.served().chap.is_empty());
     }
@@ -299,14 +311,21 @@ fn target_and_initiators_never_have_the_same_secret() {
         .state
         .plan_set_chap(&target, &chap("u", "the first secret", None));
     bench.commit(plan.unwrap());
-    let refused = bench.state.plan_set_chap(&target, &mutual("the first secret"));
+    let refused = bench
+        .state
+        .plan_set_chap(&target, &mutual("the first secret"));
     assert!(matches!(
         refused,
         Err(Refusal::Target(TargetRefusal::SecretReused { .. }))
     ));
-    let plan = bench.state.plan_set_chap(&target, &mutual("the target's own"));
+    let plan = bench
+        .state
+        .plan_set_chap(&target, &mutual("the target's own"));
     bench.commit(plan.unwrap());
-    assert_eq!(bench.state.target(&target).unwrap().mutual, Some("t".to_owned()));
+    assert_eq!(
+        bench.state.target(&target).unwrap().mutual,
+        Some("t".to_owned())
+    );
     let refused = bench
         .state
         .plan_set_chap(&target, &chap("v", "the target's own", None));

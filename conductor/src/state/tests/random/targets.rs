@@ -33,7 +33,9 @@ impl Targets {
 }
 
 fn target(number: u64) -> IscsiName {
-    format!("iqn.2026-11.com.example:t{number}").parse().unwrap()
+    format!("iqn.2026-11.com.example:t{number}")
+        .parse()
+        .unwrap()
 }
 
 impl World {

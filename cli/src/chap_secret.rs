@@ -97,7 +97,11 @@ mod tests {
     fn a_secret_is_the_first_line_of_its_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("secret");
-        for content in ["correct horse\n", "correct horse", "correct horse\r\nmore\n"] {
+        for content in [
+            "correct horse\n",
+            "correct horse",
+            "correct horse\r\nmore\n",
+        ] {
             std::fs::write(&path, content).unwrap();
             let secret = read(Some(&path)).unwrap();
             assert_eq!(secret.reveal(), "correct horse", "{content:?}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ashlar_client::VolumeOptions;
-use ashlar_iscsi_server::{IscsiOptions, IscsiServer, Portal};
+use ashlar_iscsi_server::{IscsiOptions, IscsiServer, Limits, Portal};
 use ashlar_proto::Address;
 use ashlar_reactor::channel::remote;
 use ashlar_reactor::{NetError, Reactor};
@@ -118,7 +118,7 @@ impl Front {
     /// Where it listens.
     pub fn addresses(&self) -> Vec<Address> {
         let server = self.server.as_ref();
-        server.map_or_else(Vec::new, |server| server.addresses().to_vec())
+        server.map_or_else(Vec::new, IscsiServer::local_addresses)
     }
 
     /// Ends all connections, after the commands in flight.
@@ -135,9 +135,12 @@ async fn listen(
     addresses: &[Address],
     portals: &[Portal],
 ) -> Result<IscsiServer, NetError> {
+    let mut limits = Limits::default();
+    // Of the process, however many addresses it listens at.
+    limits.bytes_in_flight_all /= u64::try_from(addresses.len().max(1)).unwrap_or(u64::MAX);
     let options = IscsiOptions {
+        limits,
         portals: portals.to_vec(),
-        ..IscsiOptions::default()
     };
     IscsiServer::serve(reactor, addresses, Rc::new(targets), options).await
 }

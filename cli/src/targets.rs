@@ -48,9 +48,7 @@ pub fn run(api: &str, command: TargetCommand, json: bool) -> anyhow::Result<()> 
                 lun,
                 read_only,
             };
-            let mapped = ask(api, async |client| {
-                client.map_unit(&target, &request).await
-            })?;
+            let mapped = ask(api, async |client| client.map_unit(&target, &request).await)?;
             tell(&mapped, json, |target| told_mapped(target, &request.volume))
         }
         TargetCommand::Unmap { target, lun } => {
@@ -241,7 +239,11 @@ fn unit_word(unit: &ashlar_proto::api::TargetUnit) -> String {
 /// A few words in a cell of a table.
 fn words<T: ToString>(list: &[T]) -> String {
     const SHOWN_MAX: usize = 3;
-    let some: Vec<String> = list.iter().take(SHOWN_MAX).map(ToString::to_string).collect();
+    let some: Vec<String> = list
+        .iter()
+        .take(SHOWN_MAX)
+        .map(ToString::to_string)
+        .collect();
     match list.len().saturating_sub(SHOWN_MAX) {
         _ if list.is_empty() => "-".to_owned(),
         0 => some.join(", "),
@@ -323,7 +325,10 @@ initiators   *
 chap         * logs in as u
              the target shows that it is t";
         assert_eq!(shown(&target), text);
-        assert_eq!(told_mapped(&target, "data"), "data is LUN 1 of iqn.2026-11.com.example:db");
+        assert_eq!(
+            told_mapped(&target, "data"),
+            "data is LUN 1 of iqn.2026-11.com.example:db"
+        );
     }
 
     #[test]

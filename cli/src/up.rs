@@ -13,6 +13,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -31,8 +32,8 @@ use crate::catalog::VolumeCatalog;
 use crate::cluster_source::HttpClusterSource;
 use crate::nbd_role::Front;
 use crate::output::print_text;
-use crate::target_catalog::ClusterTargets;
 use crate::store_agent::{AgentOptions, StoreAgent};
+use crate::target_catalog::ClusterTargets;
 use crate::{disk, host, iscsi_role, runtime, signals};
 
 /// The name of a store's disk in its directory.
@@ -180,7 +181,9 @@ impl Cluster<'_> {
         self.announce(&reactor, &nbd_at, &iscsi_at, &stop).await?;
         stop.recv().await;
         tracing::info!("stopping: draining requests, detaching volumes, checkpointing stores");
-        join2(front.stop(), iscsi.stop()).await;
+        let stops: [Pin<Box<dyn Future<Output = ()>>>; 2] =
+            [Box::pin(front.stop()), Box::pin(iscsi.stop())];
+        join_all(stops).await;
         catalog.detach_all().await;
         for agent in agents {
             self.control.spawn(agent.stop());

@@ -103,7 +103,9 @@ impl IscsiChoice {
 /// `HOST:PORT`, an IPv6 address in brackets; and a portal group.
 fn parse_portal(text: &str) -> Result<Portal, String> {
     let wrong = || {
-        format!("`{text}` is no portal: give HOST:PORT or HOST:PORT,GROUP, as 10.0.0.3:3260 or [fd00::3]:3260,2")
+        format!(
+            "`{text}` is no portal: give HOST:PORT or HOST:PORT,GROUP, as 10.0.0.3:3260 or [fd00::3]:3260,2"
+        )
     };
     let (address, group) = match text.split_once(',') {
         Some((address, group)) => (address, group.parse().map_err(|_| wrong())?),
@@ -111,10 +113,17 @@ fn parse_portal(text: &str) -> Result<Portal, String> {
     };
     let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
     let is_port = port.parse::<u16>().is_ok_and(|port| port != 0);
-    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
     let is_host = match inner {
         Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b)),
+        None => {
+            !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b))
+        }
     };
     if is_host && is_port && group != 0 {
         let address = address.to_owned();
@@ -150,11 +159,24 @@ mod tests {
             })
         };
         assert_eq!(parse_portal("10.0.0.3:3260"), portal("10.0.0.3:3260", 1));
-        assert_eq!(parse_portal("san-1.example:3260,2"), portal("san-1.example:3260", 2));
+        assert_eq!(
+            parse_portal("san-1.example:3260,2"),
+            portal("san-1.example:3260", 2)
+        );
         assert_eq!(parse_portal("[fd00::3]:3260"), portal("[fd00::3]:3260", 1));
         for text in [
-            "", "host", "host:", ":3260", "host:0", "host:70000", "fd00::3:3260", "a b:1",
-            "host:1,", "host:1,0", "host:1,70000", "[host]:1",
+            "",
+            "host",
+            "host:",
+            ":3260",
+            "host:0",
+            "host:70000",
+            "fd00::3:3260",
+            "a b:1",
+            "host:1,",
+            "host:1,0",
+            "host:1,70000",
+            "[host]:1",
         ] {
             assert!(parse_portal(text).is_err(), "{text:?}");
         }

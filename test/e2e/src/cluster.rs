@@ -317,7 +317,7 @@ impl Cluster {
                 push(&[
                     "up", "--data", &data, "--stores", &stores, "--api", &api, "--nbd", &nbd,
                 ]);
-                push(&["--disk-size", &self.options.disk_size]);
+                push(&["--disk-size", &self.options.disk_size, "--iscsi", "none"]);
             }
             "conductor" => push(&["conductor", "--data", &data, "--listen", &api]),
             // Killed and started again, it takes back what its last run had attached.

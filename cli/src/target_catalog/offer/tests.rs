@@ -61,12 +61,21 @@ fn names(offers: &[Offer]) -> Vec<&str> {
 fn texts_of_units_survive() {
     for (unit, text) in [
         (volume(7, "data"), "data#0000000000000007"),
-        (snapshot(7, "data", 3, "monday"), "data@monday#0000000000000007.3"),
+        (
+            snapshot(7, "data", 3, "monday"),
+            "data@monday#0000000000000007.3",
+        ),
     ] {
         assert_eq!(unit.to_string(), text);
         assert_eq!(text.parse(), Ok(unit));
     }
-    for text in ["", "data", "data#7", "data@monday#0000000000000007", "data#0000000000000007.3"] {
+    for text in [
+        "",
+        "data",
+        "data#7",
+        "data@monday#0000000000000007",
+        "data#0000000000000007.3",
+    ] {
         assert_eq!(text.parse::<UnitOf>(), Err(NoUnit), "{text:?}");
     }
 }
@@ -97,8 +106,15 @@ fn who_may_log_in_is_told_what_to_show_and_others_are_denied() {
     assert_eq!(authentication.initiator[0].name, "u");
     assert_eq!(authentication.initiator[0].secret, b"twelve bytes");
     assert_eq!(authentication.target.as_ref().unwrap().name, "t");
-    let units: Vec<(u16, &str)> = target.units.iter().map(|u| (u.lun, u.volume.as_str())).collect();
-    assert_eq!(units, [(1, "v1#0000000000000001"), (2, "v2#0000000000000002")]);
+    let units: Vec<(u16, &str)> = target
+        .units
+        .iter()
+        .map(|u| (u.lun, u.volume.as_str()))
+        .collect();
+    assert_eq!(
+        units,
+        [(1, "v1#0000000000000001"), (2, "v2#0000000000000002")]
+    );
     assert!(target.units.iter().all(|unit| unit.read_only));
     assert_eq!(granted[0].units[1].0, target.units[1].id);
     for other in [Some(of("iqn.1994-05.com.redhat:b")), None] {
@@ -120,7 +136,10 @@ fn volumes_that_no_target_offers_have_one_of_their_own_and_snapshots_too() {
     let offers = others(&served, &listed);
     assert_eq!(
         names(&offers),
-        ["iqn.2026-11.io.ashlar:v2", "iqn.2026-11.io.ashlar:v1:monday"]
+        [
+            "iqn.2026-11.io.ashlar:v2",
+            "iqn.2026-11.io.ashlar:v1:monday"
+        ]
     );
     for offer in &offers {
         assert_eq!(

@@ -13,10 +13,15 @@
 mod catalog;
 mod options;
 mod scsi;
+mod server;
 
+pub use ashlar_front_end::Limits;
 pub use catalog::{
     Access, Authentication, CatalogError, ChapSecret, Portal, Reservations, ReservationsError,
     TargetCatalog, TargetInfo, UnitInfo, Versioned,
 };
 pub use options::IscsiOptions;
-pub use scsi::reservations::Registrations;
+pub use scsi::reservations::{
+    InitiatorPort, Registrant, Registrations, Reservation, ReservationType, TargetPort,
+};
+pub use server::IscsiServer;

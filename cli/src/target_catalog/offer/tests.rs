@@ -91,8 +91,8 @@ fn identifiers_are_what_they_ever_were() {
     assert_ne!(id(volume(8, "data")), IDENTIFIER_OF_VOLUME);
 }
 
-const IDENTIFIER_OF_VOLUME: &str = "@VOLUME@";
-const IDENTIFIER_OF_SNAPSHOT: &str = "@SNAPSHOT@";
+const IDENTIFIER_OF_VOLUME: &str = "1563c79abbb89c60fe05099247bb3f52";
+const IDENTIFIER_OF_SNAPSHOT: &str = "2dbdadf7a2cb756f589b6c893f1aa5d4";
 
 #[test]
 fn who_may_log_in_is_told_what_to_show_and_others_are_denied() {

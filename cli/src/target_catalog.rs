@@ -2,14 +2,15 @@
 //! one for each volume and snapshot that none of them offers.
 //!
 //! ```text
-//! conductor ── long poll ──▶ served ─┐
-//!           ── list, on demand ──▶ listed ─┴─▶ offer (pure) ──▶ discovery, login
+//! conductor ── long poll ──▶ served ──┐
+//!           ── on demand ──▶ listing ─┴─▶ offer (pure) ──▶ discovery, login
 //! VolumeCatalog ── leases, shared with NBD ──▶ open
 //! ```
 //!
 //! Invariants: what the conductor said last counts while it is away; a logical unit that is opened is
 //! the volume that it was offered as, not another one of that name.
 
+mod listing;
 mod offer;
 mod registrations;
 
@@ -31,6 +32,7 @@ use ashlar_reactor::channel::Notify;
 
 use crate::catalog::{ExportedVolume, VolumeCatalog};
 use crate::cluster_source::HttpClusterSource;
+use listing::Listing;
 use offer::{Listed, UnitOf};
 
 /// How long to wait before a conductor that did not answer is asked again.
@@ -48,7 +50,7 @@ struct Inner {
     served: RefCell<Option<Rc<ServedTargets>>>,
     heard: Notify,
     /// What it said of volumes and snapshots last.
-    listed: RefCell<Rc<Listed>>,
+    listing: Listing,
     /// What the identifiers that were given out stand for.
     units: RefCell<HashMap<u128, UnitOf>>,
     /// Whether the conductor did not answer when it was last asked for targets.
@@ -70,12 +72,12 @@ impl ClusterTargets {
     ) -> Self {
         let inner = Rc::new(Inner {
             reactor: reactor.clone(),
+            listing: Listing::new(reactor, source.clone()),
             source,
             volumes,
             all_volumes,
             served: RefCell::default(),
             heard: Notify::new(),
-            listed: RefCell::default(),
             units: RefCell::default(),
             is_away: Cell::new(false),
         });
@@ -143,13 +145,20 @@ impl Inner {
         heard.map_err(|_| CatalogError::Unavailable)
     }
 
-    /// The volumes and snapshots that there are; or were, when the conductor last said so.
-    async fn listed(&self) -> Rc<Listed> {
-        let asked = self.reactor.timeout(PATIENCE, self.source.list()).await;
-        if let Ok(Ok((volumes, snapshots))) = asked {
-            *self.listed.borrow_mut() = Rc::new(Listed::new(volumes, snapshots));
+    /// The targets of that name that stand for a volume or a snapshot: one, or none.
+    async fn of_volume(&self, served: &ServedTargets, name: &str) -> Vec<offer::Offer> {
+        let find = |listed: &Listed| {
+            let mut offers = offer::others(served, listed);
+            offers.retain(|offer| offer.target.name == name);
+            offers
+        };
+        if let Some(listed) = self.listing.fresh() {
+            let found = find(&listed);
+            if !found.is_empty() {
+                return found;
+            }
         }
-        self.listed.borrow().clone()
+        find(&*self.listing.renewed().await)
     }
 
     /// Notes what the units of an offer stand for.
@@ -181,7 +190,8 @@ impl TargetCatalog for ClusterTargets {
         let served = inner.served().await?;
         let mut offers = offer::configured(&served, initiator.as_ref());
         if inner.all_volumes {
-            offers.extend(offer::others(&served, &*inner.listed().await));
+            let listed = inner.listing.renewed().await;
+            offers.extend(offer::others(&served, &listed));
         }
         Ok(inner.note(offers))
     }
@@ -193,8 +203,7 @@ impl TargetCatalog for ClusterTargets {
         let mut offers = offer::configured(&served, initiator.as_ref());
         offers.retain(|offer| offer.target.name == name);
         if offers.is_empty() && inner.all_volumes && offer::may_be_of_volume(name) {
-            offers = offer::others(&served, &*inner.listed().await);
-            offers.retain(|offer| offer.target.name == name);
+            offers = inner.of_volume(&served, name).await;
         }
         inner.note(offers).pop().ok_or(CatalogError::Unknown)
     }
@@ -207,6 +216,7 @@ impl TargetCatalog for ClusterTargets {
             Ok(device)
         } else {
             tracing::warn!(volume, "another volume has that name now");
+            self.0.listing.doubt();
             Err(CatalogError::Unknown)
         }
     }

@@ -17,10 +17,23 @@ use crate::cluster_source::HttpClusterSource;
 /// How long an answer counts for those who look again whether something is still there.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// Whom it asks.
+pub trait Lists {
+    /// What there is now; nothing where that cannot be told.
+    async fn list(&self) -> Option<Listed>;
+}
+
+impl Lists for HttpClusterSource {
+    async fn list(&self) -> Option<Listed> {
+        let (volumes, snapshots) = HttpClusterSource::list(self).await.ok()?;
+        Some(Listed::new(volumes, snapshots))
+    }
+}
+
 /// See the module.
-pub struct Listing {
+pub struct Listing<S = HttpClusterSource> {
     reactor: Reactor,
-    source: HttpClusterSource,
+    source: S,
     last: RefCell<Rc<Listed>>,
     /// When that was said, unless it is in doubt.
     said: Cell<Option<Instant>>,
@@ -32,26 +45,26 @@ pub struct Listing {
 }
 
 /// A question is under way while this lives.
-struct Asking<'a>(&'a Listing);
+struct Asking<'a, S>(&'a Listing<S>);
 
-impl<'a> Asking<'a> {
-    fn begin(listing: &'a Listing) -> Self {
+impl<'a, S> Asking<'a, S> {
+    fn begin(listing: &'a Listing<S>) -> Self {
         listing.begun.set(listing.begun.get() + 1);
         listing.is_asking.set(true);
         Self(listing)
     }
 }
 
-impl Drop for Asking<'_> {
+impl<S> Drop for Asking<'_, S> {
     fn drop(&mut self) {
         self.0.is_asking.set(false);
         self.0.rings.notify_all();
     }
 }
 
-impl Listing {
+impl<S: Lists> Listing<S> {
     /// One that knows nothing yet.
-    pub fn new(reactor: &Reactor, source: HttpClusterSource) -> Self {
+    pub fn new(reactor: &Reactor, source: S) -> Self {
         Self {
             reactor: reactor.clone(),
             source,
@@ -96,11 +109,14 @@ impl Listing {
         let asking = Asking::begin(self);
         let number = self.begun.get();
         let asked = self.reactor.timeout(PATIENCE, self.source.list()).await;
-        if let Ok(Ok((volumes, snapshots))) = asked {
-            *self.last.borrow_mut() = Rc::new(Listed::new(volumes, snapshots));
+        if let Ok(Some(listed)) = asked {
+            *self.last.borrow_mut() = Rc::new(listed);
             self.said.set(Some(self.reactor.now()));
         }
         self.ended.set(number);
         drop(asking);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,7 +101,7 @@ impl FromStr for UnitOf {
 /// The volumes and snapshots that can be offered.
 #[derive(Debug, Default)]
 pub struct Listed {
-    units: Vec<UnitOf>,
+    pub(super) units: Vec<UnitOf>,
 }
 
 impl Listed {

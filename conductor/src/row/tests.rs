@@ -273,11 +273,8 @@ fn stored_volumes_and_snapshots_are_those_of_version_8() {
 }
 
 #[test]
-fn stored_targets_and_reservations_are_those_of_version_8() {
-    use ashlar_proto::api::{
-        ChapLogin, InitiatorSecret, PersistentReservations, Registration, Reservation,
-        ReservationKey, ReservationType, Secret, TargetPort,
-    };
+fn stored_targets_are_those_of_version_8() {
+    use ashlar_proto::api::{ChapLogin, InitiatorSecret, Secret};
     let login = |user: &str| ChapLogin {
         user: user.to_owned(),
         secret: Secret::new("twelve bytes"),
@@ -310,6 +307,14 @@ fn stored_targets_and_reservations_are_those_of_version_8() {
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
     assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+}
+
+#[test]
+fn stored_reservations_are_those_of_version_8() {
+    use ashlar_proto::api::{
+        PersistentReservations, Registration, Reservation, ReservationKey, ReservationType,
+        TargetPort,
+    };
     let row = AnyRow::Reservations(ReservationsRow {
         volume: VolumeId::new(7),
         version: 3,

@@ -14,7 +14,7 @@ use ashlar_proto::api::{
 use crate::api_client::{ApiClient, ApiError};
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
-use crate::{clones, rebalance, resize, space, transfer};
+use crate::{clones, rebalance, resize, space, targets, transfer};
 
 /// How long a front end may hold a volume that nobody uses any more.
 const LET_GO: Duration = Duration::from_millis(600);
@@ -100,6 +100,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
         VolumeCommand::Flatten(args) => clones::flatten(api, &args, json),
         VolumeCommand::Set(args) => space::set_volume(api, &args, json),
         VolumeCommand::Resize(args) => resize::run(api, &args, json),
+        VolumeCommand::Reservations { name } => targets::reservations(api, &name, json),
         VolumeCommand::Delete { name, force } => {
             ask(api, async |client| {
                 once_let_go(async || client.delete_volume(&name, force).await).await

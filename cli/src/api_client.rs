@@ -1,5 +1,7 @@
 //! The conductor's API as typed calls. A problem's detail is what a person sees.
 
+mod targets;
+
 use std::time::Duration;
 
 use ashlar_proto::api::{

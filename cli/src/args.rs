@@ -2,9 +2,11 @@
 
 mod bench;
 mod clones;
+mod iscsi;
 mod resize;
 mod snapshots;
 mod space;
+mod targets;
 mod transfer;
 
 use std::path::PathBuf;
@@ -22,15 +24,17 @@ use crate::machine_memory;
 
 pub use bench::{BenchArgs, BenchPattern};
 pub use clones::{CloneArgs, FlattenArgs};
+pub use iscsi::{ISCSI_LISTEN, IscsiArgs, IscsiChoice, IscsiListen};
 pub use resize::ResizeArgs;
 pub use snapshots::{CreateName, SnapshotCommand, SnapshotName};
 pub use space::{EventsArgs, SetSpaceArgs, SetVolumeArgs, SpaceCommand};
+pub use targets::{AclCommand, ChapCommand, ClearChapArgs, SetChapArgs, TargetCommand};
 pub use transfer::{ExportArgs, ImageFormat, ImportArgs};
 
 /// The least `--owner-silence`.
 const OWNER_SILENCE_MIN: Duration = Duration::from_secs(8);
 
-/// Replicated block storage: volumes over NBD, kept on as many machines as you like.
+/// Replicated block storage: volumes over NBD and iSCSI, kept on as many machines as you like.
 #[derive(Debug, Parser)]
 #[command(
     name = "ashlar",
@@ -72,7 +76,7 @@ pub struct ApiArgs {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a whole cluster in this process: conductor, stores and NBD server.
+    /// Run a whole cluster in this process: conductor, stores, NBD and iSCSI server.
     Up(UpArgs),
     /// Run the conductor, which knows who is there and who holds what.
     Conductor(ConductorArgs),
@@ -80,6 +84,8 @@ pub enum Command {
     Store(StoreArgs),
     /// Run the NBD server, which attaches volumes for NBD clients.
     Nbd(NbdArgs),
+    /// Run the iSCSI server, which attaches volumes for iSCSI initiators.
+    Iscsi(IscsiArgs),
     /// Create, list, show, clone, import, export and delete volumes.
     Volume {
         /// How to find the cluster.
@@ -115,6 +121,15 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: DiskCommand,
+    },
+    /// Create, list, show, map and delete iSCSI targets; say who may log in to them.
+    Target {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: TargetCommand,
     },
     /// Deny clients their volumes, allow them again, list who is denied.
     Client {
@@ -235,6 +250,7 @@ Example:
   ashlar up --data ./ashlar-data --stores 3
   ashlar volume create data --size 10GiB
   nbdinfo nbd://127.0.0.1/data
+  iscsiadm -m discovery -t st -p 127.0.0.1     each volume is iqn.2026-11.io.ashlar:VOLUME, LUN 1
 
 Stop it with Ctrl-C or SIGTERM. The same data directory gives the same volumes again.")]
 pub struct UpArgs {
@@ -262,6 +278,11 @@ pub struct UpArgs {
     /// Where the NBD server listens; may be given more than once (IP:PORT or unix:PATH).
     #[arg(long, default_value = "127.0.0.1:10809", value_name = "ADDR")]
     pub nbd: Vec<Address>,
+
+    /// Where the iSCSI server listens; may be given more than once (IP:PORT), `none` for no server
+    /// [default: 127.0.0.1:3260, unless another program listens there].
+    #[arg(long, value_name = "ADDR|none")]
+    pub iscsi: Vec<IscsiListen>,
 
     /// How the NBD server uses TLS.
     #[command(flatten)]
@@ -494,12 +515,18 @@ pub enum VolumeCommand {
     Flatten(FlattenArgs),
     /// Change how much is kept for a volume, whatever others write.
     Set(SetVolumeArgs),
+    /// Show who has registered for a volume over iSCSI, and who has it reserved.
+    #[command(after_help = "Example:\n  ashlar volume reservations data")]
+    Reservations {
+        /// Its name.
+        name: String,
+    },
     /// Delete a volume and all its data.
     #[command(after_help = "Example:\n  ashlar volume delete data")]
     Delete {
         /// Its name.
         name: String,
-        /// Delete it even while it is attached, and with all its snapshots.
+        /// Delete it even while it is attached or mapped in a target, and with all its snapshots.
         #[arg(long)]
         force: bool,
     },

@@ -1,5 +1,5 @@
 //! The exports of the NBD server: every volume of the cluster, attached while somebody uses it, and
-//! every snapshot as `VOLUME@SNAPSHOT`, read-only.
+//! every snapshot as `VOLUME@SNAPSHOT`, read-only. The iSCSI server has its volumes from here, too.
 //!
 //! Invariant: a volume is attached at most once by this process, however many connections use it;
 //! some moments after the last one closed it is detached, cleanly. An open that meets an attach or
@@ -22,6 +22,7 @@ use ashlar_client::{
 };
 use ashlar_nbd_server::{ChangesError, ExportCatalog, ExportDevice, ExportInfo, OpenError};
 use ashlar_proto::message::Extent;
+use ashlar_proto::{Layer, VolumeId};
 use ashlar_reactor::channel::Notify;
 use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
 
@@ -220,6 +221,17 @@ impl ExportedVolume {
             device,
             bitmaps: Rc::new(bitmaps),
             _lease: lease,
+        }
+    }
+
+    /// What it is, whatever it is called: a volume, or the snapshot of one at a layer.
+    pub fn identity(&self) -> (VolumeId, Option<Layer>) {
+        match &self.device {
+            Exported::Volume(volume) => (volume.id(), None),
+            Exported::Snapshot(snapshot) => {
+                let info = snapshot.info();
+                (info.volume, Some(info.layer))
+            }
         }
     }
 }

@@ -6,12 +6,15 @@
 //!                   └────────── answer, by a channel of its own ──┘
 //! ```
 
+use std::time::Duration;
+
 use ashlar_client::{AttachError, ClusterSource, OpenSnapshotError, SourceError};
 use ashlar_nbd_server::{ExportInfo, OpenError};
 use ashlar_proto::api::{
     AttachRequest, Attachment, DetachRequest, HoldAnswer, InSyncCommitted, OwnerHeartbeat,
-    ProposeInSync, ReportFlatten, ReportHold, ReportLayers, Revision, Snapshot, SnapshotMap,
-    SnapshotState, Volume, VolumeMap, VolumeState,
+    ProposeInSync, ReplaceReservations, ReportFlatten, ReportHold, ReportLayers, Revision,
+    ServedTargets, Snapshot, SnapshotMap, SnapshotState, Volume, VolumeMap, VolumeReservations,
+    VolumeState,
 };
 use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
@@ -23,6 +26,9 @@ use crate::owner_beats::OwnerBeats;
 
 /// Calls that wait to be sent; beyond them owners wait.
 const CALLS_QUEUED_MAX: usize = 64;
+
+/// How long a question for targets waits for news.
+const TARGETS_WAIT: Duration = Duration::from_secs(30);
 
 type Answer<T> = remote::Sender<Result<T, SourceError>>;
 
@@ -44,6 +50,9 @@ enum Once {
     List(Answer<(Vec<Volume>, Vec<Snapshot>)>),
     Snapshots(String, Answer<Vec<Snapshot>>),
     Show(String, Answer<Volume>),
+    Targets(Revision, Answer<ServedTargets>),
+    Reservations(String, Answer<VolumeReservations>),
+    ReplaceReservations(String, ReplaceReservations, Answer<VolumeReservations>),
 }
 
 /// A conductor reached by HTTP, from any thread. Clones share the connections.
@@ -80,12 +89,38 @@ impl HttpClusterSource {
         Self { calls, beats }
     }
 
+    /// All volumes and snapshots.
+    pub async fn list(&self) -> Result<(Vec<Volume>, Vec<Snapshot>), SourceError> {
+        self.call(|answer| Call::Once(Once::List(answer))).await
+    }
+
+    /// All iSCSI targets with their secrets, once they have changed after `after` or some time is over.
+    pub async fn served_targets(&self, after: Revision) -> Result<ServedTargets, SourceError> {
+        self.call(|answer| Call::Once(Once::Targets(after, answer)))
+            .await
+    }
+
+    /// The persistent reservations of a volume.
+    pub async fn reservations(&self, volume: &str) -> Result<VolumeReservations, SourceError> {
+        self.call(|answer| Call::Once(Once::Reservations(volume.to_owned(), answer)))
+            .await
+    }
+
+    /// Replaces them; [`SourceError::Refused`] with `reservations-changed` if they were changed since.
+    pub async fn replace_reservations(
+        &self,
+        volume: &str,
+        request: ReplaceReservations,
+    ) -> Result<VolumeReservations, SourceError> {
+        let volume = volume.to_owned();
+        self.call(|answer| Call::Once(Once::ReplaceReservations(volume, request, answer)))
+            .await
+    }
+
     /// The volumes that can be attached and the snapshots that can be read, as exports.
     pub async fn exports(&self) -> Result<Vec<ExportInfo>, OpenError> {
-        let (volumes, snapshots) = self
-            .call(|answer| Call::Once(Once::List(answer)))
-            .await
-            .map_err(|error| source_error(&error))?;
+        let listed = self.list().await;
+        let (volumes, snapshots) = listed.map_err(|error| source_error(&error))?;
         let ready = volumes
             .into_iter()
             .filter(|volume| volume.state == VolumeState::Ready);
@@ -254,6 +289,18 @@ async fn carry_out(client: ApiClient, call: Once) {
         }
         Once::Show(name, answer) => {
             let outcome = client.volume(&name).await;
+            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+        }
+        Once::Targets(after, answer) => {
+            let outcome = client.served_targets(after, TARGETS_WAIT).await;
+            let _ = answer.try_send(outcome.map_err(|error| translate("*", &error)));
+        }
+        Once::Reservations(name, answer) => {
+            let outcome = client.reservations(&name).await;
+            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+        }
+        Once::ReplaceReservations(name, request, answer) => {
+            let outcome = client.replace_reservations(&name, &request).await;
             let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
         }
     }

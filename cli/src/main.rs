@@ -6,6 +6,7 @@ mod args;
 mod bench;
 mod bitmaps;
 mod catalog;
+mod chap_secret;
 mod clients;
 mod clones;
 mod cluster_source;
@@ -15,6 +16,7 @@ mod exit;
 mod exported;
 mod host;
 mod io_threads;
+mod iscsi_role;
 mod machine_memory;
 mod map_watch;
 mod nbd_role;
@@ -28,6 +30,8 @@ mod snapshots;
 mod space;
 mod store_agent;
 mod store_role;
+mod target_catalog;
+mod targets;
 mod transfer;
 mod up;
 
@@ -69,9 +73,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Conductor(args) => conductor_role::run(args),
         Command::Store(args) => store_role::run(args),
         Command::Nbd(args) => nbd_role::run(args),
+        Command::Iscsi(args) => iscsi_role::run(args),
         Command::Volume { api, command } => admin::volume(&api.api, command, json),
         Command::Snapshot { api, command } => snapshots::run(&api.api, command, json),
         Command::Node { api, command } => admin::node(&api.api, &command, json),
+        Command::Target { api, command } => targets::run(&api.api, command, json),
         Command::Client { api, command } => clients::run(&api.api, command, json),
         Command::Disk { api, command } => match command {
             DiskCommand::List => admin::disk_list(&api.api, json),

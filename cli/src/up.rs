@@ -1,18 +1,19 @@
-//! `ashlar up`: conductor, stores and NBD server in one process.
+//! `ashlar up`: conductor, stores, NBD and iSCSI server in one process.
 //!
 //! ```text
 //! tokio threads     conductor ── HTTP ── store agents, cluster source
 //!                                              │ bounded channels
-//! this thread       NBD server ── owners ── local: links ── stores ── disks     (one reactor)
+//! this thread       NBD, iSCSI ── owners ── local: links ── stores ── disks     (one reactor)
 //!                                 repair owners ──┘
 //! ```
 //!
-//! Order of the end: the NBD server drains, volumes are detached, agents and repair owners end,
+//! Order of the end: the servers drain, volumes are detached, agents and repair owners end,
 //! stores checkpoint.
 //! The conductor stops last, for detaching needs it.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -26,13 +27,14 @@ use ashlar_store::{StoreHandle, StoreOptions, StoreService};
 use tokio::runtime::Handle;
 
 use crate::api_client::ApiClient;
-use crate::args::UpArgs;
+use crate::args::{IscsiChoice, UpArgs};
 use crate::catalog::VolumeCatalog;
 use crate::cluster_source::HttpClusterSource;
 use crate::nbd_role::Front;
 use crate::output::print_text;
 use crate::store_agent::{AgentOptions, StoreAgent};
-use crate::{disk, host, runtime, signals};
+use crate::target_catalog::ClusterTargets;
+use crate::{disk, host, iscsi_role, runtime, signals};
 
 /// The name of a store's disk in its directory.
 const DISK_FILE: &str = "disk";
@@ -170,12 +172,18 @@ impl Cluster<'_> {
         options.force = true;
         options.local = local;
         self.args.scrub.apply(&mut options);
-        let catalog = VolumeCatalog::new(&reactor, source, options);
+        let catalog = VolumeCatalog::new(&reactor, source.clone(), options);
         let front = Front::start(&reactor, &catalog, &self.args.nbd, &self.args.tls).await?;
-        self.announce(&reactor, &front, &stop).await?;
+        let targets = ClusterTargets::new(&reactor, source, catalog.clone(), true);
+        let choice = IscsiChoice::of(&self.args.iscsi);
+        let iscsi = iscsi_role::Front::choose(&reactor, targets, &choice).await?;
+        let (nbd_at, iscsi_at) = (front.addresses(), iscsi.addresses());
+        self.announce(&reactor, &nbd_at, &iscsi_at, &stop).await?;
         stop.recv().await;
         tracing::info!("stopping: draining requests, detaching volumes, checkpointing stores");
-        front.stop().await;
+        let stops: [Pin<Box<dyn Future<Output = ()>>>; 2] =
+            [Box::pin(front.stop()), Box::pin(iscsi.stop())];
+        join_all(stops).await;
         catalog.detach_all().await;
         for agent in agents {
             self.control.spawn(agent.stop());
@@ -241,7 +249,8 @@ impl Cluster<'_> {
     async fn announce(
         &self,
         reactor: &Reactor,
-        front: &Front,
+        nbd: &[Address],
+        iscsi: &[Address],
         stop: &remote::Receiver<()>,
     ) -> anyhow::Result<()> {
         let deadline = reactor.now() + Duration::from_secs(30);
@@ -255,11 +264,18 @@ impl Cluster<'_> {
             );
             reactor.sleep(Duration::from_millis(20)).await;
         }
-        let nbd: Vec<String> = front.addresses().iter().map(ToString::to_string).collect();
+        let list = |addresses: &[Address]| {
+            let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            texts.join(", ")
+        };
+        let iscsi = match iscsi {
+            [] => String::new(),
+            addresses => format!("iSCSI {}, ", list(addresses)),
+        };
         print_text(&format!(
-            "ashlar is up: API {}, NBD {}, {} stores. Ctrl-C stops it.",
+            "ashlar is up: API {}, NBD {}, {iscsi}{} stores. Ctrl-C stops it.",
             self.api_url,
-            nbd.join(", "),
+            list(nbd),
             self.disks.len()
         ))
     }

@@ -13,6 +13,7 @@ mod requests;
 mod schedule;
 mod snapshots;
 mod space;
+mod targets;
 
 use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -15,6 +15,7 @@ mod rebalance;
 mod schedule;
 mod snapshots;
 mod space;
+mod targets;
 mod volumes;
 mod watch;
 
@@ -22,7 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ashlar_proto::api::{ClusterStatus, List, Revision};
-use ashlar_proto::limits::{MAPS_ASKED_MAX, NAME_BYTES_MAX};
+use ashlar_proto::limits::{
+    INITIATOR_PORT_BYTES_MAX, ISCSI_NAME_BYTES_MAX, MAPS_ASKED_MAX, NAME_BYTES_MAX,
+    REGISTRATIONS_MAX, TARGET_INITIATORS_MAX,
+};
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::Method;
 use axum::middleware::{self, Next};
@@ -51,6 +55,12 @@ pub(crate) const WATCHES_MAX: usize = 256;
 /// Bytes of one volume in a question for maps: its name, a number of 20 digits, and JSON around them.
 const ASKED_MAP_BYTES_MAX: usize = NAME_BYTES_MAX + 64;
 
+/// Bytes of one registration in the reservations of a volume: the names, every byte of which may be
+/// escaped as six, and JSON around them.
+const REGISTRATION_BYTES_MAX: usize = (INITIATOR_PORT_BYTES_MAX + ISCSI_NAME_BYTES_MAX) * 6 + 160;
+
+const _: () = assert!(REGISTRATIONS_MAX * REGISTRATION_BYTES_MAX < BODY_BYTES_MAX);
+const _: () = assert!(TARGET_INITIATORS_MAX * (ISCSI_NAME_BYTES_MAX * 6 + 8) < BODY_BYTES_MAX);
 const _: () = assert!(MAPS_ASKED_MAX * ASKED_MAP_BYTES_MAX < BODY_BYTES_MAX);
 const _: () = assert!(WAIT_MAX.as_secs() < REQUEST_SECONDS_MAX);
 
@@ -143,6 +153,7 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .route("/v1/clients/denied", get(clients::denied::<M>))
         .route("/v1/clients/deny", post(clients::deny::<M>))
         .route("/v1/clients/allow", post(clients::allow::<M>))
+        .merge(targets::routes())
         .route("/v1/space", get(space::show::<M>).post(space::set::<M>))
         .route("/v1/events", get(space::events::<M>))
         .route("/v1/rebalance", get(rebalance::show::<M>))

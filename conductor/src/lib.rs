@@ -31,8 +31,9 @@ pub use conductor::{Conductor, ConductorOptions, StartError};
 pub use meta::MetaStore;
 pub use meta::redb_store::RedbStore;
 pub use refusal::{
-    DiskRefusal, GroupRefusal, InvalidRequest, NodeRefusal, Refusal, ResizeRefusal,
-    SnapshotRefusal, SpaceRefusal, VolumeRefusal,
+    DiskRefusal, GroupRefusal, InvalidRequest, InvalidTarget, NodeRefusal, Refusal,
+    ReservationsRefusal, ResizeRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal,
+    VolumeRefusal,
 };
 pub use row::RowError;
 pub use runtime::{Runtime, TokioRuntime, Work};

@@ -1,5 +1,7 @@
 //! Why the cluster refuses a request: what happened, to what, and what to do next.
 
+mod targets;
+
 use ashlar_proto::api::VolumeState;
 use ashlar_proto::api::{
     OWNER_STORES_MAX, OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerHeartbeat,
@@ -13,6 +15,8 @@ use ashlar_proto::{
 };
 
 use crate::placement::PlacementError;
+pub use targets::{InvalidTarget, ReservationsRefusal, TargetRefusal};
+pub(crate) use targets::{check_alias, check_chap};
 
 /// Most disks of one node.
 pub(crate) const NODE_DISKS_MAX: usize = 256;
@@ -71,6 +75,8 @@ pub enum InvalidRequest {
     Thresholds { soft: u8, hard: u8 },
     #[error("{} times is less than there is: give 1 or more, or unlimited", ratio(*.percent))]
     OverCommit { percent: u32 },
+    #[error(transparent)]
+    Target(#[from] InvalidTarget),
 }
 
 /// A volume is not in the state that the request needs.
@@ -462,6 +468,10 @@ pub enum Refusal {
     Disk(#[from] DiskRefusal),
     #[error(transparent)]
     Client(#[from] ClientRefusal),
+    #[error(transparent)]
+    Target(#[from] TargetRefusal),
+    #[error(transparent)]
+    Reservations(#[from] ReservationsRefusal),
 }
 
 /// Checks the name of a volume, snapshot or node.

@@ -11,16 +11,21 @@
 //! disk/ID                      a disk, its node and what the store last reported of it
 //! denied/CLIENT                a client that may attach no volume
 //! space                        how space is given out; not there until somebody has changed that
+//! target/NAME                  an iSCSI target: its logical units, who may log in, secrets of CHAP
+//! reservations/VOLUME          the persistent reservations of a volume
 //! rebalance                    whether disks are evened out; not there until somebody or something
 //!                              has changed that
 //! ```
 //!
-//! A row is JSON: `{"version":7,"row":{…}}`. A version that is too new is refused, never guessed at.
+//! A row is JSON: `{"version":8,"row":{…}}`. A version that is too new is refused, never guessed at.
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
 //! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail
 //! and of denied clients; version 5 of snapshots and of how layers are read; version 6 of volumes that change
-//! their size; version 7 of clones, of groups of snapshots, of reservations and of the rules of space.
+//! their size; version 7 of clones, of groups of snapshots, of reservations and of the rules of space;
+//! version 8 of iSCSI targets and of persistent reservations.
 //! What an older row does not say is not so.
+
+mod targets;
 
 use std::collections::BTreeMap;
 
@@ -35,9 +40,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::meta::{Change, Key};
+pub(crate) use targets::{ReservationsRow, TargetRow, UnitRow, reservations_key, target_key};
 
 /// The version of the rows that this build writes.
-const ROW_VERSION: u32 = 7;
+const ROW_VERSION: u32 = 8;
 
 /// The oldest version that it reads.
 const ROW_VERSION_OLDEST: u32 = 1;
@@ -277,6 +283,8 @@ pub(crate) enum AnyRow {
     Rebalance(RebalanceRow),
     Space(SpaceRow),
     Denied(DeniedRow),
+    Target(TargetRow),
+    Reservations(ReservationsRow),
 }
 
 pub(crate) fn cluster_key() -> Key {
@@ -384,6 +392,8 @@ impl AnyRow {
             "rebalance" => read(key, value).map(Self::Rebalance),
             "space" => read(key, value).map(Self::Space),
             "denied" => read(key, value).map(Self::Denied),
+            "target" => read(key, value).map(Self::Target),
+            "reservations" => read(key, value).map(Self::Reservations),
             _ => Err(RowError::Unknown { key: key.clone() }),
         }
     }
@@ -402,6 +412,8 @@ impl AnyRow {
             Self::Rebalance(row) => put(rebalance_key(), row),
             Self::Space(row) => put(space_key(), row),
             Self::Denied(row) => put(denied_key(&row.client), row),
+            Self::Target(row) => put(target_key(&row.name), row),
+            Self::Reservations(row) => put(reservations_key(row.volume), row),
         }
     }
 }

@@ -12,6 +12,7 @@
 mod ailing;
 mod apply;
 mod assignments;
+mod chap;
 mod clients;
 mod clones;
 mod evidence;
@@ -24,12 +25,14 @@ mod owners;
 mod rebalance;
 mod removed;
 mod repairs;
+mod reservations;
 mod resize;
 mod schedule;
 mod slots;
 mod snapshots;
 mod space;
 mod subjects;
+mod targets;
 mod view;
 mod volumes;
 
@@ -38,13 +41,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use ashlar_proto::api::Revision;
 use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::{
-    ByteCount, ClusterId, DiskId, GroupId, NodeId, ReplicaId, ShardIndex, VolumeId,
+    ByteCount, ClusterId, DiskId, GroupId, IscsiName, NodeId, ReplicaId, ShardIndex, VolumeId,
 };
 
 use crate::meta::{Change, Expect, Key, Transaction};
 use crate::row::{
-    AnyRow, ClusterRow, DeniedRow, DiskRow, GroupRow, NodeRow, RebalanceRow, ShardRow, SpaceRow,
-    VolumeRow,
+    AnyRow, ClusterRow, DeniedRow, DiskRow, GroupRow, NodeRow, RebalanceRow, ReservationsRow,
+    ShardRow, SpaceRow, TargetRow, VolumeRow,
 };
 use clones::CloneIndex;
 pub(crate) use evidence::Judgment;
@@ -110,6 +113,12 @@ pub(crate) struct ClusterState {
     space: SpaceRow,
     /// Clients that may attach nothing.
     denied: BTreeMap<String, DeniedRow>,
+    /// iSCSI targets.
+    targets: BTreeMap<IscsiName, TargetRow>,
+    /// The revision at which one of them last changed, or a later one.
+    targets_changed: Revision,
+    /// The persistent reservations of volumes that have any, or had.
+    reservations: BTreeMap<VolumeId, ReservationsRow>,
     /// The disks that ail and have not failed.
     ailing: BTreeSet<DiskId>,
     /// What lies on each disk.
@@ -154,6 +163,9 @@ impl ClusterState {
             rebalance: RebalanceRow::default(),
             space: SpaceRow::default(),
             denied: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            targets_changed: Revision(0),
+            reservations: BTreeMap::new(),
             ailing: BTreeSet::new(),
             holds: BTreeMap::new(),
             unmade: BTreeMap::new(),
@@ -201,9 +213,11 @@ impl ClusterState {
         self.revision = self.revision.max(revision);
     }
 
-    /// After a start nobody can tell which assignments a node has seen: all count as new.
+    /// After a start nobody can tell which assignments a node has seen, nor which targets a front end
+    /// has: all count as new.
     pub(crate) fn renew_assignments(&mut self) {
         let revision = self.revision;
+        self.targets_changed = revision;
         self.assigned = self.nodes.keys().map(|node| (*node, revision)).collect();
     }
 

@@ -1,16 +1,19 @@
 //! The types of the HTTP/JSON API under `/v1`, shared by conductor, stores, owners and the CLI.
 
 mod ailing;
+mod chap;
 mod clients;
 mod clones;
 mod disks;
 mod groups;
 mod maps;
 mod rebalance;
+mod reservations;
 mod resize;
 mod seen;
 mod snapshots;
 mod space;
+mod targets;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -22,6 +25,7 @@ use crate::ids::{
 use crate::layers::LayerTable;
 
 pub use ailing::{Ailing, ClearDisk, Evacuation, Incident};
+pub use chap::{ChapLogin, ChapUser, ClearChap, InitiatorSecret, Secret, SetChap};
 pub use clients::{AllowClient, ClientDenied, DeniedClient, DenyClient};
 pub use clones::{
     CloneSnapshot, FlattenVolume, Flattening, Origin, ReportFlatten, layer_of_snapshot,
@@ -36,6 +40,10 @@ pub use rebalance::{
     DiskFill, DiskPlace, PlannedMove, Rebalance, RebalanceMove, RebalancePlan, RebalanceState,
     RebalanceSummary, SetRebalance,
 };
+pub use reservations::{
+    PersistentReservations, Registration, ReplaceReservations, Reservation, ReservationKey,
+    ReservationType, ReservationsError, TargetPort, VolumeReservations,
+};
 pub use resize::ResizeVolume;
 pub use seen::{
     HeartbeatAnswer, OWNER_STORES_MAX, OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerBeat,
@@ -48,6 +56,10 @@ pub use snapshots::{
 pub use space::{
     DiskLevel, Event, EventKind, Events, ReplicaUse, Reserve, ReserveVolume, SetSpace, Space,
     SpaceRules,
+};
+pub use targets::{
+    AllowInitiator, CreateTarget, MapUnit, RemoveInitiator, ServedTarget, ServedTargets, SetAcl,
+    Target, TargetUnit,
 };
 
 /// A counter over all changes of the metadata; `list` answers carry it, `watch` resumes from it.

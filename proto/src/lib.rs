@@ -8,6 +8,7 @@ pub mod api;
 pub mod crc;
 pub mod frame;
 pub mod ids;
+pub mod iscsi;
 pub mod layers;
 pub mod limits;
 pub mod message;
@@ -22,6 +23,7 @@ pub use ids::{
     Incarnation, LaneIndex, Layer, Lsn, NodeId, ReplicaId, Seq, ShardIndex, VolumeId, Window,
     lane_of,
 };
+pub use iscsi::{InitiatorPattern, InitiatorPort, IscsiName, Lun};
 pub use layers::{LayerRange, LayerTable};
 pub use limits::BLOCK_BYTES;
 pub use room::reserved_blocks;

@@ -76,6 +76,40 @@ pub const HOLD_MAX: Duration = Duration::from_secs(1);
 /// [`HOLD_MAX`] is for the seal, and for the news of it.
 pub const HOLD_WAIT: Duration = Duration::from_millis(800);
 
+/// Longest iSCSI name, in bytes (RFC 7143 section 4.2.7.1).
+pub const ISCSI_NAME_BYTES_MAX: usize = 223;
+
+/// The greatest number of a logical unit (SAM-5 section 4.7.7.3).
+pub const LUN_MAX: u16 = 16383;
+
+/// iSCSI targets of a cluster.
+pub const TARGETS_MAX: usize = 1024;
+
+/// Logical units of a target.
+pub const TARGET_UNITS_MAX: usize = 256;
+
+/// Entries of a target's access list.
+pub const TARGET_INITIATORS_MAX: usize = 256;
+
+/// Secrets by which initiators may show a target who they are.
+pub const TARGET_SECRETS_MAX: usize = 256;
+
+/// Longest name of CHAP, in bytes (RFC 7143 section 12.1.3 has the value of any key as its bound, 255).
+pub const CHAP_NAME_BYTES_MAX: usize = 255;
+
+/// Shortest secret of CHAP, in bytes: 96 bits, without which RFC 7143 section 9.2.1 wants IPsec.
+pub const CHAP_SECRET_BYTES_MIN: usize = 12;
+
+/// Longest secret of CHAP, in bytes.
+pub const CHAP_SECRET_BYTES_MAX: usize = 255;
+
+/// Registrations of persistent reservations of one logical unit.
+pub const REGISTRATIONS_MAX: usize = 1024;
+
+/// Longest name of an initiator port: an iSCSI name, `,i,0x` and 12 digits (RFC 7143 section
+/// 4.2.8).
+pub const INITIATOR_PORT_BYTES_MAX: usize = ISCSI_NAME_BYTES_MAX + 17;
+
 const _: () = assert!(HOLD_WAIT.as_millis() < HOLD_MAX.as_millis());
 // The checksums of a full frame and the entries of a read reply (16 bytes a block) fit its meta.
 const _: () = assert!(FRAME_DATA_BLOCKS_MAX as usize * 16 + 64 <= FRAME_META_BYTES_MAX);

@@ -6,8 +6,8 @@ use axum::response::{IntoResponse, Response};
 
 use crate::cluster::ClusterError;
 use crate::refusal::{
-    ClientRefusal, DiskRefusal, GroupRefusal, NodeRefusal, Refusal, ResizeRefusal, SnapshotRefusal,
-    SpaceRefusal, VolumeRefusal,
+    ClientRefusal, DiskRefusal, GroupRefusal, NodeRefusal, Refusal, ReservationsRefusal,
+    ResizeRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal, VolumeRefusal,
 };
 
 /// A handler's answer.
@@ -65,6 +65,16 @@ enum Code {
     DiskServed,
     ClientDenied,
     ClientNotDenied,
+    TargetNotFound,
+    TargetExists,
+    UnitNotFound,
+    LunTaken,
+    VolumeInTarget,
+    VolumeMapped,
+    InitiatorNotFound,
+    ChapNotFound,
+    SecretReused,
+    ReservationsChanged,
     TooManyWatches,
     TimedOut,
     Stopping,
@@ -168,6 +178,32 @@ impl Code {
             Self::DiskElsewhere => ("disk-elsewhere", "Disk is served elsewhere", S::CONFLICT),
             Self::ClientDenied => ("client-denied", "Client is denied", S::FORBIDDEN),
             Self::ClientNotDenied => ("client-not-denied", "Client is not denied", S::NOT_FOUND),
+            Self::TargetNotFound => ("target-not-found", "No such target", S::NOT_FOUND),
+            Self::TargetExists => ("target-exists", "Target exists", S::CONFLICT),
+            Self::UnitNotFound => ("unit-not-found", "Target has no such LUN", S::NOT_FOUND),
+            Self::LunTaken => ("lun-taken", "LUN is taken", S::CONFLICT),
+            Self::VolumeInTarget => (
+                "volume-in-target",
+                "Target has the volume already",
+                S::CONFLICT,
+            ),
+            Self::VolumeMapped => ("volume-mapped", "Volume is mapped in a target", S::CONFLICT),
+            Self::InitiatorNotFound => (
+                "initiator-not-found",
+                "Target does not name the initiator",
+                S::NOT_FOUND,
+            ),
+            Self::ChapNotFound => ("chap-not-found", "No such CHAP secret", S::NOT_FOUND),
+            Self::SecretReused => (
+                "chap-secret-reused",
+                "Secret of both directions",
+                S::CONFLICT,
+            ),
+            Self::ReservationsChanged => (
+                "reservations-changed",
+                "Reservations have changed",
+                S::PRECONDITION_FAILED,
+            ),
             Self::TooManyWatches => ("too-many-watches", "Too many watches", S::TOO_MANY_REQUESTS),
             Self::TimedOut => ("timed-out", "Request took too long", S::SERVICE_UNAVAILABLE),
             Self::Stopping => ("stopping", "Conductor is stopping", S::SERVICE_UNAVAILABLE),
@@ -302,8 +338,24 @@ impl From<Refusal> for Refused {
                 ClientRefusal::Denied { .. } => Code::ClientDenied,
                 ClientRefusal::NotDenied { .. } => Code::ClientNotDenied,
             },
+            Refusal::Target(refusal) => code_of_target(refusal),
+            Refusal::Reservations(ReservationsRefusal::Changed { .. }) => Code::ReservationsChanged,
         };
         Self::new(code, refusal.to_string())
+    }
+}
+
+fn code_of_target(refusal: &TargetRefusal) -> Code {
+    match refusal {
+        TargetRefusal::NotFound { .. } => Code::TargetNotFound,
+        TargetRefusal::Exists { .. } => Code::TargetExists,
+        TargetRefusal::NoUnit { .. } => Code::UnitNotFound,
+        TargetRefusal::LunTaken { .. } => Code::LunTaken,
+        TargetRefusal::Mapped { .. } => Code::VolumeInTarget,
+        TargetRefusal::VolumeMapped { .. } => Code::VolumeMapped,
+        TargetRefusal::NotAllowed { .. } => Code::InitiatorNotFound,
+        TargetRefusal::NoChap { .. } => Code::ChapNotFound,
+        TargetRefusal::SecretReused { .. } => Code::SecretReused,
     }
 }
 

@@ -39,6 +39,13 @@ impl ClusterState {
             AnyRow::Denied(row) => {
                 self.denied.insert(row.client.clone(), row);
             }
+            AnyRow::Target(row) => {
+                self.targets.insert(row.name.clone(), row);
+                self.targets_changed = revision.max(self.targets_changed);
+            }
+            AnyRow::Reservations(row) => {
+                self.reservations.insert(row.volume, row);
+            }
             AnyRow::Name(row) => {
                 self.names.insert(row.name, row.volume);
             }
@@ -153,6 +160,15 @@ impl ClusterState {
             }
             "denied" => {
                 self.denied.remove(rest);
+            }
+            "target" => {
+                let name = rest.parse().map_err(|_| unknown())?;
+                self.targets.remove(&name);
+                self.targets_changed = revision;
+            }
+            "reservations" => {
+                let volume = rest.parse().map_err(|_| unknown())?;
+                self.reservations.remove(&volume);
             }
             "volume" => {
                 let volume = rest.parse().map_err(|_| unknown())?;

@@ -28,11 +28,13 @@ mod healing;
 mod random;
 mod rebalance;
 mod repairs;
+mod reservations;
 mod resize;
 mod slots;
 mod snapshots;
 mod space;
 mod spread;
+mod targets;
 
 const GIB: u64 = 1 << 30;
 
@@ -294,6 +296,14 @@ fn read_back(state: &ClusterState) -> ClusterState {
     rows.extend(state.disks.values().cloned().map(AnyRow::Disk));
     rows.extend(state.nodes.values().cloned().map(AnyRow::Node));
     rows.extend(state.denied.values().cloned().map(AnyRow::Denied));
+    rows.extend(state.targets.values().cloned().map(AnyRow::Target));
+    rows.extend(
+        state
+            .reservations
+            .values()
+            .cloned()
+            .map(AnyRow::Reservations),
+    );
     rows.extend(state.names.iter().map(|(name, volume)| {
         let (name, volume) = (name.clone(), *volume);
         AnyRow::Name(crate::row::NameRow { name, volume })

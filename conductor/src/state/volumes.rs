@@ -24,8 +24,8 @@ use crate::meta::Change;
 use crate::placement::{Candidate, Want, place};
 use crate::refusal::{InvalidRequest, Refusal, SnapshotRefusal, VolumeRefusal, check_name};
 use crate::row::{
-    AnyRow, ClusterRow, NameRow, OriginRow, ShardRow, VolumeRow, name_key, shard_key, snapshot_key,
-    volume_key,
+    AnyRow, ClusterRow, NameRow, OriginRow, ShardRow, VolumeRow, name_key, reservations_key,
+    shard_key, snapshot_key, volume_key,
 };
 
 impl ClusterState {
@@ -156,18 +156,20 @@ impl ClusterState {
             }
             .into());
         }
+        let mut changes = self.unmapped_everywhere(current, force)?;
         let row = VolumeRow {
             state: VolumeState::Deleting,
             repairer: None,
             ..current.clone()
         };
         let answer = row.id;
+        changes.push(AnyRow::Volume(row).put());
         // A clone that is made meanwhile changes the row of its snapshot.
         let snapshots = self.snapshots.of(answer);
         let snapshots = snapshots.map(|row| snapshot_key(answer, row.layer));
         Ok(Plan {
             reads: snapshots.collect(),
-            changes: vec![AnyRow::Volume(row).put()],
+            changes,
             answer,
         })
     }
@@ -210,6 +212,9 @@ impl ClusterState {
                     let snapshots = self.snapshots.of(volume.id);
                     let snapshots = snapshots.map(|row| snapshot_key(volume.id, row.layer));
                     changes.extend(snapshots.map(|key| Change::Delete { key }));
+                    let reservations = self.reservations.get(&volume.id);
+                    let reservations = reservations.map(|row| reservations_key(row.volume));
+                    changes.extend(reservations.map(|key| Change::Delete { key }));
                     changes.push(Change::Delete {
                         key: name_key(&volume.name),
                     });

@@ -13,5 +13,6 @@ mod rebalance;
 mod restart;
 mod snapshots;
 mod support;
+mod targets;
 mod volumes;
 mod watch;

@@ -18,7 +18,9 @@ const NODES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const VOLUMES: u64 = 8;
 
 mod layers;
+mod targets;
 use layers::Layers;
+use targets::Targets;
 
 /// xorshift64*: the same seed gives the same run.
 struct Rng(u64);
@@ -59,6 +61,8 @@ struct World {
     is_gossip: bool,
     /// What was last seen of the layers.
     layers: Layers,
+    /// What was last seen of targets.
+    targets: Targets,
 }
 
 impl World {
@@ -93,6 +97,7 @@ impl World {
             moves_called_off: 0,
             is_gossip: true,
             layers: Layers::default(),
+            targets: Targets::new(seed),
         }
     }
 
@@ -568,6 +573,7 @@ fn run(seed: u64) -> ((usize, u32), u32, usize) {
     let mut world = World::new(seed);
     for _ in 0..120 {
         world.happen();
+        world.change_targets();
         if !world.rng.one_in(3) {
             world.work();
         }
@@ -614,6 +620,9 @@ fn run(seed: u64) -> ((usize, u32), u32, usize) {
             assert_eq!(world.bench.state.replicas_on(ails), 0, "seed {seed}");
             let state = &world.bench.state;
             assert_eq!(read_back(state).snapshots, state.snapshots, "seed {seed}");
+            assert_eq!(read_back(state).targets, state.targets, "seed {seed}");
+            assert_eq!(read_back(state).reservations, state.reservations);
+            assert!(world.targets.mapped > 0 && world.targets.replaced > 0);
             let rollbacks = world.layers.rollbacks;
             assert!(state.growing.is_empty(), "seed {seed}: all have grown");
             let moves = (world.moves_begun, world.moves_called_off);

@@ -137,7 +137,10 @@ impl Initiator {
             match answer[0] & 0x3f {
                 NOP_IN => self.pong(&answer)?,
                 DATA_IN if word(&answer, 16) == tag => {
-                    ensure!(word(&answer, 40) as usize == data.len(), "data out of order");
+                    ensure!(
+                        word(&answer, 40) as usize == data.len(),
+                        "data out of order"
+                    );
                     data.extend(segment);
                     if answer[1] & 1 != 0 {
                         self.exp_stat_sn = word(&answer, 24).wrapping_add(1);
@@ -151,7 +154,11 @@ impl Initiator {
                 }
                 SCSI_RESPONSE if word(&answer, 16) == tag => {
                     self.exp_stat_sn = word(&answer, 24).wrapping_add(1);
-                    ensure!(answer[2] == 0, "the target failed: response {:x}", answer[2]);
+                    ensure!(
+                        answer[2] == 0,
+                        "the target failed: response {:x}",
+                        answer[2]
+                    );
                     let sense = segment.get(2..).unwrap_or_default().to_vec();
                     let status = answer[3];
                     return Ok(Answer {
@@ -206,11 +213,15 @@ impl Initiator {
 
     fn receive(&mut self) -> Result<([u8; HEADER_BYTES], Vec<u8>)> {
         let mut header = [0; HEADER_BYTES];
-        self.stream.read_exact(&mut header).context("the target is gone")?;
+        self.stream
+            .read_exact(&mut header)
+            .context("the target is gone")?;
         ensure!(header[4] == 0, "an additional header that nobody asked for");
         let length = (word(&header, 4) & 0xff_ffff) as usize;
         let mut data = vec![0; length.next_multiple_of(4)];
-        self.stream.read_exact(&mut data).context("the target is gone")?;
+        self.stream
+            .read_exact(&mut data)
+            .context("the target is gone")?;
         data.truncate(length);
         Ok((header, data))
     }

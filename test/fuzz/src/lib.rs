@@ -9,11 +9,14 @@
 //!                            └── panic ──▶ the input, in hex
 //! ```
 
+mod client;
 mod corpus;
+mod iscsi;
 mod mutator;
 mod nbd;
 mod proto;
 mod qcow2;
+mod scsi;
 mod store;
 mod target;
 

@@ -4,26 +4,23 @@
 //! Beside never panicking, the server must send nothing but whole messages of the protocol, must
 //! not outlive its client, and must serve another client as if nothing had been.
 
+use crate::client::Script;
 use ashlar_client::{BlockDevice, BlockError, Durability, Geometry, MemoryDevice, ZeroMode};
 use ashlar_nbd_server::{
     ChangesError, ExportCatalog, ExportDevice, ExportInfo, Limits, NbdOptions, NbdServer, OpenError,
 };
 use ashlar_proto::Address;
 use ashlar_proto::message::Extent;
-use ashlar_reactor::sim::{Rng, World};
-use ashlar_reactor::{Buffer, Reactor, SharedBuffer, Stream};
+use ashlar_reactor::sim::World;
+use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::time::Duration;
 
 const EXPORT_BYTES: u64 = 1 << 20;
-/// How long the client waits for more replies before it goes, in virtual time.
-const PATIENCE: Duration = Duration::from_millis(50);
 /// The longest that the server may keep a connection whose client has gone.
 const END_WITHIN: Duration = Duration::from_secs(15);
-/// Most bytes of replies that the client takes.
-const REPLY_BYTES_MAX: usize = 4 << 20;
 
 /// The names of bitmaps: more than a client may select together.
 const BITMAPS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
@@ -123,10 +120,7 @@ pub(crate) fn run(input: &[u8], seed: u64) -> u64 {
     let starting = reactor.spawn(start(reactor.clone(), address.clone()));
     let within = Duration::from_secs(1);
     let server = world.run(within, starting).expect("the server starts");
-    let script = Script {
-        bytes: input.to_vec(),
-        rng: Rng::new(seed),
-    };
+    let script = Script::new(input, seed);
     let talking = client.spawn(script.play(client.clone(), address.clone()));
     let replies = world.run(Duration::from_secs(600), talking);
     let replies = replies.expect("the client ends");
@@ -152,57 +146,6 @@ async fn start(reactor: Reactor, address: Address) -> NbdServer {
     };
     let served = NbdServer::serve(&reactor, &address, catalog, options).await;
     served.expect("the address is free")
-}
-
-/// What a client sends, and how it cuts it up.
-struct Script {
-    bytes: Vec<u8>,
-    rng: Rng,
-}
-
-impl Script {
-    /// Sends all, and gives what came back.
-    async fn play(mut self, reactor: Reactor, address: Address) -> Vec<u8> {
-        let stream = reactor.connect(&address).await.expect("the server accepts");
-        let receiving = reactor.spawn(receive(reactor.clone(), stream.clone()));
-        let mut rest = &self.bytes[..];
-        let whole = self.rng.index(4) > 0;
-        while !rest.is_empty() {
-            let most = if whole {
-                rest.len()
-            } else {
-                64.min(rest.len())
-            };
-            let (piece, left) = rest.split_at(1 + self.rng.index(most));
-            rest = left;
-            let mut buffer = reactor.buffer(piece.len());
-            buffer.copy_from_slice(piece);
-            if stream.send(vec![buffer.freeze()]).await.is_err() {
-                break;
-            }
-            if self.rng.index(8) == 0 {
-                reactor
-                    .sleep(Duration::from_micros(self.rng.below(300)))
-                    .await;
-            }
-        }
-        reactor.sleep(PATIENCE).await;
-        stream.shutdown();
-        receiving.await
-    }
-}
-
-async fn receive(reactor: Reactor, stream: Stream) -> Vec<u8> {
-    let mut all = Vec::new();
-    while all.len() < REPLY_BYTES_MAX {
-        let (buffer, received) = stream.recv(reactor.buffer(64 << 10)).await;
-        match received {
-            Ok(0) | Err(_) => break,
-            Ok(len) => all.extend_from_slice(&buffer[..len]),
-        }
-    }
-    stream.shutdown();
-    all
 }
 
 /// Whether a new client gets its greeting.

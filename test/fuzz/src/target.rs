@@ -2,7 +2,7 @@
 
 use crate::corpus::{seeds_of, to_hex};
 use crate::mutator::Mutator;
-use crate::{nbd, proto, qcow2, store};
+use crate::{iscsi, nbd, proto, qcow2, scsi, store};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
@@ -15,6 +15,10 @@ const KEPT_MAX: usize = 2048;
 pub enum Target {
     /// The whole NBD server, from the first byte of a client to its last.
     Nbd,
+    /// The whole iSCSI server, likewise.
+    Iscsi,
+    /// SCSI commands with their parameter lists.
+    Scsi,
     /// Headers of frames and their messages.
     Proto,
     /// Disk images that are imported.
@@ -25,11 +29,20 @@ pub enum Target {
 
 impl Target {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Nbd, Self::Proto, Self::Qcow2, Self::Store];
+    pub const ALL: [Self; 6] = [
+        Self::Nbd,
+        Self::Iscsi,
+        Self::Scsi,
+        Self::Proto,
+        Self::Qcow2,
+        Self::Store,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Nbd => "nbd",
+            Self::Iscsi => "iscsi",
+            Self::Scsi => "scsi",
             Self::Proto => "proto",
             Self::Qcow2 => "qcow2",
             Self::Store => "store",
@@ -40,6 +53,8 @@ impl Target {
         let mut seeds = seeds_of(self.name());
         seeds.extend(match self {
             Self::Nbd | Self::Qcow2 => Vec::new(),
+            Self::Iscsi => iscsi::seeds(),
+            Self::Scsi => scsi::seeds(),
             Self::Proto => proto::seeds(),
             Self::Store => store::seeds(),
         });
@@ -51,6 +66,8 @@ impl Target {
     fn run(self, input: &[u8], seed: u64) -> u64 {
         match self {
             Self::Nbd => nbd::run(input, seed),
+            Self::Iscsi => iscsi::run(input, seed),
+            Self::Scsi => scsi::run(input),
             Self::Proto => proto::run(input),
             Self::Qcow2 => qcow2::run(input),
             Self::Store => store::run(input),

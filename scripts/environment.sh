@@ -10,6 +10,8 @@ export PATH=$PATH:$HOME/.cargo/bin
 
 # The kernel that the guest tests boot, unpacked here by scripts/setup.
 export ASHLAR_GUEST_KERNEL=${ASHLAR_GUEST_KERNEL:-$CARGO_TARGET_DIR/guest/kernel}
+# open-iscsi for the guest, unpacked here too.
+export ASHLAR_GUEST_ISCSI=${ASHLAR_GUEST_ISCSI:-$CARGO_TARGET_DIR/guest/iscsi}
 # The binary that the end-to-end tests, the guest and the benchmark run.
 export ASHLAR_BIN=${ASHLAR_BIN:-$CARGO_TARGET_DIR/release/ashlar}
 

@@ -297,7 +297,20 @@ impl Cluster {
         format!("{}:{}", self.host("nbd"), self.nbd)
     }
 
-    /// Where the iSCSI server of `ashlar up` is.
+    /// The port of the conductor's API.
+    #[must_use]
+    pub fn api_port(&self) -> u16 {
+        self.api
+    }
+
+    /// The port of the iSCSI server.
+    #[must_use]
+    pub fn iscsi_port(&self) -> u16 {
+        self.iscsi
+    }
+
+    /// Where the iSCSI server is: in `ashlar up`, or the service `iscsi` of separate processes, once that
+    /// is started.
     #[must_use]
     pub fn iscsi_address(&self) -> String {
         format!("127.0.0.1:{}", self.iscsi)
@@ -329,6 +342,12 @@ impl Cluster {
                 push(&["--disk-size", &self.options.disk_size]);
             }
             "conductor" => push(&["conductor", "--data", &data, "--listen", &api]),
+            // A guest reaches this machine by another address than this one knows.
+            "iscsi" => {
+                let (listen, portal) = (self.iscsi_address(), format!("10.0.2.2:{}", self.iscsi));
+                push(&["iscsi", "--conductor", &conductor, "--listen", &listen]);
+                push(&["--portal", &portal, "--force-attach"]);
+            }
             // Killed and started again, it takes back what its last run had attached.
             "nbd" => {
                 push(&[
@@ -363,6 +382,7 @@ impl Cluster {
             "up" => self.options.up_arguments.as_slice(),
             "conductor" => self.options.conductor_arguments.as_slice(),
             "nbd" => &self.options.nbd_arguments,
+            "iscsi" => &[],
             _ => &self.options.store_arguments,
         };
         arguments.extend(more.iter().cloned());

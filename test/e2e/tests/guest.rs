@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use ashlar_e2e::inspect::{Block, Replicas};
 use ashlar_e2e::ledger::BLOCK;
-use ashlar_e2e::{Cluster, Tool, binary, image};
+use ashlar_e2e::{Cluster, ClusterOptions, Tool, binary, image};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -64,6 +64,49 @@ fn fstrim_frees_the_same_on_all_replicas() -> Result<()> {
     Ok(())
 }
 
+/// Linux's own initiator: discovery, CHAP, digests, a file system that grows while it is mounted.
+#[test]
+fn open_iscsi_keeps_a_file_system_on_a_volume() -> Result<()> {
+    const TARGET: &str = "iqn.2026-01.test:guest";
+    let mut cluster = Cluster::start(ClusterOptions {
+        separate: true,
+        ..ClusterOptions::default()
+    })?;
+    cluster.create_volume("v", "512MiB", 3)?;
+    let secret = cluster.path().join("secret");
+    std::fs::write(&secret, "a-secret-of-guests")?;
+    let secret = secret.to_str().context("a path is text")?;
+    let commands: [&[&str]; 4] = [
+        &["create", TARGET],
+        &["map", TARGET, "v", "--lun", "0"],
+        &["acl", TARGET, "allow", "iqn.2026-11.io.ashlar:guest"],
+        &[
+            "chap",
+            TARGET,
+            "set",
+            "--user",
+            "guest",
+            "--secret-file",
+            secret,
+        ],
+    ];
+    for command in commands {
+        let words = ["target"].iter().chain(command).copied();
+        cluster.ashlar(words).check()?;
+    }
+    cluster.start_service("iscsi")?;
+    let port = cluster.iscsi_port();
+    let api = cluster.api_port();
+    let orders = format!(
+        "ashlar.iscsi={port} ashlar.target={TARGET} ashlar.user=guest \
+         ashlar.secret=a-secret-of-guests ashlar.resize=http://10.0.2.2:{api}/v1/volumes/v/resize"
+    );
+    let console = boot(&cluster, &orders)?;
+    let steps = console.lines().filter(|line| line.contains("GUEST ok"));
+    ensure!(steps.count() == 1 + 1 + 5, "{console}");
+    cluster.stop()
+}
+
 /// Bytes of data that each replica has, by its own map; the cluster is stopped for it.
 fn mapped(cluster: &mut Cluster, replicas: &Replicas) -> Result<Vec<u64>> {
     cluster.stop()?;
@@ -78,11 +121,12 @@ fn mapped(cluster: &mut Cluster, replicas: &Replicas) -> Result<Vec<u64>> {
 /// Boots a guest with orders for its `init`; gives what it printed.
 fn boot(cluster: &Cluster, orders: &str) -> Result<String> {
     let scripts = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../guest"));
-    let kernel = kernel()?;
+    let (kernel, iscsi) = (unpacked("kernel")?, unpacked("iscsi")?);
     let initramfs = cluster.path().join("initramfs.cpio");
     if !initramfs.exists() {
         Tool::new(scripts.join("build-initramfs"))
             .arg(&kernel)
+            .arg(&iscsi)
             .arg(&initramfs)
             .check()?;
     }
@@ -105,14 +149,15 @@ fn boot(cluster: &Cluster, orders: &str) -> Result<String> {
     Ok(console)
 }
 
-fn kernel() -> Result<PathBuf> {
-    let path = std::env::var_os("ASHLAR_GUEST_KERNEL")
-        .map_or_else(|| binary::target_dir().join("guest/kernel"), PathBuf::from);
-    let boot = path.join("boot");
-    std::fs::read_dir(&boot).with_context(|| {
+/// What `scripts/setup` has unpacked for guests.
+fn unpacked(what: &str) -> Result<PathBuf> {
+    let variable = format!("ASHLAR_GUEST_{}", what.to_uppercase());
+    let own = || binary::target_dir().join("guest").join(what);
+    let path = std::env::var_os(variable).map_or_else(own, PathBuf::from);
+    std::fs::read_dir(&path).with_context(|| {
         format!(
-            "no guest kernel in {}: run scripts/setup, which unpacks one",
-            boot.display()
+            "no {what} for guests in {}: run scripts/setup, which unpacks one",
+            path.display()
         )
     })?;
     Ok(path)

@@ -117,6 +117,8 @@ pub(crate) fn run(input: &[u8], seed: u64) -> u64 {
         answer.len() >= HEADER_BYTES && answer[0] == 0x23 && answer[36] == 0,
         "the server lets the next initiator in"
     );
+    // Its session ends with its connection.
+    world.run_for(END_WITHIN);
     behaviour
 }
 

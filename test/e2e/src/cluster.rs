@@ -297,12 +297,6 @@ impl Cluster {
         format!("{}:{}", self.host("nbd"), self.nbd)
     }
 
-    /// The port of the conductor's API.
-    #[must_use]
-    pub fn api_port(&self) -> u16 {
-        self.api
-    }
-
     /// The port of the iSCSI server.
     #[must_use]
     pub fn iscsi_port(&self) -> u16 {

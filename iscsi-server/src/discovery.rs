@@ -7,7 +7,7 @@ pub(crate) use session::discover;
 
 use crate::catalog::{Access, Portal, TargetCatalog, TargetInfo};
 use crate::login::negotiation::segment_length;
-use crate::name;
+use crate::login::normal_name;
 use crate::pdu::{NO_TAG, TextRequest};
 use crate::sessions::Registry;
 use crate::text::{self, Text};
@@ -80,7 +80,7 @@ async fn send_targets<C: TargetCatalog>(
             answer.put("SendTargets", "Reject");
             return Ok(());
         }
-        (name, _) => match name::normalise(name) {
+        (name, _) => match normal_name(name) {
             Some(name) => Some(name),
             None => return Ok(()),
         },

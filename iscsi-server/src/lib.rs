@@ -8,7 +8,7 @@
 //!              └ discovery   └ pdu       └ management
 //! ```
 //!
-//! `pdu`, `text`, `name`, `chap`, `order`, `transfer`, the negotiation in `login`, and all decoding
+//! `pdu`, `text`, `chap`, `order`, `transfer`, the negotiation in `login`, and all decoding
 //! in `scsi` are pure; what comes from an initiator is checked there.
 
 mod catalog;
@@ -19,7 +19,6 @@ mod framing;
 mod link;
 mod login;
 mod management;
-mod name;
 mod options;
 mod order;
 mod parameters;

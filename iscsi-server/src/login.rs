@@ -16,7 +16,7 @@ mod security;
 mod status;
 mod wire;
 
-pub(crate) use identity::Claim;
+pub(crate) use identity::{Claim, normal_name};
 pub(crate) use status::LoginStatus;
 
 use crate::catalog::TargetCatalog;

@@ -2,11 +2,11 @@
 
 use super::status::LoginStatus;
 use crate::catalog::{Access, Authentication, CatalogError, TargetCatalog, TargetInfo};
-use crate::name;
 use crate::pdu::LoginRequest;
 use crate::session::Session;
 use crate::sessions::Registry;
 use crate::text::Pair;
+use ashlar_proto::IscsiName;
 use std::rc::Rc;
 
 /// Keys that say who logs in, and are declared in the first request only.
@@ -32,18 +32,25 @@ impl Claim {
     /// [`LoginStatus`].
     pub(super) fn read(keys: &[Pair<'_>]) -> Result<Self, LoginStatus> {
         let initiator = value(keys, "InitiatorName")?.ok_or(LoginStatus::MissingParameter)?;
-        let initiator = name::normalise(initiator).ok_or(LoginStatus::InitiatorError)?;
+        let initiator = normal_name(initiator).ok_or(LoginStatus::InitiatorError)?;
         let target = value(keys, "TargetName")?;
         let target = match value(keys, "SessionType")? {
             Some("Discovery") => None,
             Some("Normal") | None => {
                 let target = target.ok_or(LoginStatus::MissingParameter)?;
-                Some(name::normalise(target).ok_or(LoginStatus::NotFound)?)
+                Some(normal_name(target).ok_or(LoginStatus::NotFound)?)
             }
             Some(_) => return Err(LoginStatus::SessionType),
         };
         Ok(Self { initiator, target })
     }
+}
+
+/// A name in the form that names are compared in; none if it is no iSCSI name (RFC 7143 section
+/// 4.2.7).
+pub(crate) fn normal_name(name: &str) -> Option<String> {
+    let name: IscsiName = name.parse().ok()?;
+    Some(name.as_str().to_owned())
 }
 
 fn value<'a>(keys: &[Pair<'a>], key: &str) -> Result<Option<&'a str>, LoginStatus> {

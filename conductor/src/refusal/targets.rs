@@ -55,8 +55,8 @@ pub enum TargetRefusal {
         volume: String,
     },
     #[error(
-        "volume `{volume}` is LUN {lun} of target `{name}` already: unmap it first (`ashlar target \
-         unmap {name} {lun}`), or map it in another target"
+        "volume `{volume}` is LUN {lun} of target `{name}` already, and its reservations hold there: \
+         unmap it first (`ashlar target unmap {name} {lun}`)"
     )]
     Mapped {
         name: IscsiName,

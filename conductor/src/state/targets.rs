@@ -111,6 +111,15 @@ impl ClusterState {
             let name = row.name;
             return Err(TargetRefusal::Mapped { name, lun, volume }.into());
         }
+        // What decides conflicts of reservations is known by unit: a second one would not see them.
+        let elsewhere = self.targets.values().find_map(|target| {
+            let unit = target.units.iter().find(|unit| unit.volume == volume.id)?;
+            Some((target.name.clone(), unit.lun))
+        });
+        if let Some((name, lun)) = elsewhere {
+            let volume = volume.name.clone();
+            return Err(TargetRefusal::Mapped { name, lun, volume }.into());
+        }
         if row.units.len() >= TARGET_UNITS_MAX {
             return Err(too_many("units", TARGET_UNITS_MAX));
         }

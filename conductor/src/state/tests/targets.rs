@@ -167,7 +167,10 @@ fn a_target_has_no_number_and_no_volume_twice() {
         ));
     }
     let other = bench.target_named("iqn.2026-11.com.example:other");
-    assert!(bench.map_unit(&other, &unit("a", None)).is_ok());
+    // Two units would each know reservations of their own.
+    let refused = bench.map_unit(&other, &unit("a", None)).unwrap_err();
+    assert!(refused.to_string().contains(NAME), "{refused}");
+    assert!(bench.map_unit(&other, &unit("b", None)).is_ok());
 }
 
 #[test]

@@ -186,6 +186,7 @@ async fn read_span(core: &Rc<Core>, shard: &Rc<Shard>, span: Span) -> Result<Sho
     loop {
         core.check()?;
         let moment = core.progress.moment();
+        let vanished = shard.vanished.get();
         let readable = shard.log.borrow().readable(span);
         let Some(slot) = choose(core, shard, readable.minus(bad).minus(failed)) else {
             // All who may answer are bad: another may come back if one is away, or once it is known
@@ -218,6 +219,9 @@ async fn read_span(core: &Rc<Core>, shard: &Rc<Shard>, span: Span) -> Result<Sho
             Attempt::Shown(shown) => {
                 hold_until_acknowledged(core, shard, &shown).await?;
                 lease::hold(core, shard).await?;
+                if shard.vanished.get() != vanished {
+                    continue;
+                }
                 if !bad.is_empty() {
                     repair::start(core, shard, span, bad, slot);
                 }
@@ -322,6 +326,7 @@ pub(crate) async fn extents_of(
     loop {
         core.check()?;
         let moment = core.progress.moment();
+        let vanished = shard.vanished.get();
         let readable = shard.log.borrow().readable(span).minus(failed);
         let Some(slot) = choose(core, shard, readable) else {
             let now = core.reactor.now();
@@ -362,6 +367,9 @@ pub(crate) async fn extents_of(
                 let is_settled = || !shard.log.borrow().has_unacked_in(told, upto);
                 acknowledged(core, is_settled).await?;
                 lease::hold(core, shard).await?;
+                if shard.vanished.get() != vanished {
+                    continue;
+                }
                 return Ok(runs);
             }
             None => {

@@ -1,8 +1,11 @@
 //! What becomes of a write that a replica has no room for.
 //!
 //! Invariant: a write fails for want of room only if it has never been anywhere: every replica
-//! that it was sent to said so, and nobody was told that it is kept. Any other is sent again until
-//! a replica takes it.
+//! that it was sent to said so, or is gone for good, and nobody was told that it is kept. Any other
+//! is sent again until a replica takes it.
+//!
+//! One that is gone for good may have shown such a write to a read that waits for its outcome:
+//! that read asks another, see [`Shard::vanished`].
 //!
 //! ```text
 //! refused ─┬─ somebody holds it ─────────────────────▶ who refused is behind
@@ -30,6 +33,8 @@ pub(crate) struct Sent {
     maybe_kept: Mask,
     /// Had no room for it the last time.
     refused: Mask,
+    /// May have been shown by a replica that is gone since.
+    is_gone_with: bool,
 }
 
 impl Sent {
@@ -73,6 +78,7 @@ impl Sent {
 
     /// The replica in `slot` is gone for good, with whatever it kept.
     pub(crate) fn vacate(&mut self, slot: Slot) {
+        self.is_gone_with |= self.unanswered.or(self.maybe_kept).has(slot);
         for mask in [
             &mut self.unanswered,
             &mut self.maybe_kept,
@@ -160,6 +166,9 @@ impl Shard {
         let removed = log.remove_refused(seq);
         drop(log);
         if let Some(entry) = removed {
+            if entry.payload.sent.is_gone_with {
+                self.vanished.set(self.vanished.get() + 1);
+            }
             core.acks.raise();
             core.note_freed(entry.bytes);
             if let Some(group) = entry.payload.group {
@@ -222,4 +231,34 @@ async fn retry(core: Weak<Core>, shard: Rc<Shard>) {
         shard.send_refused(&strong);
     }
     shard.retries.set(false);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Sent;
+    use crate::quorum::{Mask, Slot};
+
+    /// A copy that only a replica which is gone may have had was perhaps shown; one that every
+    /// replica refused was not.
+    #[test]
+    fn what_is_gone_with_a_replica_was_perhaps_shown() {
+        let (member, moving) = (Slot::new(0), Slot::new(1));
+        let mut sent = Sent::default();
+        sent.note_sent(member);
+        sent.note_sent(moving);
+        sent.note_refused(member);
+        sent.note_kept(moving, false);
+        let targets = Mask::EMPTY.with(member);
+        assert!(!sent.has_never_been(targets), "one may show it still");
+        sent.vacate(moving);
+        assert!(sent.has_never_been(targets) && sent.is_gone_with);
+
+        let mut refused = Sent::default();
+        refused.note_sent(member);
+        refused.note_sent(moving);
+        refused.note_refused(moving);
+        refused.vacate(moving);
+        refused.note_refused(member);
+        assert!(refused.has_never_been(targets) && !refused.is_gone_with);
+    }
 }

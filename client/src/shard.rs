@@ -114,6 +114,9 @@ pub(crate) struct Shard {
     pub(crate) renewing: Cell<Mask>,
     /// The stable that every live replica was last told.
     pub(crate) told: Cell<Seq>,
+    /// How many writes have failed that a replica which is gone may have shown: a read which began
+    /// before that asks again.
+    pub(crate) vanished: Cell<u64>,
 }
 
 impl Shard {
@@ -146,6 +149,7 @@ impl Shard {
             listed: Cell::new(false),
             lease: Cell::new(Lease::NONE),
             renewing: Cell::new(Mask::EMPTY),
+            vanished: Cell::new(0),
             told: Cell::new(Seq::NONE),
         })
     }

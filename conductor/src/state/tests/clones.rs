@@ -2,11 +2,12 @@
 
 use ashlar_proto::Layer;
 use ashlar_proto::api::{
-    CloneSnapshot, FlattenVolume, ReportFlatten, ResizeVolume, RollbackVolume,
+    CloneSnapshot, FlattenVolume, ReportFlatten, Reserve, ResizeVolume, RollbackVolume, SetSpace,
 };
 
+use super::space::ANY;
 use super::*;
-use crate::refusal::{InvalidRequest, SnapshotRefusal};
+use crate::refusal::{InvalidRequest, SnapshotRefusal, SpaceRefusal};
 use crate::state::clones::CHAIN_MAX;
 
 fn clone_as(name: &str) -> CloneSnapshot {
@@ -345,4 +346,28 @@ fn chains_of_clones_have_an_end() {
         refused,
         Err(Refusal::Snapshot(SnapshotRefusal::ChainTooLong { .. }))
     ));
+}
+
+#[test]
+fn a_clone_counts_as_what_it_may_grow_to() {
+    let mut bench = Bench::new();
+    // Three disks of 100 GiB.
+    bench.set_space(SetSpace {
+        over_commit_percent: Some(150),
+        ..ANY
+    });
+    let plan = bench.try_create("v", 100, Reserve::None);
+    bench.commit(plan.unwrap());
+    bench.settle();
+    bench.snapshot_of("v", "s");
+    let refused = bench.try_clone("v", "s", &clone_as("c")).unwrap_err();
+    assert!(
+        matches!(refused, Refusal::Space(SpaceRefusal::OverCommitted { .. })),
+        "{refused}"
+    );
+    let thinner = CloneSnapshot {
+        replicas: Some(1),
+        ..clone_as("c")
+    };
+    assert!(bench.try_clone("v", "s", &thinner).is_ok());
 }

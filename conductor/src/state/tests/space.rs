@@ -9,19 +9,19 @@ use crate::levels::BACK_LOOKS;
 use crate::refusal::{InvalidRequest, SpaceRefusal};
 use crate::state::rebalance::Rebalancing;
 
-const ANY: SetSpace = SetSpace {
+pub(super) const ANY: SetSpace = SetSpace {
     over_commit_percent: None,
     soft_percent: None,
     hard_percent: None,
 };
 
 impl Bench {
-    fn set_space(&mut self, request: SetSpace) {
+    pub(super) fn set_space(&mut self, request: SetSpace) {
         let plan = self.state.plan_space(&request).unwrap();
         self.commit(plan);
     }
 
-    fn try_create(
+    pub(super) fn try_create(
         &self,
         name: &str,
         gib: u64,

@@ -2,7 +2,7 @@
 //! bounded, and what that costs is printed.
 //!
 //! At its full size: 5 million blocks of 4 KiB at random places of 1 TiB, with 64 MiB for the map
-//! whose leaves take 4 GiB. It takes 60 GiB of disk; `ASHLAR_MAP_PART=n` takes one in n of
+//! whose leaves take 4 GiB. It takes 32 GiB of disk; `ASHLAR_MAP_PART=n` takes one in n of
 //! everything. `ASHLAR_MAP_DIR` says where.
 //!
 //! ```text
@@ -159,8 +159,8 @@ async fn run_all<F: Future<Output = ()>>(
 }
 
 async fn measure(reactor: Reactor, path: PathBuf, part: Part) {
-    // Twice the data, for leaves and what waits for the collector.
-    let bytes = u64::from(part.writes()) * BLOCK_BYTES as u64 * 2 + 2048 * MIB;
+    // Half as much again as the data, for leaves and what waits for the collector.
+    let bytes = u64::from(part.writes()) * BLOCK_BYTES as u64 * 3 / 2 + 2048 * MIB;
     std::fs::File::create(&path)
         .unwrap()
         .set_len(bytes)

@@ -241,6 +241,11 @@ impl Peer {
         rooms.get(&(volume, shard)).copied().unwrap_or_default()
     }
 
+    /// Whether it was heard within `within` and has said of no shard lately that there is little room.
+    pub(crate) fn is_ample(&self, now: Instant, within: Duration) -> bool {
+        now - self.pulse.get().last_answer < within && self.rooms.borrow().is_empty()
+    }
+
     fn note_room(&self, header: &FrameHeader) {
         let shard = (header.volume, header.shard);
         let mut rooms = self.rooms.borrow_mut();

@@ -63,6 +63,9 @@ pub(crate) struct Replica {
 /// failing is not given its grace anew each time.
 const CALM: Duration = Duration::from_secs(10);
 
+/// For how long what a lane said of its room holds.
+const ROOM_FRESH: Duration = Duration::from_millis(500);
+
 /// A replica's trouble: since when it is behind, and whether waiting could help.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Behind {
@@ -222,13 +225,23 @@ impl Shard {
         durable
     }
 
-    /// How full the fullest of its lanes is.
+    /// How full the fullest of its lanes is. Of one that has not been heard for a while it is not known:
+    /// others may have filled it, and room counts as scarce until it answers.
     pub(crate) fn room(&self, core: &Core) -> RoomHint {
-        let targets = self.log.borrow().quorum().targets();
-        let rooms = targets
-            .slots()
-            .map(|slot| self.replica(slot).peer.room(core.id, self.index));
-        rooms.max().unwrap_or(RoomHint::Ample)
+        let log = self.log.borrow();
+        let (targets, live) = (log.quorum().targets(), log.live());
+        let now = core.reactor.now();
+        let heard = self.lease.get().confirmed(now, ROOM_FRESH);
+        let room_of = |slot: Slot| {
+            let peer = &self.replica(slot).peer;
+            let said = peer.room(core.id, self.index);
+            let is_known = heard.has(slot) || !live.has(slot) || peer.is_ample(now, ROOM_FRESH);
+            if said == RoomHint::Ample && !is_known {
+                return RoomHint::Scarce;
+            }
+            said
+        };
+        targets.slots().map(room_of).max().unwrap_or(RoomHint::Ample)
     }
 
     /// What its messages say now.

@@ -163,7 +163,8 @@ pub(crate) fn span_of(piece: &Piece) -> Span {
 
 /// Where room is scarce: what a write that may take some holds until it is acknowledged, so that little
 /// of the kind is under way when the soft mark is passed. All replicas have room for that little above
-/// it; of more, each would take another part and refuse the rest, and fall behind for it.
+/// it; of more, each would take another part and refuse the rest, and fall behind for it. Who has not
+/// heard of a lane for a while asks with that little, too.
 async fn admit_growth(core: &Rc<Core>, pieces: &[Piece]) -> Result<Option<Permit>, BlockError> {
     let mut growth = None;
     for piece in pieces {
@@ -171,7 +172,11 @@ async fn admit_growth(core: &Rc<Core>, pieces: &[Piece]) -> Result<Option<Permit
         if shard.room(core) == RoomHint::Scarce && growth.is_none() {
             let blocks: u64 = pieces.iter().map(|p| u64::from(p.count.get())).sum();
             let acquired = core.scarce.acquire(blocks * BLOCK_BYTES_U64);
-            growth = Some(core.bounded(acquired).await?);
+            let permit = core.bounded(acquired).await?;
+            // Those before it may have heard that there is room.
+            if shard.room(core) == RoomHint::Scarce {
+                growth = Some(permit);
+            }
         }
         if shard.room(core) >= RoomHint::Soft {
             refuse_growth(core, &shard, piece).await?;

@@ -546,6 +546,51 @@ fn little_is_in_flight_where_room_is_scarce() {
     });
 }
 
+/// Another volume filled the disk while this one rested: all that its host then gave it was sent on the
+/// word of an answer of long ago, and what did not fit cost it the replica.
+#[test]
+fn who_has_not_heard_for_a_while_asks_with_little() {
+    let cluster = Cluster::new(34, 3, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let volume = cluster.attach(&reactor).await.unwrap();
+        write(&reactor, &volume, 0, 1).await.unwrap();
+        let blocks_max = options().scarce_bytes / 4096;
+        let burst = async |first: u64| {
+            for store in &cluster.stores {
+                store.faults.hangs.set(true);
+            }
+            let mut writing = Vec::new();
+            for block in first..first + 2 * blocks_max {
+                let (handle, other) = (reactor.clone(), volume.clone());
+                let write = async move { write(&handle, &other, block, block).await };
+                writing.push(reactor.spawn(write));
+            }
+            reactor.sleep(Duration::from_millis(100)).await;
+            // What was not sent is refused.
+            for store in &cluster.stores {
+                store.faults.room.set(RoomHint::Soft);
+                store.faults.hangs.set(false);
+            }
+            let mut sent = 0;
+            for write in writing {
+                sent += u64::from(write.await.is_ok());
+            }
+            for store in &cluster.stores {
+                store.faults.room.set(RoomHint::Ample);
+            }
+            sent
+        };
+        reactor.sleep(Duration::from_secs(2)).await;
+        assert_eq!(burst(1).await, blocks_max);
+        // Once it has heard, as much as there is.
+        write(&reactor, &volume, 0, 2).await.unwrap();
+        reactor.sleep(Duration::from_millis(50)).await;
+        assert_eq!(burst(1 + 2 * blocks_max).await, 2 * blocks_max);
+    });
+}
+
 /// A snapshot holds what is overwritten, so an overwrite took room on disks that had none left: they
 /// refused it one after another, and a full cluster was left with one replica of the volume in sync.
 #[test]

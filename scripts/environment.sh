@@ -12,6 +12,8 @@ export PATH=$PATH:$HOME/.cargo/bin
 export ASHLAR_GUEST_KERNEL=${ASHLAR_GUEST_KERNEL:-$CARGO_TARGET_DIR/guest/kernel}
 # open-iscsi for the guest, unpacked here too.
 export ASHLAR_GUEST_ISCSI=${ASHLAR_GUEST_ISCSI:-$CARGO_TARGET_DIR/guest/iscsi}
+# multipath-tools and what they need of udev, for the guest as well.
+export ASHLAR_GUEST_MULTIPATH=${ASHLAR_GUEST_MULTIPATH:-$CARGO_TARGET_DIR/guest/multipath}
 # The binary that the end-to-end tests, the guest and the benchmark run.
 export ASHLAR_BIN=${ASHLAR_BIN:-$CARGO_TARGET_DIR/release/ashlar}
 

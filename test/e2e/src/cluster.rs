@@ -46,6 +46,8 @@ pub struct ClusterOptions {
     pub conductor_arguments: Vec<String>,
     /// More arguments for `ashlar nbd`.
     pub nbd_arguments: Vec<String>,
+    /// More arguments for each `ashlar iscsi`.
+    pub iscsi_arguments: Vec<String>,
     /// More arguments for `ashlar up`.
     pub up_arguments: Vec<String>,
 }
@@ -64,6 +66,7 @@ impl Default for ClusterOptions {
             store_arguments: Vec::new(),
             conductor_arguments: Vec::new(),
             nbd_arguments: Vec::new(),
+            iscsi_arguments: Vec::new(),
             up_arguments: Vec::new(),
         }
     }
@@ -77,6 +80,7 @@ pub struct Cluster {
     api: u16,
     nbd: u16,
     iscsi: u16,
+    iscsi_second: u16,
     store_ports: Vec<u16>,
     services: Vec<(String, Service)>,
     /// Goes after the services.
@@ -120,6 +124,7 @@ impl Cluster {
             api: free_port()?,
             nbd: free_port()?,
             iscsi: free_port()?,
+            iscsi_second: free_port()?,
             store_ports: (0..stores).map(|_| free_port()).collect::<Result<_>>()?,
             services: Vec::new(),
             network,
@@ -303,6 +308,12 @@ impl Cluster {
         self.iscsi
     }
 
+    /// The port of the second iSCSI server, the service `iscsi-second` of separate processes.
+    #[must_use]
+    pub fn iscsi_second_port(&self) -> u16 {
+        self.iscsi_second
+    }
+
     /// Where the iSCSI server is: in `ashlar up`, or the service `iscsi` of separate processes, once that
     /// is started.
     #[must_use]
@@ -336,11 +347,16 @@ impl Cluster {
                 push(&["--disk-size", &self.options.disk_size]);
             }
             "conductor" => push(&["conductor", "--data", &data, "--listen", &api]),
-            // A guest reaches this machine by another address than this one knows.
-            "iscsi" => {
-                let (listen, portal) = (self.iscsi_address(), format!("10.0.2.2:{}", self.iscsi));
+            "iscsi" | "iscsi-second" => {
+                let (port, group) = match name {
+                    "iscsi" => (self.iscsi, 1),
+                    _ => (self.iscsi_second, 2),
+                };
+                let listen = format!("127.0.0.1:{port}");
                 push(&["iscsi", "--conductor", &conductor, "--listen", &listen]);
-                push(&["--portal", &portal, "--force-attach"]);
+                // A guest reaches this machine by another address than this one knows.
+                push(&["--portal", &format!("10.0.2.2:{port},{group}")]);
+                push(&["--force-attach"]);
             }
             // Killed and started again, it takes back what its last run had attached.
             "nbd" => {
@@ -376,7 +392,7 @@ impl Cluster {
             "up" => self.options.up_arguments.as_slice(),
             "conductor" => self.options.conductor_arguments.as_slice(),
             "nbd" => &self.options.nbd_arguments,
-            "iscsi" => &[],
+            "iscsi" | "iscsi-second" => &self.options.iscsi_arguments,
             _ => &self.options.store_arguments,
         };
         arguments.extend(more.iter().cloned());

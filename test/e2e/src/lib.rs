@@ -7,6 +7,7 @@
 pub mod binary;
 pub mod cluster;
 pub mod filler;
+pub mod guest;
 pub mod image;
 pub mod inspect;
 pub mod iscsi;
@@ -18,5 +19,6 @@ pub mod raw_disk;
 pub mod tool;
 
 pub use cluster::{Cluster, ClusterOptions};
+pub use guest::Guest;
 pub use process::Service;
 pub use tool::{Finished, Tool};

@@ -3,8 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use ashlar_e2e::inspect::{Block, Replicas};
 use ashlar_e2e::ledger::BLOCK;
-use ashlar_e2e::{Cluster, ClusterOptions, Tool, binary, image};
-use std::path::PathBuf;
+use ashlar_e2e::{Cluster, ClusterOptions, Guest, Tool, image};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -120,45 +119,8 @@ fn mapped(cluster: &mut Cluster, replicas: &Replicas) -> Result<Vec<u64>> {
 
 /// Boots a guest with orders for its `init`; gives what it printed.
 fn boot(cluster: &Cluster, orders: &str) -> Result<String> {
-    let scripts = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../guest"));
-    let (kernel, iscsi) = (unpacked("kernel")?, unpacked("iscsi")?);
-    let initramfs = cluster.path().join("initramfs.cpio");
-    if !initramfs.exists() {
-        Tool::new(scripts.join("build-initramfs"))
-            .arg(&kernel)
-            .arg(&iscsi)
-            .arg(&initramfs)
-            .check()?;
-    }
-    let console = Tool::new(scripts.join("boot"))
-        .arg(&kernel)
-        .arg(&initramfs)
-        .arg(format!("ashlar.port={}", cluster.nbd_port()))
-        .arg(orders)
-        .limit(GUEST_LIMIT)
-        .check()?;
+    let orders = format!("ashlar.port={} {orders}", cluster.nbd_port());
+    let console = Guest::boot(cluster.path(), &orders)?.done(GUEST_LIMIT)?;
     println!("{console}");
-    ensure!(
-        !console.contains("GUEST FAIL"),
-        "the guest failed:\n{console}"
-    );
-    ensure!(
-        console.contains("GUEST DONE"),
-        "the guest did not finish:\n{console}"
-    );
     Ok(console)
-}
-
-/// What `scripts/setup` has unpacked for guests.
-fn unpacked(what: &str) -> Result<PathBuf> {
-    let variable = format!("ASHLAR_GUEST_{}", what.to_uppercase());
-    let own = || binary::target_dir().join("guest").join(what);
-    let path = std::env::var_os(variable).map_or_else(own, PathBuf::from);
-    std::fs::read_dir(&path).with_context(|| {
-        format!(
-            "no {what} for guests in {}: run scripts/setup, which unpacks one",
-            path.display()
-        )
-    })?;
-    Ok(path)
 }

@@ -186,6 +186,47 @@ impl Initiator {
         }
     }
 
+    /// PERSISTENT RESERVE OUT to LUN 1 with its parameter list (SPC-4 section 6.16): the keys are the
+    /// reservation key and the service action's. Gives the status.
+    ///
+    /// # Errors
+    ///
+    /// As [`Initiator::command`].
+    pub fn reserve_out(
+        &mut self,
+        action: u8,
+        kind: u8,
+        keys: (u64, u64),
+        aptpl: bool,
+    ) -> Result<u8> {
+        let cdb = [0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0];
+        let mut list = Vec::new();
+        list.extend(keys.0.to_be_bytes());
+        list.extend(keys.1.to_be_bytes());
+        list.extend([0, 0, 0, 0, u8::from(aptpl), 0, 0, 0]);
+        Ok(self.settled(1, &cdb, &list, 0)?.status)
+    }
+
+    /// Writes `byte` all over the first block of LUN 1; gives the status.
+    ///
+    /// # Errors
+    ///
+    /// As [`Initiator::command`].
+    pub fn write_first(&mut self, byte: u8) -> Result<u8> {
+        let cdb = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+        Ok(self.settled(1, &cdb, &[byte; 512], 0)?.status)
+    }
+
+    /// Reads the first block of LUN 1.
+    ///
+    /// # Errors
+    ///
+    /// As [`Initiator::command`], or if it does not end in GOOD.
+    pub fn read_first(&mut self) -> Result<Vec<u8>> {
+        let cdb = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+        self.settled(1, &cdb, &[], 512)?.good()
+    }
+
     fn pong(&mut self, ping: &[u8; HEADER_BYTES]) -> Result<()> {
         if word(ping, 20) == NO_TAG {
             return Ok(());

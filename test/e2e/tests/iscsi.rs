@@ -130,32 +130,6 @@ fn a_target_lets_in_whom_it_names_with_the_right_secret() -> Result<()> {
     })
 }
 
-/// PERSISTENT RESERVE OUT with its parameter list.
-fn reserve_out(
-    session: &mut Initiator,
-    action: u8,
-    kind: u8,
-    keys: (u64, u64),
-    aptpl: bool,
-) -> Result<u8> {
-    let cdb = [0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0];
-    let mut list = Vec::new();
-    list.extend(keys.0.to_be_bytes());
-    list.extend(keys.1.to_be_bytes());
-    list.extend([0, 0, 0, 0, u8::from(aptpl), 0, 0, 0]);
-    Ok(session.settled(1, &cdb, &list, 0)?.status)
-}
-
-fn write(session: &mut Initiator, byte: u8) -> Result<u8> {
-    let cdb = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-    Ok(session.settled(1, &cdb, &[byte; 512], 0)?.status)
-}
-
-fn read(session: &mut Initiator) -> Result<Vec<u8>> {
-    let cdb = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-    session.settled(1, &cdb, &[], 512)?.good()
-}
-
 #[test]
 fn reservations_outlive_the_target_and_the_conductor() -> Result<()> {
     const REGISTER: u8 = 0;
@@ -168,28 +142,28 @@ fn reservations_outlive_the_target_and_the_conductor() -> Result<()> {
     let address = cluster.iscsi_address();
     let login = |name: &str| Initiator::login(&address, name, 1, &target);
     let (mut alice, mut bob) = (login(ALICE)?, login(BOB)?);
-    ensure!(reserve_out(&mut alice, REGISTER, 0, (0, 0xa), true)? == 0);
+    ensure!(alice.reserve_out(REGISTER, 0, (0, 0xa), true)? == 0);
     let kind = WRITE_EXCLUSIVE_REGISTRANTS;
-    ensure!(reserve_out(&mut alice, RESERVE, kind, (0xa, 0), false)? == 0);
-    ensure!(write(&mut alice, 7)? == 0 && write(&mut bob, 8)? == CONFLICT);
-    ensure!(read(&mut bob)? == [7; 512]);
+    ensure!(alice.reserve_out(RESERVE, kind, (0xa, 0), false)? == 0);
+    ensure!(alice.write_first(7)? == 0 && bob.write_first(8)? == CONFLICT);
+    ensure!(bob.read_first()? == [7; 512]);
 
     // All of it dies: conductor, owner, target, stores.
     cluster.kill();
     cluster.restart()?;
     let (mut alice, mut bob) = wait_for("the target", LIMIT, || Ok((login(ALICE)?, login(BOB)?)))?;
     ensure!(
-        write(&mut bob, 9)? == CONFLICT,
+        bob.write_first(9)? == CONFLICT,
         "the reservation is forgotten"
     );
-    ensure!(write(&mut alice, 10)? == 0, "the registration is forgotten");
+    ensure!(alice.write_first(10)? == 0, "the registration is forgotten");
     let shown = cluster.json(["volume", "reservations", "v"])?.to_string();
     ensure!(shown.contains(ALICE) && !shown.contains(BOB), "{shown}");
 
     // Bob may take it over, as cluster managers do with one that is dead.
-    ensure!(reserve_out(&mut bob, REGISTER, 0, (0, 0xb), true)? == 0);
-    ensure!(reserve_out(&mut bob, PREEMPT, kind, (0xb, 0xa), false)? == 0);
-    ensure!(write(&mut bob, 11)? == 0 && write(&mut alice, 12)? == CONFLICT);
-    ensure!(read(&mut alice)? == [11; 512]);
+    ensure!(bob.reserve_out(REGISTER, 0, (0, 0xb), true)? == 0);
+    ensure!(bob.reserve_out(PREEMPT, kind, (0xb, 0xa), false)? == 0);
+    ensure!(bob.write_first(11)? == 0 && alice.write_first(12)? == CONFLICT);
+    ensure!(alice.read_first()? == [11; 512]);
     Ok(())
 }

@@ -82,6 +82,20 @@ impl VolumeCatalog {
         }))
     }
 
+    /// Whether an open may succeed now: it is attached, or the conductor knows of it and says so within
+    /// `patience`.
+    pub async fn may_open(&self, name: &str, patience: Duration) -> bool {
+        let inner = &self.0;
+        if let Some(Entry::Open { device, .. }) = inner.entries.borrow().get(name)
+            && !device.is_over()
+        {
+            return true;
+        }
+        let asked = inner.source.export(name);
+        let answer = inner.reactor.timeout(patience, asked).await;
+        !matches!(answer, Err(_) | Ok(Err(OpenError::Unavailable)))
+    }
+
     /// Detaches every volume, used or not; for the end of the process.
     pub async fn detach_all(&self) {
         loop {

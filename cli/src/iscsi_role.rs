@@ -19,6 +19,10 @@ use crate::cluster_source::HttpClusterSource;
 use crate::target_catalog::ClusterTargets;
 use crate::{host, runtime, signals};
 
+/// How long a command waits for a conductor that does not answer, where its volume is not attached yet:
+/// initiators give a command half a minute, and retry what becomes ready.
+const CONDUCTOR_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Runs until SIGINT or SIGTERM.
 pub fn run(args: IscsiArgs) -> anyhow::Result<()> {
     let tokio = tokio::runtime::Builder::new_multi_thread()
@@ -45,6 +49,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let mut options = VolumeOptions::new(host::owner("iscsi"));
     options.force = args.force_attach;
+    options.conductor_timeout = CONDUCTOR_TIMEOUT;
     args.scrub.apply(&mut options);
     let source = HttpClusterSource::new(api, &control);
     let catalog = VolumeCatalog::new(&reactor, source.clone(), options);

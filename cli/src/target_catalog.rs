@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use ashlar_client::SourceError;
 use ashlar_iscsi_server::{
-    Access, Authentication, CatalogError, Registrations, Reservations, ReservationsError,
-    TargetCatalog, TargetInfo, Versioned,
+    Access, Authentication, CatalogError, Registrations, Reservations, ReservationsError, TargetCatalog,
+    TargetInfo, Versioned,
 };
 use ashlar_nbd_server::{ExportCatalog, OpenError};
 use ashlar_proto::IscsiName;
@@ -182,6 +182,19 @@ impl TargetCatalog for ClusterTargets {
     async fn discovery(&self, _initiator: &str) -> Result<Access, CatalogError> {
         // Nobody is shown more than what it may log in to.
         Ok(Access::Granted(Authentication::default()))
+    }
+
+    async fn ready(&self, target: &TargetInfo) -> Result<(), CatalogError> {
+        for unit in &target.units {
+            let Ok(unit) = unit.volume.parse::<UnitOf>() else {
+                continue;
+            };
+            if self.0.volumes.may_open(&unit.export(), PATIENCE).await {
+                return Ok(());
+            }
+        }
+        let is_empty = target.units.is_empty();
+        is_empty.then_some(()).ok_or(CatalogError::Unavailable)
     }
 
     async fn targets(&self, initiator: &str) -> Result<Vec<TargetInfo>, CatalogError> {

@@ -237,14 +237,26 @@ async fn granted<C: ClusterSource>(
         force: options.force,
         repair: options.repair,
     };
+    let silent_until = deadline.min(reactor.now() + options.conductor_timeout);
     loop {
-        match source.attach(name, &request).await {
-            Ok(grant) => return Ok(grant),
-            Err(SourceError::Unreachable | SourceError::NotReady) if reactor.now() < deadline => {
-                reactor.sleep(RETRY_PAUSE).await;
-            }
-            Err(error) => return Err(error.into()),
+        // One that hangs is as good as one that is gone. An attach that it carries out later is of this
+        // owner, who may ask for it again.
+        let rest = silent_until.saturating_since(reactor.now());
+        let asked = reactor.timeout(rest, source.attach(name, &request)).await;
+        let error = match asked {
+            Ok(Ok(grant)) => return Ok(grant),
+            Ok(Err(error)) => error,
+            Err(_) => SourceError::Unreachable,
+        };
+        let retry_until = match error {
+            SourceError::Unreachable => silent_until,
+            SourceError::NotReady => deadline,
+            _ => return Err(error.into()),
+        };
+        if reactor.now() >= retry_until {
+            return Err(error.into());
         }
+        reactor.sleep(RETRY_PAUSE).await;
     }
 }
 

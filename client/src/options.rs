@@ -20,6 +20,8 @@ pub struct VolumeOptions {
     pub attach_patience: Duration,
     /// How long to try to attach at all.
     pub attach_timeout: Duration,
+    /// How long of that to wait for a conductor that does not answer.
+    pub conductor_timeout: Duration,
     /// How long a request waits for enough replicas before it fails.
     pub io_timeout: Duration,
     /// How long a replica may take to answer before its session is ended, as long as its store shows
@@ -67,6 +69,7 @@ impl VolumeOptions {
             local: Vec::new(),
             attach_patience: Duration::from_secs(5),
             attach_timeout: Duration::from_secs(60),
+            conductor_timeout: Duration::from_secs(60),
             io_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(8),
             silence_timeout: Duration::from_millis(600),

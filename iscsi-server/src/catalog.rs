@@ -147,6 +147,15 @@ pub trait TargetCatalog: 'static {
             .ok_or(CatalogError::Unknown)
     }
 
+    /// Whether a session with the target is of use now: asked at the end of a login that begins one.
+    ///
+    /// # Errors
+    /// [`CatalogError::Unavailable`]: none of its logical units can be opened; the login is refused so
+    /// that the initiator tries again later (RFC 7143 section 11.13.5, status 0301h).
+    async fn ready(&self, _target: &TargetInfo) -> Result<(), CatalogError> {
+        Ok(())
+    }
+
     /// A handle on the device of a volume. All handles of a volume are on one device. It may take
     /// its time; once begun it runs to its end. The device is let go when the last handle is dropped.
     ///

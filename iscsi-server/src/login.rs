@@ -251,6 +251,9 @@ impl<'a, C: TargetCatalog> Login<'a, C> {
                     parameters: session_parameters,
                     cid: request.cid,
                 };
+                let catalog = Rc::clone(&self.registry.catalog);
+                let ready = self.own_time(catalog.ready(target)).await;
+                ready.map_err(identity::status)?;
                 self.reinstate(&newcomer, &target.name).await?;
                 self.registry.begin(target, &newcomer)
             }

@@ -12,7 +12,7 @@ use aws_lc_rs::digest;
 use md5::Digest as _;
 use std::time::Duration;
 use support::initiator::NO_TAG;
-use support::{ALICE, Bench, Client, DENIED, DISK, Initiator, Login, SECRET, TARGET};
+use support::{ALICE, Bench, Client, DENIED, DISK, Initiator, Login, SECRET, TARGET, secrets};
 
 #[test]
 fn what_is_asked_for_is_negotiated() {
@@ -179,8 +179,11 @@ fn hash(algorithm: &str, parts: &[&[u8]]) -> String {
 }
 
 /// Goes through the security stage; gives the last response.
-async fn authenticate(initiator: &Initiator, algorithm: &str, secret: &str, mutual: bool) -> u16 {
-    let login = Login::normal(SECRET);
+async fn authenticate(
+    initiator: &Initiator,
+    login: &Login,
+    (algorithm, secret, mutual): (&str, &str, bool),
+) -> u16 {
     let mut keys: Vec<_> = login
         .keys
         .iter()
@@ -224,24 +227,77 @@ async fn authenticate(initiator: &Initiator, algorithm: &str, secret: &str, mutu
     assert_eq!(response.bhs[1], 0x81);
     let response = initiator.login_step(login.bhs(1, Some(3)), &[]).await;
     assert_eq!((response.u16(36), response.bhs[1]), (0, 0x87));
-    initiator.enter(&login, &response);
-    initiator.make_ready().await;
+    initiator.enter(login, &response);
     0
 }
 
 #[test]
 fn chap_lets_in_who_knows_the_secret() {
     Bench::new(5).run(20, async |client: Client| {
+        let login = Login::normal(SECRET);
         for algorithm in ["5", "6", "7", "8"] {
             for mutual in [false, true] {
                 let initiator = client.connect().await;
-                assert_eq!(authenticate(&initiator, algorithm, ALICE, mutual).await, 0);
+                let shown = (algorithm, ALICE, mutual);
+                assert_eq!(authenticate(&initiator, &login, shown).await, 0);
+                initiator.make_ready().await;
             }
             let initiator = client.connect().await;
-            let status = authenticate(&initiator, algorithm, "something else", false).await;
+            let shown = (algorithm, "something else", false);
+            let status = authenticate(&initiator, &login, shown).await;
             assert_eq!(status, 0x0201);
             assert!(initiator.is_closed().await);
         }
+    });
+}
+
+#[test]
+fn discovery_asks_for_secrets_of_its_own() {
+    let bench = Bench::new(9);
+    bench.catalog.discovery.replace(secrets());
+    bench.run(20, async |client: Client| {
+        let login = Login::discovery();
+        let initiator = client.connect().await;
+        let refused = initiator.log_in(&login).await;
+        assert_eq!(refused, Err(0x0201), "without a secret");
+        let initiator = client.connect().await;
+        let wrong = ("7", "something else", false);
+        assert_eq!(authenticate(&initiator, &login, wrong).await, 0x0201);
+        assert!(initiator.is_closed().await);
+        for mutual in [false, true] {
+            let initiator = client.connect().await;
+            let shown = ("7", ALICE, mutual);
+            assert_eq!(authenticate(&initiator, &login, shown).await, 0);
+            initiator.text(NO_TAG, "SendTargets=All\0").await;
+            let answer = initiator.expect(0x24).await.text();
+            assert!(answer.contains(DISK) && answer.contains(SECRET), "{answer}");
+        }
+        // Logins to targets go by the target's.
+        client.session(&[]).await;
+    });
+}
+
+#[test]
+fn a_target_that_cannot_be_served_refuses_new_sessions_and_keeps_old_ones() {
+    let bench = Bench::new(10);
+    let catalog = bench.catalog.clone();
+    bench.run(20, async move |client: Client| {
+        let session = client.session(&[("MaxConnections", "2")]).await;
+        catalog.ready.set(false);
+        for _ in 0..2 {
+            let initiator = client.connect().await;
+            let refused = initiator.log_in(&Login::normal(DISK)).await;
+            assert_eq!(refused, Err(0x0301), "the same initiator port");
+            assert!(initiator.is_closed().await);
+        }
+        assert_eq!(session.write(3, &[7; 512]).await.bhs[3], 0, "it is in use");
+        // Who only asks what there is gets an answer.
+        let initiator = client.connect().await;
+        initiator.log_in(&Login::discovery()).await.unwrap();
+        catalog.ready.set(true);
+        let renewed = client.session(&[]).await;
+        assert_eq!(renewed.read(3, 1).await, [7; 512]);
+        assert!(session.is_closed().await, "its port logged in anew");
     });
 }
 

@@ -9,7 +9,7 @@ use ashlar_reactor::sim::Process;
 
 use super::cluster::{Cluster, options};
 use super::scenarios::{holds, write};
-use crate::{AttachError, BlockDevice, BlockError};
+use crate::{AttachError, BlockDevice, BlockError, SourceError, Volume};
 
 /// Both stores take a write into volatile caches; it is acknowledged. Both lose power and come
 /// back full: a flush must not be answered while the write is nowhere.
@@ -279,6 +279,39 @@ fn an_attach_that_fails_gives_its_grant_back() {
         assert!(cluster.conductor.is_attached());
         volume.detach().await.unwrap();
         assert!(!cluster.conductor.is_attached());
+    });
+}
+
+/// An attach that waits a minute for a conductor keeps those waiting who could try elsewhere.
+#[test]
+fn an_attach_waits_for_a_silent_conductor_no_longer_than_it_is_told() {
+    let cluster = Cluster::new(39, 3, AckRule::Majority, false);
+    let owner = cluster.owner();
+    let reactor = owner.reactor().clone();
+    cluster.run(async {
+        let patience = Duration::from_secs(3);
+        let attach = || {
+            let mut options = options();
+            options.conductor_timeout = patience;
+            let conductor = cluster.conductor.clone();
+            Volume::attach(&reactor, conductor, "v", options)
+        };
+        cluster.conductor.down.set(true);
+        let started = reactor.now();
+        let failed = attach().await.map(|_| ());
+        assert_eq!(failed, Err(SourceError::Unreachable.into()));
+        let took = reactor.now() - started;
+        assert!(
+            took >= patience && took < patience + Duration::from_secs(1),
+            "{took:?}"
+        );
+        // It comes back within that time.
+        let (handle, conductor) = (reactor.clone(), cluster.conductor.clone());
+        drop(reactor.spawn(async move {
+            handle.sleep(Duration::from_secs(2)).await;
+            conductor.down.set(false);
+        }));
+        attach().await.unwrap().detach().await.unwrap();
     });
 }
 

@@ -119,7 +119,7 @@ impl<C: TargetCatalog> Identity<C> {
     }
 }
 
-fn status(error: CatalogError) -> LoginStatus {
+pub(super) fn status(error: CatalogError) -> LoginStatus {
     match error {
         CatalogError::Unknown => LoginStatus::NotFound,
         CatalogError::InUse | CatalogError::Unavailable => LoginStatus::Unavailable,

@@ -40,9 +40,25 @@ pub struct Catalog {
     pub device: SlowDevice,
     pub more: Cell<usize>,
     pub available: Cell<bool>,
+    /// What discovery asks for.
+    pub discovery: RefCell<Authentication>,
+    /// Whether sessions with targets are of use.
+    pub ready: Cell<bool>,
     /// `DISK` is not among the targets any more.
     pub withdrawn: Cell<bool>,
     reservations: RefCell<HashMap<u128, Reservations>>,
+}
+
+/// What alice has to know, and is shown.
+pub fn secrets() -> Authentication {
+    let secret = |name: &str, secret: &str| ChapSecret {
+        name: name.into(),
+        secret: secret.into(),
+    };
+    Authentication {
+        initiator: vec![secret("alice", ALICE)],
+        target: Some(secret("target", TARGET)),
+    }
 }
 
 impl Catalog {
@@ -66,25 +82,22 @@ impl TargetCatalog for Catalog {
     type Device = SlowDevice;
 
     async fn discovery(&self, _initiator: &str) -> Result<Access, CatalogError> {
-        Ok(Access::Granted(Authentication::default()))
+        Ok(Access::Granted(self.discovery.borrow().clone()))
+    }
+
+    async fn ready(&self, _target: &TargetInfo) -> Result<(), CatalogError> {
+        let is_ready = self.ready.get();
+        is_ready.then_some(()).ok_or(CatalogError::Unavailable)
     }
 
     async fn targets(&self, _initiator: &str) -> Result<Vec<TargetInfo>, CatalogError> {
         if !self.available.get() {
             return Err(CatalogError::Unavailable);
         }
-        let secret = |name: &str, secret: &str| ChapSecret {
-            name: name.into(),
-            secret: secret.into(),
-        };
-        let secrets = Authentication {
-            initiator: vec![secret("alice", ALICE)],
-            target: Some(secret("target", TARGET)),
-        };
         let open = || Access::Granted(Authentication::default());
         let mut targets = vec![
             Self::target(DISK, open()),
-            Self::target(SECRET, Access::Granted(secrets)),
+            Self::target(SECRET, Access::Granted(secrets())),
             Self::target(DENIED, Access::Denied),
         ];
         if self.withdrawn.get() {
@@ -160,6 +173,8 @@ impl Bench {
             device: SlowDevice::new(&reactor, geometry),
             more: Cell::new(0),
             available: Cell::new(true),
+            discovery: RefCell::default(),
+            ready: Cell::new(true),
             withdrawn: Cell::new(false),
             reservations: RefCell::default(),
         });

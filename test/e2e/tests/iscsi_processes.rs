@@ -110,6 +110,54 @@ fn reservations_hold_while_the_conductor_is_away() -> Result<()> {
     cluster.stop()
 }
 
+const TEST_UNIT_READY: [u8; 6] = [0; 6];
+
+/// Nobody is let in to a volume that cannot be attached, and nobody waits long to hear so.
+#[test]
+fn logins_are_refused_soon_while_the_conductor_is_away() -> Result<()> {
+    // Two seconds for a login and five for a command are meant; machines under load take longer.
+    const SOON: Duration = Duration::from_secs(25);
+    let mut cluster = cluster("64MiB")?;
+    let address = cluster.iscsi_address();
+    // Logged in before, but never used: nothing is attached.
+    let mut alice = login(&cluster, ALICE)?;
+    for hangs in [false, true] {
+        let conductor = cluster.service("conductor");
+        if hangs {
+            conductor.pause();
+        } else {
+            conductor.kill();
+        }
+        let began = std::time::Instant::now();
+        let refused = Initiator::login(&address, BOB, 1, TARGET).err();
+        let refused = refused.context("bob is let in")?.to_string();
+        let login_took = began.elapsed();
+        ensure!(refused.contains("0301"), "{refused}");
+        let answer = alice.settled(1, &TEST_UNIT_READY, &[], 0)?;
+        let all_took = began.elapsed();
+        println!("hangs {hangs}: login refused after {login_took:?}, both after {all_took:?}");
+        ensure!(answer.code() == Some((2, 4, 1)), "{answer:?}");
+        ensure!(all_took < SOON, "both took {all_took:?}");
+        if hangs {
+            cluster.service("conductor").resume();
+        } else {
+            cluster.start_service("conductor")?;
+        }
+        cluster.wait_ready()?;
+    }
+    let mut bob = login(&cluster, BOB)?;
+    wait_for("the volume", LIMIT, || {
+        ensure!(bob.write_first(1)? == 0, "not ready yet");
+        Ok(())
+    })?;
+    ensure!(alice.read_first()? == [1; 512]);
+    // What is attached is open to more, conductor or not.
+    cluster.service("conductor").kill();
+    let mut carol = Initiator::login(&address, "iqn.2026-01.test:carol", 1, TARGET)?;
+    ensure!(carol.read_first()? == [1; 512]);
+    Ok(())
+}
+
 /// QEMU's own initiator with the disk of a virtual machine, as NBD on a Unix socket for fio.
 fn qemu_disk(directory: &Path, url: &str) -> Result<(Service, String)> {
     let socket = directory.join("disk.sock");

@@ -28,7 +28,9 @@ pub use iscsi::{ISCSI_LISTEN, IscsiArgs, IscsiChoice, IscsiListen};
 pub use resize::ResizeArgs;
 pub use snapshots::{CreateName, SnapshotCommand, SnapshotName};
 pub use space::{EventsArgs, SetSpaceArgs, SetVolumeArgs, SpaceCommand};
-pub use targets::{AclCommand, ChapCommand, ClearChapArgs, SetChapArgs, TargetCommand};
+pub use targets::{
+    AclCommand, ChapCommand, ClearChapArgs, DiscoveryChapCommand, SetChapArgs, TargetCommand,
+};
 pub use transfer::{ExportArgs, ImageFormat, ImportArgs};
 
 /// The least `--owner-silence`.

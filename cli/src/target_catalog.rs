@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use ashlar_client::SourceError;
 use ashlar_iscsi_server::{
-    Access, Authentication, CatalogError, Registrations, Reservations, ReservationsError, TargetCatalog,
+    Access, CatalogError, Registrations, Reservations, ReservationsError, TargetCatalog,
     TargetInfo, Versioned,
 };
 use ashlar_nbd_server::{ExportCatalog, OpenError};
@@ -179,9 +179,10 @@ impl Inner {
 impl TargetCatalog for ClusterTargets {
     type Device = ExportedVolume;
 
-    async fn discovery(&self, _initiator: &str) -> Result<Access, CatalogError> {
-        // Nobody is shown more than what it may log in to.
-        Ok(Access::Granted(Authentication::default()))
+    async fn discovery(&self, initiator: &str) -> Result<Access, CatalogError> {
+        // Nobody is shown more than what it may log in to; who has to show a secret for that, too.
+        let served = self.0.served().await?;
+        Ok(offer::discovery(&served, initiator.parse().ok().as_ref()))
     }
 
     async fn ready(&self, target: &TargetInfo) -> Result<(), CatalogError> {

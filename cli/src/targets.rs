@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use ashlar_proto::IscsiName;
 use ashlar_proto::api::{
-    AllowInitiator, ClearChap, CreateTarget, MapUnit, Registration, RemoveInitiator, SetChap,
-    Target, VolumeReservations,
+    AllowInitiator, ChapUser, ClearChap, CreateTarget, DiscoveryChap, MapUnit, Registration,
+    RemoveInitiator, SetChap, Target, VolumeReservations,
 };
 
 use crate::admin::ask;
-use crate::args::{AclCommand, ChapCommand, ClearChapArgs, SetChapArgs, TargetCommand};
+use crate::args::{
+    AclCommand, ChapCommand, ClearChapArgs, DiscoveryChapCommand, SetChapArgs, TargetCommand,
+};
 use crate::chap_secret;
 use crate::output::{print_json, print_table, print_text};
 
@@ -62,6 +64,7 @@ pub fn run(api: &str, command: TargetCommand, json: bool) -> anyhow::Result<()> 
             ChapCommand::Set(args) => set_chap(api, &target, args, json),
             ChapCommand::Clear(args) => clear_chap(api, &target, args, json),
         },
+        TargetCommand::DiscoveryChap { command } => discovery_chap(api, command, json),
     }
 }
 
@@ -134,13 +137,64 @@ fn acl(api: &str, target: &IscsiName, command: AclCommand, json: bool) -> anyhow
     print_text(&allowed(&changed))
 }
 
-fn set_chap(api: &str, target: &IscsiName, args: SetChapArgs, json: bool) -> anyhow::Result<()> {
-    let request = SetChap {
+fn discovery_chap(api: &str, command: DiscoveryChapCommand, json: bool) -> anyhow::Result<()> {
+    let shown = match command {
+        DiscoveryChapCommand::Show => ask(api, async |client| client.discovery_chap().await)?,
+        DiscoveryChapCommand::Set(args) => {
+            let request = set_request(args)?;
+            ask(api, async |client| {
+                client.set_discovery_chap(&request).await
+            })?
+        }
+        DiscoveryChapCommand::Clear(args) => {
+            let request = clear_request(args);
+            ask(api, async |client| {
+                client.clear_discovery_chap(&request).await
+            })?
+        }
+    };
+    if json {
+        return print_json(&shown);
+    }
+    print_text(&discovery_text(&shown))
+}
+
+/// Who has to show what to be told of targets.
+fn discovery_text(discovery: &DiscoveryChap) -> String {
+    let mut lines: Vec<String> = discovery.chap.iter().map(chap_line).collect();
+    if lines.is_empty() {
+        lines.push(
+            "initiators are told of the targets that they may use without a secret".to_owned(),
+        );
+    }
+    if let Some(user) = &discovery.mutual {
+        lines.push(format!("servers show that they are {user}"));
+    }
+    lines.join("\n")
+}
+
+fn set_request(args: SetChapArgs) -> anyhow::Result<SetChap> {
+    Ok(SetChap {
         user: args.user,
         secret: chap_secret::read(args.secret_file.as_deref())?,
         initiator: args.initiator,
         mutual: args.mutual,
-    };
+    })
+}
+
+fn clear_request(args: ClearChapArgs) -> ClearChap {
+    match args.user {
+        Some(user) => ClearChap::User {
+            user,
+            initiator: args.initiator,
+        },
+        None if args.mutual => ClearChap::Mutual,
+        None => ClearChap::All,
+    }
+}
+
+fn set_chap(api: &str, target: &IscsiName, args: SetChapArgs, json: bool) -> anyhow::Result<()> {
+    let request = set_request(args)?;
     let changed = ask(api, async |client| client.set_chap(target, &request).await)?;
     tell(&changed, json, chap)
 }
@@ -151,14 +205,7 @@ fn clear_chap(
     args: ClearChapArgs,
     json: bool,
 ) -> anyhow::Result<()> {
-    let request = match args.user {
-        Some(user) => ClearChap::User {
-            user,
-            initiator: args.initiator,
-        },
-        None if args.mutual => ClearChap::Mutual,
-        None => ClearChap::All,
-    };
+    let request = clear_request(args);
     let changed = ask(api, async |client| {
         client.clear_chap(target, &request).await
     })?;
@@ -192,14 +239,7 @@ fn allowed(target: &Target) -> String {
 
 /// Who has to show what.
 fn chap(target: &Target) -> String {
-    let mut lines: Vec<String> = target
-        .chap
-        .iter()
-        .map(|user| match &user.initiator {
-            Some(initiator) => format!("{initiator} logs in as {}", user.user),
-            None => format!("initiators log in as {}", user.user),
-        })
-        .collect();
+    let mut lines: Vec<String> = target.chap.iter().map(chap_line).collect();
     if lines.is_empty() {
         lines.push("initiators that are allowed log in without a secret".to_owned());
     }
@@ -207,6 +247,13 @@ fn chap(target: &Target) -> String {
         lines.push(format!("the target shows that it is {user}"));
     }
     lines.join("\n")
+}
+
+fn chap_line(user: &ChapUser) -> String {
+    match &user.initiator {
+        Some(initiator) => format!("{initiator} logs in as {}", user.user),
+        None => format!("initiators log in as {}", user.user),
+    }
 }
 
 fn shown(target: &Target) -> String {
@@ -278,7 +325,7 @@ fn registration_row(registration: &Registration, is_holder: bool) -> Vec<String>
 
 #[cfg(test)]
 mod tests {
-    use ashlar_proto::api::{ChapUser, TargetUnit};
+    use ashlar_proto::api::TargetUnit;
     use ashlar_proto::{Lun, VolumeId};
 
     use super::*;
@@ -329,6 +376,19 @@ chap         * logs in as u
             told_mapped(&target, "data"),
             "data is LUN 1 of iqn.2026-11.com.example:db"
         );
+    }
+
+    #[test]
+    fn who_is_told_of_targets_is_said() {
+        let mut discovery = DiscoveryChap::default();
+        assert!(discovery_text(&discovery).contains("without a secret"));
+        discovery.chap = vec![ChapUser {
+            user: "u".to_owned(),
+            initiator: None,
+        }];
+        discovery.mutual = Some("s".to_owned());
+        let text = "initiators log in as u\nservers show that they are s";
+        assert_eq!(discovery_text(&discovery), text);
     }
 
     #[test]

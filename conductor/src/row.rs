@@ -40,7 +40,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::meta::{Change, Key};
-pub(crate) use targets::{ReservationsRow, TargetRow, UnitRow, reservations_key, target_key};
+pub(crate) use targets::{
+    DiscoveryRow, ReservationsRow, TargetRow, UnitRow, discovery_key, reservations_key, target_key,
+};
 
 /// The version of the rows that this build writes.
 const ROW_VERSION: u32 = 8;
@@ -284,6 +286,7 @@ pub(crate) enum AnyRow {
     Space(SpaceRow),
     Denied(DeniedRow),
     Target(TargetRow),
+    Discovery(DiscoveryRow),
     Reservations(ReservationsRow),
 }
 
@@ -393,6 +396,7 @@ impl AnyRow {
             "space" => read(key, value).map(Self::Space),
             "denied" => read(key, value).map(Self::Denied),
             "target" => read(key, value).map(Self::Target),
+            "discovery" => read(key, value).map(Self::Discovery),
             "reservations" => read(key, value).map(Self::Reservations),
             _ => Err(RowError::Unknown { key: key.clone() }),
         }
@@ -413,6 +417,7 @@ impl AnyRow {
             Self::Space(row) => put(space_key(), row),
             Self::Denied(row) => put(denied_key(&row.client), row),
             Self::Target(row) => put(target_key(&row.name), row),
+            Self::Discovery(row) => put(discovery_key(), row),
             Self::Reservations(row) => put(reservations_key(row.volume), row),
         }
     }

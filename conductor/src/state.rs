@@ -46,8 +46,8 @@ use ashlar_proto::{
 
 use crate::meta::{Change, Expect, Key, Transaction};
 use crate::row::{
-    AnyRow, ClusterRow, DeniedRow, DiskRow, GroupRow, NodeRow, RebalanceRow, ReservationsRow,
-    ShardRow, SpaceRow, TargetRow, VolumeRow,
+    AnyRow, ClusterRow, DeniedRow, DiscoveryRow, DiskRow, GroupRow, NodeRow, RebalanceRow,
+    ReservationsRow, ShardRow, SpaceRow, TargetRow, VolumeRow,
 };
 use clones::CloneIndex;
 pub(crate) use evidence::Judgment;
@@ -115,7 +115,9 @@ pub(crate) struct ClusterState {
     denied: BTreeMap<String, DeniedRow>,
     /// iSCSI targets.
     targets: BTreeMap<IscsiName, TargetRow>,
-    /// The revision at which one of them last changed, or a later one.
+    /// What initiators have to know to be told of them.
+    discovery: DiscoveryRow,
+    /// The revision at which one of these last changed, or a later one.
     targets_changed: Revision,
     /// The persistent reservations of volumes that have any, or had.
     reservations: BTreeMap<VolumeId, ReservationsRow>,
@@ -164,6 +166,7 @@ impl ClusterState {
             space: SpaceRow::default(),
             denied: BTreeMap::new(),
             targets: BTreeMap::new(),
+            discovery: DiscoveryRow::default(),
             targets_changed: Revision(0),
             reservations: BTreeMap::new(),
             ailing: BTreeSet::new(),

@@ -25,7 +25,10 @@ use crate::ids::{
 use crate::layers::LayerTable;
 
 pub use ailing::{Ailing, ClearDisk, Evacuation, Incident};
-pub use chap::{ChapLogin, ChapUser, ClearChap, InitiatorSecret, Secret, SetChap};
+pub use chap::{
+    ChapLogin, ChapUser, ClearChap, DiscoveryChap, DiscoverySecrets, InitiatorSecret, Secret,
+    SetChap,
+};
 pub use clients::{AllowClient, ClientDenied, DeniedClient, DenyClient};
 pub use clones::{
     CloneSnapshot, FlattenVolume, Flattening, Origin, ReportFlatten, layer_of_snapshot,

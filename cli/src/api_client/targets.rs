@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ashlar_proto::api::{
-    AllowInitiator, ClearChap, CreateTarget, List, MapUnit, RemoveInitiator, ReplaceReservations,
-    Revision, ServedTargets, SetChap, Target, VolumeReservations,
+    AllowInitiator, ClearChap, CreateTarget, DiscoveryChap, List, MapUnit, RemoveInitiator,
+    ReplaceReservations, Revision, ServedTargets, SetChap, Target, VolumeReservations,
 };
 use ashlar_proto::{IscsiName, Lun};
 use reqwest::Method;
@@ -79,6 +79,26 @@ impl ApiClient {
         request: &ClearChap,
     ) -> Result<Target, ApiError> {
         self.post(&["targets", name.as_str(), "chap", "clear"], request)
+            .await
+    }
+
+    /// `GET /v1/iscsi/discovery`.
+    pub async fn discovery_chap(&self) -> Result<DiscoveryChap, ApiError> {
+        self.get(&["iscsi", "discovery"]).await
+    }
+
+    /// `POST /v1/iscsi/discovery/chap/set`.
+    pub async fn set_discovery_chap(&self, request: &SetChap) -> Result<DiscoveryChap, ApiError> {
+        self.post(&["iscsi", "discovery", "chap", "set"], request)
+            .await
+    }
+
+    /// `POST /v1/iscsi/discovery/chap/clear`.
+    pub async fn clear_discovery_chap(
+        &self,
+        request: &ClearChap,
+    ) -> Result<DiscoveryChap, ApiError> {
+        self.post(&["iscsi", "discovery", "chap", "clear"], request)
             .await
     }
 

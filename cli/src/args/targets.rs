@@ -80,6 +80,12 @@ Examples:
         #[command(subcommand)]
         command: ChapCommand,
     },
+    /// Say what initiators have to know to be told which targets there are, and what servers show them.
+    DiscoveryChap {
+        /// What to do.
+        #[command(subcommand)]
+        command: DiscoveryChapCommand,
+    },
 }
 
 /// `ashlar target acl`.
@@ -133,6 +139,29 @@ Examples:
   ashlar target chap iqn.2026-11.com.example:db clear --user db
   ashlar target chap iqn.2026-11.com.example:db clear --mutual
   ashlar target chap iqn.2026-11.com.example:db clear --all")]
+    Clear(ClearChapArgs),
+}
+
+/// `ashlar target discovery-chap`.
+#[derive(Debug, Subcommand)]
+pub enum DiscoveryChapCommand {
+    /// Show by which names initiators are told of targets.
+    #[command(after_help = "Example:\n  ashlar target discovery-chap show")]
+    Show,
+    /// Give initiators a secret to know, or servers one to show; or change it.
+    #[command(after_help = "\
+Examples:
+  ashlar target discovery-chap set --user hosts --secret-file secret
+  ashlar target discovery-chap set --user servers --mutual --secret-file other-secret
+
+The secret comes as for `ashlar target chap`. It counts for discovery, at all servers of the cluster; logins
+to targets ask for those of the target.")]
+    Set(SetChapArgs),
+    /// Take secrets back.
+    #[command(after_help = "\
+Examples:
+  ashlar target discovery-chap clear --user hosts
+  ashlar target discovery-chap clear --all")]
     Clear(ClearChapArgs),
 }
 

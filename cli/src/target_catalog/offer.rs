@@ -174,13 +174,25 @@ fn info(cluster: ClusterId, lun: Lun, of: &UnitOf, read_only: bool) -> UnitInfo 
     }
 }
 
+/// What an initiator has to show to be told of targets; `None` is one whose name is none.
+pub fn discovery(served: &ServedTargets, initiator: Option<&IscsiName>) -> Access {
+    let secrets = &served.discovery;
+    let logins = initiator.and_then(|initiator| secrets.admits(initiator));
+    access_of(logins, secrets.mutual.as_ref())
+}
+
 fn access(target: &ServedTarget, initiator: Option<&IscsiName>) -> Access {
-    let Some(logins) = initiator.and_then(|initiator| target.admits(initiator)) else {
+    let logins = initiator.and_then(|initiator| target.admits(initiator));
+    access_of(logins, target.mutual.as_ref())
+}
+
+fn access_of(logins: Option<Vec<&ChapLogin>>, mutual: Option<&ChapLogin>) -> Access {
+    let Some(logins) = logins else {
         return Access::Denied;
     };
     Access::Granted(Authentication {
         initiator: logins.into_iter().map(secret).collect(),
-        target: target.mutual.as_ref().map(secret),
+        target: mutual.map(secret),
     })
 }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ashlar_proto::IscsiName;
-use ashlar_proto::api::{ReplaceReservations, Revision, ServedTargets, Target, VolumeReservations};
+use ashlar_proto::api::{
+    DiscoveryChap, ReplaceReservations, Revision, ServedTargets, Target, VolumeReservations,
+};
 
 use super::{Cluster, ClusterError, View};
 use crate::meta::MetaStore;
@@ -30,6 +32,16 @@ impl<M: MetaStore> Cluster<M> {
     ) -> Result<(), ClusterError> {
         let plan = move |view: &View| view.state.plan_target_delete(&name);
         self.transact(plan).await.map(|_| ())
+    }
+
+    /// Changes what discovery asks for; gives it as it then stands, without the secrets.
+    pub(crate) async fn change_discovery(
+        self: &Arc<Self>,
+        plan: impl Fn(&ClusterState) -> Result<Plan<()>, Refusal> + Send + 'static,
+    ) -> Result<DiscoveryChap, ClusterError> {
+        let plan = move |view: &View| plan(&view.state);
+        self.transact(plan).await?;
+        Ok(self.read(|view| view.state.discovery_chap()))
     }
 
     /// All targets with their secrets, once they have changed since `after` or the wait is over.

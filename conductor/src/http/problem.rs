@@ -354,8 +354,10 @@ fn code_of_target(refusal: &TargetRefusal) -> Code {
         TargetRefusal::Mapped { .. } => Code::VolumeInTarget,
         TargetRefusal::VolumeMapped { .. } => Code::VolumeMapped,
         TargetRefusal::NotAllowed { .. } => Code::InitiatorNotFound,
-        TargetRefusal::NoChap { .. } => Code::ChapNotFound,
-        TargetRefusal::SecretReused { .. } => Code::SecretReused,
+        TargetRefusal::NoChap { .. } | TargetRefusal::NoDiscoveryChap => Code::ChapNotFound,
+        TargetRefusal::SecretReused { .. } | TargetRefusal::DiscoverySecretReused => {
+            Code::SecretReused
+        }
     }
 }
 

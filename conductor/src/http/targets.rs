@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ashlar_proto::api::{
-    AllowInitiator, ClearChap, CreateTarget, List, MapUnit, RemoveInitiator, ReplaceReservations,
-    ServedTargets, SetAcl, SetChap, Target, VolumeReservations,
+    AllowInitiator, ClearChap, CreateTarget, DiscoveryChap, List, MapUnit, RemoveInitiator,
+    ReplaceReservations, ServedTargets, SetAcl, SetChap, Target, VolumeReservations,
 };
 use ashlar_proto::{IscsiName, Lun};
 use axum::extract::State;
@@ -32,6 +32,15 @@ pub(super) fn routes<M: MetaStore>() -> Router<Arc<Api<M>>> {
         .route("/v1/targets/{name}/chap/set", post(set_chap::<M>))
         .route("/v1/targets/{name}/chap/clear", post(clear_chap::<M>))
         .route("/v1/iscsi/targets", get(served::<M>))
+        .route("/v1/iscsi/discovery", get(discovery::<M>))
+        .route(
+            "/v1/iscsi/discovery/chap/set",
+            post(set_discovery_chap::<M>),
+        )
+        .route(
+            "/v1/iscsi/discovery/chap/clear",
+            post(clear_discovery_chap::<M>),
+        )
         .route(
             "/v1/volumes/{name}/reservations",
             get(reservations::<M>).put(replace_reservations::<M>),
@@ -142,6 +151,30 @@ async fn clear_chap<M: MetaStore>(
     let changed = api
         .cluster
         .change_target(move |state| state.plan_clear_chap(&name, &request));
+    Ok(Json(changed.await?))
+}
+
+async fn discovery<M: MetaStore>(State(api): Shared<M>) -> Json<DiscoveryChap> {
+    Json(api.cluster.read(|view| view.state.discovery_chap()))
+}
+
+async fn set_discovery_chap<M: MetaStore>(
+    State(api): Shared<M>,
+    JsonBody(request): JsonBody<SetChap>,
+) -> Answer<Json<DiscoveryChap>> {
+    let changed = api
+        .cluster
+        .change_discovery(move |state| state.plan_set_discovery_chap(&request));
+    Ok(Json(changed.await?))
+}
+
+async fn clear_discovery_chap<M: MetaStore>(
+    State(api): Shared<M>,
+    JsonBody(request): JsonBody<ClearChap>,
+) -> Answer<Json<DiscoveryChap>> {
+    let changed = api
+        .cluster
+        .change_discovery(move |state| state.plan_clear_discovery_chap(&request));
     Ok(Json(changed.await?))
 }
 

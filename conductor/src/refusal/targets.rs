@@ -84,6 +84,13 @@ pub enum TargetRefusal {
          that who knows one of them could answer for the other: choose another one"
     )]
     SecretReused { name: IscsiName },
+    #[error("discovery has no such CHAP secret: see `ashlar target discovery-chap show`")]
+    NoDiscoveryChap,
+    #[error(
+        "an initiator, and what servers show it in discovery or at a target, would have the same CHAP \
+         secret, so that who knows one of them could answer for the other: choose another one"
+    )]
+    DiscoverySecretReused,
 }
 
 /// The reservations of a volume are not replaced.

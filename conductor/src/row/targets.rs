@@ -20,6 +20,15 @@ pub(crate) struct TargetRow {
     pub(crate) mutual: Option<ChapLogin>,
 }
 
+/// What initiators have to know for discovery sessions, and what servers show them; not there until
+/// somebody has set it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DiscoveryRow {
+    /// As [`TargetRow::chap`].
+    pub(crate) chap: Vec<InitiatorSecret>,
+    pub(crate) mutual: Option<ChapLogin>,
+}
+
 /// A logical unit of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UnitRow {
@@ -39,6 +48,10 @@ pub(crate) struct ReservationsRow {
 
 pub(crate) fn target_key(name: &IscsiName) -> Key {
     Key::new(format!("target/{name}"))
+}
+
+pub(crate) fn discovery_key() -> Key {
+    Key::new("discovery")
 }
 
 pub(crate) fn reservations_key(volume: VolumeId) -> Key {

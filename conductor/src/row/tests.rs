@@ -310,6 +310,32 @@ fn stored_targets_are_those_of_version_8() {
 }
 
 #[test]
+fn stored_secrets_of_discovery_are_those_of_version_8() {
+    use ashlar_proto::api::{ChapLogin, InitiatorSecret, Secret};
+    let login = |user: &str| ChapLogin {
+        user: user.to_owned(),
+        secret: Secret::new("twelve bytes"),
+    };
+    let row = AnyRow::Discovery(DiscoveryRow {
+        chap: vec![InitiatorSecret {
+            login: login("u"),
+            initiator: None,
+        }],
+        mutual: Some(login("t")),
+    });
+    let Change::Put { key, value } = row.put() else {
+        panic!("a put")
+    };
+    assert_eq!(key.as_str(), "discovery");
+    let golden = concat!(
+        r#"{"version":8,"row":{"chap":[{"user":"u","secret":"twelve bytes"}],"#,
+        r#""mutual":{"user":"t","secret":"twelve bytes"}}}"#
+    );
+    assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
+    assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+}
+
+#[test]
 fn stored_reservations_are_those_of_version_8() {
     use ashlar_proto::api::{
         PersistentReservations, Registration, Reservation, ReservationKey, ReservationType,

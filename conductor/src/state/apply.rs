@@ -43,6 +43,10 @@ impl ClusterState {
                 self.targets.insert(row.name.clone(), row);
                 self.targets_changed = revision.max(self.targets_changed);
             }
+            AnyRow::Discovery(row) => {
+                self.discovery = row;
+                self.targets_changed = revision.max(self.targets_changed);
+            }
             AnyRow::Reservations(row) => {
                 self.reservations.insert(row.volume, row);
             }

@@ -6,12 +6,13 @@
 //! target itself shows.
 
 use ashlar_proto::api::{
-    ChapUser, CreateTarget, MapUnit, Revision, ServedTarget, ServedTargets, SetAcl, Target,
+    CreateTarget, DiscoverySecrets, MapUnit, Revision, ServedTarget, ServedTargets, SetAcl, Target,
     TargetUnit,
 };
 use ashlar_proto::limits::{TARGET_INITIATORS_MAX, TARGET_UNITS_MAX, TARGETS_MAX};
 use ashlar_proto::{InitiatorPattern, IscsiName, Lun};
 
+use super::chap::chap_user;
 use super::{ClusterState, Plan};
 use crate::meta::Change;
 use crate::refusal::{InvalidRequest, Refusal, TargetRefusal, check_alias};
@@ -53,6 +54,10 @@ impl ClusterState {
             revision: self.targets_changed,
             cluster: self.cluster(),
             targets: self.targets.values().map(served).collect(),
+            discovery: DiscoverySecrets {
+                chap: self.discovery.chap.clone(),
+                mutual: self.discovery.mutual.clone(),
+            },
         }
     }
 
@@ -238,16 +243,12 @@ impl ClusterState {
     }
 
     fn show_target(&self, row: &TargetRow) -> Target {
-        let user = |secret: &ashlar_proto::api::InitiatorSecret| ChapUser {
-            user: secret.login.user.clone(),
-            initiator: secret.initiator.clone(),
-        };
         Target {
             name: row.name.clone(),
             alias: row.alias.clone(),
             units: self.show_units(row),
             initiators: row.initiators.clone(),
-            chap: row.chap.iter().map(user).collect(),
+            chap: row.chap.iter().map(chap_user).collect(),
             mutual: row.mutual.as_ref().map(|login| login.user.clone()),
         }
     }

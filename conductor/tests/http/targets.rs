@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ashlar_proto::api::{List, ServedTargets, Target, VolumeReservations};
+use ashlar_proto::api::{DiscoveryChap, List, ServedTargets, Target, VolumeReservations};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -101,6 +101,56 @@ async fn access_lists_and_secrets_are_changed_and_only_front_ends_see_secrets() 
         .post(&path("/chap/clear"), &json!({"what": "mutual"}))
         .await;
     assert_eq!(problem(none).await.code, "chap-not-found");
+}
+
+#[tokio::test]
+async fn discovery_has_secrets_of_its_own_that_no_target_shares() {
+    const DISCOVERY: &str = "/v1/iscsi/discovery";
+    let directory = tempfile::tempdir().unwrap();
+    let bench = start(directory.path()).await;
+    let none: DiscoveryChap = bench.get(DISCOVERY).await;
+    assert_eq!(none, DiscoveryChap::default());
+    let before: ServedTargets = bench.get("/v1/iscsi/targets").await;
+    let set = format!("{DISCOVERY}/chap/set");
+    let secret = json!({"user": "u", "secret": "correct horse"});
+    let with: DiscoveryChap = bench.posted(&set, &secret).await;
+    assert_eq!((with.chap.len(), &with.mutual), (1, &None));
+    let shown = bench.send(Method::GET, DISCOVERY).await.text().await;
+    assert!(!shown.unwrap().contains("horse"));
+    // Front ends hear of it as of a target.
+    let path_after = format!("/v1/iscsi/targets?after={}&wait_ms=5000", before.revision.0);
+    let served: ServedTargets = bench.get(&path_after).await;
+    let login = &served.discovery.chap[0].login;
+    assert_eq!(login.secret.reveal(), "correct horse");
+
+    // What one shows, nobody logs in with: neither here nor at a target.
+    let shows = |secret: &str| json!({"user": "s", "secret": secret, "mutual": true});
+    let refused = bench.post(&set, &shows("correct horse")).await;
+    assert_eq!(problem(refused).await.code, "chap-secret-reused");
+    let _: Target = bench.posted("/v1/targets", &json!({"name": NAME})).await;
+    let refused = bench
+        .post(&path("/chap/set"), &shows("correct horse"))
+        .await;
+    assert_eq!(problem(refused).await.code, "chap-secret-reused");
+    let _: Target = bench
+        .posted(
+            &path("/chap/set"),
+            &json!({"user": "t", "secret": "battery staple"}),
+        )
+        .await;
+    let refused = bench.post(&set, &shows("battery staple")).await;
+    assert_eq!(problem(refused).await.code, "chap-secret-reused");
+    let both: DiscoveryChap = bench.posted(&set, &shows("what servers show")).await;
+    assert_eq!(both.mutual.as_deref(), Some("s"));
+
+    let clear = format!("{DISCOVERY}/chap/clear");
+    let unknown = json!({"what": "user", "user": "v"});
+    let refused = bench.post(&clear, &unknown).await;
+    assert_eq!(problem(refused).await.code, "chap-not-found");
+    for _ in 0..2 {
+        let cleared: DiscoveryChap = bench.posted(&clear, &json!({"what": "all"})).await;
+        assert_eq!(cleared, DiscoveryChap::default());
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Revision;
-use super::chap::{ChapLogin, ChapUser, InitiatorSecret};
+use super::chap::{ChapLogin, ChapUser, DiscoverySecrets, InitiatorSecret, logins_of};
 use crate::ids::{ClusterId, VolumeId};
 use crate::iscsi::{InitiatorPattern, IscsiName, Lun};
 
@@ -124,6 +124,9 @@ pub struct ServedTargets {
     pub cluster: ClusterId,
     /// The targets, by name.
     pub targets: Vec<ServedTarget>,
+    /// What initiators have to know to be told of them.
+    #[serde(default, skip_serializing_if = "DiscoverySecrets::is_empty")]
+    pub discovery: DiscoverySecrets,
 }
 
 impl ServedTarget {
@@ -137,21 +140,8 @@ impl ServedTarget {
         if !self.initiators.iter().any(|some| some.matches(initiator)) {
             return None;
         }
-        let is_own = |secret: &&InitiatorSecret| {
-            let of = secret.initiator.as_ref();
-            of.is_some_and(|of| of.matches(initiator))
-        };
-        let mut logins: Vec<&ChapLogin> = self.chap.iter().filter(is_own).map(login).collect();
-        if logins.is_empty() {
-            let of_all = self.chap.iter().filter(|some| some.initiator.is_none());
-            logins = of_all.map(login).collect();
-        }
-        (!logins.is_empty() || self.chap.is_empty()).then_some(logins)
+        logins_of(&self.chap, initiator)
     }
-}
-
-fn login(secret: &InitiatorSecret) -> &ChapLogin {
-    &secret.login
 }
 
 #[cfg(test)]

@@ -158,6 +158,40 @@ fn logins_are_refused_soon_while_the_conductor_is_away() -> Result<()> {
     Ok(())
 }
 
+/// Who does not know the secret is not even told what there is.
+#[test]
+fn discovery_asks_for_a_secret() -> Result<()> {
+    let cluster = cluster("64MiB")?;
+    let secret = cluster.path().join("secret");
+    std::fs::write(&secret, "a secret of hosts")?;
+    let secret = secret.to_str().context("a path is text")?;
+    ensure!(portals(&cluster.iscsi_address())?.contains(TARGET));
+    let set = ["target", "discovery-chap", "set", "--user", "hosts"];
+    let set = set.iter().copied().chain(["--secret-file", secret]);
+    cluster.ashlar(set).check()?;
+    let shown = cluster.json(["target", "discovery-chap", "show"])?;
+    ensure!(shown["chap"][0]["user"] == "hosts", "{shown}");
+    ensure!(!shown.to_string().contains("a secret"), "{shown}");
+    let address = cluster.iscsi_address();
+    wait_for("the secret to be asked for", LIMIT, || {
+        ensure!(
+            portals(&address).is_err(),
+            "targets are told without a secret"
+        );
+        Ok(())
+    })?;
+    let told = portals(&format!("hosts%a secret of hosts@{address}"))?;
+    ensure!(told.contains(TARGET), "{told}");
+    let wrong = portals(&format!("hosts%a secret of others@{address}"));
+    ensure!(wrong.is_err(), "{wrong:?}");
+    // Logins go by the target's secrets, of which there are none.
+    login(&cluster, ALICE)?;
+    let clear = ["target", "discovery-chap", "clear", "--all"];
+    cluster.ashlar(clear).check()?;
+    wait_for("discovery without a secret", LIMIT, || portals(&address))?;
+    Ok(())
+}
+
 /// QEMU's own initiator with the disk of a virtual machine, as NBD on a Unix socket for fio.
 fn qemu_disk(directory: &Path, url: &str) -> Result<(Service, String)> {
     let socket = directory.join("disk.sock");

@@ -1,6 +1,6 @@
 //! Who is offered what, and what names it.
 
-use ashlar_proto::api::{InitiatorSecret, Revision, Secret, TargetUnit};
+use ashlar_proto::api::{DiscoverySecrets, InitiatorSecret, Revision, Secret, TargetUnit};
 use ashlar_proto::limits::{ISCSI_NAME_BYTES_MAX, NAME_BYTES_MAX};
 
 use super::*;
@@ -30,6 +30,7 @@ fn served(name: &str, volumes: &[u64]) -> ServedTargets {
         read_only: true,
     };
     ServedTargets {
+        discovery: DiscoverySecrets::default(),
         revision: Revision(1),
         cluster: CLUSTER,
         targets: vec![ServedTarget {

@@ -348,14 +348,14 @@ impl Cluster {
             }
             "conductor" => push(&["conductor", "--data", &data, "--listen", &api]),
             "iscsi" | "iscsi-second" => {
-                let (port, group) = match name {
-                    "iscsi" => (self.iscsi, 1),
-                    _ => (self.iscsi_second, 2),
+                let port = match name {
+                    "iscsi" => self.iscsi,
+                    _ => self.iscsi_second,
                 };
                 let listen = format!("127.0.0.1:{port}");
                 push(&["iscsi", "--conductor", &conductor, "--listen", &listen]);
                 // A guest reaches this machine by another address than this one knows.
-                push(&["--portal", &format!("10.0.2.2:{port},{group}")]);
+                push(&["--portal", &format!("10.0.2.2:{port}")]);
                 push(&["--force-attach"]);
             }
             // Killed and started again, it takes back what its last run had attached.

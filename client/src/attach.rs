@@ -236,6 +236,7 @@ async fn granted<C: ClusterSource>(
         owner: options.owner.clone(),
         force: options.force,
         repair: options.repair,
+        server: None,
     };
     let silent_until = deadline.min(reactor.now() + options.conductor_timeout);
     loop {

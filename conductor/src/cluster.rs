@@ -11,6 +11,7 @@ mod healing;
 mod rebalance;
 mod requests;
 mod schedule;
+mod servers;
 mod snapshots;
 mod space;
 mod targets;
@@ -197,17 +198,15 @@ impl<M: MetaStore> Cluster<M> {
         for node in state.nodes_up() {
             membership.expect(node, start);
         }
+        let servers = state.servers_up();
         let revision = watch::Sender::new(state.revision());
         let first_group = state.next_group();
-        let view = RwLock::new(View {
-            state,
-            live: Live::new(
-                membership,
-                absence,
-                Fills::new(timing.silence, start),
-                evidence,
-            ),
-        });
+        let fills = Fills::new(timing.silence, start);
+        let mut live = Live::new(membership, absence, fills, evidence);
+        for server in servers {
+            live.servers.expect(server, start);
+        }
+        let view = RwLock::new(View { state, live });
         let (turn, started) = (Mutex::new(()), runtime.elapsed());
         Ok(Arc::new(Self {
             store,

@@ -13,6 +13,7 @@ mod nodes;
 mod problem;
 mod rebalance;
 mod schedule;
+mod servers;
 mod snapshots;
 mod space;
 mod targets;
@@ -154,6 +155,7 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .route("/v1/clients/deny", post(clients::deny::<M>))
         .route("/v1/clients/allow", post(clients::allow::<M>))
         .merge(targets::routes())
+        .merge(servers::routes())
         .route("/v1/space", get(space::show::<M>).post(space::set::<M>))
         .route("/v1/events", get(space::events::<M>))
         .route("/v1/rebalance", get(rebalance::show::<M>))

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use ashlar_proto::api::{DiskReport, Revision};
-use ashlar_proto::{DiskId, NodeId, VolumeId};
+use ashlar_proto::{DiskId, Generation, NodeId, PortalGroup, VolumeId};
 
 use crate::absence::Absence;
 use crate::events::EventLog;
@@ -23,6 +23,10 @@ use crate::state::{Judgment, Turns};
 pub(crate) struct Live {
     /// Who was heard when.
     pub(crate) membership: Membership,
+    /// Which iSCSI servers were heard when.
+    pub(crate) servers: Membership<PortalGroup>,
+    /// The generation and the version of its reservations that who serves a volume has said it goes by.
+    pub(crate) confirmed: BTreeMap<VolumeId, (Generation, u64)>,
     /// The revision of assignments that each node has carried out.
     pub(crate) applied: BTreeMap<NodeId, Revision>,
     /// The last report of each disk.
@@ -60,6 +64,8 @@ impl Live {
         evidence: Evidence,
     ) -> Self {
         Self {
+            servers: Membership::new(membership.timeout(), Moment::default()),
+            confirmed: BTreeMap::new(),
             membership,
             applied: BTreeMap::new(),
             reports: BTreeMap::new(),

@@ -50,12 +50,12 @@ pub(crate) const TIMEOUTS_MAX: u32 = 3;
 /// What is forgotten of that longest time at each heartbeat that comes sooner: a part in so many.
 const FORGOTTEN: u32 = 32;
 
-/// When each node was last heard of.
+/// When each node, or whoever else sends heartbeats, was last heard of.
 #[derive(Clone, Debug)]
-pub struct Membership {
+pub struct Membership<K = NodeId> {
     timeout: Duration,
     looks: Looks,
-    heard: BTreeMap<NodeId, Heard>,
+    heard: BTreeMap<K, Heard>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +76,7 @@ impl Heard {
     }
 }
 
-impl Membership {
+impl<K: Copy + Ord> Membership<K> {
     /// Nobody heard yet; who is silent for `timeout`, or longer where it is slow, is down.
     #[must_use]
     pub fn new(timeout: Duration, now: Moment) -> Self {
@@ -87,8 +87,14 @@ impl Membership {
         }
     }
 
+    /// The silence that takes those down who are not slow.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Begins to expect a node that was up before the conductor started.
-    pub fn expect(&mut self, node: NodeId, now: Moment) {
+    pub fn expect(&mut self, node: K, now: Moment) {
         self.heard.entry(node).or_insert(Heard {
             from: now,
             heartbeat: None,
@@ -97,7 +103,7 @@ impl Membership {
     }
 
     /// A node was heard of.
-    pub fn heard(&mut self, node: NodeId, now: Moment) {
+    pub fn heard(&mut self, node: K, now: Moment) {
         let timeout = self.timeout;
         let heard = self.heard.entry(node).or_insert(Heard {
             from: now,
@@ -115,7 +121,7 @@ impl Membership {
 
     /// How long ago its last heartbeat was, if there was one.
     #[must_use]
-    pub fn heartbeat_age(&self, node: NodeId, now: Moment) -> Option<Duration> {
+    pub fn heartbeat_age(&self, node: K, now: Moment) -> Option<Duration> {
         self.heard
             .get(&node)
             .and_then(|heard| heard.heartbeat)
@@ -124,13 +130,13 @@ impl Membership {
 
     /// The nodes that have been silent for their timeout. Call it several times per timeout: a
     /// longer gap between two calls is taken as a pause of the conductor.
-    pub fn silent(&mut self, now: Moment) -> Vec<NodeId> {
+    pub fn silent(&mut self, now: Moment) -> Vec<K> {
         if self.looks.passed(now).is_none() {
             for heard in self.heard.values_mut() {
                 heard.from = heard.from.max(now);
             }
         }
-        let silent = |(node, heard): (&NodeId, &Heard)| {
+        let silent = |(node, heard): (&K, &Heard)| {
             (now.since(heard.from) >= heard.allowance(self.timeout)).then_some(*node)
         };
         self.heard.iter().filter_map(silent).collect()

@@ -1,5 +1,6 @@
 //! Why the cluster refuses a request: what happened, to what, and what to do next.
 
+mod servers;
 mod targets;
 
 use ashlar_proto::api::VolumeState;
@@ -15,6 +16,7 @@ use ashlar_proto::{
 };
 
 use crate::placement::PlacementError;
+pub use servers::ServerRefusal;
 pub use targets::{InvalidTarget, ReservationsRefusal, TargetRefusal};
 pub(crate) use targets::{check_alias, check_chap};
 
@@ -470,6 +472,8 @@ pub enum Refusal {
     Client(#[from] ClientRefusal),
     #[error(transparent)]
     Target(#[from] TargetRefusal),
+    #[error(transparent)]
+    Server(#[from] ServerRefusal),
     #[error(transparent)]
     Reservations(#[from] ReservationsRefusal),
 }

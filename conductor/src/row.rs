@@ -12,19 +12,21 @@
 //! denied/CLIENT                a client that may attach no volume
 //! space                        how space is given out; not there until somebody has changed that
 //! target/NAME                  an iSCSI target: its logical units, who may log in, secrets of CHAP
+//! iscsi-server/GROUP            an iSCSI server, by its portal group
 //! reservations/VOLUME          the persistent reservations of a volume
 //! rebalance                    whether disks are evened out; not there until somebody or something
 //!                              has changed that
 //! ```
 //!
-//! A row is JSON: `{"version":8,"row":{…}}`. A version that is too new is refused, never guessed at.
+//! A row is JSON: `{"version":9,"row":{…}}`. A version that is too new is refused, never guessed at.
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
 //! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail
 //! and of denied clients; version 5 of snapshots and of how layers are read; version 6 of volumes that change
 //! their size; version 7 of clones, of groups of snapshots, of reservations and of the rules of space;
-//! version 8 of iSCSI targets and of persistent reservations.
+//! version 8 of iSCSI targets and of persistent reservations; version 9 of iSCSI servers and of what they serve.
 //! What an older row does not say is not so.
 
+mod servers;
 mod targets;
 
 use std::collections::BTreeMap;
@@ -34,7 +36,7 @@ use ashlar_proto::api::{
 };
 use ashlar_proto::{
     Address, ByteCount, ClusterId, DiskId, Epoch, Generation, GroupId, Layer, LayerTable, NodeId,
-    ReplicaId, ShardIndex, VolumeId,
+    PortalGroup, ReplicaId, ShardIndex, VolumeId,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -43,9 +45,10 @@ use crate::meta::{Change, Key};
 pub(crate) use targets::{
     DiscoveryRow, ReservationsRow, TargetRow, UnitRow, discovery_key, reservations_key, target_key,
 };
+pub(crate) use servers::{ServerRow, server_key};
 
 /// The version of the rows that this build writes.
-const ROW_VERSION: u32 = 8;
+const ROW_VERSION: u32 = 9;
 
 /// The oldest version that it reads.
 const ROW_VERSION_OLDEST: u32 = 1;
@@ -143,6 +146,12 @@ pub(crate) struct VolumeRow {
     /// Its owner copies what it shows of its origin: all below this is copied, durably.
     #[serde(default)]
     pub(crate) flattened_to: Option<ByteCount>,
+    /// The iSCSI server that has it attached, if one has.
+    #[serde(default)]
+    pub(crate) served_by: Option<PortalGroup>,
+    /// The iSCSI server that is to have it next; until the next attach.
+    #[serde(default)]
+    pub(crate) wanted_by: Option<PortalGroup>,
 }
 
 /// A snapshot that a clone shows where nothing was written to it. While any row has it, the snapshot
@@ -287,6 +296,7 @@ pub(crate) enum AnyRow {
     Denied(DeniedRow),
     Target(TargetRow),
     Discovery(DiscoveryRow),
+    Server(ServerRow),
     Reservations(ReservationsRow),
 }
 
@@ -397,6 +407,7 @@ impl AnyRow {
             "denied" => read(key, value).map(Self::Denied),
             "target" => read(key, value).map(Self::Target),
             "discovery" => read(key, value).map(Self::Discovery),
+            "iscsi-server" => read(key, value).map(Self::Server),
             "reservations" => read(key, value).map(Self::Reservations),
             _ => Err(RowError::Unknown { key: key.clone() }),
         }
@@ -418,6 +429,7 @@ impl AnyRow {
             Self::Denied(row) => put(denied_key(&row.client), row),
             Self::Target(row) => put(target_key(&row.name), row),
             Self::Discovery(row) => put(discovery_key(), row),
+            Self::Server(row) => put(server_key(row.group), row),
             Self::Reservations(row) => put(reservations_key(row.volume), row),
         }
     }

@@ -28,6 +28,7 @@ mod repairs;
 mod reservations;
 mod resize;
 mod schedule;
+mod servers;
 mod slots;
 mod snapshots;
 mod space;
@@ -41,13 +42,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use ashlar_proto::api::Revision;
 use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::{
-    ByteCount, ClusterId, DiskId, GroupId, IscsiName, NodeId, ReplicaId, ShardIndex, VolumeId,
+    ByteCount, ClusterId, DiskId, GroupId, IscsiName, NodeId, PortalGroup, ReplicaId, ShardIndex,
+    VolumeId,
 };
 
 use crate::meta::{Change, Expect, Key, Transaction};
 use crate::row::{
     AnyRow, ClusterRow, DeniedRow, DiscoveryRow, DiskRow, GroupRow, NodeRow, RebalanceRow,
-    ReservationsRow, ShardRow, SpaceRow, TargetRow, VolumeRow,
+    ReservationsRow, ServerRow, ShardRow, SpaceRow, TargetRow, VolumeRow,
 };
 use clones::CloneIndex;
 pub(crate) use evidence::Judgment;
@@ -117,8 +119,10 @@ pub(crate) struct ClusterState {
     targets: BTreeMap<IscsiName, TargetRow>,
     /// What initiators have to know to be told of them.
     discovery: DiscoveryRow,
-    /// The revision at which one of these last changed, or a later one.
+    /// The revision at which one of them or an iSCSI server last changed, or a later one.
     targets_changed: Revision,
+    /// iSCSI servers.
+    servers: BTreeMap<PortalGroup, ServerRow>,
     /// The persistent reservations of volumes that have any, or had.
     reservations: BTreeMap<VolumeId, ReservationsRow>,
     /// The disks that ail and have not failed.
@@ -168,6 +172,7 @@ impl ClusterState {
             targets: BTreeMap::new(),
             discovery: DiscoveryRow::default(),
             targets_changed: Revision(0),
+            servers: BTreeMap::new(),
             reservations: BTreeMap::new(),
             ailing: BTreeSet::new(),
             holds: BTreeMap::new(),

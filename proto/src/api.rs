@@ -11,6 +11,7 @@ mod rebalance;
 mod reservations;
 mod resize;
 mod seen;
+mod servers;
 mod snapshots;
 mod space;
 mod targets;
@@ -52,7 +53,10 @@ pub use seen::{
     HeartbeatAnswer, OWNER_STORES_MAX, OWNER_VOLUMES_MAX, OWNERS_SEEN_MAX, Observed, OwnerBeat,
     OwnerHeartbeat, OwnerSeen, PEERS_WATCHED_MAX, PeerSeen, PeerTarget,
 };
-
+pub use servers::{
+    AttachServer, ConfirmReservations, HandOver, IscsiServer, RegisterServer,
+    ReservationsConfirmed, ServerHeartbeat, ServerRegistered, TakeVolume, VolumeService,
+};
 pub use snapshots::{
     CreateSnapshot, ReportLayers, RollbackVolume, Snapshot, SnapshotMap, SnapshotState,
 };
@@ -186,6 +190,9 @@ pub struct Volume {
     pub flattening: Option<Flattening>,
     /// Who has it attached, if anybody.
     pub attached_by: Option<String>,
+    /// How iSCSI servers serve it.
+    #[serde(default, skip_serializing_if = "VolumeService::is_none")]
+    pub service: VolumeService,
     /// The group of snapshots in the making for which its owner holds back writes, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<VolumeHold>,
@@ -251,6 +258,9 @@ pub struct AttachRequest {
     /// whose node is down.
     #[serde(default, skip_serializing_if = "is_false")]
     pub repair: bool,
+    /// Who attaches is an iSCSI server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<AttachServer>,
 }
 
 /// Who a repair owner on the node of that name says it is, see [`AttachRequest::owner`].
@@ -700,6 +710,7 @@ mod tests {
     fn an_attach_that_is_no_repair_is_read_by_earlier_builds() {
         let (owner, force, repair) = ("me".to_owned(), false, false);
         let request = AttachRequest {
+            server: None,
             owner,
             force,
             repair,

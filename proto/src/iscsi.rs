@@ -1,10 +1,12 @@
 //! What names things in iSCSI: nodes, their ports, groups of initiators, logical units.
 
+mod group;
 mod initiators;
 mod lun;
 mod name;
 mod port;
 
+pub use group::{ParseGroupError, PortalGroup};
 pub use initiators::{InitiatorPattern, ParsePatternError};
 pub use lun::{Lun, ParseLunError};
 pub use name::{IscsiName, ParseIscsiNameError};

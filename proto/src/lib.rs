@@ -23,7 +23,7 @@ pub use ids::{
     Incarnation, LaneIndex, Layer, Lsn, NodeId, ReplicaId, Seq, ShardIndex, VolumeId, Window,
     lane_of,
 };
-pub use iscsi::{InitiatorPattern, InitiatorPort, IscsiName, Lun};
+pub use iscsi::{InitiatorPattern, InitiatorPort, IscsiName, Lun, PortalGroup};
 pub use layers::{LayerRange, LayerTable};
 pub use limits::BLOCK_BYTES;
 pub use room::reserved_blocks;

@@ -85,6 +85,15 @@ pub const LUN_MAX: u16 = 16383;
 /// iSCSI targets of a cluster.
 pub const TARGETS_MAX: usize = 1024;
 
+/// iSCSI servers of a cluster: what REPORT TARGET PORT GROUPS shows of each path, hosts keep.
+pub const SERVERS_MAX: usize = 64;
+
+/// Portals of an iSCSI server.
+pub const SERVER_PORTALS_MAX: usize = 16;
+
+/// Longest portal, in bytes: the name of a host, and a port.
+pub const PORTAL_BYTES_MAX: usize = 261;
+
 /// Logical units of a target.
 pub const TARGET_UNITS_MAX: usize = 256;
 

@@ -233,6 +233,7 @@ async fn commit(client: &ApiClient, name: &str, owner: String, repair: bool, kee
         owner,
         force,
         repair,
+        server: None,
     };
     let volume = client.attach(name, &request).await.unwrap().volume;
     let shard = &volume.shards[0];

@@ -252,6 +252,7 @@ impl Cluster {
             settled_layer: Layer::default(),
             snapshots: 0,
             attached_by: None,
+            service: ashlar_proto::api::VolumeService::default(),
             hold: None,
             shards,
         };

@@ -356,6 +356,7 @@ impl<M: MetaStore> Cluster<M> {
             }
             self.settle().await?;
         }
+        self.look_at_servers().await?;
         self.look_at_space();
         self.heal().await
     }

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use crate::cluster::ClusterError;
 use crate::refusal::{
     ClientRefusal, DiskRefusal, GroupRefusal, NodeRefusal, Refusal, ReservationsRefusal,
-    ResizeRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal, VolumeRefusal,
+    ResizeRefusal, ServerRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal, VolumeRefusal,
 };
 
 /// A handler's answer.
@@ -74,6 +74,9 @@ enum Code {
     InitiatorNotFound,
     ChapNotFound,
     SecretReused,
+    ServerNotFound,
+    ServerReplaced,
+    ServerUp,
     ReservationsChanged,
     TooManyWatches,
     TimedOut,
@@ -199,6 +202,9 @@ impl Code {
                 "Secret of both directions",
                 S::CONFLICT,
             ),
+            Self::ServerNotFound => ("server-not-found", "No such iSCSI server", S::NOT_FOUND),
+            Self::ServerReplaced => ("server-replaced", "Another run serves", S::CONFLICT),
+            Self::ServerUp => ("server-up", "iSCSI server is up", S::CONFLICT),
             Self::ReservationsChanged => (
                 "reservations-changed",
                 "Reservations have changed",
@@ -339,6 +345,11 @@ impl From<Refusal> for Refused {
                 ClientRefusal::NotDenied { .. } => Code::ClientNotDenied,
             },
             Refusal::Target(refusal) => code_of_target(refusal),
+            Refusal::Server(refusal) => match refusal {
+                ServerRefusal::NotFound { .. } => Code::ServerNotFound,
+                ServerRefusal::Replaced { .. } => Code::ServerReplaced,
+                ServerRefusal::IsUp { .. } => Code::ServerUp,
+            },
             Refusal::Reservations(ReservationsRefusal::Changed { .. }) => Code::ReservationsChanged,
         };
         Self::new(code, refusal.to_string())

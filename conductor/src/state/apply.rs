@@ -1,7 +1,7 @@
 //! Applies rows: what is known of the cluster by other keys follows from them.
 
 use ashlar_proto::api::{Replica, Revision, VolumeState};
-use ashlar_proto::{DiskId, GroupId, Layer, NodeId, ReplicaId, ShardIndex, VolumeId};
+use ashlar_proto::{DiskId, GroupId, Layer, NodeId, PortalGroup, ReplicaId, ShardIndex, VolumeId};
 
 use super::resize::{self, space};
 use super::{At, ClusterState, Held};
@@ -47,8 +47,15 @@ impl ClusterState {
                 self.discovery = row;
                 self.targets_changed = revision.max(self.targets_changed);
             }
+            AnyRow::Server(row) => {
+                self.servers.insert(row.group, row);
+                self.targets_changed = revision.max(self.targets_changed);
+            }
             AnyRow::Reservations(row) => {
-                self.reservations.insert(row.volume, row);
+                let volume = row.volume;
+                self.reservations.insert(volume, row);
+                // Who serves the volume goes by them.
+                self.remap(volume, revision);
             }
             AnyRow::Name(row) => {
                 self.names.insert(row.name, row.volume);
@@ -168,6 +175,12 @@ impl ClusterState {
             "target" => {
                 let name = rest.parse().map_err(|_| unknown())?;
                 self.targets.remove(&name);
+                self.targets_changed = revision;
+            }
+            "iscsi-server" => {
+                let raw = u16::from_str_radix(rest, 16).map_err(|_| unknown())?;
+                let group = PortalGroup::new(raw).ok_or_else(unknown)?;
+                self.servers.remove(&group);
                 self.targets_changed = revision;
             }
             "reservations" => {

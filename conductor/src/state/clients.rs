@@ -76,6 +76,8 @@ impl ClusterState {
             AnyRow::Volume(VolumeRow {
                 generation: volume.generation.next(),
                 attached_by: None,
+                served_by: None,
+                wanted_by: None,
                 unfenced: true,
                 ..(*volume).clone()
             })

@@ -37,6 +37,7 @@ impl ClusterState {
             let (name, state) = (name.to_owned(), current.state);
             return Err(VolumeRefusal::NotReady { name, state }.into());
         }
+        Self::check_taken(current, request)?;
         if let Some(owner) = self.who_keeps_it(live, now, current, request) {
             let name = name.to_owned();
             return Err(VolumeRefusal::Attached { name, owner }.into());
@@ -45,6 +46,8 @@ impl ClusterState {
             generation: current.generation.next(),
             attached_by: Some(request.owner.clone()),
             attached_for_repair: request.repair,
+            served_by: request.server.map(|server| server.group),
+            wanted_by: None,
             repairer: current.repairer.filter(|_| request.repair),
             settled: false,
             ..current.clone()
@@ -69,7 +72,8 @@ impl ClusterState {
 
     /// The owner that a volume is not taken from by an attach.
     ///
-    /// A user's attach takes it from a repair owner always, from another user by force. A repair
+    /// A user's attach takes it from a repair owner always, from another user by force; an iSCSI server's
+    /// from another one that is heard only as [`Self::is_taken_by_server`] says. A repair
     /// owner's takes it from nobody but itself and a repair owner whose node is down. Both take it
     /// from an owner that is gone.
     fn who_keeps_it(
@@ -85,6 +89,8 @@ impl ClusterState {
         } else if request.repair {
             let is_same = *owner == request.owner;
             current.attached_for_repair && (is_same || !self.is_repair_owner_up(owner))
+        } else if let Some(is_taken) = self.is_taken_by_server(current, request) {
+            is_taken || *owner == request.owner
         } else {
             current.attached_for_repair || *owner == request.owner || request.force
         };
@@ -125,6 +131,7 @@ impl ClusterState {
         let row = VolumeRow {
             attached_by: None,
             attached_for_repair: false,
+            served_by: None,
             unfenced: current.unfenced && !request.served,
             // A repair owner that has fenced a denied client is done; what else is amiss is looked at
             // anew.

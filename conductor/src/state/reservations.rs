@@ -57,7 +57,7 @@ impl ClusterState {
         })
     }
 
-    fn version_of(&self, volume: &VolumeRow) -> u64 {
+    pub(super) fn version_of(&self, volume: &VolumeRow) -> u64 {
         self.reservations
             .get(&volume.id)
             .map_or(0, |row| row.version)

@@ -218,6 +218,8 @@ impl ClusterState {
                 current.generation.next()
             },
             attached_by: None,
+            served_by: None,
+            wanted_by: None,
             attached_for_repair: false,
             settled: false,
             origin: target.origin,

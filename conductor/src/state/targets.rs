@@ -40,7 +40,7 @@ impl ClusterState {
         self.targets_changed
     }
 
-    /// All targets with their secrets.
+    /// All targets with their secrets, and all servers.
     pub(crate) fn served_targets(&self) -> ServedTargets {
         let served = |row: &TargetRow| ServedTarget {
             name: row.name.clone(),
@@ -58,6 +58,7 @@ impl ClusterState {
                 chap: self.discovery.chap.clone(),
                 mutual: self.discovery.mutual.clone(),
             },
+            servers: self.servers(),
         }
     }
 

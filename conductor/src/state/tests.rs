@@ -95,6 +95,7 @@ fn by(owner: &str, force: bool) -> AttachRequest {
         owner: owner.to_owned(),
         force,
         repair: false,
+        server: None,
     }
 }
 

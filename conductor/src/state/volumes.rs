@@ -73,6 +73,8 @@ impl ClusterState {
             generation: Generation::new(0),
             head_layer: Layer::new(1),
             attached_by: None,
+            served_by: None,
+            wanted_by: None,
             attached_for_repair: false,
             repairer: None,
             unfenced: false,

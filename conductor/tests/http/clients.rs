@@ -19,6 +19,7 @@ async fn fence(bench: &Bench, stores: &[Store]) {
                 assert!(task.fence);
                 let path = format!("/v1/volumes/{}", task.name);
                 let repair = AttachRequest {
+                    server: None,
                     owner: repair_owner(&format!("node-{}", store.node)),
                     force: false,
                     repair: true,

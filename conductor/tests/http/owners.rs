@@ -15,6 +15,7 @@ fn request(owner: &str) -> AttachRequest {
         owner: owner.to_owned(),
         force: false,
         repair: false,
+        server: None,
     }
 }
 

@@ -92,6 +92,7 @@ impl Bench {
             owner: owner.to_owned(),
             force: false,
             repair: false,
+            server: None,
         };
         self.post(&format!("/v1/volumes/{name}/attach"), &request)
             .await

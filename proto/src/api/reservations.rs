@@ -166,6 +166,10 @@ pub struct PersistentReservations {
     /// The reservation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reservation: Option<Reservation>,
+    /// Counts the changes that end the tasks of those whom they take a registration from (PREEMPT AND
+    /// ABORT).
+    #[serde(default, skip_serializing_if = "super::is_no_count")]
+    pub aborts: u64,
     /// Whether the last registration asked for all this to outlive a loss of power (`APTPL`).
     pub aptpl: bool,
 }
@@ -260,6 +264,7 @@ mod tests {
             generation: 1,
             registrations: vec![registration("a", 1), registration("b", 1)],
             reservation: Some(Reservation { kind, holder }),
+            aborts: 0,
             aptpl: true,
         }
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Revision;
 use super::chap::{ChapLogin, ChapUser, DiscoverySecrets, InitiatorSecret, logins_of};
+use super::servers::IscsiServer;
 use crate::ids::{ClusterId, VolumeId};
 use crate::iscsi::{InitiatorPattern, IscsiName, Lun};
 
@@ -114,8 +115,8 @@ pub struct ServedTarget {
     pub mutual: Option<ChapLogin>,
 }
 
-/// `GET /v1/iscsi/targets?after=R&wait_ms=N`: all targets with their secrets. Waits until they have
-/// changed since `after`.
+/// `GET /v1/iscsi/targets?after=R&wait_ms=N`: all targets with their secrets, and all servers. Waits until
+/// one of these has changed since `after`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServedTargets {
     /// When one of them last changed, or later: what to give as `after`.
@@ -127,6 +128,9 @@ pub struct ServedTargets {
     /// What initiators have to know to be told of them.
     #[serde(default, skip_serializing_if = "DiscoverySecrets::is_empty")]
     pub discovery: DiscoverySecrets,
+    /// All servers, by portal group.
+    #[serde(default)]
+    pub servers: Vec<IscsiServer>,
 }
 
 impl ServedTarget {

@@ -42,6 +42,7 @@ impl Bench {
             owner: repair_owner(&node),
             force: false,
             repair: true,
+            server: None,
         };
         let plan = self
             .state

@@ -156,6 +156,7 @@ fn a_volume_whose_owner_is_gone_is_repaired_and_may_be_attached_without_force() 
         owner: repair_owner(name),
         force: false,
         repair: true,
+        server: None,
     };
     let repaired = bench
         .state

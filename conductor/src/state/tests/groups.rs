@@ -242,6 +242,7 @@ fn whoever_is_replaced_or_gone_before_the_seal_fails_the_group() {
                     owner,
                     force,
                     repair,
+                    server: None,
                 },
             );
         }),
@@ -443,6 +444,7 @@ fn a_repair_owner_is_not_asked() {
         owner,
         force,
         repair,
+        server: None,
     };
     bench.take("c", &request);
     let group = bench.hold(&["a", "c"], "s");

@@ -265,6 +265,7 @@ impl World {
                     owner: repair_owner(name),
                     force: false,
                     repair: true,
+                    server: None,
                 };
                 let plan = self.bench.state.plan_attach(
                     &self.bench.live,

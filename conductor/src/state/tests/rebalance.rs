@@ -542,6 +542,7 @@ fn a_volume_that_nobody_uses_is_moved_by_a_repair_owner() {
         owner: ashlar_proto::api::repair_owner(&name),
         force: false,
         repair: true,
+        server: None,
     };
     let plan = pool
         .bench

@@ -11,6 +11,7 @@ fn for_repair(node: &str, force: bool) -> AttachRequest {
         owner: repair_owner(node),
         force,
         repair: true,
+        server: None,
     }
 }
 
@@ -140,6 +141,7 @@ fn a_user_takes_a_volume_from_its_repair_owner_and_ends_the_task() {
         owner: "user".to_owned(),
         force: true,
         repair: true,
+        server: None,
     };
     assert!(
         bench

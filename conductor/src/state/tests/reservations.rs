@@ -21,6 +21,7 @@ fn registered(ports: u16) -> PersistentReservations {
         generation: u32::from(ports),
         registrations: (1..=ports).map(registration).collect(),
         reservation: None,
+        aborts: 0,
         aptpl: true,
     }
 }

@@ -111,6 +111,7 @@ impl Bench {
             owner: repair_owner(["a", "b", "c"][usize::try_from(node - 1).unwrap()]),
             force: false,
             repair: true,
+            server: None,
         };
         let plan = self
             .state

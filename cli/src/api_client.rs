@@ -1,5 +1,6 @@
 //! The conductor's API as typed calls. A problem's detail is what a person sees.
 
+mod servers;
 mod targets;
 
 use std::time::Duration;

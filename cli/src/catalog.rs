@@ -12,7 +12,7 @@
 //!                      (none)
 //! ```
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -21,8 +21,9 @@ use ashlar_client::{
     BlockDevice, BlockError, Durability, Geometry, Snapshot, Volume, VolumeOptions, ZeroMode,
 };
 use ashlar_nbd_server::{ChangesError, ExportCatalog, ExportDevice, ExportInfo, OpenError};
+use ashlar_proto::api::{AttachServer, TakeVolume};
 use ashlar_proto::message::Extent;
-use ashlar_proto::{Layer, VolumeId};
+use ashlar_proto::{Layer, PortalGroup, VolumeId};
 use ashlar_reactor::channel::Notify;
 use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
 
@@ -50,6 +51,8 @@ struct Inner {
     source: HttpClusterSource,
     options: VolumeOptions,
     entries: RefCell<HashMap<String, Entry>>,
+    /// The portal group of the iSCSI server of this process, once it is known.
+    server: Cell<Option<PortalGroup>>,
 }
 
 /// The volumes of a cluster as exports.
@@ -79,6 +82,7 @@ impl VolumeCatalog {
             source,
             options,
             entries,
+            server: Cell::new(None),
         }))
     }
 
@@ -96,6 +100,55 @@ impl VolumeCatalog {
         !matches!(answer, Err(_) | Ok(Err(OpenError::Unavailable)))
     }
 
+    /// This process is an iSCSI server, too: it says so when it attaches.
+    pub fn set_server(&self, group: PortalGroup) {
+        self.0.server.set(Some(group));
+    }
+
+    /// As [`ExportCatalog::open`]; with `take`, from another iSCSI server that has the volume in that
+    /// generation. What this process has attached in an earlier one is over then.
+    pub async fn open_from(
+        &self,
+        name: &str,
+        take: Option<TakeVolume>,
+    ) -> Result<ExportedVolume, OpenError> {
+        let inner = &self.0;
+        loop {
+            if let Some(bell) = inner.change_in_progress(name) {
+                bell.notified().await;
+                continue;
+            }
+            if let Some(Entry::Open { device, lease }) = inner.entries.borrow_mut().get_mut(name)
+                && !device.is_over()
+                && take.is_none_or(|take| device.version() > take.generation.get())
+            {
+                let held = lease.upgrade().unwrap_or_else(|| new_lease(inner, name));
+                *lease = Rc::downgrade(&held);
+                return Ok(ExportedVolume::new(inner, device.clone(), held));
+            }
+            break;
+        }
+        let (bell, _) = inner.begin_change(name);
+        let opened = match inner.device(name, take).await {
+            Ok(device) => {
+                let held = new_lease(inner, name);
+                let entry = Entry::Open {
+                    device: device.clone(),
+                    lease: Rc::downgrade(&held),
+                };
+                inner.entries.borrow_mut().insert(name.to_owned(), entry);
+                Ok(ExportedVolume::new(inner, device, held))
+            }
+            Err(error) => {
+                tracing::warn!(volume = name, %error, "cannot open");
+                inner.entries.borrow_mut().remove(name);
+                Err(error)
+            }
+        };
+        bell.notify_all();
+        opened
+    }
+
     /// Detaches every volume, used or not; for the end of the process.
     pub async fn detach_all(&self) {
         loop {
@@ -108,9 +161,11 @@ impl VolumeCatalog {
 
 impl Inner {
     /// Attaches a volume, or opens a snapshot.
-    async fn device(&self, name: &str) -> Result<Exported, OpenError> {
+    async fn device(&self, name: &str, take: Option<TakeVolume>) -> Result<Exported, OpenError> {
         let (reactor, source) = (&self.reactor, self.source.clone());
-        let options = self.options.clone();
+        let mut options = self.options.clone();
+        let server = self.server.get();
+        options.server = server.map(|group| AttachServer { group, take });
         if let Some((volume, snapshot)) = name.split_once('@') {
             let opened = Snapshot::open(reactor, source, volume, snapshot, options).await;
             let opened = opened.map(Exported::Snapshot);
@@ -191,40 +246,7 @@ impl ExportCatalog for VolumeCatalog {
     }
 
     async fn open(&self, name: &str) -> Result<ExportedVolume, OpenError> {
-        let inner = &self.0;
-        loop {
-            if let Some(bell) = inner.change_in_progress(name) {
-                bell.notified().await;
-                continue;
-            }
-            if let Some(Entry::Open { device, lease }) = inner.entries.borrow_mut().get_mut(name)
-                && !device.is_over()
-            {
-                let held = lease.upgrade().unwrap_or_else(|| new_lease(inner, name));
-                *lease = Rc::downgrade(&held);
-                return Ok(ExportedVolume::new(inner, device.clone(), held));
-            }
-            break;
-        }
-        let (bell, _) = inner.begin_change(name);
-        let opened = match inner.device(name).await {
-            Ok(device) => {
-                let held = new_lease(inner, name);
-                let entry = Entry::Open {
-                    device: device.clone(),
-                    lease: Rc::downgrade(&held),
-                };
-                inner.entries.borrow_mut().insert(name.to_owned(), entry);
-                Ok(ExportedVolume::new(inner, device, held))
-            }
-            Err(error) => {
-                tracing::warn!(volume = name, %error, "cannot open");
-                inner.entries.borrow_mut().remove(name);
-                Err(error)
-            }
-        };
-        bell.notify_all();
-        opened
+        self.open_from(name, None).await
     }
 }
 
@@ -236,6 +258,11 @@ impl ExportedVolume {
             bitmaps: Rc::new(bitmaps),
             _lease: lease,
         }
+    }
+
+    /// The generation of its attach; of a snapshot, its layer.
+    pub fn version(&self) -> u32 {
+        self.device.version()
     }
 
     /// What it is, whatever it is called: a volume, or the snapshot of one at a layer.

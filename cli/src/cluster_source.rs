@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use ashlar_client::{AttachError, ClusterSource, OpenSnapshotError, SourceError};
 use ashlar_nbd_server::{ExportInfo, OpenError};
+use ashlar_proto::PortalGroup;
 use ashlar_proto::api::{
-    AttachRequest, Attachment, DetachRequest, HoldAnswer, InSyncCommitted, OwnerHeartbeat,
-    ProposeInSync, ReplaceReservations, ReportFlatten, ReportHold, ReportLayers, Revision,
-    ServedTargets, Snapshot, SnapshotMap, SnapshotState, Volume, VolumeMap, VolumeReservations,
+    AttachRequest, Attachment, ConfirmReservations, DetachRequest, HandOver, HoldAnswer,
+    InSyncCommitted, OwnerHeartbeat, ProposeInSync, RegisterServer, ReplaceReservations,
+    ReportFlatten, ReportHold, ReportLayers, Revision, ServedTargets, ServerHeartbeat,
+    ServerRegistered, Snapshot, SnapshotMap, SnapshotState, Volume, VolumeMap, VolumeReservations,
     VolumeState,
 };
 use ashlar_reactor::channel::remote;
@@ -23,6 +25,7 @@ use crate::api_client::{ApiClient, ApiError};
 use crate::bitmaps;
 use crate::map_watch;
 use crate::owner_beats::OwnerBeats;
+use crate::server_calls::ServerCall;
 
 /// Calls that wait to be sent; beyond them owners wait.
 const CALLS_QUEUED_MAX: usize = 64;
@@ -53,6 +56,7 @@ enum Once {
     Targets(Revision, Answer<ServedTargets>),
     Reservations(String, Answer<VolumeReservations>),
     ReplaceReservations(String, ReplaceReservations, Answer<VolumeReservations>),
+    Server(ServerCall),
 }
 
 /// A conductor reached by HTTP, from any thread. Clones share the connections.
@@ -115,6 +119,64 @@ impl HttpClusterSource {
         let volume = volume.to_owned();
         self.call(|answer| Call::Once(Once::ReplaceReservations(volume, request, answer)))
             .await
+    }
+
+    /// A volume by its name, without its shards.
+    pub async fn volume(&self, name: &str) -> Result<Volume, SourceError> {
+        self.call(|answer| Call::Once(Once::Show(name.to_owned(), answer)))
+            .await
+    }
+
+    /// A run of an iSCSI server is there.
+    pub async fn register_server(
+        &self,
+        request: RegisterServer,
+    ) -> Result<ServerRegistered, SourceError> {
+        self.call(|answer| Call::Once(Once::Server(ServerCall::Register(request, answer))))
+            .await
+    }
+
+    /// It still is; [`SourceError::Refused`] with `server-replaced` if another run is.
+    pub async fn server_heartbeat(
+        &self,
+        group: PortalGroup,
+        heartbeat: ServerHeartbeat,
+    ) -> Result<(), SourceError> {
+        self.call(|answer| Call::Once(Once::Server(ServerCall::Beat(group, heartbeat, answer))))
+            .await
+    }
+
+    /// Asks who has a volume attached to let it go.
+    pub async fn hand_over(&self, volume: &str, request: HandOver) -> Result<(), SourceError> {
+        let volume = volume.to_owned();
+        self.call(|answer| Call::Once(Once::Server(ServerCall::HandOver(volume, request, answer))))
+            .await
+    }
+
+    /// Says by which version of its reservations a volume is served; [`SourceError::Superseded`] if
+    /// another owner serves it.
+    pub async fn confirm_reservations(
+        &self,
+        volume: &str,
+        request: ConfirmReservations,
+    ) -> Result<(), SourceError> {
+        let volume = volume.to_owned();
+        self.call(|answer| Call::Once(Once::Server(ServerCall::Confirm(volume, request, answer))))
+            .await
+    }
+
+    /// Whether whoever serves a volume goes by that version, waiting some time for it.
+    pub async fn reservations_confirmed(
+        &self,
+        volume: &str,
+        version: u64,
+    ) -> Result<bool, SourceError> {
+        let volume = volume.to_owned();
+        let call = |answer| ServerCall::Confirmed(volume, version, answer);
+        let said = self
+            .call(|answer| Call::Once(Once::Server(call(answer))))
+            .await?;
+        Ok(said.confirmed)
     }
 
     /// The volumes that can be attached and the snapshots that can be read, as exports.
@@ -299,6 +361,7 @@ async fn carry_out(client: ApiClient, call: Once) {
             let outcome = client.reservations(&name).await;
             let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
         }
+        Once::Server(call) => call.carry_out(&client).await,
         Once::ReplaceReservations(name, request, answer) => {
             let outcome = client.replace_reservations(&name, &request).await;
             let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));

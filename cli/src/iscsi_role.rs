@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ashlar_client::VolumeOptions;
-use ashlar_iscsi_server::{IscsiOptions, IscsiServer, Limits, Portal};
+use ashlar_iscsi_server::{IscsiOptions, IscsiServer, Limits};
 use ashlar_proto::Address;
 use ashlar_reactor::channel::remote;
 use ashlar_reactor::{NetError, Reactor};
@@ -47,21 +47,25 @@ async fn serve(
     control: Handle,
     stop: remote::Receiver<()>,
 ) -> anyhow::Result<()> {
-    let mut options = VolumeOptions::new(host::owner("iscsi"));
+    let owner = host::owner("iscsi");
+    let mut options = VolumeOptions::new(owner.clone());
     options.force = args.force_attach;
     options.conductor_timeout = CONDUCTOR_TIMEOUT;
     args.scrub.apply(&mut options);
     let source = HttpClusterSource::new(api, &control);
     let catalog = VolumeCatalog::new(&reactor, source.clone(), options);
     let targets = ClusterTargets::new(&reactor, source, catalog.clone(), args.all_volumes);
-    let front = Front::start(&reactor, targets, &args.listen, &args.portal).await?;
+    let front = Front::start(&reactor, targets.clone(), &args.listen).await?;
     for address in front.addresses() {
         tracing::info!(%address, "iSCSI server serves");
     }
+    let name = args.name.clone().unwrap_or_else(host::server_name);
+    targets.take_part(&name, &owner, &args.portal, &front.addresses());
     stop.recv().await;
     tracing::info!("stopping: draining commands, detaching volumes");
     front.stop().await;
     catalog.detach_all().await;
+    targets.leave(&owner).await;
     Ok(())
 }
 
@@ -79,9 +83,8 @@ impl Front {
         reactor: &Reactor,
         targets: ClusterTargets,
         addresses: &[Address],
-        portals: &[Portal],
     ) -> anyhow::Result<Self> {
-        let server = listen(reactor, targets, addresses, portals).await;
+        let server = listen(reactor, targets, addresses).await;
         let server = server.context("cannot serve iSCSI")?;
         Ok(Self {
             server: Some(server),
@@ -100,10 +103,10 @@ impl Front {
     ) -> anyhow::Result<Self> {
         match choice {
             IscsiChoice::Given(none) if none.is_empty() => Ok(Self { server: None }),
-            IscsiChoice::Given(addresses) => Self::start(reactor, targets, addresses, &[]).await,
+            IscsiChoice::Given(addresses) => Self::start(reactor, targets, addresses).await,
             IscsiChoice::Usual => {
                 let usual = [ISCSI_LISTEN.parse()?];
-                match listen(reactor, targets, &usual, &[]).await {
+                match listen(reactor, targets, &usual).await {
                     Err(error) if is_taken(&error) => {
                         tracing::warn!(
                             "iSCSI is not served: another program listens at {ISCSI_LISTEN}; give \
@@ -138,14 +141,13 @@ async fn listen(
     reactor: &Reactor,
     targets: ClusterTargets,
     addresses: &[Address],
-    portals: &[Portal],
 ) -> Result<IscsiServer, NetError> {
     let mut limits = Limits::default();
     // Of the process, however many addresses it listens at.
     limits.bytes_in_flight_all /= u64::try_from(addresses.len().max(1)).unwrap_or(u64::MAX);
     let options = IscsiOptions {
         limits,
-        portals: portals.to_vec(),
+        portals: Vec::new(),
     };
     IscsiServer::serve(reactor, addresses, Rc::new(targets), options).await
 }

@@ -25,6 +25,7 @@ mod owner_beats;
 mod rebalance;
 mod resize;
 mod runtime;
+mod server_calls;
 mod signals;
 mod snapshots;
 mod space;

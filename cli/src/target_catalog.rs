@@ -11,8 +11,10 @@
 //! the volume that it was offered as, not another one of that name.
 
 mod listing;
+mod member;
 mod offer;
 mod registrations;
+mod stand;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,18 +23,22 @@ use std::time::Duration;
 
 use ashlar_client::SourceError;
 use ashlar_iscsi_server::{
-    Access, CatalogError, Registrations, Reservations, ReservationsError, TargetCatalog,
-    TargetInfo, Versioned,
+    Access, CatalogError, Mark, Portal, Registrations, Reservations, ReservationsError,
+    ServerIdentity, Standing, Taking, TargetCatalog, TargetInfo, UnitInfo, Versioned,
 };
-use ashlar_nbd_server::{ExportCatalog, OpenError};
-use ashlar_proto::IscsiName;
-use ashlar_proto::api::{ReplaceReservations, Revision, ServedTargets};
+use ashlar_nbd_server::OpenError;
+use ashlar_proto::api::{
+    ConfirmReservations, HandOver, RegisterServer, ReplaceReservations, Revision, ServedTargets,
+    TakeVolume,
+};
+use ashlar_proto::{Address, Generation, IscsiName, PortalGroup};
 use ashlar_reactor::Reactor;
 use ashlar_reactor::channel::Notify;
 
 use crate::catalog::{ExportedVolume, VolumeCatalog};
 use crate::cluster_source::HttpClusterSource;
 use listing::Listing;
+use member::Member;
 use offer::{Listed, UnitOf};
 
 /// How long to wait before a conductor that did not answer is asked again.
@@ -53,6 +59,8 @@ struct Inner {
     listing: Listing,
     /// What the identifiers that were given out stand for.
     units: RefCell<HashMap<u128, UnitOf>>,
+    /// This server among others.
+    member: Member,
     /// Whether the conductor did not answer when it was last asked for targets.
     is_away: Cell<bool>,
 }
@@ -79,10 +87,51 @@ impl ClusterTargets {
             served: RefCell::default(),
             heard: Notify::new(),
             units: RefCell::default(),
+            member: Member::default(),
             is_away: Cell::new(false),
         });
         reactor.spawn(follow(Rc::downgrade(&inner)));
         Self(inner)
+    }
+
+    /// Registers this server, and keeps it registered. Its portals are those `given`, or where each
+    /// initiator came to; others are told of these addresses then.
+    pub fn take_part(&self, name: &str, owner: &str, given: &[String], addresses: &[Address]) {
+        let portals = if given.is_empty() {
+            reachable(addresses)
+        } else {
+            given.to_vec()
+        };
+        self.0.member.set_portals(given.to_vec());
+        let request = RegisterServer {
+            name: name.to_owned(),
+            portals,
+            owner: owner.to_owned(),
+        };
+        let inner = Rc::downgrade(&self.0);
+        drop(self.0.reactor.spawn(member::take_part(inner, request)));
+    }
+
+    /// Says that this server ends, so that nobody waits for it. Call it when its volumes are detached.
+    pub async fn leave(&self, owner: &str) {
+        member::leave(&self.0, owner.to_owned()).await;
+    }
+
+    async fn open_unit(
+        &self,
+        volume: &str,
+        take: Option<TakeVolume>,
+    ) -> Result<ExportedVolume, CatalogError> {
+        let unit: UnitOf = volume.parse().map_err(|_| CatalogError::Unknown)?;
+        let opened = self.0.volumes.open_from(&unit.export(), take).await;
+        let device = opened.map_err(open_error)?;
+        if device.identity() == unit.identity() {
+            Ok(device)
+        } else {
+            tracing::warn!(volume, "another volume has that name now");
+            self.0.listing.doubt();
+            Err(CatalogError::Unknown)
+        }
     }
 }
 
@@ -223,16 +272,104 @@ impl TargetCatalog for ClusterTargets {
     }
 
     async fn open(&self, volume: &str) -> Result<ExportedVolume, CatalogError> {
-        let unit: UnitOf = volume.parse().map_err(|_| CatalogError::Unknown)?;
-        let opened = self.0.volumes.open(&unit.export()).await;
-        let device = opened.map_err(open_error)?;
-        if device.identity() == unit.identity() {
-            Ok(device)
-        } else {
-            tracing::warn!(volume, "another volume has that name now");
-            self.0.listing.doubt();
-            Err(CatalogError::Unknown)
+        self.open_unit(volume, None).await
+    }
+
+    async fn server(&self, came_to: &str) -> Result<ServerIdentity, CatalogError> {
+        let inner = &self.0;
+        let own = inner.own_group().await.ok_or(CatalogError::Unavailable)?;
+        let portal = |address: &String, group: PortalGroup| Portal {
+            address: address.clone(),
+            group: group.get(),
+        };
+        let mut given = inner.member.portals();
+        if given.is_empty() {
+            given.push(came_to.to_owned());
         }
+        let mut portals: Vec<Portal> = given.iter().map(|at| portal(at, own)).collect();
+        let served = inner.served().await?;
+        let others = served
+            .servers
+            .iter()
+            .filter(|server| server.up && server.group != own);
+        for server in others {
+            portals.extend(server.portals.iter().map(|at| portal(at, server.group)));
+        }
+        let group = own.get();
+        Ok(ServerIdentity::Member { group, portals })
+    }
+
+    async fn standing(&self, unit: &UnitInfo, after: Mark) -> Option<Standing> {
+        let unit: UnitOf = unit.volume.parse().ok()?;
+        Some(self.0.standing(&unit, after).await)
+    }
+
+    async fn take(&self, volume: &str, from: Taking) -> Result<ExportedVolume, CatalogError> {
+        let generation = u32::try_from(from.generation).map_err(|_| CatalogError::InUse)?;
+        let take = TakeVolume {
+            generation: Generation::new(generation),
+            asked: from.asked,
+        };
+        self.open_unit(volume, Some(take)).await
+    }
+
+    async fn ask_for(&self, volume: &str, generation: u64) {
+        let (Ok(unit), Some(to)) = (volume.parse::<UnitOf>(), self.0.member.group()) else {
+            return;
+        };
+        let Ok(generation) = u32::try_from(generation) else {
+            return;
+        };
+        let request = HandOver {
+            volume: unit.volume,
+            generation: Generation::new(generation),
+            to,
+        };
+        if let Err(error) = self.0.source.hand_over(&unit.volume_name, request).await {
+            tracing::debug!(volume, %error, "a volume cannot be asked for");
+        }
+    }
+
+    fn generation(&self, device: &ExportedVolume) -> u64 {
+        device.version().into()
+    }
+
+    async fn confirm_reservations(
+        &self,
+        volume: &str,
+        generation: u64,
+        version: u64,
+    ) -> Result<(), ReservationsError> {
+        let unit: UnitOf = volume.parse().map_err(|_| ReservationsError::Unavailable)?;
+        if unit.layer.is_some() {
+            return Ok(());
+        }
+        let generation = u32::try_from(generation).map_err(|_| ReservationsError::Conflict)?;
+        let request = ConfirmReservations {
+            volume: unit.volume,
+            generation: Generation::new(generation),
+            version,
+        };
+        let said = self
+            .0
+            .source
+            .confirm_reservations(&unit.volume_name, request);
+        said.await.map_err(|error| match error {
+            SourceError::Superseded => ReservationsError::Conflict,
+            error => reservations_error(&unit, &error),
+        })
+    }
+
+    async fn are_reservations_confirmed(
+        &self,
+        volume: &str,
+        version: u64,
+    ) -> Result<bool, ReservationsError> {
+        let unit: UnitOf = volume.parse().map_err(|_| ReservationsError::Unavailable)?;
+        let source = &self.0.source;
+        let said = source.reservations_confirmed(&unit.volume_name, version);
+        said.await
+            .map_err(|error| reservations_error(&unit, &error))
     }
 
     async fn reservations(&self, id: u128) -> Result<Reservations, ReservationsError> {
@@ -273,6 +410,20 @@ impl TargetCatalog for ClusterTargets {
         let replaced = replaced.map_err(|error| reservations_error(&unit, &error))?;
         Ok(replaced.version)
     }
+}
+
+/// The addresses that another host can be told of.
+fn reachable(addresses: &[Address]) -> Vec<String> {
+    let told = |address: &Address| match address {
+        Address::Tcp(at) if at.ip().is_unspecified() => {
+            tracing::warn!(%address,
+                "initiators of other iSCSI servers are not told of this one: give --portal HOST:PORT");
+            None
+        }
+        Address::Tcp(at) => Some(at.to_string()),
+        Address::Unix(_) | Address::Local(_) => None,
+    };
+    addresses.iter().filter_map(told).collect()
 }
 
 fn open_error(error: OpenError) -> CatalogError {

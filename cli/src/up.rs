@@ -166,7 +166,8 @@ impl Cluster<'_> {
             agents.push(self.start_agent(plan, &store.handle, tasks));
             repairs.push(owners);
         }
-        let mut options = VolumeOptions::new(host::owner("up"));
+        let owner = host::owner("up");
+        let mut options = VolumeOptions::new(owner.clone());
         // What this directory's last run had attached is this run's to take: the lock on the
         // directory shows that it has ended.
         options.force = true;
@@ -176,8 +177,12 @@ impl Cluster<'_> {
         let front = Front::start(&reactor, &catalog, &self.args.nbd, &self.args.tls).await?;
         let targets = ClusterTargets::new(&reactor, source, catalog.clone(), true);
         let choice = IscsiChoice::of(&self.args.iscsi);
-        let iscsi = iscsi_role::Front::choose(&reactor, targets, &choice).await?;
+        let iscsi = iscsi_role::Front::choose(&reactor, targets.clone(), &choice).await?;
         let (nbd_at, iscsi_at) = (front.addresses(), iscsi.addresses());
+        if !iscsi_at.is_empty() {
+            let name = format!("up-{}", host::server_name());
+            targets.take_part(&name, &owner, &[], &iscsi_at);
+        }
         self.announce(&reactor, &nbd_at, &iscsi_at, &stop).await?;
         stop.recv().await;
         tracing::info!("stopping: draining requests, detaching volumes, checkpointing stores");
@@ -185,6 +190,7 @@ impl Cluster<'_> {
             [Box::pin(front.stop()), Box::pin(iscsi.stop())];
         join_all(stops).await;
         catalog.detach_all().await;
+        targets.leave(&owner).await;
         for agent in agents {
             self.control.spawn(agent.stop());
         }

@@ -141,7 +141,8 @@ pub(crate) async fn attach<C: ClusterSource>(
     options: VolumeOptions,
 ) -> Result<Rc<Core>, AttachError> {
     let deadline = reactor.now() + options.attach_timeout;
-    let is_forced = options.force;
+    let taken = options.server.and_then(|server| server.take);
+    let is_forced = options.force || taken.is_some();
     let source = Rc::new(source);
     let attachment = granted(reactor, &*source, name, &options, deadline).await?;
     let grant = Grant::new(reactor, Rc::clone(&source), name, &attachment.volume);
@@ -151,7 +152,7 @@ pub(crate) async fn attach<C: ClusterSource>(
             Ok(core)
         }
         Err(error) => {
-            // Taken by force, it may be served by the old owner still: it must not look detached.
+            // Taken from somebody, it may be served by the old owner still: it must not look detached.
             if is_forced {
                 grant.keep();
             } else {
@@ -236,7 +237,7 @@ async fn granted<C: ClusterSource>(
         owner: options.owner.clone(),
         force: options.force,
         repair: options.repair,
-        server: None,
+        server: options.server,
     };
     let silent_until = deadline.min(reactor.now() + options.conductor_timeout);
     loop {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ashlar_proto::Address;
+use ashlar_proto::api::AttachServer;
 use ashlar_proto::limits::HOLD_MAX;
 
 /// Bounds of a volume's owner.
@@ -14,6 +15,8 @@ pub struct VolumeOptions {
     pub force: bool,
     /// Attach only to bring replicas back: any other owner takes the volume without force.
     pub repair: bool,
+    /// Who attaches is an iSCSI server: which one, and from whom it takes the volume.
+    pub server: Option<AttachServer>,
     /// Stores of this process: reach the first address through the second.
     pub local: Vec<(Address, Address)>,
     /// How long to wait for replicas beyond those that a take-over needs.
@@ -66,6 +69,7 @@ impl VolumeOptions {
             owner: owner.into(),
             force: false,
             repair: false,
+            server: None,
             local: Vec::new(),
             attach_patience: Duration::from_secs(5),
             attach_timeout: Duration::from_secs(60),

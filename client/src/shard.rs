@@ -241,7 +241,11 @@ impl Shard {
             }
             said
         };
-        targets.slots().map(room_of).max().unwrap_or(RoomHint::Ample)
+        targets
+            .slots()
+            .map(room_of)
+            .max()
+            .unwrap_or(RoomHint::Ample)
     }
 
     /// What its messages say now.

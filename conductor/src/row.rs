@@ -42,10 +42,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::meta::{Change, Key};
+pub(crate) use servers::{ServerRow, server_key};
 pub(crate) use targets::{
     DiscoveryRow, ReservationsRow, TargetRow, UnitRow, discovery_key, reservations_key, target_key,
 };
-pub(crate) use servers::{ServerRow, server_key};
 
 /// The version of the rows that this build writes.
 const ROW_VERSION: u32 = 9;

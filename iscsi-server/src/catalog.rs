@@ -4,6 +4,7 @@
 use ashlar_client::BlockDevice;
 
 use crate::scsi::reservations::Registrations;
+use crate::standing::{Mark, Standing, Taking};
 
 /// An address that an initiator can connect to, as `SendTargets` tells it (RFC 7143 section 13.8).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +73,20 @@ pub struct TargetInfo {
     pub access: Access,
     /// By number, none twice.
     pub units: Vec<UnitInfo>,
+}
+
+/// What a server is among those that offer the same targets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerIdentity {
+    /// The only one: its options say how initiators reach it.
+    Alone,
+    /// One of several.
+    Member {
+        /// Its portal group.
+        group: u16,
+        /// The portals of all that are heard; its own first.
+        portals: Vec<Portal>,
+    },
 }
 
 /// Why the catalog could not do what was asked.
@@ -180,4 +195,60 @@ pub trait TargetCatalog: 'static {
         seen: u64,
         value: &Registrations,
     ) -> Result<u64, ReservationsError>;
+
+    /// What this server is among others. `came_to` is where an initiator has come to, to be told of where
+    /// the server knows no better.
+    ///
+    /// # Errors
+    /// [`CatalogError::Unavailable`]: that is not known yet, or another one has taken its place.
+    async fn server(&self, _came_to: &str) -> Result<ServerIdentity, CatalogError> {
+        Ok(ServerIdentity::Alone)
+    }
+
+    /// How a unit stands, once that differs from what was seen at `after`; `None`: it never will.
+    async fn standing(&self, _unit: &UnitInfo, after: Mark) -> Option<Standing> {
+        (after == Mark::default()).then(Standing::alone)
+    }
+
+    /// As [`TargetCatalog::open`], from an owner that has it.
+    ///
+    /// # Errors
+    /// [`CatalogError::InUse`]: that owner has it no more, or it must not be taken from it.
+    async fn take(&self, volume: &str, _from: Taking) -> Result<Self::Device, CatalogError> {
+        self.open(volume).await
+    }
+
+    /// Asks the owner of that generation to let a volume go to this server. Nothing is promised.
+    async fn ask_for(&self, _volume: &str, _generation: u64) {}
+
+    /// The generation in which a device is open here: another owner has a higher one.
+    fn generation(&self, _device: &Self::Device) -> u64 {
+        0
+    }
+
+    /// Says that this server goes by that version of a volume's reservations, which it has open in that
+    /// generation.
+    ///
+    /// # Errors
+    /// [`ReservationsError::Conflict`]: another owner has the volume. Or it could not be said.
+    async fn confirm_reservations(
+        &self,
+        _volume: &str,
+        _generation: u64,
+        _version: u64,
+    ) -> Result<(), ReservationsError> {
+        Ok(())
+    }
+
+    /// Whether whoever serves a volume goes by that version of its reservations; waits some time for it.
+    ///
+    /// # Errors
+    /// [`ReservationsError::Unavailable`].
+    async fn are_reservations_confirmed(
+        &self,
+        _volume: &str,
+        _version: u64,
+    ) -> Result<bool, ReservationsError> {
+        Ok(true)
+    }
 }

@@ -5,7 +5,7 @@ mod session;
 
 pub(crate) use session::discover;
 
-use crate::catalog::{Access, Portal, TargetCatalog, TargetInfo};
+use crate::catalog::{Access, Portal, ServerIdentity, TargetCatalog, TargetInfo};
 use crate::login::negotiation::segment_length;
 use crate::login::normal_name;
 use crate::pdu::{NO_TAG, TextRequest};
@@ -97,8 +97,13 @@ async fn send_targets<C: TargetCatalog>(
         let is_wanted = wanted.as_ref().is_none_or(|wanted| *wanted == target.name);
         is_wanted && target.access != Access::Denied
     });
+    let server = registry.catalog.server(asking.portal).await;
+    let portals = match server.map_err(|_| TextFault::Unavailable)? {
+        ServerIdentity::Member { portals, .. } => portals,
+        ServerIdentity::Alone => registry.options.portals.clone(),
+    };
     for target in shown {
-        put_target(answer, target, &registry.options.portals, asking.portal);
+        put_target(answer, target, &portals, asking.portal);
     }
     Ok(())
 }

@@ -27,6 +27,7 @@ mod scsi;
 mod server;
 mod session;
 mod sessions;
+mod standing;
 mod task;
 mod text;
 mod transfer;
@@ -35,7 +36,7 @@ mod work;
 pub use ashlar_front_end::Limits;
 pub use catalog::{
     Access, Authentication, CatalogError, ChapSecret, Portal, Reservations, ReservationsError,
-    TargetCatalog, TargetInfo, UnitInfo, Versioned,
+    ServerIdentity, TargetCatalog, TargetInfo, UnitInfo, Versioned,
 };
 pub use options::IscsiOptions;
 pub use scsi::fuzz_scsi;
@@ -43,3 +44,4 @@ pub use scsi::reservations::{
     InitiatorPort, Registrant, Registrations, Reservation, ReservationType, TargetPort,
 };
 pub use server::IscsiServer;
+pub use standing::{Mark, ServerPort, Standing, Taking, UnitOwner};

@@ -19,6 +19,7 @@ mod wire;
 pub(crate) use identity::{Claim, normal_name};
 pub(crate) use status::LoginStatus;
 
+use crate::catalog::ServerIdentity;
 use crate::catalog::TargetCatalog;
 use crate::connection::LoggedIn;
 use crate::discovery::PORTAL_GROUP;
@@ -91,6 +92,8 @@ pub(crate) struct Login<'a, C: TargetCatalog> {
     requests: usize,
     stage: u8,
     first: Option<LoginRequest>,
+    /// Of the server, once it is known.
+    portal_group: u16,
     /// For the log, as soon as it is known.
     pub(crate) claim: Claim,
 }
@@ -117,6 +120,7 @@ impl<'a, C: TargetCatalog> Login<'a, C> {
             requests: 0,
             stage: SECURITY,
             first: None,
+            portal_group: PORTAL_GROUP,
             claim: Claim::default(),
         }
     }
@@ -148,7 +152,8 @@ impl<'a, C: TargetCatalog> Login<'a, C> {
         let mut negotiation = Negotiation::new(scene);
         let mut answer = Text::default();
         if let Some(target) = &identity.target {
-            answer.put("TargetPortalGroupTag", &self.portal_group().to_string());
+            self.portal_group = self.own_time(portal_group(registry, self.portal)).await?;
+            answer.put("TargetPortalGroupTag", &self.portal_group.to_string());
             if let Some(alias) = &target.alias {
                 answer.put("TargetAlias", alias);
             }
@@ -215,13 +220,6 @@ impl<'a, C: TargetCatalog> Login<'a, C> {
         })
     }
 
-    fn portal_group(&self) -> u16 {
-        let mut portals = self.registry.options.portals.iter();
-        let own = portals.find(|portal| portal.address == self.portal);
-        let first = self.registry.options.portals.first();
-        own.or(first).map_or(PORTAL_GROUP, |portal| portal.group)
-    }
-
     /// Makes the session, or adds the connection to it, and says so.
     async fn complete(
         &mut self,
@@ -246,7 +244,7 @@ impl<'a, C: TargetCatalog> Login<'a, C> {
                 let newcomer = Newcomer {
                     initiator: &identity.claim.initiator,
                     isid: request.isid,
-                    portal_group: self.portal_group(),
+                    portal_group: self.portal_group,
                     first_cmd_sn: request.cmd_sn,
                     parameters: session_parameters,
                     cid: request.cid,
@@ -334,3 +332,20 @@ impl<'a, C: TargetCatalog> Login<'a, C> {
 
 /// What discovery sessions are called: they are never joined.
 const DISCOVERY_TSIH: u16 = 1;
+
+/// The portal group of the server, which initiators come to at `portal`.
+async fn portal_group<C: TargetCatalog>(
+    registry: &Registry<C>,
+    portal: &str,
+) -> Result<u16, LoginStatus> {
+    let server = registry.catalog.server(portal).await;
+    match server.map_err(|_| LoginStatus::Unavailable)? {
+        ServerIdentity::Member { group, .. } => Ok(group),
+        ServerIdentity::Alone => {
+            let portals = &registry.options.portals;
+            let own = portals.iter().find(|known| known.address == portal);
+            let known = own.or(portals.first());
+            Ok(known.map_or(PORTAL_GROUP, |portal| portal.group))
+        }
+    }
+}

@@ -45,7 +45,9 @@ mod vpd;
 mod tests;
 
 pub use fuzz::fuzz_scsi;
+pub(crate) use luns::number as unit_number;
 pub(crate) use target::{Planned, Target};
+pub(crate) use unit::EndTasks;
 
 use ashlar_reactor::SharedBuffer;
 

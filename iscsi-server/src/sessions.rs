@@ -5,15 +5,17 @@
 
 use crate::catalog::{TargetCatalog, TargetInfo};
 use crate::link::{Close, Link};
+use crate::management::wait;
 use crate::options::IscsiOptions;
 use crate::parameters::SessionParameters;
 use crate::pdu::Lun;
-use crate::scsi::{Nexus, NexusId, Target};
+use crate::scsi::{EndTasks, Nexus, NexusId, Target, unit_number};
 use crate::session::Session;
 use crate::task::Task;
 use ashlar_reactor::Reactor;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 
 /// A target and its sessions.
@@ -63,6 +65,25 @@ impl<C: TargetCatalog> Served<C> {
             }
         }
         aborted
+    }
+}
+
+/// Ends tasks of a target's sessions.
+struct Ender<C: TargetCatalog>(Weak<Served<C>>);
+
+impl<C: TargetCatalog> EndTasks for Ender<C> {
+    fn end_tasks(&self, lun: u16, nexuses: Vec<NexusId>) -> Pin<Box<dyn Future<Output = ()>>> {
+        let served = self.0.upgrade();
+        Box::pin(async move {
+            let Some(served) = served else { return };
+            let mut ended = Vec::new();
+            for session in served.sessions() {
+                if nexuses.contains(&session.nexus.id) {
+                    ended.extend(session.abort(|task| unit_number(task.lun) == Some(lun)));
+                }
+            }
+            wait(ended).await;
+        })
     }
 }
 
@@ -159,6 +180,8 @@ impl<C: TargetCatalog> Registry<C> {
             sessions: RefCell::default(),
             registry: Rc::downgrade(self),
         });
+        let ender: Rc<dyn EndTasks> = Rc::new(Ender(Rc::downgrade(&served)));
+        served.target.set_ender(&ender);
         all.insert(info.name.clone(), Rc::clone(&served));
         served
     }

@@ -2,7 +2,6 @@
 
 use std::str::FromStr;
 
-use ashlar_iscsi_server::Portal;
 use ashlar_proto::Address;
 use clap::Args;
 
@@ -20,6 +19,10 @@ Example:
   ashlar iscsi --conductor http://10.0.0.1:7100 --listen 10.0.0.3:3260
   iscsiadm -m discovery -t st -p 10.0.0.3
 
+Several servers may serve the same targets, for hosts with more than one path: each says its own address,
+and hosts find all of them by asking one (see docs/operations.md, Multipath).
+  ashlar iscsi --conductor http://10.0.0.1:7100 --listen 10.0.0.4:3260
+
 With --all-volumes, each volume that no target maps is one of its own, iqn.2026-11.io.ashlar:VOLUME, LUN 1,
 open to everybody; so is each snapshot, iqn.2026-11.io.ashlar:VOLUME:SNAPSHOT, read-only.")]
 pub struct IscsiArgs {
@@ -31,16 +34,21 @@ pub struct IscsiArgs {
     #[arg(long, default_value = ISCSI_LISTEN, value_name = "ADDR")]
     pub listen: Vec<Address>,
 
+    /// The server's name among the iSCSI servers of the cluster, by which hosts know its port: no other has
+    /// it [default: the host's name].
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
     /// An address that initiators are told to connect to, where that is another than the one that they
-    /// came to; may be given more than once.
-    #[arg(long, value_name = "HOST:PORT[,GROUP]", value_parser = parse_portal)]
-    pub portal: Vec<Portal>,
+    /// came to, or this server listens at all addresses; may be given more than once.
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_portal)]
+    pub portal: Vec<String>,
 
     /// Offer volumes that no target maps, too, to everybody.
     #[arg(long)]
     pub all_volumes: bool,
 
-    /// Take volumes over from owners that still hold them.
+    /// Take volumes over from owners that still hold them, unless these are iSCSI servers that are heard.
     #[arg(long)]
     pub force_attach: bool,
 
@@ -100,18 +108,11 @@ impl IscsiChoice {
     }
 }
 
-/// `HOST:PORT`, an IPv6 address in brackets; and a portal group.
-fn parse_portal(text: &str) -> Result<Portal, String> {
-    let wrong = || {
-        format!(
-            "`{text}` is no portal: give HOST:PORT or HOST:PORT,GROUP, as 10.0.0.3:3260 or [fd00::3]:3260,2"
-        )
-    };
-    let (address, group) = match text.split_once(',') {
-        Some((address, group)) => (address, group.parse().map_err(|_| wrong())?),
-        None => (text, 1),
-    };
-    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+/// `HOST:PORT`, an IPv6 address in brackets.
+fn parse_portal(text: &str) -> Result<String, String> {
+    let wrong =
+        || format!("`{text}` is no portal: give HOST:PORT, as 10.0.0.3:3260 or [fd00::3]:3260");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let is_port = port.parse::<u16>().is_ok_and(|port| port != 0);
     let inner = host
         .strip_prefix('[')
@@ -125,9 +126,8 @@ fn parse_portal(text: &str) -> Result<Portal, String> {
                     .all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b))
         }
     };
-    if is_host && is_port && group != 0 {
-        let address = address.to_owned();
-        Ok(Portal { address, group })
+    if is_host && is_port {
+        Ok(text.to_owned())
     } else {
         Err(wrong())
     }
@@ -151,19 +151,10 @@ mod tests {
     }
 
     #[test]
-    fn portals_are_hosts_with_ports_and_perhaps_groups() {
-        let portal = |address: &str, group| {
-            Ok(Portal {
-                address: address.to_owned(),
-                group,
-            })
-        };
-        assert_eq!(parse_portal("10.0.0.3:3260"), portal("10.0.0.3:3260", 1));
-        assert_eq!(
-            parse_portal("san-1.example:3260,2"),
-            portal("san-1.example:3260", 2)
-        );
-        assert_eq!(parse_portal("[fd00::3]:3260"), portal("[fd00::3]:3260", 1));
+    fn portals_are_hosts_with_ports() {
+        for text in ["10.0.0.3:3260", "san-1.example:3260", "[fd00::3]:3260"] {
+            assert_eq!(parse_portal(text), Ok(text.to_owned()));
+        }
         for text in [
             "",
             "host",
@@ -173,9 +164,7 @@ mod tests {
             "host:70000",
             "fd00::3:3260",
             "a b:1",
-            "host:1,",
-            "host:1,0",
-            "host:1,70000",
+            "host:1,2",
             "[host]:1",
         ] {
             assert!(parse_portal(text).is_err(), "{text:?}");

@@ -28,6 +28,7 @@ pub fn known(kept: &PersistentReservations) -> iscsi::Registrations {
     iscsi::Registrations {
         generation: kept.generation,
         persist: kept.aptpl,
+        aborts: kept.aborts,
         registrants: kept.registrations.iter().map(registrant).collect(),
         reservation,
     }
@@ -52,6 +53,7 @@ pub fn kept(known: &iscsi::Registrations) -> Option<PersistentReservations> {
         registrations: registrations?,
         reservation,
         aptpl: known.persist,
+        aborts: known.aborts,
     })
 }
 
@@ -92,6 +94,7 @@ mod tests {
         iscsi::Registrations {
             generation: 9,
             persist: true,
+            aborts: 3,
             registrants: vec![registrant("a", Some(1)), registrant("b", None)],
             reservation: Some(iscsi::Reservation {
                 kind: iscsi::ReservationType::ExclusiveAccessRegistrantsOnly,

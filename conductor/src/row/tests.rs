@@ -222,7 +222,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_9() {
             r#""dropped":[{"low":4,"high":5}]},"layers_applied":2,"settled_layer":6,"#,
             r#""settled":true,"grows_to":16384,"kept_bytes":12288,"reserve":"all","#,
             r#""origin":{"volume":"0000000000000003","layer":2,"bytes":4096},"#,
-            r#""flattened_to":4096}}"#
+            r#""flattened_to":4096,"served_by":null,"wanted_by":null}}"#
         )
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);

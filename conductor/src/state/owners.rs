@@ -37,6 +37,7 @@ impl ClusterState {
             let (name, state) = (name.to_owned(), current.state);
             return Err(VolumeRefusal::NotReady { name, state }.into());
         }
+        self.check_server(request)?;
         Self::check_taken(current, request)?;
         if let Some(owner) = self.who_keeps_it(live, now, current, request) {
             let name = name.to_owned();

@@ -189,6 +189,22 @@ impl ClusterState {
         }
     }
 
+    /// Refuses a run of a server that another one has taken the place of.
+    pub(super) fn check_server(&self, request: &AttachRequest) -> Result<(), ServerRefusal> {
+        let Some(server) = request.server else {
+            return Ok(());
+        };
+        match self.servers.get(&server.group) {
+            Some(row) if row.owner == request.owner => Ok(()),
+            Some(row) => Err(ServerRefusal::Replaced {
+                name: row.name.clone(),
+            }),
+            None => Err(ServerRefusal::NotFound {
+                server: server.group.to_string(),
+            }),
+        }
+    }
+
     /// Refuses to take a volume that somebody else has taken since.
     pub(super) fn check_taken(
         current: &VolumeRow,

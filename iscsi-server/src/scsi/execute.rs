@@ -1,10 +1,10 @@
 //! One command on one logical unit: whether it may be carried out now, and who does it.
 //!
 //! In this order (SAM-5 section 5.3.3, SPC-4 section 4.2.1): a unit attention is told; what a
-//! sanitize operation keeps out; what is wrong with the CDB; what a reservation forbids; what the
-//! state of the port does not let pass; then the command.
+//! sanitize operation keeps out; what is wrong with the CDB; what the state of the port does not let
+//! pass; what a reservation forbids; then the command.
 
-use super::alua::{self, StateCause};
+use super::alua;
 use super::capacity;
 use super::cdb::{Command, ModeSense};
 use super::opcodes::Access;
@@ -72,7 +72,7 @@ impl<C: TargetCatalog> Call<'_, C> {
             }
             Command::PreventAllow { .. } | Command::SendDiagnostic => Ok(Answer::default()),
             Command::ModeSelect { long, .. } => self.mode_select(long, &data?).await,
-            Command::SetGroups { .. } => self.set_groups(&data?),
+            Command::SetGroups { .. } => self.set_groups(&data?).await,
             Command::PersistentOut {
                 action, scope_type, ..
             } => self.persistent_out(action, scope_type, &data?).await,
@@ -94,15 +94,18 @@ impl<C: TargetCatalog> Call<'_, C> {
                 page: Some(page), ..
             } => vpd::page(page, self.unit.id(), self.nexus)?,
             Command::ReportLuns { select, .. } => self.report_luns(select),
-            Command::ReadCapacity10 => capacity::read_capacity_10(self.capacity().await?),
-            Command::ReadCapacity16 { .. } => capacity::read_capacity_16(self.capacity().await?),
+            Command::ReadCapacity10 => capacity::read_capacity_10(self.unit.capacity().await?),
+            Command::ReadCapacity16 { .. } => {
+                capacity::read_capacity_16(self.unit.capacity().await?)
+            }
             Command::ModeSense(asked) => self.mode_sense(&asked).await?,
             Command::LogSense { page, subpage, .. } => log::sense(page, subpage)?,
             Command::PersistentIn { action, .. } => self.persistent_in(action).await?,
             Command::ReportOpcodes(asked) => report::opcodes(&asked)?,
             Command::ReportTaskManagement { extended, .. } => report::task_management(extended),
             Command::ReportGroups { extended, .. } => {
-                alua::report(self.target.group.get(), self.nexus.portal_group, extended)
+                let groups = self.unit.groups(self.nexus.portal_group);
+                alua::report(&groups, self.unit.cause(), extended)
             }
             Command::ReportIdentifying { kind, .. } => report::identifying(kind),
             Command::ReportTimestamp { .. } => {
@@ -138,15 +141,17 @@ impl<C: TargetCatalog> Call<'_, C> {
         let Some(row) = planned.row else {
             return Err(Sense::illegal(code::INVALID_OPERATION_CODE).into());
         };
-        self.check_reservations(row.access(&command)).await?;
-        if passes {
-            return Ok(command);
+        let access = row.access(&command);
+        if !row.standby {
+            // What is known of reservations here may be old as long as another server serves the unit.
+            if let Some(refusal) = self.unit.standby() {
+                return Err(refusal.into());
+            }
+            if matches!(access, Access::Read | Access::Write) {
+                self.unit.device().await?;
+            }
         }
-        if !row.standby
-            && let Some(refusal) = self.target.group.get().state.refusal()
-        {
-            return Err(refusal.into());
-        }
+        self.check_reservations(access).await?;
         Ok(command)
     }
 
@@ -169,11 +174,6 @@ impl<C: TargetCatalog> Call<'_, C> {
         if may { Ok(()) } else { Err(Refusal::Conflict) }
     }
 
-    async fn capacity(&self) -> Result<u64, Refusal> {
-        let device = self.unit.device().await?;
-        Ok(self.unit.blocks(&device.geometry()))
-    }
-
     fn request_sense(&self, descriptor: bool) -> Vec<u8> {
         let pending = self.unit.take_attention(self.nexus.id);
         let sanitizing = self.unit.sanitizing.get();
@@ -194,12 +194,10 @@ impl<C: TargetCatalog> Call<'_, C> {
 
     /// The capacity is told if it can be had: mode pages are there without the medium.
     async fn mode_sense(&self, asked: &ModeSense) -> Result<Vec<u8>, Refusal> {
-        let active = self.target.group.get().state.refusal().is_none();
-        let wanted = !asked.no_block && active;
-        let blocks = if wanted {
-            self.capacity().await.unwrap_or(0)
-        } else {
+        let blocks = if asked.no_block {
             0
+        } else {
+            self.unit.capacity().await.unwrap_or(0)
         };
         let protected = self.unit.write_protection().is_some();
         Ok(mode::sense(asked, self.unit.mode.get(), blocks, protected)?)
@@ -207,7 +205,7 @@ impl<C: TargetCatalog> Call<'_, C> {
 
     async fn mode_select(&self, long: bool, list: &[u8]) -> Done {
         let blocks = match self.unit.blocks_known() {
-            0 => self.capacity().await.unwrap_or(0),
+            0 => self.unit.capacity().await.unwrap_or(0),
             known => known,
         };
         let before = self.unit.mode.get();
@@ -221,11 +219,13 @@ impl<C: TargetCatalog> Call<'_, C> {
         Ok(Answer::default())
     }
 
-    fn set_groups(&self, list: &[u8]) -> Done {
-        if let Some(state) = alua::parse_set(list, self.nexus.portal_group)? {
-            let by = Some(self.nexus.id);
-            let cause = StateCause::SetTargetPortGroups;
-            self.target.change_access_state(state, cause, by);
+    /// Goes on to its end even where its task is aborted: what was taken is served.
+    async fn set_groups(&self, list: &[u8]) -> Done {
+        let own = self.nexus.portal_group;
+        if alua::parse_set(list, own, &self.unit.groups(own))? {
+            let (unit, by) = (Rc::clone(self.unit), self.nexus.id);
+            let activate = async move { unit.activate(by, true).await };
+            self.target.reactor.spawn(activate).await?;
         }
         Ok(Answer::default())
     }

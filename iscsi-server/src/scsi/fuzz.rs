@@ -12,7 +12,7 @@ pub fn fuzz_scsi(bytes: &[u8]) {
     assert!(planned.command.is_ok() || planned.data_out_bytes == 0);
     assert!(planned.data_out_bytes <= 32 << 20 && planned.data_in_bytes <= 32 << 20);
     let _ = mode::select(list, cdb.first() == Some(&0x55), ModeState::default(), 2048);
-    let _ = alua::parse_set(list, 1);
+    let _ = alua::parse_set(list, 1, &[(1, alua::AccessState::Standby)]);
     let _ = copy::parse(list);
     let nexus = Nexus {
         id: NexusId(1),

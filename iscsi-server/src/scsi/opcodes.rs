@@ -91,7 +91,8 @@ const fn act(usage: &'static [u8], access: Access, decode: fn(&Cdb) -> Decoded) 
     row
 }
 
-/// One that a port in standby carries out too (SPC-4 section 5.15.2.4.4).
+/// One that a port in standby carries out too (SPC-4 section 5.15.2.4.4; and READ CAPACITY, without
+/// which hosts take no path).
 const fn standby(mut row: Row) -> Row {
     row.standby = true;
     row
@@ -119,7 +120,7 @@ pub(crate) static ROWS: &[Row] = &[
     row(&[0x1b, 1, 0, 0, 0xf7, 0], WRITE, block::start_stop),
     standby(row(&[0x1d, 0x04, 0, F, F, 0], WRITE, primary::send_diagnostic)),
     row(&[0x1e, 0, 0, 0, 0x03, 0], WRITE, block::prevent_allow),
-    row(&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], FREE, block::read_capacity_10),
+    standby(row(&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], FREE, block::read_capacity_10)),
     row(&[0x28, 0x18, F, F, F, F, 0, F, F, 0], READ, block::read),
     row(&[0x2a, 0x18, F, F, F, F, 0, F, F, 0], WRITE, block::write),
     row(&[0x2e, 0x12, F, F, F, F, 0, F, F, 0], WRITE, block::write_and_verify),
@@ -161,7 +162,7 @@ pub(crate) static ROWS: &[Row] = &[
     row(&[0x90, 0x02, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0], READ, block::pre_fetch),
     row(&[0x91, 0x02, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0], WRITE, block::synchronize_cache),
     row(&[0x93, 0x09, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0], WRITE, block::write_same),
-    act(&[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0], FREE, block::read_capacity_16),
+    standby(act(&[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0], FREE, block::read_capacity_16)),
     act(&[0x9e, 0x12, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0], READ, block::get_lba_status),
     standby(row(&[0xa0, 0, F, 0, 0, 0, F, F, F, F, 0, 0], FREE, primary::report_luns)),
     standby(act(&[0xa3, 0x05, 0, 0, 0, 0, F, F, F, F, 0xfe, 0], QUERY, primary::report_identifying)),

@@ -10,6 +10,7 @@
 
 pub(crate) mod actions;
 mod apply;
+mod elsewhere;
 pub(crate) mod parameters;
 mod permits;
 pub(crate) mod reports;
@@ -20,6 +21,7 @@ pub(crate) mod transport_id;
 mod tests;
 
 pub(crate) use apply::apply;
+pub(crate) use elsewhere::told_elsewhere;
 pub(crate) use permits::{Permits, permits};
 pub use state::{
     InitiatorPort, Registrant, Registrations, Reservation, ReservationType, TargetPort,

@@ -12,6 +12,7 @@ use super::unit::Unit;
 use super::{Aborts, Nexus};
 use crate::catalog::{Reservations, ReservationsError, TargetCatalog};
 use std::rc::Rc;
+use tracing::warn;
 
 /// How often a change is tried that others get in the way of.
 const TRIES: usize = 8;
@@ -81,6 +82,7 @@ async fn change<C: TargetCatalog>(
         for &(nexus, code) in &effects.attentions {
             unit.raise(nexus, code);
         }
+        await_owner(unit, by).await?;
         return Ok(Answer {
             aborts: Aborts {
                 nexuses: effects.aborts,
@@ -89,4 +91,20 @@ async fn change<C: TargetCatalog>(
         });
     }
     Err(Refusal::Busy)
+}
+
+/// Returns once whoever serves the unit goes by the reservations that are known here: nothing that they
+/// forbid happens any more. Who does not say so in time loses the unit to this server.
+async fn await_owner<C: TargetCatalog>(unit: &Unit<C>, by: &Nexus) -> Result<(), Refusal> {
+    let version = unit.reservations().await?.version;
+    if version == 0 || unit.confirm_reservations(version).await? {
+        return Ok(());
+    }
+    let volume = unit.info().volume;
+    let confirmed = unit.catalog.are_reservations_confirmed(&volume, version);
+    if confirmed.await.map_err(|_| Refusal::Busy)? {
+        return Ok(());
+    }
+    warn!(%volume, version, "another server does not go by new reservations: its unit is taken");
+    unit.activate(by.id, false).await
 }

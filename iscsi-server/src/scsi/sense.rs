@@ -9,6 +9,7 @@ pub(crate) enum Key {
     NoSense = 0x0,
     NotReady = 0x2,
     MediumError = 0x3,
+    HardwareError = 0x4,
     IllegalRequest = 0x5,
     UnitAttention = 0x6,
     DataProtect = 0x7,
@@ -27,9 +28,7 @@ pub(crate) mod code {
     pub(crate) const NONE: Code = Code(0x00, 0x00);
     pub(crate) const NOT_READY: Code = Code(0x04, 0x00);
     pub(crate) const BECOMING_READY: Code = Code(0x04, 0x01);
-    pub(crate) const TRANSITION: Code = Code(0x04, 0x0a);
     pub(crate) const STANDBY: Code = Code(0x04, 0x0b);
-    pub(crate) const UNAVAILABLE: Code = Code(0x04, 0x0c);
     pub(crate) const SANITIZE_IN_PROGRESS: Code = Code(0x04, 0x1b);
     pub(crate) const WRITE_ERROR: Code = Code(0x0c, 0x00);
     pub(crate) const COPY_TARGET_NOT_REACHABLE: Code = Code(0x0d, 0x02);
@@ -61,6 +60,7 @@ pub(crate) mod code {
     pub(crate) const COMMANDS_CLEARED: Code = Code(0x2f, 0x00);
     pub(crate) const SAVING_NOT_SUPPORTED: Code = Code(0x39, 0x00);
     pub(crate) const LUNS_CHANGED: Code = Code(0x3f, 0x0e);
+    pub(crate) const SET_GROUPS_FAILED: Code = Code(0x67, 0x0a);
     pub(crate) const INSUFFICIENT_RESOURCES: Code = Code(0x55, 0x03);
 }
 

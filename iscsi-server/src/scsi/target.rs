@@ -1,16 +1,15 @@
 //! A SCSI target device: its logical units and its nexuses, and how commands reach them.
 
-use super::alua::{AccessState, PortGroup, StateCause};
 use super::cdb::Command;
 use super::execute::Call;
 use super::fields::Reply;
 use super::opcodes::{self, Row};
 use super::sense::{Refusal, Sense, code};
-use super::unit::Unit;
+use super::unit::{EndTasks, Unit};
 use super::{Aborts, Nexus, NexusId, Outcome, Status, inquiry, luns};
 use crate::catalog::{TargetCatalog, UnitInfo};
 use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use tracing::info;
@@ -51,7 +50,7 @@ pub(crate) struct Target<C: TargetCatalog> {
     name: String,
     units: RefCell<BTreeMap<u16, Rc<Unit<C>>>>,
     nexuses: RefCell<Vec<Nexus>>,
-    pub(super) group: Cell<PortGroup>,
+    ender: RefCell<Option<Rc<dyn EndTasks>>>,
 }
 
 impl<C: TargetCatalog> Target<C> {
@@ -72,7 +71,7 @@ impl<C: TargetCatalog> Target<C> {
             catalog,
             name: name.to_owned(),
             nexuses: RefCell::default(),
-            group: Cell::default(),
+            ender: RefCell::default(),
         })
     }
 
@@ -89,6 +88,7 @@ impl<C: TargetCatalog> Target<C> {
             luns_changed |= kept.is_none();
             let unit = kept.unwrap_or_else(|| {
                 let unit = Unit::new(&self.reactor, &self.catalog, info);
+                unit.set_ender(self.ender.borrow().clone());
                 for nexus in &*self.nexuses.borrow() {
                     unit.connect(nexus);
                 }
@@ -153,42 +153,11 @@ impl<C: TargetCatalog> Target<C> {
         }
     }
 
-    /// Somebody else changed the reservations of the logical unit of this id in the catalog.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for a catalog that tells of changes by others")
-    )]
-    pub(crate) fn reservations_changed(&self, id: u128) {
-        let units = self.units();
-        for unit in units.iter().filter(|unit| unit.id() == id) {
-            unit.forget_reservations();
-        }
-    }
-
-    /// Sets how the target is reached through this process; nexuses are told.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "for a service of several paths, of which there is one"
-        )
-    )]
-    pub(crate) fn set_access_state(&self, state: AccessState) {
-        self.change_access_state(state, StateCause::Implicit, None);
-    }
-
-    pub(super) fn change_access_state(
-        &self,
-        state: AccessState,
-        cause: StateCause,
-        by: Option<NexusId>,
-    ) {
-        if self.group.get().state == state {
-            return;
-        }
-        self.group.set(PortGroup { state, cause });
+    /// Who is to end tasks that another server has preempted.
+    pub(crate) fn set_ender(&self, ender: &Rc<dyn EndTasks>) {
+        *self.ender.borrow_mut() = Some(Rc::clone(ender));
         for unit in self.units() {
-            unit.raise_for_others(by, code::ACCESS_STATE_CHANGED);
+            unit.set_ender(Some(Rc::clone(ender)));
         }
     }
 

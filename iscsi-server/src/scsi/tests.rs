@@ -10,3 +10,4 @@ mod managing;
 mod media;
 mod provisioning;
 mod reserving;
+mod standby;

@@ -5,23 +5,39 @@
 //! - The device is opened by the first command that needs it, kept while there is a nexus, and
 //!   opened again after it was fenced or detached; what is in flight keeps its own handle.
 //! - The reservations that decide conflicts are those last read from or written to the catalog.
-//!   They are read anew with each opening: whoever served the unit meanwhile may have changed them.
+//!   They are read anew with each opening, and when another server has changed them.
+//! - A version of them is confirmed to others once nothing that came by an earlier one has any effect
+//!   that it does not allow.
 
+mod service;
+
+use super::alua::{AccessState, StateCause};
 use super::attention::Attentions;
-use super::capacity::BLOCK_BYTES;
 use super::copy::Copies;
 use super::locks::RangeLocks;
 use super::mode::ModeState;
-use super::reservations::{Permits, permits};
+use super::reservations::{Permits, permits, told_elsewhere};
 use super::sense::{Code, Key, Refusal, Sense, code};
 use super::{Nexus, NexusId};
-use crate::catalog::{CatalogError, Reservations, TargetCatalog, UnitInfo};
-use ashlar_client::{BlockDevice, BlockError, Geometry};
+use crate::catalog::{Reservations, ReservationsError, TargetCatalog, UnitInfo};
+use crate::standing::Standing;
+use ashlar_client::{BlockDevice, BlockError};
 use ashlar_reactor::Reactor;
-use ashlar_reactor::channel::Semaphore;
+use ashlar_reactor::channel::{Notify, Semaphore};
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
 use tracing::{info, warn};
+
+/// How long who says that it goes by new reservations waits for tasks that end.
+const ENDING_MAX: Duration = Duration::from_secs(2);
+
+/// Ends tasks on a logical unit.
+pub(crate) trait EndTasks {
+    /// Ends the tasks of these nexuses; on return none of them has any effect any more.
+    fn end_tasks(&self, lun: u16, nexuses: Vec<NexusId>) -> Pin<Box<dyn Future<Output = ()>>>;
+}
 
 /// What a unit knows of a nexus.
 struct Seat {
@@ -37,6 +53,19 @@ pub(crate) struct Unit<C: TargetCatalog> {
     info: RefCell<UnitInfo>,
     device: RefCell<Option<C::Device>>,
     opening: Semaphore,
+    /// How it stands among servers; none: not known yet.
+    standing: RefCell<Option<Standing>>,
+    /// Told when something is new of that.
+    heard: Notify,
+    /// The state that nexuses know of, and how it came about.
+    told: Cell<Option<AccessState>>,
+    cause: Cell<StateCause>,
+    /// Who ends tasks that another server has preempted.
+    ender: RefCell<Option<Rc<dyn EndTasks>>>,
+    /// How many times tasks are being ended, and who is told when they have ended.
+    ending: Cell<usize>,
+    ended: Notify,
+    me: Weak<Self>,
     /// The capacity that initiators were told; 0: none yet.
     blocks_told: Cell<u64>,
     pub(crate) mode: Cell<ModeState>,
@@ -55,12 +84,20 @@ pub(crate) struct Unit<C: TargetCatalog> {
 
 impl<C: TargetCatalog> Unit<C> {
     pub(crate) fn new(reactor: &Reactor, catalog: &Rc<C>, info: &UnitInfo) -> Rc<Self> {
-        Rc::new(Self {
+        let unit = Rc::new_cyclic(|me| Self {
             reactor: reactor.clone(),
             catalog: Rc::clone(catalog),
             info: RefCell::new(info.clone()),
             device: RefCell::default(),
             opening: Semaphore::new(1),
+            standing: RefCell::default(),
+            heard: Notify::new(),
+            told: Cell::new(None),
+            cause: Cell::default(),
+            ender: RefCell::default(),
+            ending: Cell::new(0),
+            ended: Notify::new(),
+            me: Weak::clone(me),
             blocks_told: Cell::new(0),
             mode: Cell::default(),
             seats: RefCell::default(),
@@ -70,7 +107,14 @@ impl<C: TargetCatalog> Unit<C> {
             locks: Rc::default(),
             copies: RefCell::default(),
             sanitizing: Cell::new(None),
-        })
+        });
+        unit.follow();
+        unit
+    }
+
+    /// Who is to end tasks that another server has preempted.
+    pub(crate) fn set_ender(&self, ender: Option<Rc<dyn EndTasks>>) {
+        *self.ender.borrow_mut() = ender;
     }
 
     pub(crate) fn id(&self) -> u128 {
@@ -188,13 +232,80 @@ impl<C: TargetCatalog> Unit<C> {
     pub(crate) async fn load_reservations(&self) -> Result<Reservations, Refusal> {
         let read = self.catalog.reservations(self.id()).await;
         let read = read.map_err(|_| Refusal::Busy)?;
-        self.set_reservations(read.clone());
-        Ok(read)
+        self.take_over_reservations(&read);
+        // Those that are known may be newer by now.
+        Ok(self.reservations.borrow().clone().unwrap_or(read))
     }
 
     /// They were changed elsewhere: they are read before anything is decided by them.
     pub(crate) fn forget_reservations(&self) {
         self.reservations.take();
+    }
+
+    /// Goes by what others have made of the reservations: nexuses are told, tasks end, and then whoever
+    /// waits for that hears of it. What ends may be who asks: nobody waits for it here.
+    fn take_over_reservations(&self, read: &Reservations) {
+        let before = self.reservations.borrow().clone();
+        let nexuses = self.nexuses();
+        let effects = before
+            .filter(|before| before.version < read.version)
+            .map(|before| {
+                let versions = read.version - before.version;
+                told_elsewhere(&before.value, &read.value, versions, &nexuses)
+            })
+            .unwrap_or_default();
+        self.set_reservations(read.clone());
+        for &(nexus, code) in &effects.attentions {
+            self.raise(nexus, code);
+        }
+        let Some(unit) = self.me.upgrade() else {
+            return;
+        };
+        let (version, lun) = (read.version, self.info.borrow().lun);
+        self.ending.set(self.ending.get() + 1);
+        let settle = async move {
+            let ender = unit.ender.borrow().clone();
+            if let Some(ender) = ender.filter(|_| !effects.aborts.is_empty()) {
+                ender.end_tasks(lun, effects.aborts).await;
+            }
+            unit.ending.set(unit.ending.get() - 1);
+            unit.ended.notify_all();
+            // Whoever waits for it in vain takes the volume.
+            let _ = unit.confirm_reservations(version).await;
+        };
+        drop(self.reactor.spawn(settle));
+    }
+
+    /// Says that a version is gone by, where this server serves the unit. Whether it does.
+    ///
+    /// # Errors
+    /// BUSY: that could not be said.
+    pub(crate) async fn confirm_reservations(&self, version: u64) -> Result<bool, Refusal> {
+        let ended = async {
+            while self.ending.get() > 0 {
+                self.ended.notified().await;
+            }
+        };
+        // One of those that end may be who waits.
+        let ended = self.reactor.timeout(ENDING_MAX, ended).await;
+        ended.map_err(|_| Refusal::Busy)?;
+        let device = self.device.borrow().clone();
+        let Some(device) = device else {
+            return Ok(false);
+        };
+        let volume = self.info().volume;
+        let generation = self.catalog.generation(&device);
+        let said = self
+            .catalog
+            .confirm_reservations(&volume, generation, version);
+        match said.await {
+            Ok(()) => Ok(true),
+            Err(ReservationsError::Conflict) => {
+                self.close();
+                Ok(false)
+            }
+            Err(ReservationsError::Unavailable) => Err(Refusal::Busy),
+        }
     }
 
     /// What now decides conflicts. An older version than is known changes nothing.
@@ -212,55 +323,7 @@ impl<C: TargetCatalog> Unit<C> {
         *known = Some(reservations);
     }
 
-    // The device.
-
-    /// Lets the device go.
-    pub(crate) fn close(&self) {
-        let device = self.device.take();
-        drop(device);
-    }
-
-    /// A handle on the device, opened where it is not.
-    pub(crate) async fn device(&self) -> Result<C::Device, Refusal> {
-        if let Some(device) = &*self.device.borrow() {
-            return Ok(device.clone());
-        }
-        let _alone = self.opening.acquire(1).await;
-        if let Some(device) = &*self.device.borrow() {
-            return Ok(device.clone());
-        }
-        let volume = self.info.borrow().volume.clone();
-        let opened = self.catalog.open(&volume).await;
-        let device = opened.map_err(|error| refusal_of_open(&volume, &error))?;
-        self.load_reservations().await?;
-        if !self.seats.borrow().is_empty() {
-            *self.device.borrow_mut() = Some(device.clone());
-        }
-        Ok(device)
-    }
-
-    /// The capacity if it is known.
-    pub(crate) fn blocks_known(&self) -> u64 {
-        self.blocks_told.get()
-    }
-
-    /// The capacity in blocks; tells nexuses when it is not what they were told.
-    pub(crate) fn blocks(&self, geometry: &Geometry) -> u64 {
-        let blocks = geometry.size_bytes / BLOCK_BYTES;
-        let told = self.blocks_told.replace(blocks);
-        if told != 0 && told != blocks {
-            self.raise_for_others(None, code::CAPACITY_CHANGED);
-        }
-        blocks
-    }
-
-    /// Looks whether the capacity changed, where the device is open.
-    pub(crate) fn look_at_capacity(&self) {
-        let geometry = self.device.borrow().as_ref().map(BlockDevice::geometry);
-        if let Some(geometry) = geometry {
-            self.blocks(&geometry);
-        }
-    }
+    // Errors.
 
     /// Whether writes are refused, by the catalog, the device, or an initiator.
     pub(crate) fn write_protection(&self) -> Option<Sense> {
@@ -296,15 +359,4 @@ impl<C: TargetCatalog> Unit<C> {
         }
         Refusal::Check(sense)
     }
-}
-
-/// Hosts retry what becomes ready, and take another path from one in standby.
-fn refusal_of_open(volume: &str, error: &CatalogError) -> Refusal {
-    warn!(volume, %error, "logical unit cannot be opened");
-    Refusal::Check(match error {
-        CatalogError::Unknown => Sense::illegal(code::UNIT_NOT_SUPPORTED),
-        CatalogError::InUse => Sense::not_ready(code::STANDBY),
-        CatalogError::Unavailable => Sense::not_ready(code::BECOMING_READY),
-        CatalogError::Failed(_) => Sense::not_ready(code::NOT_READY),
-    })
 }

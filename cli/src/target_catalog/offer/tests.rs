@@ -44,6 +44,7 @@ fn served(name: &str, volumes: &[u64]) -> ServedTargets {
             }],
             mutual: Some(login("t")),
         }],
+        servers: Vec::new(),
     }
 }
 

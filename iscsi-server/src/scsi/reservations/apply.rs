@@ -251,6 +251,7 @@ impl Change<'_> {
         }
         if abort {
             self.abort(&gone);
+            self.state.aborts = self.state.aborts.wrapping_add(1);
         }
         self.count();
         Ok(())

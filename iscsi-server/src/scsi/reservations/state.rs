@@ -128,6 +128,8 @@ pub struct Registrations {
     pub registrants: Vec<Registrant>,
     /// The reservation, if any.
     pub reservation: Option<Reservation>,
+    /// How often the tasks of those ended whom a registration was taken from (PREEMPT AND ABORT).
+    pub aborts: u64,
 }
 
 impl Registrations {

@@ -1,7 +1,7 @@
 //! Unit attentions, resets, and units that come, go and grow.
 
 use super::bench::*;
-use crate::scsi::{NexusId, Status};
+use crate::scsi::NexusId;
 
 const READY: [u8; 6] = [0; 6];
 const LUN_0: [u8; 8] = [0; 8];
@@ -140,36 +140,5 @@ fn the_device_is_let_go_with_the_last_nexus() {
         target.connect(&again.nexus);
         again.ready().await;
         assert_eq!(catalog.opened.get(), 6);
-    });
-}
-
-#[test]
-fn in_standby_only_what_needs_no_medium_is_done() {
-    use crate::scsi::alua::AccessState;
-    let bench = Bench::new(1);
-    let host = bench.connect();
-    let target = bench.target.clone();
-    bench.run(async move {
-        host.ready().await;
-        target.set_access_state(AccessState::Standby);
-        assert_eq!(host.send(&READY, &[]).await.check(), (6, 0x2a, 6));
-        assert_eq!(host.read(0, 1).await.check(), (2, 4, 0x0b));
-        assert_eq!(host.send(&READY, &[]).await.check(), (2, 4, 0x0b));
-        let told = host.send(&cdb12(0xa3, 0x0a, 0, 64), &[]).await.good();
-        assert_eq!(told[4..10], [2, 0x8f, 0, 1, 0, 2]);
-        host.send(&[0x1a, 0, 0x3f, 0, 255, 0], &[]).await.good();
-        target.set_access_state(AccessState::Transitioning);
-        host.send(&READY, &[]).await.check();
-        assert_eq!(host.read(0, 1).await.check(), (2, 4, 0x0a));
-        target.set_access_state(AccessState::Unavailable);
-        host.send(&READY, &[]).await.check();
-        assert_eq!(host.read(0, 1).await.check(), (2, 4, 0x0c));
-        // An initiator makes it active again.
-        let list = [0, 0, 0, 0, 0, 0, 0, 1];
-        target.set_access_state(AccessState::Standby);
-        host.send(&READY, &[]).await.check();
-        let set = cdb12(0xa4, 0x0a, 0, 8);
-        assert_eq!(host.send(&set, &list).await.status, Status::Good);
-        host.read(0, 1).await.good();
     });
 }

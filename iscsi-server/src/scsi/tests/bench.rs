@@ -6,8 +6,10 @@ use crate::catalog::{
 };
 use crate::scsi::reservations::Registrations;
 use crate::scsi::{Nexus, NexusId, Status, Target};
+use crate::standing::{Mark, Standing, Taking};
 use ashlar_client::{BlockDevice, BlockError, Durability, Geometry, MemoryDevice, ZeroMode};
 use ashlar_proto::message::Extent;
+use ashlar_reactor::channel::Notify;
 use ashlar_reactor::sim::World;
 use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
 use std::cell::{Cell, RefCell};
@@ -116,6 +118,27 @@ pub(super) struct Catalog {
     /// How many changes of reservations still meet somebody else's.
     pub(super) conflicts: Cell<usize>,
     pub(super) unreachable: Cell<bool>,
+    /// How every unit stands; told when it changes.
+    pub(super) standing: RefCell<Standing>,
+    pub(super) changed: Notify,
+    /// What was taken from others, and who was asked for it.
+    pub(super) taken: RefCell<Vec<Taking>>,
+    pub(super) asked: Cell<usize>,
+    /// Whether another server goes by the reservations that it is asked about.
+    pub(super) confirms: Cell<bool>,
+    /// The versions that were gone by here.
+    pub(super) confirmed: RefCell<Vec<(u64, u64)>>,
+    pub(super) generation: Cell<u64>,
+}
+
+impl Catalog {
+    /// From now on units stand so.
+    pub(super) fn stand(&self, change: impl FnOnce(&mut Standing)) {
+        let mut standing = self.standing.borrow_mut();
+        standing.mark.unit += 1;
+        change(&mut standing);
+        self.changed.notify_all();
+    }
 }
 
 impl TargetCatalog for Catalog {
@@ -133,6 +156,43 @@ impl TargetCatalog for Catalog {
         self.opened.set(self.opened.get() + 1);
         let device = self.devices.get(volume).ok_or(CatalogError::Unknown)?;
         Ok(device.clone())
+    }
+
+    async fn standing(&self, _: &UnitInfo, after: Mark) -> Option<Standing> {
+        while self.standing.borrow().mark == after {
+            self.changed.notified().await;
+        }
+        Some(self.standing.borrow().clone())
+    }
+
+    async fn take(&self, volume: &str, from: Taking) -> Result<Device, CatalogError> {
+        if from.generation != self.standing.borrow().generation {
+            return Err(CatalogError::InUse);
+        }
+        self.taken.borrow_mut().push(from);
+        self.open(volume).await
+    }
+
+    async fn ask_for(&self, _: &str, _: u64) {
+        self.asked.set(self.asked.get() + 1);
+    }
+
+    fn generation(&self, _: &Device) -> u64 {
+        self.generation.get()
+    }
+
+    async fn confirm_reservations(
+        &self,
+        _: &str,
+        generation: u64,
+        version: u64,
+    ) -> Result<(), ReservationsError> {
+        self.confirmed.borrow_mut().push((generation, version));
+        Ok(())
+    }
+
+    async fn are_reservations_confirmed(&self, _: &str, _: u64) -> Result<bool, ReservationsError> {
+        Ok(self.confirms.get())
     }
 
     async fn reservations(&self, id: u128) -> Result<Reservations, ReservationsError> {
@@ -212,6 +272,13 @@ impl Bench {
             opened: Cell::new(0),
             conflicts: Cell::new(0),
             unreachable: Cell::new(false),
+            standing: RefCell::new(Standing::alone()),
+            changed: Notify::new(),
+            taken: RefCell::default(),
+            asked: Cell::new(0),
+            confirms: Cell::new(true),
+            confirmed: RefCell::default(),
+            generation: Cell::new(1),
         });
         let target = Target::new(&reactor, Rc::clone(&catalog), "iqn.t", &units());
         Self {

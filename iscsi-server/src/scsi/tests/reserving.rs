@@ -224,7 +224,7 @@ fn registrations_outlive_the_nexus_and_the_process() {
 fn what_another_path_changed_decides_once_it_is_told() {
     let bench = Bench::new(1);
     let (one, other) = (bench.connect(), bench.connect());
-    let (catalog, target) = (bench.catalog.clone(), bench.target.clone());
+    let (catalog, reactor) = (bench.catalog.clone(), bench.reactor.clone());
     bench.run(async move {
         one.ready().await;
         other.ready().await;
@@ -234,8 +234,10 @@ fn what_another_path_changed_decides_once_it_is_told() {
         let mut kept = catalog.kept.borrow().get(&0x1000).cloned().unwrap();
         kept.version += 1;
         kept.value.reservation = None;
+        let version = kept.version;
         catalog.kept.borrow_mut().insert(0x1000, kept);
-        target.reservations_changed(0x1000);
+        catalog.stand(|standing| standing.reservations = version);
+        reactor.sleep(std::time::Duration::from_millis(1)).await;
         other.read(0, 1).await.good();
     });
 }

@@ -1,5 +1,7 @@
 //! `ashlar target`, and `ashlar volume reservations`.
 
+mod paths;
+
 use std::collections::BTreeMap;
 
 use ashlar_proto::IscsiName;
@@ -30,7 +32,19 @@ pub fn run(api: &str, command: TargetCommand, json: bool) -> anyhow::Result<()> 
         TargetCommand::List => list(api, json),
         TargetCommand::Show { name } => {
             let target = ask(api, async |client| client.target(&name).await)?;
-            tell(&target, json, shown)
+            if json {
+                return print_json(&target);
+            }
+            let paths = paths::Paths::ask(api)?;
+            print_text(&shown(&target, &paths))
+        }
+        TargetCommand::Servers => paths::servers(api, json),
+        TargetCommand::Forget { server } => {
+            ask(api, async |client| client.forget_server(&server).await)?;
+            if json {
+                return print_json(&BTreeMap::from([("forgotten", &server)]));
+            }
+            print_text(&format!("forgot {server}"))
         }
         TargetCommand::Delete { name } => {
             ask(api, async |client| client.delete_target(&name).await)?;
@@ -256,15 +270,16 @@ fn chap_line(user: &ChapUser) -> String {
     }
 }
 
-fn shown(target: &Target) -> String {
+fn shown(target: &Target, paths: &paths::Paths) -> String {
     let alias = target.alias.clone().unwrap_or_else(|| "-".to_owned());
-    let units = target.units.iter().map(unit_word);
+    let units = target.units.iter().map(|unit| paths.unit_words(unit));
     let facts = [
         ("name", target.name.to_string()),
         ("alias", alias),
         ("units", lines(units.collect())),
         ("initiators", lines(vec![allowed(target)])),
         ("chap", lines(vec![chap(target)])),
+        ("servers", lines(paths.server_words())),
     ];
     let line = |(name, value): (&str, String)| format!("{name:<12} {value}");
     facts.map(line).join("\n")
@@ -370,8 +385,9 @@ units        1: data (read-only)
 initiators   *
              eui.*
 chap         * logs in as u
-             the target shows that it is t";
-        assert_eq!(shown(&target), text);
+             the target shows that it is t
+servers      -";
+        assert_eq!(shown(&target, &paths::Paths::default()), text);
         assert_eq!(
             told_mapped(&target, "data"),
             "data is LUN 1 of iqn.2026-11.com.example:db"

@@ -27,11 +27,24 @@ Examples:
     /// List the targets.
     #[command(after_help = "Example:\n  ashlar target list --json | jq '.[].name'")]
     List,
-    /// Show one target: its volumes, who may log in, who has to show a secret.
+    /// Show one target: its volumes and which iSCSI server serves each, who may log in, who has to show a
+    /// secret; and the servers.
     #[command(after_help = "Example:\n  ashlar target show iqn.2026-11.com.example:db")]
     Show {
         /// Its name.
         name: IscsiName,
+    },
+    /// List the iSCSI servers: where initiators reach them, and which volumes each serves.
+    #[command(
+        after_help = "Example:\n  ashlar target servers --json | jq '.[] | select(.up | not).name'"
+    )]
+    Servers,
+    /// Forget an iSCSI server that is no more: hosts are not told of its portals, and its portal group is
+    /// free.
+    #[command(after_help = "Example:\n  ashlar target forget san-2")]
+    Forget {
+        /// Its name.
+        server: String,
     },
     /// Delete a target and end its sessions. Its volumes stay.
     #[command(after_help = "Example:\n  ashlar target delete iqn.2026-11.com.example:db")]

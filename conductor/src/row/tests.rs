@@ -412,3 +412,41 @@ fn newer_rows_are_refused() {
     let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
     assert!(matches!(unknown, Err(RowError::Unknown { .. })));
 }
+
+#[test]
+fn stored_servers_are_those_of_version_9() {
+    let row = AnyRow::Server(ServerRow {
+        group: ashlar_proto::PortalGroup::FIRST,
+        name: "san-1".to_owned(),
+        portals: vec!["10.0.0.1:3260".to_owned()],
+        owner: "iscsi@san-1 pid 7".to_owned(),
+        up: true,
+    });
+    let Change::Put { key, value } = row.put() else {
+        panic!("a put")
+    };
+    assert_eq!(key.as_str(), "iscsi-server/0001");
+    let golden = concat!(
+        r#"{"version":9,"row":{"group":1,"name":"san-1","portals":["10.0.0.1:3260"],"#,
+        r#""owner":"iscsi@san-1 pid 7","up":true}}"#
+    );
+    assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
+    assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+}
+
+/// Before iSCSI servers had groups of their own, and ended each other's tasks.
+#[test]
+fn reservations_of_version_8_are_read() {
+    let value = concat!(
+        r#"{"version":8,"row":{"volume":"0000000000000007","version":3,"reservations":{"#,
+        r#""generation":2,"registrations":[{"#,
+        r#""initiator":"iqn.1994-05.com.redhat:b,i,0x00023d000001","#,
+        r#""key":"0000000000000abc"}],"aptpl":true}}}"#
+    );
+    let key = reservations_key(VolumeId::new(7));
+    let AnyRow::Reservations(row) = AnyRow::decode(&key, value.as_bytes()).unwrap() else {
+        panic!("reservations")
+    };
+    assert_eq!(row.reservations.aborts, 0);
+    assert_eq!(row.reservations.registrations[0].through, None);
+}

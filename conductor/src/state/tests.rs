@@ -30,6 +30,7 @@ mod rebalance;
 mod repairs;
 mod reservations;
 mod resize;
+mod servers;
 mod slots;
 mod snapshots;
 mod space;

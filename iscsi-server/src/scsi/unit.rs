@@ -281,6 +281,10 @@ impl<C: TargetCatalog> Unit<C> {
     /// # Errors
     /// BUSY: that could not be said.
     pub(crate) async fn confirm_reservations(&self, version: u64) -> Result<bool, Refusal> {
+        if version == 0 {
+            // As they always are at first: nobody waits for that.
+            return Ok(self.device.borrow().is_some());
+        }
         let ended = async {
             while self.ending.get() > 0 {
                 self.ended.notified().await;

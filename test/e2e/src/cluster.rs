@@ -81,6 +81,8 @@ pub struct Cluster {
     nbd: u16,
     iscsi: u16,
     iscsi_second: u16,
+    /// Of `ashlar iscsi` as `iscsi-0` and `iscsi-1`.
+    iscsi_servers: [u16; 2],
     store_ports: Vec<u16>,
     services: Vec<(String, Service)>,
     /// Goes after the services.
@@ -125,6 +127,7 @@ impl Cluster {
             nbd: free_port()?,
             iscsi: free_port()?,
             iscsi_second: free_port()?,
+            iscsi_servers: [free_port()?, free_port()?],
             store_ports: (0..stores).map(|_| free_port()).collect::<Result<_>>()?,
             services: Vec::new(),
             network,
@@ -257,7 +260,7 @@ impl Cluster {
         })
     }
 
-    /// Starts one process by its name (`up`, `conductor`, `store-0`…, `nbd`), if it does not run.
+    /// Starts one process by its name (`up`, `conductor`, `store-0`…, `nbd`, `iscsi`, `iscsi-0`, `iscsi-1`), if it does not run.
     ///
     /// # Errors
     ///
@@ -321,6 +324,12 @@ impl Cluster {
         format!("127.0.0.1:{}", self.iscsi)
     }
 
+    /// Where one of two iSCSI servers is: the service `iscsi-0` or `iscsi-1`, once it is started.
+    #[must_use]
+    pub fn iscsi_server_address(&self, server: usize) -> String {
+        format!("127.0.0.1:{}", self.iscsi_servers[server])
+    }
+
     /// The network of an isolated cluster.
     ///
     /// # Panics
@@ -358,6 +367,11 @@ impl Cluster {
                 push(&["--portal", &format!("10.0.2.2:{port}")]);
                 push(&["--force-attach"]);
             }
+            "iscsi-0" | "iscsi-1" => {
+                let listen = self.iscsi_server_address(usize::from(name == "iscsi-1"));
+                push(&["iscsi", "--conductor", &conductor, "--listen", &listen]);
+                push(&["--name", name, "--all-volumes"]);
+            }
             // Killed and started again, it takes back what its last run had attached.
             "nbd" => {
                 push(&[
@@ -393,6 +407,7 @@ impl Cluster {
             "conductor" => self.options.conductor_arguments.as_slice(),
             "nbd" => &self.options.nbd_arguments,
             "iscsi" | "iscsi-second" => &self.options.iscsi_arguments,
+            "iscsi-0" | "iscsi-1" => &[],
             _ => &self.options.store_arguments,
         };
         arguments.extend(more.iter().cloned());

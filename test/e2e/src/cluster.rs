@@ -363,6 +363,7 @@ impl Cluster {
                 };
                 let listen = format!("127.0.0.1:{port}");
                 push(&["iscsi", "--conductor", &conductor, "--listen", &listen]);
+                push(&["--name", name]);
                 // A guest reaches this machine by another address than this one knows.
                 push(&["--portal", &format!("10.0.2.2:{port}")]);
                 push(&["--force-attach"]);

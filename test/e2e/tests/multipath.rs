@@ -22,6 +22,7 @@ const UNAVAILABLE: u8 = 3;
 fn cluster() -> Result<Cluster> {
     let mut cluster = Cluster::start(ClusterOptions {
         separate: true,
+        disk_size: "512MiB".to_owned(),
         ..ClusterOptions::default()
     })?;
     cluster.create_volume("v", "64MiB", 3)?;
@@ -86,7 +87,11 @@ fn a_volume_is_served_by_one_server_and_moves_when_an_initiator_asks_for_it() ->
     })?;
     ensure!(write(&mut second, 0, 2)?.code() == Some(STANDBY));
     let expected = [(1, OPTIMIZED), (2, ON_STANDBY)];
-    ensure!(groups(&mut first)? == expected && groups(&mut second)? == expected);
+    wait_for("both to tell the same", LIMIT, || {
+        let told = (groups(&mut first)?, groups(&mut second)?);
+        ensure!(told.0 == expected && told.1 == expected, "{told:?}");
+        Ok(())
+    })?;
     let capacity = second.settled(1, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[], 8)?;
     ensure!(capacity.good()?[..4] == [0, 1, 0xff, 0xff], "64 MiB");
 

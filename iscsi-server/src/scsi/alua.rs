@@ -18,6 +18,13 @@ pub(crate) enum AccessState {
     Unavailable = 0x3,
 }
 
+impl AccessState {
+    /// Whether blocks can be read and written.
+    pub(crate) fn is_active(self) -> bool {
+        matches!(self, Self::ActiveOptimized | Self::ActiveNonOptimized)
+    }
+}
+
 /// How the state came about (SPC-4 table 308).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]

@@ -215,6 +215,7 @@ fn who_is_preempted_through_one_server_cannot_write_through_the_other() -> Resul
         ensure!(bob.settled(1, &READY, &[], 0)?.code() == Some(STANDBY));
         Ok(())
     })?;
+    alice.settled(1, &READY, &[], 0)?.good()?;
     // Both of them without the device; what the first one serves goes by it.
     ensure!(reserve(&mut bob, REGISTER, 0, (0, 0xb))? == 0);
     ensure!(reserve(&mut bob, PREEMPT_AND_ABORT, kind, (0xb, 0xa))? == 0);

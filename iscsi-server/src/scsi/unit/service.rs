@@ -119,11 +119,13 @@ impl<C: TargetCatalog> Unit<C> {
         own.map_or(AccessState::ActiveOptimized, |(_, state)| *state)
     }
 
-    /// Tells nexuses, but for one, if the state is not what they were told.
+    /// Tells nexuses, but for one, if the state is not what they were told. That the unit is served where
+    /// it might have been elsewhere changes nothing for those who are here.
     fn note_state(&self, by: Option<NexusId>, cause: StateCause) {
         let state = self.state();
         let told = self.told.replace(Some(state));
-        if told.is_some_and(|told| told != state) {
+        let is_news = |told: AccessState| told != state && !(told.is_active() && state.is_active());
+        if told.is_some_and(is_news) {
             self.cause.set(cause);
             self.raise_for_others(by, code::ACCESS_STATE_CHANGED);
         }

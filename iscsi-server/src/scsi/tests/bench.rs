@@ -129,6 +129,8 @@ pub(super) struct Catalog {
     /// The versions that were gone by here.
     pub(super) confirmed: RefCell<Vec<(u64, u64)>>,
     pub(super) generation: Cell<u64>,
+    /// Whether nobody is told of reservations for now.
+    pub(super) holds_back: Cell<bool>,
 }
 
 impl Catalog {
@@ -196,6 +198,9 @@ impl TargetCatalog for Catalog {
     }
 
     async fn reservations(&self, id: u128) -> Result<Reservations, ReservationsError> {
+        while self.holds_back.get() {
+            self.changed.notified().await;
+        }
         if self.unreachable.get() {
             return Err(ReservationsError::Unavailable);
         }
@@ -277,6 +282,7 @@ impl Bench {
             taken: RefCell::default(),
             asked: Cell::new(0),
             confirms: Cell::new(true),
+            holds_back: Cell::new(false),
             confirmed: RefCell::default(),
             generation: Cell::new(1),
         });

@@ -36,6 +36,9 @@ fn bench(owner: UnitOwner) -> Bench {
     bench
 }
 
+/// REQUEST SENSE.
+const REQUEST_SENSE: [u8; 6] = [3, 0, 0, 0, 252, 0];
+
 async fn settle(host: &Host) {
     while host.send(&READY, &[]).await.sense.get(2) == Some(&6) {}
 }
@@ -243,5 +246,60 @@ fn a_change_that_another_server_made_is_told_and_confirmed() {
         assert!(catalog.confirmed.borrow().contains(&(4, 2)));
         assert_eq!(host.write(0, &[2; 512]).await.check(), (6, 0x2a, 5));
         host.write(0, &[2; 512]).await.conflict();
+    });
+}
+
+/// While the owner served the unit it let somebody shut this host out, which nobody here has heard of yet.
+#[test]
+fn who_comes_to_serve_a_unit_decides_nothing_by_old_reservations() {
+    let bench = bench(OTHER);
+    let (host, second) = (Rc::new(bench.connect()), bench.connect());
+    let catalog = Rc::clone(&bench.catalog);
+    let reactor = bench.reactor.clone();
+    bench.run(async move {
+        settle(&host).await;
+        settle(&second).await;
+        register(&host, 7).await.good();
+        let value = Registrations {
+            registrants: vec![Registrant {
+                initiator: InitiatorPort {
+                    name: "iqn.other".into(),
+                    isid: [0; 6],
+                },
+                target: None,
+                key: 9,
+            }],
+            reservation: Some(crate::scsi::reservations::Reservation {
+                kind: crate::scsi::reservations::ReservationType::WriteExclusive,
+                holder: Some(0),
+            }),
+            ..Registrations::default()
+        };
+        let changed = Versioned { version: 2, value };
+        catalog.kept.borrow_mut().insert(0x1000, changed);
+        catalog.holds_back.set(true);
+        catalog.stand(|standing| standing.owner = UnitOwner::Nobody);
+        reactor.sleep(Duration::from_millis(1)).await;
+        // Taken without a command that needs the device.
+        for nexus in [&*host, &second] {
+            while nexus.send(&REQUEST_SENSE, &[]).await.data.get(2) == Some(&6) {}
+        }
+        let first = Rc::clone(&host);
+        let writing = reactor.spawn(async move {
+            first.write(0, &[1; 512]).await;
+        });
+        reactor.sleep(Duration::from_millis(1)).await;
+        // The device is open by now, but what goes with it is not known.
+        let late = catalog.clone();
+        let handle = reactor.clone();
+        drop(reactor.spawn(async move {
+            handle.sleep(Duration::from_millis(5)).await;
+            late.holds_back.set(false);
+            late.changed.notify_all();
+        }));
+        second.write(0, &[2; 512]).await.conflict();
+        writing.await;
+        host.write(0, &[3; 512]).await;
+        host.write(0, &[3; 512]).await.conflict();
     });
 }

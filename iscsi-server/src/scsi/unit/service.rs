@@ -183,13 +183,11 @@ impl<C: TargetCatalog> Unit<C> {
         by: Option<NexusId>,
         cause: StateCause,
     ) -> Result<C::Device, Refusal> {
+        // Whoever served it before may have changed them, and nothing goes by what was known: no command finds
+        // the device before they are read.
+        self.load_reservations().await?;
         if !self.seats.borrow().is_empty() {
             *self.device.borrow_mut() = Some(device.clone());
-        }
-        // Whoever served it before may have changed them, and nothing goes by what was known.
-        if let Err(refusal) = self.load_reservations().await {
-            self.close();
-            return Err(refusal);
         }
         self.note_state(by, cause);
         Ok(device)

@@ -238,6 +238,7 @@ fn a_disk_of_qemu_works_on_over_the_death_of_the_iscsi_server() -> Result<()> {
         "--size=64M",
         "--rate_iops=3000",
         "--verify=crc32c",
+        "--verify_state_save=0",
         "--verify_fatal=1",
         "--output-format=json",
     ]);

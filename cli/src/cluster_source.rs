@@ -33,7 +33,8 @@ const CALLS_QUEUED_MAX: usize = 64;
 /// How long a question for targets waits for news.
 const TARGETS_WAIT: Duration = Duration::from_secs(30);
 
-type Answer<T> = remote::Sender<Result<T, SourceError>>;
+/// Where the outcome of a call is waited for.
+pub type Answer<T> = remote::Sender<Result<T, SourceError>>;
 
 /// A call on its way.
 enum Call {
@@ -299,7 +300,6 @@ impl ClusterSource for HttpClusterSource {
 }
 
 async fn carry_out(client: ApiClient, call: Once) {
-    // An answer that finds nobody belongs to an owner that no longer waits.
     match call {
         Once::Attach(name, request, answer) => {
             let outcome = match client.attach(&name, &request).await {
@@ -312,27 +312,27 @@ async fn carry_out(client: ApiClient, call: Once) {
         }
         Once::Detach(name, request, answer) => {
             let outcome = client.detach(&name, &request).await;
-            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+            tell(&answer, &name, outcome);
         }
         Once::Propose(name, request, answer) => {
             let outcome = client.propose_in_sync(&name, &request).await;
-            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+            tell(&answer, &name, outcome);
         }
         Once::ReportLayers(name, request, answer) => {
             let outcome = client.report_layers(&name, &request).await;
-            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+            tell(&answer, &name, outcome);
         }
         Once::ReportFlatten(name, request, answer) => {
             let outcome = client.report_flatten(&name, &request).await;
-            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+            tell(&answer, &name, outcome);
         }
         Once::ReportHold(name, request, answer) => {
             let outcome = client.report_hold(&name, &request).await;
-            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+            tell(&answer, &name, outcome);
         }
         Once::Snapshot(name, snapshot, answer) => {
             let outcome = client.snapshot_map(&name, &snapshot).await;
-            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+            tell(&answer, &name, outcome);
         }
         Once::List(answer) => {
             let listed = async {
@@ -340,33 +340,39 @@ async fn carry_out(client: ApiClient, call: Once) {
                 Ok((volumes, client.snapshots(None, false).await?.items))
             };
             let outcome: Result<_, ApiError> = listed.await;
-            let _ = answer.try_send(outcome.map_err(|error| translate("*", &error)));
+            tell(&answer, "*", outcome);
         }
         Once::Snapshots(name, answer) => {
             let outcome = client
                 .snapshots(Some(&name), false)
                 .await
                 .map(|list| list.items);
-            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+            tell(&answer, &name, outcome);
         }
         Once::Show(name, answer) => {
             let outcome = client.volume(&name).await;
-            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+            tell(&answer, &name, outcome);
         }
         Once::Targets(after, answer) => {
             let outcome = client.served_targets(after, TARGETS_WAIT).await;
-            let _ = answer.try_send(outcome.map_err(|error| translate("*", &error)));
+            tell(&answer, "*", outcome);
         }
         Once::Reservations(name, answer) => {
             let outcome = client.reservations(&name).await;
-            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+            tell(&answer, &name, outcome);
         }
         Once::Server(call) => call.carry_out(&client).await,
         Once::ReplaceReservations(name, request, answer) => {
             let outcome = client.replace_reservations(&name, &request).await;
-            let _ = answer.try_send(outcome.map_err(|error| translate(&name, &error)));
+            tell(&answer, &name, outcome);
         }
     }
+}
+
+/// Gives the outcome of a call to who waits for it: an answer that finds nobody belongs to one that no
+/// longer does.
+pub fn tell<T: Send>(answer: &Answer<T>, volume: &str, outcome: Result<T, ApiError>) {
+    let _ = answer.try_send(outcome.map_err(|error| translate(volume, &error)));
 }
 
 /// Who has the volume, for the message.

@@ -2,21 +2,17 @@
 
 use std::time::Duration;
 
-use ashlar_client::SourceError;
 use ashlar_proto::PortalGroup;
 use ashlar_proto::api::{
     ConfirmReservations, HandOver, RegisterServer, ReservationsConfirmed, ServerHeartbeat,
     ServerRegistered,
 };
-use ashlar_reactor::channel::remote;
 
 use crate::api_client::ApiClient;
-use crate::cluster_source::translate;
+use crate::cluster_source::{Answer, tell};
 
 /// How long who serves a volume is waited for that is to go by new reservations.
 const CONFIRM_WAIT: Duration = Duration::from_secs(3);
-
-type Answer<T> = remote::Sender<Result<T, SourceError>>;
 
 /// A call on its way.
 pub enum ServerCall {
@@ -38,24 +34,24 @@ impl ServerCall {
         match self {
             Self::Register(request, answer) => {
                 let done = client.register_server(&request).await;
-                let _ = answer.try_send(done.map_err(|error| translate("*", &error)));
+                tell(&answer, "*", done);
             }
             Self::Beat(group, request, answer) => {
                 let done = client.server_heartbeat(group, &request).await;
-                let _ = answer.try_send(done.map_err(|error| translate("*", &error)));
+                tell(&answer, "*", done);
             }
             Self::HandOver(name, request, answer) => {
                 let done = client.hand_over(&name, &request).await;
-                let _ = answer.try_send(done.map_err(|error| translate(&name, &error)));
+                tell(&answer, &name, done);
             }
             Self::Confirm(name, request, answer) => {
                 let done = client.confirm_reservations(&name, &request).await;
-                let _ = answer.try_send(done.map_err(|error| translate(&name, &error)));
+                tell(&answer, &name, done);
             }
             Self::Confirmed(name, version, answer) => {
-                let done = client.reservations_confirmed(&name, version, CONFIRM_WAIT);
-                let done = done.await;
-                let _ = answer.try_send(done.map_err(|error| translate(&name, &error)));
+                let asked = client.reservations_confirmed(&name, version, CONFIRM_WAIT);
+                let done = asked.await;
+                tell(&answer, &name, done);
             }
         }
     }

@@ -169,16 +169,18 @@ async fn admit_growth(core: &Rc<Core>, pieces: &[Piece]) -> Result<Option<Permit
     let mut growth = None;
     for piece in pieces {
         let shard = shard_of(core, piece)?;
-        if shard.room(core) == RoomHint::Scarce && growth.is_none() {
+        let mut room = shard.room(core);
+        if room == RoomHint::Scarce && growth.is_none() {
             let blocks: u64 = pieces.iter().map(|p| u64::from(p.count.get())).sum();
             let acquired = core.scarce.acquire(blocks * BLOCK_BYTES_U64);
             let permit = core.bounded(acquired).await?;
             // Those before it may have heard that there is room.
-            if shard.room(core) == RoomHint::Scarce {
+            room = shard.room(core);
+            if room == RoomHint::Scarce {
                 growth = Some(permit);
             }
         }
-        if shard.room(core) >= RoomHint::Soft {
+        if room >= RoomHint::Soft {
             refuse_growth(core, &shard, piece).await?;
         }
     }

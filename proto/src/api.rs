@@ -266,8 +266,16 @@ pub struct AttachRequest {
 /// Who a repair owner on the node of that name says it is, see [`AttachRequest::owner`].
 #[must_use]
 pub fn repair_owner(node_name: &str) -> String {
-    format!("repair@{node_name}")
+    format!("{REPAIR_OWNER}{node_name}")
 }
+
+/// Whether an owner says that it is a repair owner: it lets go for anybody.
+#[must_use]
+pub fn is_repair_owner(owner: &str) -> bool {
+    owner.starts_with(REPAIR_OWNER)
+}
+
+const REPAIR_OWNER: &str = "repair@";
 
 #[expect(
     clippy::trivially_copy_pass_by_ref,

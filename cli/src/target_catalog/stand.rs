@@ -4,14 +4,11 @@
 use ashlar_client::{ClusterSource, SourceError};
 use ashlar_iscsi_server::{Mark, ServerPort, Standing, UnitOwner};
 use ashlar_proto::PortalGroup;
-use ashlar_proto::api::{IscsiServer, Revision, ServedTargets, Volume};
+use ashlar_proto::api::{IscsiServer, Revision, ServedTargets, Volume, is_repair_owner};
 use ashlar_reactor::future::{Either, race};
 
 use super::offer::UnitOf;
 use super::{Inner, RETRY};
-
-/// What repair owners say of themselves begins with this: they let go for anybody.
-const REPAIR: &str = "repair@";
 
 impl Inner {
     /// How a unit stands, once that differs from what was seen at `after`.
@@ -125,7 +122,7 @@ fn owner_of(volume: &Volume, servers: &[IscsiServer]) -> UnitOwner {
     let Some(owner) = &volume.attached_by else {
         return UnitOwner::Nobody;
     };
-    if owner.starts_with(REPAIR) {
+    if is_repair_owner(owner) {
         return UnitOwner::Nobody;
     }
     let run = servers.iter().find(|server| server.owner == *owner);

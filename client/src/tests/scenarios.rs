@@ -501,6 +501,38 @@ fn above_the_soft_mark_only_overwrites_go_on() {
     });
 }
 
+/// Writes blocks all at once while no store answers; then the soft mark is passed: what was not sent is
+/// refused, what was sent is taken. Gives how many were.
+async fn burst(
+    cluster: &Cluster,
+    reactor: &Reactor,
+    volume: &Volume,
+    blocks: std::ops::RangeInclusive<u64>,
+) -> u64 {
+    for store in &cluster.stores {
+        store.faults.hangs.set(true);
+    }
+    let mut writing = Vec::new();
+    for block in blocks {
+        let (handle, other) = (reactor.clone(), volume.clone());
+        let write = async move { write(&handle, &other, block, block).await };
+        writing.push(reactor.spawn(write));
+    }
+    reactor.sleep(Duration::from_millis(100)).await;
+    for store in &cluster.stores {
+        store.faults.room.set(RoomHint::Soft);
+        store.faults.hangs.set(false);
+    }
+    let mut sent = 0;
+    for write in writing {
+        match write.await {
+            Ok(()) => sent += 1,
+            Err(error) => assert_eq!(error, BlockError::NoSpace),
+        }
+    }
+    sent
+}
+
 /// With a lot under way when the soft mark was passed, each full replica took another part of it and
 /// refused the rest: all but one fell behind, and a write that only one had taken hung.
 #[test]
@@ -515,33 +547,9 @@ fn little_is_in_flight_where_room_is_scarce() {
         }
         write(&reactor, &volume, 0, 1).await.unwrap();
         reactor.sleep(Duration::from_millis(50)).await;
-        for store in &cluster.stores {
-            store.faults.hangs.set(true);
-        }
         let blocks_max = options().scarce_bytes / 4096;
-        let mut writing = Vec::new();
-        for block in 1..=blocks_max + 20 {
-            let (handle, other) = (reactor.clone(), volume.clone());
-            let write = async move { write(&handle, &other, block, block).await };
-            writing.push(reactor.spawn(write));
-        }
-        reactor.sleep(Duration::from_millis(100)).await;
-        // The mark is passed: what was not sent is refused, what was sent is taken.
-        for store in &cluster.stores {
-            store.faults.room.set(RoomHint::Soft);
-            store.faults.hangs.set(false);
-        }
-        let mut refused = 0;
-        for write in writing {
-            match write.await {
-                Ok(()) => {}
-                Err(error) => {
-                    assert_eq!(error, BlockError::NoSpace);
-                    refused += 1;
-                }
-            }
-        }
-        assert_eq!(refused, 20);
+        let sent = burst(&cluster, &reactor, &volume, 1..=blocks_max + 20).await;
+        assert_eq!(sent, blocks_max);
         assert_eq!(volume.health().shards_degraded, 0);
     });
 }
@@ -557,37 +565,18 @@ fn who_has_not_heard_for_a_while_asks_with_little() {
         let volume = cluster.attach(&reactor).await.unwrap();
         write(&reactor, &volume, 0, 1).await.unwrap();
         let blocks_max = options().scarce_bytes / 4096;
-        let burst = async |first: u64| {
-            for store in &cluster.stores {
-                store.faults.hangs.set(true);
-            }
-            let mut writing = Vec::new();
-            for block in first..first + 2 * blocks_max {
-                let (handle, other) = (reactor.clone(), volume.clone());
-                let write = async move { write(&handle, &other, block, block).await };
-                writing.push(reactor.spawn(write));
-            }
-            reactor.sleep(Duration::from_millis(100)).await;
-            // What was not sent is refused.
-            for store in &cluster.stores {
-                store.faults.room.set(RoomHint::Soft);
-                store.faults.hangs.set(false);
-            }
-            let mut sent = 0;
-            for write in writing {
-                sent += u64::from(write.await.is_ok());
-            }
-            for store in &cluster.stores {
-                store.faults.room.set(RoomHint::Ample);
-            }
-            sent
-        };
         reactor.sleep(Duration::from_secs(2)).await;
-        assert_eq!(burst(1).await, blocks_max);
+        let sent = burst(&cluster, &reactor, &volume, 1..=2 * blocks_max).await;
+        assert_eq!(sent, blocks_max);
+        for store in &cluster.stores {
+            store.faults.room.set(RoomHint::Ample);
+        }
         // Once it has heard, as much as there is.
         write(&reactor, &volume, 0, 2).await.unwrap();
         reactor.sleep(Duration::from_millis(50)).await;
-        assert_eq!(burst(1 + 2 * blocks_max).await, 2 * blocks_max);
+        let more = 2 * blocks_max + 1..=4 * blocks_max;
+        let sent = burst(&cluster, &reactor, &volume, more).await;
+        assert_eq!(sent, 2 * blocks_max);
     });
 }
 

@@ -1,8 +1,10 @@
 //! A unit that several servers offer: this one has group 1, another one group 2.
 
 use super::bench::*;
-use crate::catalog::Versioned;
-use crate::scsi::reservations::{InitiatorPort, Registrant, Registrations};
+use crate::catalog::{Reservations, Versioned};
+use crate::scsi::reservations::{
+    InitiatorPort, Registrant, Registrations, Reservation, ReservationType,
+};
 use crate::standing::{ServerPort, Taking, UnitOwner};
 use std::rc::Rc;
 use std::time::Duration;
@@ -213,6 +215,27 @@ fn a_change_of_reservations_is_answered_once_who_serves_the_unit_goes_by_it() {
     });
 }
 
+/// The next version of reservations: another initiator alone may write.
+fn of_another() -> Reservations {
+    let registrant = Registrant {
+        initiator: InitiatorPort {
+            name: "iqn.other".into(),
+            isid: [0; 6],
+        },
+        target: None,
+        key: 9,
+    };
+    let value = Registrations {
+        registrants: vec![registrant],
+        reservation: Some(Reservation {
+            kind: ReservationType::WriteExclusive,
+            holder: Some(0),
+        }),
+        ..Registrations::default()
+    };
+    Versioned { version: 2, value }
+}
+
 #[test]
 fn a_change_that_another_server_made_is_told_and_confirmed() {
     let bench = bench(UnitOwner::Nobody);
@@ -223,23 +246,7 @@ fn a_change_that_another_server_made_is_told_and_confirmed() {
         host.write(0, &[1; 512]).await.good();
         register(&host, 7).await.good();
         // Preempted, through the other server.
-        let registrant = Registrant {
-            initiator: InitiatorPort {
-                name: "iqn.other".into(),
-                isid: [0; 6],
-            },
-            target: None,
-            key: 9,
-        };
-        let value = Registrations {
-            registrants: vec![registrant],
-            reservation: Some(crate::scsi::reservations::Reservation {
-                kind: crate::scsi::reservations::ReservationType::WriteExclusive,
-                holder: Some(0),
-            }),
-            ..Registrations::default()
-        };
-        let changed = Versioned { version: 2, value };
+        let changed = of_another();
         catalog.kept.borrow_mut().insert(0x1000, changed);
         catalog.stand(|standing| standing.reservations = 2);
         reactor.sleep(Duration::from_millis(1)).await;
@@ -260,22 +267,7 @@ fn who_comes_to_serve_a_unit_decides_nothing_by_old_reservations() {
         settle(&host).await;
         settle(&second).await;
         register(&host, 7).await.good();
-        let value = Registrations {
-            registrants: vec![Registrant {
-                initiator: InitiatorPort {
-                    name: "iqn.other".into(),
-                    isid: [0; 6],
-                },
-                target: None,
-                key: 9,
-            }],
-            reservation: Some(crate::scsi::reservations::Reservation {
-                kind: crate::scsi::reservations::ReservationType::WriteExclusive,
-                holder: Some(0),
-            }),
-            ..Registrations::default()
-        };
-        let changed = Versioned { version: 2, value };
+        let changed = of_another();
         catalog.kept.borrow_mut().insert(0x1000, changed);
         catalog.holds_back.set(true);
         catalog.stand(|standing| standing.owner = UnitOwner::Nobody);

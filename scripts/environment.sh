@@ -14,6 +14,8 @@ export ASHLAR_GUEST_KERNEL=${ASHLAR_GUEST_KERNEL:-$CARGO_TARGET_DIR/guest/kernel
 export ASHLAR_GUEST_ISCSI=${ASHLAR_GUEST_ISCSI:-$CARGO_TARGET_DIR/guest/iscsi}
 # multipath-tools and what they need of udev, for the guest as well.
 export ASHLAR_GUEST_MULTIPATH=${ASHLAR_GUEST_MULTIPATH:-$CARGO_TARGET_DIR/guest/multipath}
+# The CSI community's suite, built here too.
+export ASHLAR_CSI_SANITY=${ASHLAR_CSI_SANITY:-$CARGO_TARGET_DIR/csi/csi-sanity}
 # The binary that the end-to-end tests, the guest and the benchmark run.
 export ASHLAR_BIN=${ASHLAR_BIN:-$CARGO_TARGET_DIR/release/ashlar}
 

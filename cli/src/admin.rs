@@ -11,10 +11,10 @@ use ashlar_proto::api::{
     Replica, Schedulable, Volume, VolumeState, WriteReport,
 };
 
-use crate::api_client::{ApiClient, ApiError};
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
 use crate::{clones, rebalance, resize, space, targets, transfer};
+use ashlar_api_client::{ApiClient, ApiError};
 
 /// How long a front end may hold a volume that nobody uses any more.
 const LET_GO: Duration = Duration::from_millis(600);

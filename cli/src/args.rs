@@ -2,6 +2,8 @@
 
 mod bench;
 mod clones;
+mod csi;
+mod etcd;
 mod iscsi;
 mod resize;
 mod snapshots;
@@ -24,6 +26,8 @@ use crate::machine_memory;
 
 pub use bench::{BenchArgs, BenchPattern};
 pub use clones::{CloneArgs, FlattenArgs};
+pub use csi::{AttacherArg, CsiArgs, CsiMode};
+pub use etcd::EtcdArgs;
 pub use iscsi::{ISCSI_LISTEN, IscsiArgs, IscsiChoice, IscsiListen};
 pub use resize::ResizeArgs;
 pub use snapshots::{CreateName, SnapshotCommand, SnapshotName};
@@ -64,7 +68,7 @@ pub struct Cli {
 /// How a command finds the cluster.
 #[derive(Debug, Args)]
 pub struct ApiArgs {
-    /// Where the conductor's API is.
+    /// Where the conductor's API is; of several conductors, with commas between them.
     #[arg(
         long,
         global = true,
@@ -88,6 +92,8 @@ pub enum Command {
     Nbd(NbdArgs),
     /// Run the iSCSI server, which attaches volumes for iSCSI initiators.
     Iscsi(IscsiArgs),
+    /// Run the CSI driver, by which Kubernetes makes, attaches and mounts volumes.
+    Csi(CsiArgs),
     /// Create, list, show, clone, import, export and delete volumes.
     Volume {
         /// How to find the cluster.
@@ -316,12 +322,28 @@ pub struct UpArgs {
 /// `ashlar conductor`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  ashlar conductor --data /var/lib/ashlar/conductor --listen 127.0.0.1:7100")]
+Examples:
+  ashlar conductor --data /var/lib/ashlar/conductor --listen 127.0.0.1:7100
+  ashlar conductor --etcd http://10.0.0.1:2379,http://10.0.0.2:2379,http://10.0.0.3:2379 \\
+      --listen 10.0.0.1:7100 --advertise http://10.0.0.1:7100")]
 pub struct ConductorArgs {
-    /// Where the metadata is kept.
-    #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
+    /// Where the metadata is kept by a conductor that is alone.
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "etcd",
+        conflicts_with = "etcd"
+    )]
+    pub data: Option<PathBuf>,
+
+    /// Of several conductors.
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+
+    /// Where the other conductors send what this one is to answer, as http://HOST:PORT; the address of
+    /// --listen unless told otherwise.
+    #[arg(long, value_name = "URL", requires = "etcd")]
+    pub advertise: Option<String>,
 
     /// Where the API listens.
     #[arg(long, default_value = "127.0.0.1:7100", value_name = "ADDR")]
@@ -352,7 +374,7 @@ pub struct StoreArgs {
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     pub disk: Vec<PathBuf>,
 
-    /// The conductor to register with.
+    /// The conductor to register with; of several, all, with commas between them.
     #[arg(long, value_name = "URL", env = "ASHLAR_API")]
     pub conductor: String,
 
@@ -430,7 +452,7 @@ Example:
 Exports are volumes, and snapshots as VOLUME@SNAPSHOT, read-only. What changed since an older snapshot:
   nbdinfo --map=qemu:dirty-bitmap:SNAPSHOT 'nbd+unix:///data?socket=/run/ashlar-nbd.sock'")]
 pub struct NbdArgs {
-    /// The conductor that knows the volumes.
+    /// The conductor that knows the volumes; of several, all, with commas between them.
     #[arg(long, value_name = "URL", env = "ASHLAR_API")]
     pub conductor: String,
 

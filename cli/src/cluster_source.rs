@@ -21,11 +21,11 @@ use ashlar_proto::api::{
 use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
 
-use crate::api_client::{ApiClient, ApiError};
 use crate::bitmaps;
 use crate::map_watch;
 use crate::owner_beats::OwnerBeats;
 use crate::server_calls::ServerCall;
+use ashlar_api_client::{ApiClient, ApiError};
 
 /// Calls that wait to be sent; beyond them owners wait.
 const CALLS_QUEUED_MAX: usize = 64;

@@ -4,7 +4,7 @@ use anyhow::Context;
 use ashlar_conductor::{Conductor, ConductorOptions, Timing};
 
 use crate::args::ConductorArgs;
-use crate::signals;
+use crate::{etcd, signals};
 
 /// Runs until SIGINT or SIGTERM.
 pub fn run(args: ConductorArgs) -> anyhow::Result<()> {
@@ -12,18 +12,23 @@ pub fn run(args: ConductorArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let options = ConductorOptions {
-            data_dir: args.data,
-            listen: args.listen,
-        };
         let timing = Timing {
             rebuild_after: args.rebuild_after,
             owner_silence: args.owner_silence,
             ..Timing::default()
         };
-        let conductor = Conductor::start_with(options, timing)
-            .await
-            .context("cannot start the conductor")?;
+        let conductor = match args.data {
+            Some(data_dir) => {
+                let listen = args.listen;
+                Conductor::start_with(ConductorOptions { data_dir, listen }, timing).await
+            }
+            None => {
+                let etcd = etcd::options(&args.etcd)?;
+                let advertise = args.advertise;
+                Conductor::start_on_etcd(&etcd, args.listen, advertise, timing).await
+            }
+        };
+        let conductor = conductor.context("cannot start the conductor")?;
         tracing::info!(api = %format!("http://{}", conductor.address()), "conductor serves");
         signals::stop_requested().await?;
         tracing::info!("stopping");

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::api_client::ApiError;
 use crate::transfer::Interrupted;
+use ashlar_api_client::ApiError;
 
 /// Something failed.
 const FAILED: u8 = 1;

@@ -12,12 +12,12 @@ use ashlar_reactor::{NetError, Reactor};
 use nix::errno::Errno;
 use tokio::runtime::Handle;
 
-use crate::api_client::ApiClient;
 use crate::args::{ISCSI_LISTEN, IscsiArgs, IscsiChoice};
 use crate::catalog::VolumeCatalog;
 use crate::cluster_source::HttpClusterSource;
 use crate::target_catalog::ClusterTargets;
 use crate::{host, runtime, signals};
+use ashlar_api_client::ApiClient;
 
 /// How long a command waits for a conductor that does not answer, where its volume is not attached yet:
 /// initiators give a command half a minute, and retry what becomes ready.

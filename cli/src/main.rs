@@ -1,7 +1,6 @@
 //! The `ashlar` binary: every role of the cluster and the commands that administer it.
 
 mod admin;
-mod api_client;
 mod args;
 mod bench;
 mod bitmaps;
@@ -11,7 +10,9 @@ mod clients;
 mod clones;
 mod cluster_source;
 mod conductor_role;
+mod csi_role;
 mod disk;
+mod etcd;
 mod exit;
 mod exported;
 mod host;
@@ -75,6 +76,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Store(args) => store_role::run(args),
         Command::Nbd(args) => nbd_role::run(args),
         Command::Iscsi(args) => iscsi_role::run(args),
+        Command::Csi(args) => csi_role::run(args),
         Command::Volume { api, command } => admin::volume(&api.api, command, json),
         Command::Snapshot { api, command } => snapshots::run(&api.api, command, json),
         Command::Node { api, command } => admin::node(&api.api, &command, json),

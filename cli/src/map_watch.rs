@@ -22,8 +22,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::api_client::{ApiClient, ApiError};
 use crate::cluster_source::translate;
+use ashlar_api_client::{ApiClient, ApiError};
 
 /// How long owners that come while a question is under way are gathered before it is asked anew.
 const GATHER: Duration = Duration::from_millis(100);

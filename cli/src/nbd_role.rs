@@ -11,11 +11,11 @@ use ashlar_reactor::Reactor;
 use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
 
-use crate::api_client::ApiClient;
 use crate::args::{NbdArgs, TlsArgs};
 use crate::catalog::VolumeCatalog;
 use crate::cluster_source::HttpClusterSource;
 use crate::{host, runtime, signals};
+use ashlar_api_client::ApiClient;
 
 /// Runs until SIGINT or SIGTERM.
 pub fn run(args: NbdArgs) -> anyhow::Result<()> {

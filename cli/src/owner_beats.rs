@@ -9,7 +9,7 @@ use ashlar_proto::{NodeId, VolumeId};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::api_client::ApiClient;
+use ashlar_api_client::ApiClient;
 
 /// How long the first heartbeat waits for others to go with it.
 const GATHER: Duration = Duration::from_millis(500);

@@ -16,11 +16,11 @@ use ashlar_proto::message::BlockKind;
 use ashlar_proto::{ByteCount, Generation};
 
 use crate::admin::ask;
-use crate::api_client::ApiError;
 use crate::args::ResizeArgs;
 use crate::exported::Exported;
 use crate::output::{bytes, print_json, print_text};
 use crate::transfer::session::{self, Access};
+use ashlar_api_client::ApiError;
 
 /// Runs asked for at once of what lies beyond the new end.
 const EXTENTS_MAX: usize = 1024;

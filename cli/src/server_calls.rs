@@ -8,7 +8,8 @@ use ashlar_proto::api::{
     ServerRegistered,
 };
 
-use crate::api_client::ApiClient;
+use ashlar_api_client::ApiClient;
+
 use crate::cluster_source::{Answer, tell};
 
 /// How long who serves a volume is waited for that is to go by new reservations.

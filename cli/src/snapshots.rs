@@ -14,10 +14,10 @@ use ashlar_reactor::Reactor;
 use serde::Serialize;
 
 use crate::admin::{ask, once_let_go, word};
-use crate::api_client::OWNER_WAIT;
 use crate::args::{CreateName, ReactorArgs, SnapshotCommand, SnapshotName};
 use crate::output::{bytes, print_json, print_table, print_text};
 use crate::runtime;
+use ashlar_api_client::OWNER_WAIT;
 
 /// The last second that RFC 3339 has a text for.
 const SECONDS_MAX: u64 = 253_402_300_799;

@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::api_client::{ApiClient, ApiError};
+use ashlar_api_client::{ApiClient, ApiError};
 
 /// How long to wait before the first repetition, and how long at most.
 const RETRY_FIRST: Duration = Duration::from_millis(100);

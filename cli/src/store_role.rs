@@ -20,12 +20,12 @@ use ashlar_reactor::{DiskOptions, Reactor};
 use ashlar_store::{StoreOptions, StoreService};
 use tokio::runtime::Handle;
 
-use crate::api_client::ApiClient;
 use crate::args::StoreArgs;
 use crate::cluster_source::HttpClusterSource;
 use crate::io_threads::IoThreads;
 use crate::store_agent::{AgentOptions, StoreAgent};
 use crate::{host, runtime, signals};
+use ashlar_api_client::ApiClient;
 
 /// Runs until SIGINT or SIGTERM.
 pub fn run(args: StoreArgs) -> anyhow::Result<()> {

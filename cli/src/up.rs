@@ -26,7 +26,6 @@ use ashlar_reactor::{DiskOptions, Reactor};
 use ashlar_store::{StoreHandle, StoreOptions, StoreService};
 use tokio::runtime::Handle;
 
-use crate::api_client::ApiClient;
 use crate::args::{IscsiChoice, UpArgs};
 use crate::catalog::VolumeCatalog;
 use crate::cluster_source::HttpClusterSource;
@@ -35,6 +34,7 @@ use crate::output::print_text;
 use crate::store_agent::{AgentOptions, StoreAgent};
 use crate::target_catalog::ClusterTargets;
 use crate::{disk, host, iscsi_role, runtime, signals};
+use ashlar_api_client::ApiClient;
 
 /// The name of a store's disk in its directory.
 const DISK_FILE: &str = "disk";

@@ -2,12 +2,14 @@
 //!
 //! Invariants:
 //! - one change at a time, and each is durable before anybody sees it;
-//! - a change that has begun is finished even when its caller goes away.
+//! - a change that has begun is finished even when its caller goes away;
+//! - only a conductor that leads changes anything (`leading`); the others follow.
 
 mod clients;
 mod clones;
 mod groups;
 mod healing;
+mod leading;
 mod rebalance;
 mod requests;
 mod schedule;
@@ -25,28 +27,20 @@ use ashlar_proto::limits::SHARD_BYTES_DEFAULT;
 use ashlar_proto::{ByteCount, ClusterId, GroupId};
 use tokio::sync::{Mutex, Notify, oneshot, watch};
 
-use crate::absence::Absence;
-use crate::evidence::Evidence;
-use crate::fills::Fills;
 use crate::live::Live;
-use crate::membership::{self, Membership, Moment};
-use crate::meta::{Events, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX};
+use crate::membership::Moment;
+use crate::meta::{Events, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX, Term};
 use crate::refusal::Refusal;
 use crate::row::RowError;
 use crate::runtime::Runtime;
 use crate::state::{ClusterState, Plan};
+use leading::fresh_live;
 
 /// Times that a change is planned anew because another conductor was faster.
 const CONFLICTS_MAX: usize = 16;
 
-/// How long a statement counts, in silences: a witness that is slow is given as long.
-const STATEMENT_SILENCES: u32 = membership::TIMEOUTS_MAX;
-
 /// Events read at once.
 pub(crate) const EVENTS_MAX: usize = 1024;
-
-/// Looks for silent nodes in one silence.
-const TICKS_PER_SILENCE: u32 = 10;
 
 /// How a conductor keeps time.
 #[derive(Clone, Copy, Debug)]
@@ -113,15 +107,39 @@ pub enum ClusterError {
     /// Others were faster, again and again.
     #[error("other conductors changed the same rows too often: try again")]
     Contended,
+    /// Another conductor leads, or none does yet.
+    #[error("{}", not_leading(leader.as_deref()))]
+    NotLeader {
+        /// Where its API is, if that is known.
+        leader: Option<String>,
+    },
     /// The work was cut off.
     #[error("the conductor is stopping")]
     Stopping,
+}
+
+fn not_leading(leader: Option<&str>) -> String {
+    match leader {
+        Some(leader) => format!("this conductor does not lead: ask {leader}"),
+        None => "no conductor leads at the moment: try again".to_owned(),
+    }
 }
 
 /// What plans are made from.
 pub(crate) struct View {
     pub(crate) state: ClusterState,
     pub(crate) live: Live,
+    /// Since when this conductor leads, if it does.
+    reign: Option<Reign>,
+}
+
+/// The time in which this conductor leads.
+#[derive(Clone, Copy, Debug)]
+struct Reign {
+    term: Term,
+    since: Moment,
+    /// The first group of snapshots that is not of an earlier leader.
+    first_group: GroupId,
 }
 
 impl View {
@@ -157,8 +175,6 @@ pub struct Cluster<M> {
     started: Duration,
     timing: Timing,
     shard_bytes: ByteCount,
-    /// The first group of snapshots that is not of an earlier conductor.
-    first_group: GroupId,
 }
 
 impl<M: MetaStore> Cluster<M> {
@@ -182,33 +198,20 @@ impl<M: MetaStore> Cluster<M> {
         if state.is_empty() {
             let plan = ClusterState::found(fresh);
             let transaction = state.transaction(&plan.reads, plan.changes);
-            if store.commit(transaction).await? == Outcome::Conflict {
-                return Err(ClusterError::Contended);
-            }
+            // Where another conductor was faster, the cluster is as that one made it.
+            store.commit(transaction).await?;
             state = load(&store).await?;
         }
         if state.cluster() == ClusterId::default() {
             return Err(RowError::NoCluster.into());
         }
         state.renew_assignments();
-        let start = Moment::default();
-        let absence = Absence::new(timing.rebuild_after, timing.silence, start);
-        let evidence = Evidence::new(timing.silence * STATEMENT_SILENCES, timing.owner_silence);
-        let mut membership = Membership::new(timing.silence, start);
-        for node in state.nodes_up() {
-            membership.expect(node, start);
-        }
-        let servers = state.servers_up();
         let revision = watch::Sender::new(state.revision());
-        let first_group = state.next_group();
-        let fills = Fills::new(timing.silence, start);
-        let mut live = Live::new(membership, absence, fills, evidence);
-        for server in servers {
-            live.servers.expect(server, start);
-        }
-        let view = RwLock::new(View { state, live });
+        let live = fresh_live(&state, timing, Moment::default());
+        let reign = None;
+        let view = RwLock::new(View { state, live, reign });
         let (turn, started) = (Mutex::new(()), runtime.elapsed());
-        Ok(Arc::new(Self {
+        let cluster = Arc::new(Self {
             store,
             runtime,
             view,
@@ -218,22 +221,9 @@ impl<M: MetaStore> Cluster<M> {
             started,
             timing,
             shard_bytes,
-            first_group,
-        }))
-    }
-
-    /// Looks for silent nodes and for what is amiss, for ever.
-    pub async fn keep_time(self: Arc<Self>) {
-        let period = self.timing.silence / TICKS_PER_SILENCE;
-        loop {
-            if let Err(error) = self.fail_groups_left_over().await {
-                tracing::error!(%error, "cannot end groups of snapshots that were left over");
-            }
-            self.runtime.sleep(period).await;
-            if let Err(error) = self.tick().await {
-                tracing::error!(%error, "cannot note which nodes are up");
-            }
-        }
+        });
+        cluster.attend().await?;
+        Ok(cluster)
     }
 
     /// The moment that it is now.
@@ -287,8 +277,9 @@ impl<M: MetaStore> Cluster<M> {
         mut plan: impl FnMut(&View) -> Result<Plan<T>, Refusal>,
     ) -> Result<(T, Revision), ClusterError> {
         let _turn = self.turn.lock().await;
+        let term = self.leads()?;
         for _ in 0..CONFLICTS_MAX {
-            let (planned, transaction, at) = self.read(|view| {
+            let (planned, mut transaction, at) = self.read(|view| {
                 let mut planned = plan(view)?;
                 let changes = std::mem::take(&mut planned.changes);
                 let transaction = view.state.transaction(&planned.reads, changes);
@@ -297,12 +288,14 @@ impl<M: MetaStore> Cluster<M> {
             if transaction.changes.is_empty() {
                 return Ok((planned.answer, at));
             }
+            transaction.term = Some(term);
             match self.store.commit(transaction).await? {
                 Outcome::Committed(revision) => {
                     self.follow().await?;
                     return Ok((planned.answer, revision));
                 }
                 Outcome::Conflict => self.follow().await?,
+                Outcome::Deposed => return Err(ClusterError::NotLeader { leader: None }),
             }
         }
         Err(ClusterError::Contended)

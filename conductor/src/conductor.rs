@@ -3,11 +3,12 @@
 //! Dropping a [`Conductor`] without [`Conductor::shutdown`] is a crash as far as the metadata are
 //! concerned: nothing that was answered is lost.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use ashlar_proto::ClusterId;
 use ashlar_proto::api::Revision;
@@ -18,6 +19,7 @@ use tokio::task::JoinHandle;
 use crate::cluster::{Cluster, ClusterError, ClusterOptions, Timing};
 use crate::http::listener::BoundedListener;
 use crate::http::{Api, WATCHES_MAX, router};
+use crate::meta::etcd_store::{EtcdOptions, EtcdStore};
 use crate::meta::redb_store::RedbStore;
 use crate::meta::{MetaError, MetaStore};
 use crate::row::RowError;
@@ -75,23 +77,36 @@ impl From<ClusterError> for StartError {
         match error {
             ClusterError::Meta(error) => Self::Meta(error),
             ClusterError::Row(error) => Self::Row(error),
-            ClusterError::Refused(_) | ClusterError::Contended | ClusterError::Stopping => {
-                Self::Contended
-            }
+            ClusterError::Refused(_)
+            | ClusterError::Contended
+            | ClusterError::NotLeader { .. }
+            | ClusterError::Stopping => Self::Contended,
         }
     }
 }
 
 /// A running conductor.
-#[derive(Debug)]
 pub struct Conductor {
     address: SocketAddr,
     stopping: watch::Sender<bool>,
     cut: watch::Sender<bool>,
     /// Ends when the metadata are closed.
     metadata: watch::Receiver<Revision>,
+    /// Gives the lead up, if it has it.
+    resign: Option<Resign>,
     server: JoinHandle<()>,
     clock: JoinHandle<()>,
+}
+
+type Resign = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl fmt::Debug for Conductor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Conductor");
+        shown
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Conductor {
@@ -109,28 +124,42 @@ impl Conductor {
     /// [`StartError`] when the address or the data directory cannot be had.
     pub async fn start_with(options: ConductorOptions, timing: Timing) -> Result<Self, StartError> {
         let ConductorOptions { data_dir, listen } = options;
-        let listener = TcpListener::bind(listen)
-            .await
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::AddrInUse => StartError::AddressInUse { address: listen },
-                _ => StartError::Listen {
-                    address: listen,
-                    source,
-                },
-            })?;
-        let local = listener.local_addr();
-        let address = local.map_err(|source| StartError::Listen {
-            address: listen,
-            source,
-        })?;
+        let (listener, address) = bind(listen).await?;
         let store = RedbStore::open(data_dir).await?;
+        Self::serve(store, listener, address, timing).await
+    }
+
+    /// One of several conductors, on metadata in etcd. `advertise` is where its API is reached by those
+    /// that others send here, as `http://HOST:PORT`; its own address where there is none.
+    ///
+    /// # Errors
+    /// [`StartError`] when the address cannot be had or etcd does not answer.
+    pub async fn start_on_etcd(
+        etcd: &EtcdOptions,
+        listen: SocketAddr,
+        advertise: Option<String>,
+        timing: Timing,
+    ) -> Result<Self, StartError> {
+        let (listener, address) = bind(listen).await?;
+        let api = advertise.unwrap_or_else(|| format!("http://{address}"));
+        let store = EtcdStore::open(etcd, Some(api)).await?;
+        Self::serve(store, listener, address, timing).await
+    }
+
+    async fn serve<M: MetaStore + Clone>(
+        store: M,
+        listener: TcpListener,
+        address: SocketAddr,
+        timing: Timing,
+    ) -> Result<Self, StartError> {
         let metadata = store.revisions();
         let options = ClusterOptions {
             timing,
             ..ClusterOptions::new(fresh_id()?)
         };
         let runtime = Arc::new(TokioRuntime::start());
-        let cluster = Cluster::open(store, runtime, options).await?;
+        let cluster = Cluster::open(store.clone(), runtime, options).await?;
+        let resign: Resign = Box::pin(async move { store.resign().await });
         let stopping = watch::Sender::new(false);
         let clock = tokio::spawn(keep_time(Arc::clone(&cluster), stopping.subscribe()));
         let api = Api {
@@ -154,6 +183,7 @@ impl Conductor {
             stopping,
             cut,
             metadata,
+            resign: Some(resign),
             server,
             clock,
         })
@@ -175,6 +205,9 @@ impl Conductor {
             tracing::info!("cutting connections that are idle in the middle of a request");
         }
         self.cut.send_replace(true);
+        if let Some(resign) = self.resign.take() {
+            resign.await;
+        }
         let closed = async { while self.metadata.changed().await.is_ok() {} };
         self.server.abort();
         if tokio::time::timeout(STOP_WAIT, closed).await.is_err() {
@@ -190,6 +223,24 @@ impl Drop for Conductor {
         self.server.abort();
         self.clock.abort();
     }
+}
+
+/// Listens; gives the address that it is.
+async fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = TcpListener::bind(listen).await;
+    let listener = bound.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::AddressInUse { address: listen },
+        _ => StartError::Listen {
+            address: listen,
+            source,
+        },
+    })?;
+    let local = listener.local_addr();
+    let address = local.map_err(|source| StartError::Listen {
+        address: listen,
+        source,
+    })?;
+    Ok((listener, address))
 }
 
 fn fresh_id() -> Result<ClusterId, StartError> {

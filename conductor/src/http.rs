@@ -8,6 +8,7 @@ mod clients;
 mod clones;
 mod extract;
 mod groups;
+mod leader;
 pub(crate) mod listener;
 mod nodes;
 mod problem;
@@ -86,8 +87,10 @@ struct AfterQuery {
 
 /// All routes.
 pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
+    let api = Arc::new(api);
     Router::new()
         .route("/healthz", get(async || "ok\n"))
+        .route("/v1/leader", get(leader::show::<M>))
         .route("/v1/status", get(status::<M>))
         .route(
             "/v1/volumes",
@@ -167,8 +170,12 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
             Refused::no_method(&method, request.uri().path())
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&api),
+            leader::send_on::<M>,
+        ))
         .layer(middleware::from_fn(bound_time))
-        .with_state(Arc::new(api))
+        .with_state(api)
 }
 
 /// Ends requests that take too long. A watch has answered by then; its body goes on.

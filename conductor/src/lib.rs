@@ -29,6 +29,7 @@ mod state;
 pub use cluster::{Cluster, ClusterError, ClusterOptions, Timing};
 pub use conductor::{Conductor, ConductorOptions, StartError};
 pub use meta::MetaStore;
+pub use meta::etcd_store::{EtcdError, EtcdOptions, EtcdStore};
 pub use meta::redb_store::RedbStore;
 pub use refusal::{
     DiskRefusal, GroupRefusal, InvalidRequest, InvalidTarget, NodeRefusal, Refusal,

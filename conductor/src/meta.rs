@@ -1,14 +1,17 @@
 //! Where the cluster's metadata lies: ordered rows, compare-and-set transactions, events.
 //!
 //! Invariants:
-//! - each transaction raises the store's revision by one, and what it changed bears that revision;
+//! - each transaction raises the store's revision, and what it changed bears the new one;
 //! - a commit is durable before it is answered;
 //! - events come in the order of their revisions, none twice and none left out, until they are
 //!   compacted away.
 //!
-//! The shape is that of etcd's v3 API (Range, Txn with mod-revision compares, Watch from a
-//! revision), so that a store shared by several conductors can stand behind the same trait.
+//! - of the conductors that share a store one leads, for a term; a transaction that names a term takes
+//!   effect in that term only.
+//!
+//! The shape is that of etcd's v3 API: Range, Txn with mod-revision compares, Watch from a revision.
 
+pub(crate) mod etcd_store;
 pub(crate) mod redb_store;
 
 use std::fmt;
@@ -93,9 +96,30 @@ impl Change {
     }
 }
 
+/// A span of time in which one conductor leads. A later one has a higher number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Term(pub u64);
+
+/// Whether this conductor leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leadership {
+    /// It does: all transactions of earlier terms are among the events.
+    Leads {
+        /// Its term.
+        term: Term,
+    },
+    /// It does not.
+    Follows {
+        /// Where the API of who leads is, if anybody does.
+        leader: Option<String>,
+    },
+}
+
 /// All of its changes, or none where an expectation fails. No key may be changed twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transaction {
+    /// The term in which it must take effect, if at all; `None` for what needs no leader.
+    pub term: Option<Term>,
     /// What must hold.
     pub expect: Vec<Expect>,
     /// What it does.
@@ -109,6 +133,8 @@ pub enum Outcome {
     Committed(Revision),
     /// Some row was not as expected: nothing was changed.
     Conflict,
+    /// Its term is over: nothing was changed.
+    Deposed,
 }
 
 /// A part of a scan.
@@ -177,6 +203,12 @@ pub enum MetaError {
     /// The database failed.
     #[error("metadata database: {0}")]
     Database(#[from] redb::Error),
+    /// etcd failed.
+    #[error(transparent)]
+    Etcd(#[from] etcd_store::EtcdError),
+    /// The system gives no random numbers.
+    #[error("no randomness: {0}")]
+    Random(getrandom::Error),
     /// The work was cut off by the end of the process.
     #[error("metadata work was cut off")]
     Stopped,
@@ -214,4 +246,15 @@ pub trait MetaStore: Send + Sync + 'static {
 
     /// The store's revision, now and at each change: the wake-up of a watch.
     fn revisions(&self) -> watch::Receiver<Revision>;
+
+    /// Whether this conductor leads, now.
+    fn leadership(&self) -> Leadership;
+
+    /// The wake-up of who waits for that to change: it may lag behind [`MetaStore::leadership`].
+    fn leaderships(&self) -> watch::Receiver<Leadership>;
+
+    /// Leads no more, so that another may at once.
+    fn resign(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }

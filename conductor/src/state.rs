@@ -237,6 +237,7 @@ impl ClusterState {
             modified: self.modified.get(key).copied(),
         });
         Transaction {
+            term: None,
             expect: expect.collect(),
             changes,
         }

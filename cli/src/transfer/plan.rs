@@ -11,9 +11,9 @@ use super::checksum::Sha256;
 use super::file::{Identity, word};
 use super::journal::{ImportJournal, JournalFile, Mark, VERSION};
 use crate::admin::ask;
-use crate::api_client::ApiError;
 use crate::args::ImportArgs;
 use crate::output::bytes;
+use ashlar_api_client::ApiError;
 
 /// What is to be done, once the volume is there.
 pub struct Plan {

@@ -9,11 +9,11 @@ use ashlar_client::{AttachError, Snapshot, SourceError, Volume, VolumeOptions};
 use ashlar_reactor::Reactor;
 use ashlar_reactor::channel::{Notify, remote};
 
-use crate::api_client::ApiClient;
 use crate::args::ReactorArgs;
 use crate::cluster_source::HttpClusterSource;
 use crate::exported::Exported;
 use crate::{host, runtime, signals};
+use ashlar_api_client::ApiClient;
 
 /// What owners that import, export and make smaller are called.
 pub const IMPORT: &str = "import";

@@ -66,6 +66,7 @@ impl<M: MetaStore> Cluster<M> {
         volume: String,
         request: ReportHold,
     ) -> Result<HoldAnswer, ClusterError> {
+        self.leads()?;
         self.change_live(|view| {
             view.state.check_hold(&volume, &request)?;
             let holds = &mut view.live.holds;
@@ -86,7 +87,7 @@ impl<M: MetaStore> Cluster<M> {
 
     /// Ends groups that a conductor before this one has left, or that nobody could end.
     pub(super) async fn fail_groups_left_over(self: &Arc<Self>) -> Result<(), ClusterError> {
-        let (now, first) = (self.now(), self.first_group);
+        let (now, first) = (self.now(), self.first_group());
         let over = self.change_live(|view| {
             let groups = view.state.groups();
             view.live.holds.left_over(now, groups, first)

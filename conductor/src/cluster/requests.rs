@@ -134,8 +134,8 @@ impl<M: MetaStore> Cluster<M> {
         })
     }
 
-    /// Just after a start, the nodes of a volume may be elsewhere than when the conductor last
-    /// ran, and an owner sent to the old place would propose them away. They are heard soon, or
+    /// Just after it has begun to lead, the nodes of a volume may be elsewhere than when a conductor last
+    /// did, and an owner sent to the old place would propose them away. They are heard soon, or
     /// are down.
     async fn await_nodes_of(&self, name: &str) {
         let heard = |view: &View| {
@@ -147,7 +147,7 @@ impl<M: MetaStore> Cluster<M> {
                     .is_some()
             })
         };
-        while !self.read(heard) && self.uptime() < self.timing.silence {
+        while !self.read(heard) && self.reign_age() < self.timing.silence {
             self.runtime.sleep(NODES_POLL).await;
         }
     }
@@ -243,6 +243,7 @@ impl<M: MetaStore> Cluster<M> {
     /// [`ClusterError::Refused`].
     pub fn hear_owner(&self, heartbeat: OwnerHeartbeat) -> Result<(), ClusterError> {
         check_owner(&heartbeat).map_err(Refusal::from)?;
+        self.leads()?;
         let now = self.now();
         self.change_live(|view| {
             let evidence = &mut view.live.evidence;

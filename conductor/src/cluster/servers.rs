@@ -59,7 +59,7 @@ impl<M: MetaStore> Cluster<M> {
     pub(super) async fn look_at_servers(self: &Arc<Self>) -> Result<(), ClusterError> {
         let now = self.now();
         let silent = self.change_live(|view| {
-            let View { state, live } = view;
+            let View { state, live, .. } = view;
             live.confirmed.retain(|volume, _| state.has_volume(*volume));
             live.servers.silent(now)
         });
@@ -93,7 +93,7 @@ impl<M: MetaStore> Cluster<M> {
         request: &ConfirmReservations,
     ) -> Result<(), Refusal> {
         self.change_live(|view| {
-            let View { state, live } = view;
+            let View { state, live, .. } = view;
             state.note_confirmed(live, volume, request)
         })?;
         self.changed.notify_waiters();
@@ -108,7 +108,7 @@ impl<M: MetaStore> Cluster<M> {
         wait: Duration,
     ) -> Result<ReservationsConfirmed, Refusal> {
         let look = |view: &View| {
-            let View { state, live } = view;
+            let View { state, live, .. } = view;
             state.is_confirmed(live, &volume, version)
         };
         let done = |view: &View| match look(view) {

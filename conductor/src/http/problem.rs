@@ -5,6 +5,8 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::cluster::ClusterError;
+use crate::meta::MetaError;
+use crate::meta::etcd_store::EtcdError;
 use crate::refusal::{
     ClientRefusal, DiskRefusal, GroupRefusal, NodeRefusal, Refusal, ReservationsRefusal,
     ResizeRefusal, ServerRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal, VolumeRefusal,
@@ -81,6 +83,13 @@ enum Code {
     TooManyWatches,
     TimedOut,
     Stopping,
+    NotLeader,
+    NoLeader,
+    LeadLost,
+    MetadataUnavailable,
+    OutcomeUnknown,
+    MetadataFull,
+    TooMuchAtOnce,
     Internal,
 }
 
@@ -213,6 +222,37 @@ impl Code {
             Self::TooManyWatches => ("too-many-watches", "Too many watches", S::TOO_MANY_REQUESTS),
             Self::TimedOut => ("timed-out", "Request took too long", S::SERVICE_UNAVAILABLE),
             Self::Stopping => ("stopping", "Conductor is stopping", S::SERVICE_UNAVAILABLE),
+            Self::NotLeader => (
+                "not-leader",
+                "Another conductor leads",
+                S::TEMPORARY_REDIRECT,
+            ),
+            Self::NoLeader => ("no-leader", "No conductor leads", S::SERVICE_UNAVAILABLE),
+            Self::LeadLost => (
+                "lead-lost",
+                "Conductor leads no more",
+                S::SERVICE_UNAVAILABLE,
+            ),
+            Self::MetadataUnavailable => (
+                "metadata-unavailable",
+                "Metadata do not answer",
+                S::SERVICE_UNAVAILABLE,
+            ),
+            Self::OutcomeUnknown => (
+                "outcome-unknown",
+                "Outcome is not known",
+                S::SERVICE_UNAVAILABLE,
+            ),
+            Self::MetadataFull => (
+                "metadata-full",
+                "Metadata are full",
+                S::INSUFFICIENT_STORAGE,
+            ),
+            Self::TooMuchAtOnce => (
+                "too-much-at-once",
+                "More than one transaction of the metadata takes",
+                S::UNPROCESSABLE_ENTITY,
+            ),
             Self::Internal => ("internal", "Conductor failed", S::INTERNAL_SERVER_ERROR),
         }
     }
@@ -273,6 +313,20 @@ impl Refused {
         Self::new(
             Code::TimedOut,
             "the request took too long and was given up: try again",
+        )
+    }
+
+    pub(super) fn not_leader(leader: &str) -> Self {
+        Self::new(
+            Code::NotLeader,
+            format!("this conductor does not lead: ask the one at {leader}"),
+        )
+    }
+
+    pub(super) fn no_leader() -> Self {
+        Self::new(
+            Code::NoLeader,
+            "no conductor leads at the moment: try again",
         )
     }
 
@@ -372,11 +426,31 @@ fn code_of_target(refusal: &TargetRefusal) -> Code {
     }
 }
 
+fn code_of_etcd(error: &EtcdError) -> Code {
+    match error {
+        EtcdError::Unavailable { .. } => Code::MetadataUnavailable,
+        EtcdError::OutcomeUnknown { .. } => Code::OutcomeUnknown,
+        EtcdError::Full => Code::MetadataFull,
+        EtcdError::TooManyRows { .. } | EtcdError::TooLarge { .. } => Code::TooMuchAtOnce,
+        _ => Code::Internal,
+    }
+}
+
 impl From<ClusterError> for Refused {
     fn from(error: ClusterError) -> Self {
         match error {
             ClusterError::Refused(refusal) => refusal.into(),
             ClusterError::Stopping => Self::stopping(),
+            // It led when the request came; a part of it may have been done.
+            ClusterError::NotLeader { .. } => Self::new(
+                Code::LeadLost,
+                "this conductor leads no more, and may have done a part of this: look before you \
+                 repeat it",
+            ),
+            ClusterError::Meta(MetaError::Etcd(error)) => {
+                tracing::error!(%error, "a request failed");
+                Self::new(code_of_etcd(&error), error.to_string())
+            }
             ClusterError::Contended => Self::new(Code::TimedOut, error.to_string()),
             ClusterError::Meta(_) | ClusterError::Row(_) => {
                 tracing::error!(%error, "a request failed");

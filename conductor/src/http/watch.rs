@@ -38,6 +38,9 @@ const LINES_QUEUED_MAX: usize = 256;
 /// How long a reader may take nothing before it is dropped.
 const SLOW_READER: Duration = Duration::from_secs(20);
 
+/// How long a conductor that follows is waited for to come to where a reader is.
+const BEHIND_MAX: Duration = Duration::from_secs(2);
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
@@ -196,7 +199,14 @@ impl<M: MetaStore> Feeder<M> {
     async fn run<T: Watched>(self, after: Option<Revision>) -> Result<(), Ended> {
         let mut revisions = self.cluster.revisions();
         let mut at = match after {
-            Some(after) => after,
+            Some(after) => {
+                // A conductor that follows may be behind the one that the reader had before.
+                let come = |view: &View| (view.state.revision() >= after).then_some(());
+                if self.cluster.leads().is_err() {
+                    self.cluster.wait_for(BEHIND_MAX, come).await;
+                }
+                after
+            }
             None => self.send_all::<T>().await?,
         };
         let mut idle_until = tokio::time::Instant::now();

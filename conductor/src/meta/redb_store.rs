@@ -18,8 +18,8 @@ use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable,
 use tokio::sync::watch;
 
 use super::{
-    Change, Event, Events, Key, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX, Page, Row,
-    Transaction,
+    Change, Event, Events, Key, Leadership, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX, Page,
+    Row, Term, Transaction,
 };
 
 type RowValue<'a> = (u64, u64, &'a [u8]);
@@ -54,7 +54,12 @@ struct Opened {
     // Dropped before the sender: whoever sees that end finds the file closed.
     database: Database,
     revision: watch::Sender<Revision>,
+    leadership: watch::Sender<Leadership>,
 }
+
+/// Whoever has the file open leads: the lock on it sees to that.
+const TERM: Term = Term(1);
+const LEADS: Leadership = Leadership::Leads { term: TERM };
 
 impl RedbStore {
     /// Opens the metadata in `directory`, making both where they are missing.
@@ -84,8 +89,11 @@ impl RedbStore {
             .and_then(|directory| directory.sync_all())
             .map_err(refused)?;
         let revision = prepare(&database)?;
-        let revision = watch::Sender::new(revision);
-        Ok(Self(Arc::new(Opened { database, revision })))
+        Ok(Self(Arc::new(Opened {
+            database,
+            revision: watch::Sender::new(revision),
+            leadership: watch::Sender::new(LEADS),
+        })))
     }
 }
 
@@ -185,6 +193,9 @@ impl RedbStore {
     }
 
     fn commit_blocking(&self, work: &Transaction) -> Result<Outcome, redb::Error> {
+        if work.term.is_some_and(|term| term != TERM) {
+            return Ok(Outcome::Deposed);
+        }
         let mut transaction = self.0.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         if !holds(&transaction, work)? {
@@ -311,5 +322,13 @@ impl MetaStore for RedbStore {
 
     fn revisions(&self) -> watch::Receiver<Revision> {
         self.0.revision.subscribe()
+    }
+
+    fn leadership(&self) -> Leadership {
+        LEADS
+    }
+
+    fn leaderships(&self) -> watch::Receiver<Leadership> {
+        self.0.leadership.subscribe()
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use ashlar_conductor::Runtime;
 use ashlar_conductor::meta::{
-    Change, Event, Events, Key, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX, Page, Row,
-    Transaction,
+    Change, Event, Events, Key, Leadership, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX, Page,
+    Row, Term, Transaction,
 };
 use ashlar_proto::api::Revision;
 use ashlar_proto::planted::{Planted, is_planted};
@@ -209,7 +209,11 @@ pub struct SimStore {
     archive: Archive,
     runtime: Arc<SimRuntime>,
     revision: watch::Sender<Revision>,
+    leadership: watch::Sender<Leadership>,
 }
+
+/// There is one conductor: it leads.
+const LEADS: Leadership = Leadership::Leads { term: Term(1) };
 
 impl SimStore {
     /// Takes its time by the runtime of that life.
@@ -219,6 +223,7 @@ impl SimStore {
             archive,
             runtime,
             revision,
+            leadership: watch::Sender::new(LEADS),
         }
     }
 
@@ -269,5 +274,13 @@ impl MetaStore for SimStore {
 
     fn revisions(&self) -> watch::Receiver<Revision> {
         self.revision.subscribe()
+    }
+
+    fn leadership(&self) -> Leadership {
+        LEADS
+    }
+
+    fn leaderships(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
     }
 }

@@ -1,5 +1,6 @@
 //! The conductor's API as typed calls. A problem's detail is what a person sees.
 
+mod conductors;
 mod servers;
 mod targets;
 
@@ -15,6 +16,8 @@ use ashlar_proto::api::{
     SnapshotGroup, SnapshotMap, Space, Volume, VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
+use conductors::Conductors;
+use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -98,40 +101,41 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// The API of one conductor. Cheap to clone; connections are kept and shared.
+/// How long a call waits at one of several conductors: one that falls silent is noticed so soon.
+const POLL_MAX: Duration = Duration::from_secs(5);
+
+/// The API of a cluster, at the one of its conductors that leads. Cheap to clone; connections are kept
+/// and shared.
 #[derive(Clone, Debug)]
 pub struct ApiClient {
     http: Client,
-    base: Url,
+    base: Conductors,
 }
 
 impl ApiClient {
-    /// A client of the API at `http://HOST:PORT`, or `HOST:PORT` alone.
+    /// A client of the API at `http://HOST:PORT`, or `HOST:PORT` alone; at any of several, with commas
+    /// between them.
     pub fn new(api: &str) -> Result<Self, ApiError> {
-        let wrong = || ApiError::Address {
-            text: api.to_owned(),
-        };
-        let text = if api.contains("://") {
-            api.to_owned()
-        } else {
-            format!("http://{api}")
-        };
-        let base: Url = text.parse().map_err(|_| wrong())?;
-        if api.starts_with("unix:")
-            || base.scheme() != "http"
-            || base.cannot_be_a_base()
-            || base.host_str().is_none()
-        {
-            return Err(wrong());
-        }
+        let base = Conductors::parse(api)?;
         let http = Client::builder()
             .connect_timeout(CONNECT_MAX)
+            .redirect(Policy::none())
             .no_proxy()
             .build();
-        Ok(Self {
-            http: http.map_err(|_| wrong())?,
-            base,
-        })
+        let wrong = |_| ApiError::Address {
+            text: api.to_owned(),
+        };
+        let http = http.map_err(wrong)?;
+        Ok(Self { http, base })
+    }
+
+    /// How long a call may wait that is repeated when it finds no news.
+    fn poll_wait(&self, wait: Duration) -> Duration {
+        if self.base.are_several() {
+            wait.min(POLL_MAX)
+        } else {
+            wait
+        }
     }
 
     /// `GET /v1/status`.
@@ -354,6 +358,7 @@ impl ApiClient {
         request: &AskMaps,
         wait: Duration,
     ) -> Result<VolumeMaps, ApiError> {
+        let wait = self.poll_wait(wait);
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let post = self.request(Method::POST, &["maps"]).json(request);
         let post = post
@@ -497,6 +502,7 @@ impl ApiClient {
         after: Revision,
         wait: Duration,
     ) -> Result<T, ApiError> {
+        let wait = self.poll_wait(wait);
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let get = self
             .request(Method::GET, path)
@@ -506,7 +512,7 @@ impl ApiClient {
     }
 
     fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
-        let mut url = self.base.clone();
+        let mut url = self.base.first();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push("v1").extend(path);
         }
@@ -551,34 +557,17 @@ fn schedule_verb(to: Schedulable) -> &'static str {
     }
 }
 
-/// Sends, and turns what is no success into an error.
-async fn send(request: RequestBuilder, base: &Url) -> Result<Response, ApiError> {
-    let sent = request.send().await;
-    let response = sent.map_err(|error| {
-        let (url, reason) = (base.clone(), root_cause(&error));
-        if error.is_connect() {
-            ApiError::Unreachable { url, reason }
-        } else {
-            ApiError::NoAnswer { url, reason }
-        }
-    })?;
-    if response.status().is_success() {
-        return Ok(response);
-    }
-    let status = response.status();
-    match response.json::<Problem>().await {
-        Ok(problem) => Err(ApiError::Refused(problem)),
-        Err(_) => Err(strange(base, format!("it answers {status}"))),
-    }
+async fn send(request: RequestBuilder, base: &Conductors) -> Result<Response, ApiError> {
+    base.send(request).await
 }
 
-async fn json<T: DeserializeOwned>(response: Response, base: &Url) -> Result<T, ApiError> {
+async fn json<T: DeserializeOwned>(response: Response, base: &Conductors) -> Result<T, ApiError> {
     response.json().await.map_err(|error| {
         if error.is_decode() {
-            strange(base, root_cause(&error))
+            strange(&base.first(), root_cause(&error))
         } else {
             ApiError::NoAnswer {
-                url: base.clone(),
+                url: base.first(),
                 reason: root_cause(&error),
             }
         }
@@ -602,6 +591,7 @@ mod tests {
             "http://127.0.0.1:7100",
             "127.0.0.1:7100",
             "http://[::1]:7100/",
+            "127.0.0.1:7100, http://10.0.0.2:7100",
         ] {
             let client = ApiClient::new(text).unwrap();
             let request = client
@@ -613,7 +603,7 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["", "https://host", "unix:/run/a", "http://"] {
+        for text in ["", "https://host", "unix:/run/a", "http://", "a:1,,b:2"] {
             assert!(ApiClient::new(text).is_err(), "{text}");
         }
     }

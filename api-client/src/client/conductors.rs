@@ -1,0 +1,250 @@
+//! Which conductor to ask: of several one leads, and the others say which.
+//!
+//! A call goes to the conductor that answered the last one. It is sent again, to another one,
+//! - where it was surely not carried out: nobody listens, or the one that was asked does not lead;
+//! - where no answer came, if it is one that may be carried out twice: then it has little time at each.
+//!
+//! Who has one address alone is sent on, too, but waits for nobody.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ashlar_proto::api::Problem;
+use reqwest::header::LOCATION;
+use reqwest::{Method, Request, RequestBuilder, Response, Url};
+use tokio::time::Instant;
+
+use super::{ANSWER_MAX, ApiError, root_cause};
+
+/// How long one of several conductors may take for an answer that waits for nobody.
+const ATTEMPT_MAX: Duration = Duration::from_secs(2);
+
+/// How long a leader is looked for. An election takes a few seconds.
+const SEARCH_MAX: Duration = Duration::from_secs(15);
+
+/// The pause before the next one is asked, where nobody leads.
+const PAUSE: Duration = Duration::from_millis(150);
+
+/// How often in a row one conductor may send on to another.
+const SENT_ON_MAX: u32 = 4;
+
+/// Requests that may be carried out twice: what a repetition gives is in `docs/api.md`.
+const REPEATABLE: [&str; 9] = [
+    "attach",
+    "detach",
+    "flattened",
+    "heartbeat",
+    "hold",
+    "in-sync",
+    "layers",
+    "maps",
+    "register",
+];
+
+/// The conductors of one cluster. Clones share what they learn.
+#[derive(Clone, Debug)]
+pub(super) struct Conductors {
+    all: Arc<[Url]>,
+    /// The one to ask first; the leader may be one that was not named.
+    first: Arc<Mutex<Url>>,
+}
+
+/// What came of one attempt.
+enum Attempt {
+    Done(Response),
+    /// It was not carried out; who leads is there.
+    SentOn(Url),
+    /// It was not carried out: nobody leads.
+    NoLeader(Problem),
+    Failed(ApiError),
+}
+
+impl Conductors {
+    /// Those at `http://HOST:PORT` or `HOST:PORT`, with commas between them.
+    pub(super) fn parse(text: &str) -> Result<Self, ApiError> {
+        let all: Result<Vec<Url>, ApiError> = text.split(',').map(|one| base(one.trim())).collect();
+        let all = all?;
+        let wrong = || ApiError::Address {
+            text: text.to_owned(),
+        };
+        let first = all.first().cloned().ok_or_else(wrong)?;
+        Ok(Self {
+            all: all.into(),
+            first: Arc::new(Mutex::new(first)),
+        })
+    }
+
+    /// The one to ask first.
+    pub(super) fn first(&self) -> Url {
+        let first = self.first.lock();
+        first.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether there are others to ask.
+    pub(super) fn are_several(&self) -> bool {
+        self.all.len() > 1
+    }
+
+    /// Sends, and turns what is no success into an error.
+    pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, ApiError> {
+        let (http, request) = request.build_split();
+        let first = self.first();
+        let mut request = request.map_err(|error| super::strange(&first, root_cause(&error)))?;
+        let is_repeatable = is_repeatable(&request);
+        if self.are_several() && is_repeatable {
+            let timeout = request.timeout().copied().unwrap_or(ANSWER_MAX);
+            *request.timeout_mut() = Some(timeout.saturating_sub(ANSWER_MAX) + ATTEMPT_MAX);
+        }
+        let deadline = Instant::now() + SEARCH_MAX;
+        let (mut sent_on, mut url) = (0, first);
+        loop {
+            let Some(again) = request.try_clone() else {
+                return Err(super::strange(
+                    &url,
+                    "the request cannot be sent".to_owned(),
+                ));
+            };
+            let error = match attempt(&http, again, &url).await {
+                Attempt::Done(response) => {
+                    self.learn(url);
+                    return Ok(response);
+                }
+                Attempt::SentOn(leader) if sent_on < SENT_ON_MAX => {
+                    sent_on += 1;
+                    url = leader;
+                    continue;
+                }
+                Attempt::SentOn(_) => unreachable(&url, "conductors send in circles"),
+                Attempt::NoLeader(problem) => ApiError::Refused(problem),
+                Attempt::Failed(error) => error,
+            };
+            let may_have_happened = matches!(error, ApiError::NoAnswer { .. });
+            let is_over = Instant::now() >= deadline || (may_have_happened && !is_repeatable);
+            let is_final = match &error {
+                ApiError::Refused(problem) => !passes(problem, is_repeatable),
+                ApiError::Strange { .. } | ApiError::Address { .. } => true,
+                ApiError::Unreachable { .. } | ApiError::NoAnswer { .. } => false,
+            };
+            let next = self.after(&url);
+            if is_final {
+                // It leads, and refuses.
+                self.learn(url);
+                return Err(error);
+            }
+            self.learn(next.clone());
+            if !self.are_several() || is_over {
+                return Err(error);
+            }
+            (sent_on, url) = (0, next);
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn learn(&self, url: Url) {
+        *self.first.lock().unwrap_or_else(PoisonError::into_inner) = url;
+    }
+
+    /// The one to ask when that one does not answer.
+    fn after(&self, url: &Url) -> Url {
+        let index = self.all.iter().position(|one| one == url);
+        let next = index.map_or(0, |index| (index + 1) % self.all.len());
+        self.all[next].clone()
+    }
+}
+
+/// Whether another conductor, or the same one a moment later, may answer otherwise.
+fn passes(problem: &Problem, is_repeatable: bool) -> bool {
+    match problem.code.as_str() {
+        "no-leader" => true,
+        "lead-lost" | "metadata-unavailable" | "outcome-unknown" | "stopping" => is_repeatable,
+        _ => false,
+    }
+}
+
+fn unreachable(url: &Url, reason: &str) -> ApiError {
+    ApiError::Unreachable {
+        url: url.clone(),
+        reason: reason.to_owned(),
+    }
+}
+
+fn base(one: &str) -> Result<Url, ApiError> {
+    let wrong = || ApiError::Address {
+        text: one.to_owned(),
+    };
+    let text = if one.contains("://") {
+        one.to_owned()
+    } else {
+        format!("http://{one}")
+    };
+    let base: Url = text.parse().map_err(|_| wrong())?;
+    let is_plain = base.scheme() == "http" && !base.cannot_be_a_base() && base.host_str().is_some();
+    if one.starts_with("unix:") || !is_plain {
+        return Err(wrong());
+    }
+    Ok(base)
+}
+
+/// Points a request that was made for one conductor at another.
+fn aim(request: &mut Request, at: &Url) {
+    let url = request.url_mut();
+    // Both are `http` with a host, which these refuse nothing of.
+    let _ = url.set_host(at.host_str());
+    let _ = url.set_port(at.port());
+}
+
+fn is_repeatable(request: &Request) -> bool {
+    let last = request
+        .url()
+        .path_segments()
+        .and_then(|mut path| path.next_back());
+    *request.method() == Method::GET
+        || *request.method() == Method::POST && last.is_some_and(|last| REPEATABLE.contains(&last))
+}
+
+async fn attempt(http: &reqwest::Client, mut request: Request, url: &Url) -> Attempt {
+    aim(&mut request, url);
+    let response = match http.execute(request).await {
+        Ok(response) => response,
+        Err(error) => {
+            let (url, reason) = (url.clone(), root_cause(&error));
+            return Attempt::Failed(if error.is_connect() {
+                ApiError::Unreachable { url, reason }
+            } else {
+                ApiError::NoAnswer { url, reason }
+            });
+        }
+    };
+    let status = response.status();
+    if status.is_success() {
+        return Attempt::Done(response);
+    }
+    if let Some(leader) = leader_of(&response) {
+        return Attempt::SentOn(leader);
+    }
+    match response.json::<Problem>().await {
+        Ok(problem) if problem.code == "no-leader" => Attempt::NoLeader(problem),
+        Ok(problem) => Attempt::Failed(ApiError::Refused(problem)),
+        Err(_) => Attempt::Failed(super::strange(url, format!("it answers {status}"))),
+    }
+}
+
+/// Where a conductor that does not lead sends.
+fn leader_of(response: &Response) -> Option<Url> {
+    if response.status() != reqwest::StatusCode::TEMPORARY_REDIRECT {
+        return None;
+    }
+    let mut leader: Url = response
+        .headers()
+        .get(LOCATION)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()?;
+    leader.set_path("/");
+    leader.set_query(None);
+    (leader.scheme() == "http" && leader.host_str().is_some()).then_some(leader)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! Conductors that lead, follow, are gone, or do not answer.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::ApiClient;
+
+const STATUS_OK: &str = "HTTP/1.1 204 No Content\r\n\r\n";
+
+fn problem(status: &str, code: &str, more: &str) -> String {
+    let body = format!(
+        r#"{{"type":"","title":"","status":{},"detail":"{code}","code":"{code}"}}"#,
+        &status[..3]
+    );
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\n{more}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// Answers each connection with that text, or with silence where there is none; counts them.
+async fn server(answer: Option<String>) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        let mut silent = Vec::new();
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            count.fetch_add(1, Ordering::Relaxed);
+            let Some(answer) = answer.clone() else {
+                silent.push(socket);
+                continue;
+            };
+            let mut request = [0; 4096];
+            let _ = socket.read(&mut request).await;
+            let _ = socket.write_all(answer.as_bytes()).await;
+        }
+    });
+    (address, asked)
+}
+
+async fn free() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+fn follower(leader: &str) -> String {
+    let location = format!("Location: {leader}/v1/clients/allow\r\n");
+    problem("307 Temporary Redirect", "not-leader", &location)
+}
+
+async fn allow(addresses: &[&str]) -> Result<(), ApiError> {
+    let client = ApiClient::new(&addresses.join(",")).unwrap();
+    client.allow_client("a").await
+}
+
+async fn detach(addresses: &[&str]) -> Result<(), ApiError> {
+    let client = ApiClient::new(&addresses.join(",")).unwrap();
+    let request = ashlar_proto::api::DetachRequest {
+        volume: ashlar_proto::VolumeId::new(1),
+        generation: ashlar_proto::Generation::new(1),
+        served: false,
+        settled: false,
+    };
+    client.detach("v", &request).await
+}
+
+#[tokio::test]
+async fn a_follower_sends_on_to_the_leader_which_is_remembered() {
+    let (leader, _) = server(Some(STATUS_OK.to_owned())).await;
+    let (other, asked) = server(Some(follower(&leader))).await;
+    let client = ApiClient::new(&other).unwrap();
+    client.allow_client("a").await.unwrap();
+    client.allow_client("a").await.unwrap();
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn one_that_is_gone_or_leaves_is_passed_over() {
+    let (leader, _) = server(Some(STATUS_OK.to_owned())).await;
+    let (other, _) = server(Some(problem("503 Service Unavailable", "no-leader", ""))).await;
+    let gone = free().await;
+    allow(&[&gone, &other, &leader]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_may_have_been_done_is_repeated_only_where_that_is_harmless() {
+    let (silent, _) = server(None).await;
+    let (leader, asked) = server(Some(STATUS_OK.to_owned())).await;
+    detach(&[&silent, &leader]).await.unwrap();
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    let error = allow(&[&silent, &leader]).await.unwrap_err();
+    assert!(matches!(error, ApiError::NoAnswer { .. }), "{error}");
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_leader_is_the_answer() {
+    let (leader, _) = server(Some(problem("404 Not Found", "client-not-denied", ""))).await;
+    let (other, asked) = server(Some(STATUS_OK.to_owned())).await;
+    let error = allow(&[&leader, &other]).await.unwrap_err();
+    assert_eq!(error.http_status(), Some(404));
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn conductors_that_send_in_circles_are_left() {
+    let (a, asked) = server(Some(follower("http://127.0.0.1:1"))).await;
+    let error = allow(&[&a]).await.unwrap_err();
+    assert!(error.is_unreachable(), "{error}");
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}

@@ -1,0 +1,64 @@
+//! `ashlar csi`: the driver of the Container Storage Interface.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use ashlar_api_client::ApiClient;
+use ashlar_csi::{
+    Attacher, DRIVER_NAME, DriverOptions, FuseLoop, NbdServer, NodeName, NodeOptions, serve,
+};
+
+use crate::args::{AttacherArg, CsiArgs, CsiMode};
+use crate::{host, signals};
+
+/// Runs until SIGINT or SIGTERM.
+pub fn run(args: CsiArgs) -> anyhow::Result<()> {
+    let api = ApiClient::new(&args.conductor).context("--conductor")?;
+    let node = node(&args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let options = DriverOptions {
+            socket: args.endpoint,
+            controller: (args.mode != CsiMode::Node).then_some(api),
+            node,
+        };
+        tracing::info!(driver = DRIVER_NAME, socket = %options.socket.display(), "CSI driver serves");
+        let stop = async {
+            if let Err(error) = signals::stop_requested().await {
+                tracing::error!(%error, "signals cannot be waited for: stopping");
+            }
+        };
+        serve(options, stop).await.context("cannot serve CSI")
+    })
+}
+
+/// The node service that is asked for, if any.
+fn node(args: &CsiArgs) -> anyhow::Result<Option<NodeOptions>> {
+    if args.mode == CsiMode::Controller {
+        return Ok(None);
+    }
+    let attacher = args
+        .attacher
+        .context("--attacher is needed: say how this node attaches volumes")?;
+    let attacher: Arc<dyn Attacher> = match attacher {
+        AttacherArg::FuseLoop => Arc::new(FuseLoop::new(
+            NbdServer(args.nbd.clone()),
+            args.state.clone(),
+        )),
+    };
+    let name = match &args.node_id {
+        Some(name) => name.clone(),
+        None => host::name()
+            .parse::<NodeName>()
+            .context("--node-id is needed: the host's name is none")?,
+    };
+    let state = args.state.clone();
+    Ok(Some(NodeOptions {
+        name,
+        attacher,
+        state,
+    }))
+}

@@ -1,0 +1,263 @@
+//! What a StorageClass (`parameters`) and a VolumeAttributesClass (`mutable_parameters`) can say.
+//!
+//! A key that is not known is refused: a misspelt one would silently give another volume than was meant.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+
+use ashlar_proto::ByteCount;
+use ashlar_proto::api::{AckRule, Reserve, Volume};
+use ashlar_proto::limits::REPLICAS_MAX;
+use tonic::Status;
+
+/// Copies of a volume of which no number is asked for.
+pub(crate) const REPLICAS_DEFAULT: u8 = 3;
+/// What sidecars add for people: names of claims and the like.
+const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
+/// The key of the file system, in parameters and in the volume's context.
+const FS_TYPE: &str = "fsType";
+/// The key of the way to attach, in parameters and in the volume's context.
+const ATTACH: &str = "attach";
+
+/// A file system that the node service makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum FileSystem {
+    /// ext4.
+    #[default]
+    Ext4,
+    /// XFS.
+    Xfs,
+    /// Btrfs.
+    Btrfs,
+}
+
+/// How a host attaches the volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Attach {
+    /// NBD.
+    #[default]
+    Nbd,
+}
+
+/// What is asked of a new volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Parameters {
+    /// Copies, if a number is asked for.
+    pub replicas: Option<u8>,
+    /// The acknowledgement rule, if one is.
+    pub ack: Option<AckRule>,
+    /// The file system, where the capability names none.
+    pub fs: Option<FileSystem>,
+    /// How hosts attach it.
+    pub attach: Attach,
+    /// What can be changed later.
+    pub mutable: Mutable,
+}
+
+/// What can be changed of a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mutable {
+    /// What is kept for it, if that is asked for.
+    pub reserve: Option<Reserve>,
+}
+
+impl Parameters {
+    /// Reads both maps.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for a key or a value that is not known.
+    pub fn of(
+        fixed: &HashMap<String, String>,
+        mutable: &HashMap<String, String>,
+    ) -> Result<Self, Status> {
+        let mut parameters = Self::default();
+        for (key, value) in fixed {
+            match key.as_str() {
+                "replicas" => {
+                    let replicas = value.parse().ok();
+                    let possible = |count: &u8| (1..=REPLICAS_MAX).contains(&usize::from(*count));
+                    let replicas = replicas.filter(possible);
+                    parameters.replicas =
+                        Some(replicas.ok_or_else(|| wrong(key, value, "1 to 3"))?);
+                }
+                "ack" => {
+                    parameters.ack = Some(match value.as_str() {
+                        "majority" => AckRule::Majority,
+                        "all" => AckRule::All,
+                        _ => return Err(wrong(key, value, "majority or all")),
+                    });
+                }
+                FS_TYPE => parameters.fs = Some(value.parse()?),
+                ATTACH => parameters.attach = value.parse()?,
+                "reserve" => parameters.mutable.reserve = Some(reserve(value)?),
+                key if key.starts_with(SIDECAR_PREFIX) => {}
+                _ => return Err(unknown(key, "replicas, ack, fsType, attach and reserve")),
+            }
+        }
+        let mutable = Mutable::of(mutable)?;
+        parameters.mutable.reserve = mutable.reserve.or(parameters.mutable.reserve);
+        Ok(parameters)
+    }
+
+    /// Whether a volume is such a one. What can be changed may have been.
+    pub fn fit(&self, volume: &Volume) -> bool {
+        self.replicas
+            .is_none_or(|replicas| replicas == volume.replicas)
+            && self.ack.is_none_or(|ack| ack == volume.ack)
+    }
+
+    /// What nodes need to know of the volume later.
+    pub fn context(&self) -> HashMap<String, String> {
+        let mut context = HashMap::from([(ATTACH.to_owned(), self.attach.to_string())]);
+        if let Some(fs) = self.fs {
+            context.insert(FS_TYPE.to_owned(), fs.to_string());
+        }
+        context
+    }
+}
+
+impl Mutable {
+    /// Reads what is to be changed.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for a key or a value that is not known.
+    pub fn of(map: &HashMap<String, String>) -> Result<Self, Status> {
+        let mut changes = Self::default();
+        for (key, value) in map {
+            match key.as_str() {
+                "reserve" => changes.reserve = Some(reserve(value)?),
+                _ => return Err(unknown(key, "reserve")),
+            }
+        }
+        Ok(changes)
+    }
+}
+
+/// The file system that a volume's context names, if any.
+///
+/// # Errors
+/// INVALID_ARGUMENT for one that is not known.
+pub(crate) fn fs_of_context(
+    context: &HashMap<String, String>,
+) -> Result<Option<FileSystem>, Status> {
+    context.get(FS_TYPE).map(|text| text.parse()).transpose()
+}
+
+fn reserve(value: &str) -> Result<Reserve, Status> {
+    match value {
+        "none" => Ok(Reserve::None),
+        "all" => Ok(Reserve::All),
+        bytes => match bytes.parse() {
+            Ok(bytes) if bytes > 0 => Ok(Reserve::Bytes(ByteCount::new(bytes))),
+            _ => Err(wrong("reserve", value, "none, all or a number of bytes")),
+        },
+    }
+}
+
+fn wrong(key: &str, value: &str, possible: &str) -> Status {
+    Status::invalid_argument(format!("parameter `{key}` is `{value}`: give {possible}"))
+}
+
+fn unknown(key: &str, known: &str) -> Status {
+    Status::invalid_argument(format!("there is no parameter `{key}`: there are {known}"))
+}
+
+impl FromStr for FileSystem {
+    type Err = Status;
+
+    fn from_str(text: &str) -> Result<Self, Status> {
+        match text {
+            "ext4" => Ok(Self::Ext4),
+            "xfs" => Ok(Self::Xfs),
+            "btrfs" => Ok(Self::Btrfs),
+            _ => Err(wrong(FS_TYPE, text, "ext4, xfs or btrfs")),
+        }
+    }
+}
+
+impl fmt::Display for FileSystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        })
+    }
+}
+
+impl FromStr for Attach {
+    type Err = Status;
+
+    fn from_str(text: &str) -> Result<Self, Status> {
+        match text {
+            "nbd" => Ok(Self::Nbd),
+            _ => Err(wrong(ATTACH, text, "nbd")),
+        }
+    }
+}
+
+impl fmt::Display for Attach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nbd => "nbd",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(fixed: &[(&str, &str)], mutable: &[(&str, &str)]) -> Result<Parameters, Status> {
+        let map = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect()
+        };
+        Parameters::of(&map(fixed), &map(mutable))
+    }
+
+    #[test]
+    fn all_parameters_are_read() {
+        let fixed = [
+            ("replicas", "2"),
+            ("ack", "all"),
+            ("fsType", "xfs"),
+            ("attach", "nbd"),
+            ("reserve", "none"),
+            ("csi.storage.k8s.io/pvc/name", "claim"),
+        ];
+        let read = read(&fixed, &[("reserve", "4096")]).unwrap();
+        assert_eq!(read.replicas, Some(2));
+        assert_eq!(read.ack, Some(AckRule::All));
+        assert_eq!(read.fs, Some(FileSystem::Xfs));
+        assert_eq!(
+            read.mutable.reserve,
+            Some(Reserve::Bytes(ByteCount::new(4096))),
+            "what can be changed counts more"
+        );
+        assert_eq!(
+            fs_of_context(&read.context()).unwrap(),
+            Some(FileSystem::Xfs)
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for (key, value) in [
+            ("replica", "3"),
+            ("replicas", "0"),
+            ("replicas", "4"),
+            ("ack", "one"),
+            ("fsType", "ext3"),
+            ("attach", "floppy"),
+            ("reserve", "0"),
+        ] {
+            let code = read(&[(key, value)], &[]).unwrap_err().code();
+            assert_eq!(code, tonic::Code::InvalidArgument, "{key}={value}");
+        }
+        assert!(read(&[], &[("replicas", "3")]).is_err(), "not mutable");
+    }
+}

@@ -246,8 +246,9 @@ pub struct ReactorArgs {
     #[arg(long, value_enum, value_name = "ENGINE")]
     pub engine: Option<EngineArg>,
 
-    /// Longest time to poll after activity before sleeping, in microseconds; 0 never polls.
-    #[arg(long, default_value_t = 50, value_name = "US", value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    /// Longest time to poll for the next event before sleeping, in microseconds; it polls only while most
+    /// events come within it; 0 never polls.
+    #[arg(long, default_value_t = 100, value_name = "US", value_parser = clap::value_parser!(u64).range(0..=10_000))]
     pub spin_us: u64,
 }
 

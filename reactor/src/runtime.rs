@@ -14,8 +14,6 @@ use std::time::Duration;
 
 /// Task polls between two looks at the engine: none starves the other.
 const POLLS_MAX: usize = 256;
-/// The shortest spin that is worth trying.
-const SPIN_STEP: Duration = Duration::from_micros(5);
 
 /// Which interface of the kernel the IO goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,8 +55,8 @@ impl FromStr for Engine {
 pub struct RuntimeOptions {
     /// The engine: see [`probe_engine`].
     pub engine: Engine,
-    /// The longest that it polls without sleeping for the next event. It adapts below this to
-    /// what pays; zero always sleeps.
+    /// The longest that it polls for the next event before it sleeps. It does so only while most events
+    /// come within this time; zero always sleeps.
     pub spin: Duration,
 }
 
@@ -68,7 +66,7 @@ impl RuntimeOptions {
     pub fn new(engine: Engine) -> Self {
         Self {
             engine,
-            spin: Duration::from_micros(50),
+            spin: Duration::from_micros(100),
         }
     }
 }
@@ -180,7 +178,7 @@ impl<'a> Loop<'a> {
                 let has_events = self.has_events();
                 let now = self.reactor.now();
                 if has_events {
-                    self.spin.paid(now - start, now);
+                    self.spin.waited(now - start, now);
                     return;
                 }
                 if now >= end {
@@ -190,7 +188,7 @@ impl<'a> Loop<'a> {
         }
         self.sleep();
         let now = self.reactor.now();
-        self.spin.slept(now - start, now);
+        self.spin.waited(now - start, now);
     }
 
     fn has_events(&self) -> bool {
@@ -207,14 +205,16 @@ impl<'a> Loop<'a> {
     }
 }
 
-/// How long to poll before sleeping: grows while events come just too late for it, shrinks to
-/// nothing while they are far between, so that an idle reactor only sleeps.
+/// Whether to poll before sleeping, and how long: as long as allowed while at least half of the last waits
+/// ended within that time, else not at all. To poll for less than the wait takes costs both the polling and
+/// the sleep. An idle reactor only sleeps.
 ///
 /// A reactor with little idle time does not poll either: it would take events one by one as they
 /// come. Sleeping, it finds several when it wakes, and passes on what they lead to together.
 struct Spin {
-    current: Duration,
     max: Duration,
+    /// The share of the last waits that ended within `max`, of [`SHARE_ONE`]; each counts for an eighth.
+    short: u32,
     /// Idle time in this window and the one before, decayed.
     idle: Duration,
     /// All time likewise.
@@ -223,16 +223,18 @@ struct Spin {
     seen: Option<Instant>,
 }
 
+/// All waits were short.
+const SHARE_ONE: u32 = 1 << 16;
 /// Idle time below this share of all time is too little for polling: 1 in this many.
-const IDLE_SHARE: u32 = 4;
+const IDLE_SHARE: u32 = 2;
 /// How far back the share of idle time reaches.
 const IDLE_WINDOW: Duration = Duration::from_millis(2);
 
 impl Spin {
     fn new(max: Duration) -> Self {
         Self {
-            current: Duration::ZERO,
             max,
+            short: 0,
             idle: Duration::ZERO,
             total: Duration::ZERO,
             seen: None,
@@ -241,29 +243,18 @@ impl Spin {
 
     /// How long to poll now.
     fn limit(&self) -> Duration {
-        if self.idle * IDLE_SHARE < self.total {
+        if self.idle * IDLE_SHARE < self.total || self.short < SHARE_ONE / 2 {
             Duration::ZERO
         } else {
-            self.current
+            self.max
         }
     }
 
-    /// An event came after `idle` of polling.
-    fn paid(&mut self, idle: Duration, now: Instant) {
+    /// An event came `idle` after there was nothing to do any more: by then the reactor polled or slept.
+    fn waited(&mut self, idle: Duration, now: Instant) {
         self.account(idle, now);
-    }
-
-    /// The reactor had to sleep, `idle` after it had nothing to do any more.
-    fn slept(&mut self, idle: Duration, now: Instant) {
-        self.account(idle, now);
-        if idle <= self.max {
-            self.current = (self.current * 2).max(SPIN_STEP).min(self.max);
-        } else {
-            self.current /= 2;
-            if self.current < SPIN_STEP {
-                self.current = Duration::ZERO;
-            }
-        }
+        let eighth = if idle <= self.max { SHARE_ONE / 8 } else { 0 };
+        self.short = self.short - self.short / 8 + eighth;
     }
 
     fn account(&mut self, idle: Duration, now: Instant) {
@@ -289,21 +280,31 @@ mod tests {
         for _ in 0..rounds {
             let idle = Duration::from_micros(idle_us);
             now = now + Duration::from_micros(work_us) + idle;
-            if idle <= spin.limit() {
-                spin.paid(idle, now);
-            } else {
-                spin.slept(idle, now);
-            }
+            spin.waited(idle, now);
         }
         spin.limit()
     }
 
     #[test]
-    fn spin_grows_with_short_waits_and_vanishes_with_long_ones() {
+    fn spin_comes_with_short_waits_and_not_with_long_ones() {
         assert_eq!(Spin::new(Duration::from_micros(50)).limit(), Duration::ZERO);
-        assert!(spin_after(20, 10, 30) >= Duration::from_micros(30));
+        assert_eq!(spin_after(20, 10, 30), Duration::from_micros(50));
         assert_eq!(spin_after(20, 10, 60), Duration::ZERO);
         assert_eq!(spin_after(20, 10, 5_000_000), Duration::ZERO);
+    }
+
+    #[test]
+    fn spin_goes_when_most_waits_are_long() {
+        let mut spin = Spin::new(Duration::from_micros(50));
+        let mut now = Instant::EPOCH;
+        for (idle_us, rounds, then) in [(30, 20, 50), (80, 6, 0), (30, 20, 50)] {
+            for _ in 0..rounds {
+                let idle = Duration::from_micros(idle_us);
+                now = now + Duration::from_micros(5) + idle;
+                spin.waited(idle, now);
+            }
+            assert_eq!(spin.limit(), Duration::from_micros(then));
+        }
     }
 
     #[test]
@@ -319,7 +320,7 @@ mod tests {
             for _ in 0..rounds {
                 let idle = Duration::from_micros(idle);
                 now = now + Duration::from_micros(work) + idle;
-                spin.slept(idle, now);
+                spin.waited(idle, now);
             }
         }
         assert_eq!(spin.limit(), Duration::from_micros(50));
@@ -328,7 +329,7 @@ mod tests {
     #[test]
     fn spin_can_be_forbidden() {
         let mut spin = Spin::new(Duration::ZERO);
-        spin.slept(Duration::ZERO, Instant::EPOCH);
+        spin.waited(Duration::ZERO, Instant::EPOCH);
         assert!(spin.limit().is_zero());
     }
 

@@ -229,6 +229,10 @@ impl ClusterState {
         if current.generation != request.generation {
             return Err(stale_generation(current, request.generation).into());
         }
+        if !self.servers.contains_key(&request.to) {
+            let server = request.to.to_string();
+            return Err(ServerRefusal::NotFound { server }.into());
+        }
         if current.wanted_by == Some(request.to) {
             return Ok(Plan::nothing(()));
         }

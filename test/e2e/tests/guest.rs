@@ -63,7 +63,7 @@ fn fstrim_frees_the_same_on_all_replicas() -> Result<()> {
     Ok(())
 }
 
-/// Linux's own initiator: discovery, CHAP, digests, a file system that grows while it is mounted.
+/// Linux's own initiator: discovery, CHAP both ways, digests, a file system that grows while it is mounted.
 #[test]
 fn open_iscsi_keeps_a_file_system_on_a_volume() -> Result<()> {
     const TARGET: &str = "iqn.2026-01.test:guest";
@@ -72,25 +72,33 @@ fn open_iscsi_keeps_a_file_system_on_a_volume() -> Result<()> {
         ..ClusterOptions::default()
     })?;
     cluster.create_volume("v", "512MiB", 3)?;
-    let secret = cluster.path().join("secret");
-    std::fs::write(&secret, "a-secret-of-guests")?;
-    let secret = secret.to_str().context("a path is text")?;
-    let commands: [&[&str]; 4] = [
-        &["create", TARGET],
-        &["map", TARGET, "v", "--lun", "0"],
-        &["acl", TARGET, "allow", "iqn.2026-11.io.ashlar:guest"],
-        &[
-            "chap",
-            TARGET,
-            "set",
-            "--user",
-            "guest",
-            "--secret-file",
-            secret,
-        ],
+    let secret = |name: &str, text: &str| -> Result<String> {
+        let path = cluster.path().join(name);
+        std::fs::write(&path, text)?;
+        path.to_str().context("a path is text").map(str::to_owned)
+    };
+    let theirs = secret("theirs", "a-secret-of-guests")?;
+    let ours = secret("ours", "a-secret-of-servers")?;
+    let theirs = ["set", "--user", "guest", "--secret-file", theirs.as_str()];
+    let ours = [
+        "set",
+        "--user",
+        "server",
+        "--mutual",
+        "--secret-file",
+        &ours,
     ];
-    for command in commands {
-        let words = ["target"].iter().chain(command).copied();
+    let chap = ["chap", TARGET].as_slice();
+    for command in [
+        &[&["create", TARGET][..]][..],
+        &[&["map", TARGET, "v", "--lun", "0"]],
+        &[&["acl", TARGET, "allow", "iqn.2026-11.io.ashlar:guest"]],
+        &[chap, &theirs],
+        &[chap, &ours],
+        &[&["discovery-chap"], &theirs],
+        &[&["discovery-chap"], &ours],
+    ] {
+        let words = ["target"].into_iter().chain(command.concat());
         cluster.ashlar(words).check()?;
     }
     cluster.start_service("iscsi")?;
@@ -98,7 +106,8 @@ fn open_iscsi_keeps_a_file_system_on_a_volume() -> Result<()> {
     let api = cluster.api_port();
     let orders = format!(
         "ashlar.iscsi={port} ashlar.target={TARGET} ashlar.user=guest \
-         ashlar.secret=a-secret-of-guests ashlar.resize=http://10.0.2.2:{api}/v1/volumes/v/resize"
+         ashlar.secret=a-secret-of-guests ashlar.own_user=server \
+         ashlar.own_secret=a-secret-of-servers ashlar.resize=http://10.0.2.2:{api}/v1/volumes/v/resize"
     );
     let console = boot(&cluster, &orders)?;
     let steps = console.lines().filter(|line| line.contains("GUEST ok"));

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const BLOCK: usize = 4096;
-const THREADS: u64 = 4;
+const THREADS: u64 = 32;
 /// One block in so many is read back at once.
 const READ_EVERY: u64 = 8;
 

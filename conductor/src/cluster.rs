@@ -143,6 +143,17 @@ struct Reign {
 }
 
 impl View {
+    /// Whether this conductor has begun to lead in that term, and not ended.
+    fn leads_in(&self, term: Term) -> bool {
+        self.reign.is_some_and(|reign| reign.term == term)
+    }
+
+    /// Whether it follows, and has not come as far as that yet. To who leads a revision ahead is of other
+    /// metadata.
+    fn is_behind(&self, revision: Revision) -> bool {
+        self.reign.is_none() && revision > self.state.revision()
+    }
+
     /// Weighs what was said. Whether that says anything else than before.
     fn weigh(&mut self, now: Moment) -> bool {
         let state = &self.state;

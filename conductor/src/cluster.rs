@@ -242,6 +242,11 @@ impl<M: MetaStore> Cluster<M> {
         Moment::after_start(self.uptime())
     }
 
+    /// Milliseconds since 1970-01-01 UTC.
+    pub(crate) fn wall_ms(&self) -> u64 {
+        self.runtime.wall_ms()
+    }
+
     fn uptime(&self) -> Duration {
         self.runtime.elapsed().saturating_sub(self.started)
     }

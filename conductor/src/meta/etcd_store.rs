@@ -8,6 +8,7 @@
 //!
 //! The revisions are etcd's own, so they may skip some.
 
+mod alone;
 mod election;
 mod error;
 mod follow;

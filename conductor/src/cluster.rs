@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use ashlar_proto::api::Revision;
 use ashlar_proto::limits::SHARD_BYTES_DEFAULT;
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{ByteCount, ClusterId, GroupId};
 use tokio::sync::{Mutex, Notify, oneshot, watch};
 
@@ -304,7 +305,7 @@ impl<M: MetaStore> Cluster<M> {
             if transaction.changes.is_empty() {
                 return Ok((planned.answer, at));
             }
-            transaction.term = Some(term);
+            transaction.term = (!is_planted(Planted::WriteUnfenced)).then_some(term);
             match self.store.commit(transaction).await? {
                 Outcome::Committed(revision) => {
                     self.follow().await?;

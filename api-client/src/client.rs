@@ -143,6 +143,17 @@ impl ApiClient {
         self.get(&["status"]).await
     }
 
+    /// `GET /v1/metadata/backup`: all metadata at one moment, as a file.
+    pub async fn back_up_metadata(&self) -> Result<Vec<u8>, ApiError> {
+        let get = self.request(Method::GET, &["metadata", "backup"]);
+        let response = send(get.timeout(STORES_MAX), &self.base).await?;
+        let bytes = response.bytes().await.map_err(|error| ApiError::NoAnswer {
+            url: self.base.first(),
+            reason: root_cause(&error),
+        })?;
+        Ok(bytes.into())
+    }
+
     /// `GET /v1/volumes`.
     pub async fn volumes(&self) -> Result<List<Volume>, ApiError> {
         self.get(&["volumes"]).await

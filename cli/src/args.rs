@@ -5,6 +5,7 @@ mod clones;
 mod csi;
 mod etcd;
 mod iscsi;
+mod meta;
 mod resize;
 mod snapshots;
 mod space;
@@ -29,6 +30,9 @@ pub use clones::{CloneArgs, FlattenArgs};
 pub use csi::{AttacherArg, CsiArgs, CsiMode};
 pub use etcd::EtcdArgs;
 pub use iscsi::{ISCSI_LISTEN, IscsiArgs, IscsiChoice, IscsiListen};
+pub use meta::{
+    BackupArgs, CheckArgs, MetaCommand, MetaPlace, MetaTarget, MigrateArgs, RestoreArgs,
+};
 pub use resize::ResizeArgs;
 pub use snapshots::{CreateName, SnapshotCommand, SnapshotName};
 pub use space::{EventsArgs, SetSpaceArgs, SetVolumeArgs, SpaceCommand};
@@ -190,6 +194,15 @@ Examples:
         /// Which events.
         #[command(flatten)]
         args: EventsArgs,
+    },
+    /// Back up, restore, check and move the metadata of the cluster.
+    Meta {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: MetaCommand,
     },
     /// Show how the cluster is.
     #[command(after_help = "Example:\n  ashlar status --json | jq .health")]

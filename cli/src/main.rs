@@ -20,6 +20,7 @@ mod io_threads;
 mod iscsi_role;
 mod machine_memory;
 mod map_watch;
+mod meta;
 mod nbd_role;
 mod output;
 mod owner_beats;
@@ -108,6 +109,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             space::run(&api.api, &command, json)
         }
         Command::Events { api, args } => space::events(&api.api, &args, json),
+        Command::Meta { api, command } => meta::run(&api.api, command, json),
         Command::Status { api } => admin::status(&api.api, json),
         Command::Bench(args) => bench::run(&args, json),
         Command::Completions { shell } => {

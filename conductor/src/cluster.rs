@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use ashlar_proto::api::Revision;
 use ashlar_proto::limits::SHARD_BYTES_DEFAULT;
+use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{ByteCount, ClusterId, GroupId};
 use tokio::sync::{Mutex, Notify, oneshot, watch};
 
@@ -143,6 +144,17 @@ struct Reign {
 }
 
 impl View {
+    /// Whether this conductor has begun to lead in that term, and not ended.
+    fn leads_in(&self, term: Term) -> bool {
+        self.reign.is_some_and(|reign| reign.term == term)
+    }
+
+    /// Whether it follows, and has not come as far as that yet. To who leads a revision ahead is of other
+    /// metadata.
+    fn is_behind(&self, revision: Revision) -> bool {
+        self.reign.is_none() && revision > self.state.revision()
+    }
+
     /// Weighs what was said. Whether that says anything else than before.
     fn weigh(&mut self, now: Moment) -> bool {
         let state = &self.state;
@@ -231,6 +243,11 @@ impl<M: MetaStore> Cluster<M> {
         Moment::after_start(self.uptime())
     }
 
+    /// Milliseconds since 1970-01-01 UTC.
+    pub(crate) fn wall_ms(&self) -> u64 {
+        self.runtime.wall_ms()
+    }
+
     fn uptime(&self) -> Duration {
         self.runtime.elapsed().saturating_sub(self.started)
     }
@@ -288,7 +305,7 @@ impl<M: MetaStore> Cluster<M> {
             if transaction.changes.is_empty() {
                 return Ok((planned.answer, at));
             }
-            transaction.term = Some(term);
+            transaction.term = (!is_planted(Planted::WriteUnfenced)).then_some(term);
             match self.store.commit(transaction).await? {
                 Outcome::Committed(revision) => {
                     self.follow().await?;

@@ -10,6 +10,7 @@ mod extract;
 mod groups;
 mod leader;
 pub(crate) mod listener;
+mod metadata;
 mod nodes;
 mod problem;
 mod rebalance;
@@ -157,6 +158,7 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .route("/v1/clients/denied", get(clients::denied::<M>))
         .route("/v1/clients/deny", post(clients::deny::<M>))
         .route("/v1/clients/allow", post(clients::allow::<M>))
+        .merge(metadata::routes())
         .merge(targets::routes())
         .merge(servers::routes())
         .route("/v1/space", get(space::show::<M>).post(space::set::<M>))

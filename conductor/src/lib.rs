@@ -25,6 +25,7 @@ mod row;
 mod runtime;
 mod spell;
 mod state;
+pub mod upkeep;
 
 pub use cluster::{Cluster, ClusterError, ClusterOptions, Timing};
 pub use conductor::{Conductor, ConductorOptions, StartError};

@@ -57,6 +57,7 @@ pub(crate) use groups::Progress;
 pub(crate) use healing::Outlook;
 pub(crate) use removed::removed_node;
 pub(crate) use repairs::Turns;
+pub(crate) use resize::shards_needed;
 use snapshots::SnapshotIndex;
 pub(crate) use subjects::Subject;
 

@@ -80,6 +80,8 @@ pub enum Planted {
     TrimBaresParent,
     /// A checkpoint leaves out the root pages of sealed layers.
     CheckpointForgetsLayer,
+    /// A conductor that leads writes without its term: its write counts when it leads no more.
+    WriteUnfenced,
     /// A conductor calls a snapshot of a volume that was not detached cleanly ready.
     SnapshotUnsettled,
     /// A conductor goes back without raising the generation.
@@ -98,7 +100,7 @@ pub enum Planted {
 
 impl Planted {
     /// All that are found in a cluster with one volume and its clones.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::NoLease,
         Self::CountNonMembers,
         Self::CountProposedOnly,
@@ -140,6 +142,7 @@ impl Planted {
         Self::RollbackUnfenced,
         Self::FlattenOverWrites,
         Self::DeleteOrigin,
+        Self::WriteUnfenced,
     ];
 
     /// Those of groups of snapshots, for which it takes more than one volume.
@@ -162,6 +165,7 @@ impl Planted {
                 | Self::ReplaceInSync
                 | Self::DropLeaving
                 | Self::ForgetCommits
+                | Self::WriteUnfenced
                 | Self::SnapshotUnsettled
                 | Self::RollbackUnfenced
         )

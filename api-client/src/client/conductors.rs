@@ -4,20 +4,27 @@
 //! - where it was surely not carried out: nobody listens, or the one that was asked does not lead;
 //! - where no answer came, if it is one that may be carried out twice: then it has little time at each.
 //!
+//! One that may not is sent to a conductor that has just said that it leads: one that hangs is passed over
+//! before it is trusted with it.
+//!
 //! Who has one address alone is sent on, too, but waits for nobody.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ashlar_proto::api::Problem;
-use reqwest::header::LOCATION;
+use reqwest::header::{AUTHORIZATION, LOCATION};
 use reqwest::{Method, Request, RequestBuilder, Response, Url};
+use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{ANSWER_MAX, ApiError, root_cause};
 
 /// How long one of several conductors may take for an answer that waits for nobody.
 const ATTEMPT_MAX: Duration = Duration::from_secs(2);
+
+/// How long a conductor may take to say whether it leads.
+const KNOCK_MAX: Duration = Duration::from_millis(700);
 
 /// How long a leader is looked for. An election takes a few seconds.
 const SEARCH_MAX: Duration = Duration::from_secs(15);
@@ -97,6 +104,9 @@ impl Conductors {
         }
         let deadline = Instant::now() + SEARCH_MAX;
         let (mut sent_on, mut url) = (0, first);
+        if self.are_several() && !is_repeatable {
+            url = self.find(&http, &request, deadline).await.unwrap_or(url);
+        }
         loop {
             let Some(again) = request.try_clone() else {
                 return Err(super::strange(
@@ -138,6 +148,34 @@ impl Conductors {
             (sent_on, url) = (0, next);
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// The conductor that says that it leads, if one does until `deadline`.
+    async fn find(&self, http: &reqwest::Client, of: &Request, deadline: Instant) -> Option<Url> {
+        let mut url = self.first();
+        while Instant::now() < deadline {
+            url = match knock(http, of, &url).await {
+                Knocked::Leads => {
+                    self.learn(url.clone());
+                    return Some(url);
+                }
+                Knocked::Follows(leader) if leader != url => {
+                    if matches!(knock(http, of, &leader).await, Knocked::Leads) {
+                        self.learn(leader.clone());
+                        return Some(leader);
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                    self.after(&url)
+                }
+                // It has no such question: then it says itself what is wrong.
+                Knocked::Strange => return Some(url),
+                Knocked::Follows(_) | Knocked::Nothing => {
+                    tokio::time::sleep(PAUSE).await;
+                    self.after(&url)
+                }
+            };
+        }
+        None
     }
 
     fn learn(&self, url: Url) {
@@ -227,6 +265,49 @@ async fn attempt(http: &reqwest::Client, mut request: Request, url: &Url) -> Att
         Ok(problem) => Attempt::Failed(ApiError::Refused(problem)),
         Err(_) => Attempt::Failed(super::strange(url, format!("it answers {status}"))),
     }
+}
+
+/// What a conductor says of who leads.
+enum Knocked {
+    Leads,
+    Follows(Url),
+    /// Nothing, or that it knows of nobody.
+    Nothing,
+    /// Something else than a conductor says.
+    Strange,
+}
+
+/// `GET /v1/leader`, as whoever sends `of`.
+async fn knock(http: &reqwest::Client, of: &Request, url: &Url) -> Knocked {
+    let mut at = url.clone();
+    at.set_path("/v1/leader");
+    let mut question = Request::new(Method::GET, at);
+    *question.timeout_mut() = Some(KNOCK_MAX);
+    if let Some(token) = of.headers().get(AUTHORIZATION) {
+        question.headers_mut().insert(AUTHORIZATION, token.clone());
+    }
+    let Ok(response) = http.execute(question).await else {
+        return Knocked::Nothing;
+    };
+    if !response.status().is_success() {
+        return Knocked::Strange;
+    }
+    let Ok(said) = response.json::<LeaderSaid>().await else {
+        return Knocked::Strange;
+    };
+    let leader = said.leader.and_then(|leader| base(&leader).ok());
+    match (said.leads, leader) {
+        (true, _) => Knocked::Leads,
+        (false, Some(leader)) => Knocked::Follows(leader),
+        (false, None) => Knocked::Nothing,
+    }
+}
+
+/// The answer to it.
+#[derive(Deserialize)]
+struct LeaderSaid {
+    leads: bool,
+    leader: Option<String>,
 }
 
 /// Where a conductor that does not lead sends.

@@ -97,6 +97,8 @@ impl<M: MetaStore> Cluster<M> {
             Leadership::Follows { .. } => {
                 if reign.is_some() {
                     self.change_live(|view| view.reign = None);
+                    // Whoever waits for what only a leader knows is to ask another one.
+                    self.changed.notify_waiters();
                 }
                 let _turn = self.turn.lock().await;
                 self.follow().await

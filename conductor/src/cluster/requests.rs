@@ -266,7 +266,9 @@ impl<M: MetaStore> Cluster<M> {
         Ok(())
     }
 
-    /// A node's assignments, once they are newer than `after` or the wait is over.
+    /// A node's assignments, once they are newer than `after` or the wait is over. Only who leads before
+    /// and after the wait knows them: a store removes what is not on the list, and one of a moment ago
+    /// lacks what the store has made since.
     ///
     /// # Errors
     /// [`ClusterError`].
@@ -281,12 +283,16 @@ impl<M: MetaStore> Cluster<M> {
                 .assigned(node)
                 .ok_or(Refusal::from(NodeRefusal::NotFound { node }))
         };
+        let term = self.leads()?;
         let changed = |view: &View| match current(view) {
-            Ok(at) if at == after => None,
+            Ok(at) if at == after && view.leads_in(term) => None,
             other => Some(other.map(|_| ())),
         };
         if let Some(refused) = self.wait_for(wait, changed).await {
             refused?;
+        }
+        if self.leads()? != term {
+            return Err(ClusterError::NotLeader { leader: None });
         }
         self.read(|view| {
             let revision = current(view)?;
@@ -310,10 +316,12 @@ impl<M: MetaStore> Cluster<M> {
         wait: Duration,
     ) -> Result<VolumeMap, ClusterError> {
         let changed = |view: &View| match view.state.map_changed(&name) {
+            _ if view.is_behind(after) => None,
             Some(at) if !view.state.is_newer(at, after) => None,
             _ => Some(()),
         };
         self.wait_for(wait, changed).await;
+        self.check_not_behind(after)?;
         let map = self.read(|view| view.state.map(&name));
         map.ok_or_else(|| Refusal::from(VolumeRefusal::NotFound { name }).into())
     }
@@ -329,11 +337,27 @@ impl<M: MetaStore> Cluster<M> {
             let (field, most) = ("volumes", MAPS_ASKED_MAX);
             return Err(Refusal::from(InvalidRequest::TooMany { field, most }).into());
         }
+        let known = asked.iter().map(|asked| asked.after).max();
+        let known = known.unwrap_or_default();
         let changed = |view: &View| {
+            if view.is_behind(known) {
+                return None;
+            }
             let maps = view.state.changed_maps(&asked);
             (maps != VolumeMaps::default()).then_some(maps)
         };
-        Ok(self.wait_for(wait, changed).await.unwrap_or_default())
+        let maps = self.wait_for(wait, changed).await;
+        self.check_not_behind(known)?;
+        Ok(maps.unwrap_or_default())
+    }
+
+    /// A map of a moment ago is none to whoever knows a newer one: it would take replicas away from an owner
+    /// that has just got them.
+    fn check_not_behind(&self, after: Revision) -> Result<(), ClusterError> {
+        if self.read(|view| view.is_behind(after)) {
+            return Err(ClusterError::NotLeader { leader: None });
+        }
+        Ok(())
     }
 
     /// Moves volumes on whose stores have done their part.

@@ -30,6 +30,10 @@ const OF_LEADER: [&str; 4] = [
 /// in whom somebody has shut out.
 const OF_LEADER_BY_VOLUME: [&str; 2] = ["/reservations", "/reservations/confirmed"];
 
+/// A store removes what is not on its list of assignments, so a list of a moment ago would cost it the
+/// replicas that it has made since.
+const OF_LEADER_BY_NODE: &str = "/assignments";
+
 /// What is asked with a body, and changes nothing.
 const QUESTIONS: [&str; 1] = ["/v1/maps"];
 
@@ -86,8 +90,9 @@ fn is_answered_by_all(method: &Method, path: &str) -> bool {
     if QUESTIONS.contains(&path) || !path.starts_with("/v1/") {
         return true;
     }
-    let is_of_leader =
-        OF_LEADER.contains(&path) || OF_LEADER_BY_VOLUME.iter().any(|end| path.ends_with(end));
+    let is_of_leader = OF_LEADER.contains(&path)
+        || OF_LEADER_BY_VOLUME.iter().any(|end| path.ends_with(end))
+        || path.ends_with(OF_LEADER_BY_NODE);
     matches!(*method, Method::GET | Method::HEAD) && !is_of_leader
 }
 
@@ -112,6 +117,7 @@ mod tests {
         assert!(!get("/v1/events") && !get("/v1/space") && !get("/v1/rebalance/plan"));
         assert!(!get("/v1/volumes/v/reservations") && get("/v1/volumes/v"));
         assert!(!post("/v1/volumes") && !post("/v1/nodes/1/heartbeat"));
+        assert!(!get("/v1/nodes/1/assignments") && get("/v1/nodes"));
         assert!(!is_answered_by_all(&Method::DELETE, "/v1/volumes/a"));
     }
 

@@ -8,6 +8,7 @@
 //!
 //! The revisions are etcd's own, so they may skip some.
 
+mod alone;
 mod election;
 mod error;
 mod follow;
@@ -48,7 +49,7 @@ const HEADS_MAX: usize = 16;
 const HISTORY_MAX: usize = 256;
 
 /// How long a watch may lag behind a commit before another member is asked.
-const LAG_MAX: Duration = Duration::from_millis(1500);
+const LAG_MAX: Duration = Duration::from_millis(800);
 
 /// Rows in etcd. Clones are the same; the last one dropped ends the watch and the leadership.
 #[derive(Clone)]

@@ -97,6 +97,36 @@ impl RedbStore {
     }
 }
 
+impl RedbStore {
+    /// Goes on after `revision` at the least: who knows rows of another store at that revision must not
+    /// take those of this one for older ones.
+    ///
+    /// # Errors
+    /// [`MetaError::Database`].
+    pub async fn go_on_after(&self, revision: Revision) -> Result<(), MetaError> {
+        let store = self.clone();
+        blocking(move || Ok(store.go_on_after_blocking(revision)?)).await
+    }
+
+    fn go_on_after_blocking(&self, revision: Revision) -> Result<(), redb::Error> {
+        let mut transaction = self.0.database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        {
+            let mut counters = transaction.open_table(COUNTERS)?;
+            if counter(&counters, REVISION)? >= revision.0 {
+                return Ok(());
+            }
+            let mut events = transaction.open_table(EVENTS)?;
+            events.retain(|_, _| false)?;
+            counters.insert(REVISION, revision.0)?;
+            counters.insert(COMPACTED, revision.0)?;
+        }
+        transaction.commit()?;
+        self.0.revision.send_replace(revision);
+        Ok(())
+    }
+}
+
 /// Makes the tables of a new file, or checks those of an old one. Gives its revision.
 fn prepare(database: &Database) -> Result<Revision, MetaError> {
     let transaction = database.begin_write().map_err(redb::Error::from)?;

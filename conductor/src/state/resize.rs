@@ -38,6 +38,15 @@ pub(super) fn shard_count(volume: &VolumeRow, bytes: ByteCount) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
+/// Shards that a volume has, those that it grows by included.
+pub(crate) fn shards_needed(volume: &VolumeRow) -> u32 {
+    // Rows may be looked at that no conductor wrote.
+    if volume.shard_bytes.get() == 0 {
+        return 0;
+    }
+    shard_count(volume, space(volume))
+}
+
 /// Whether owners are told of a shard.
 pub(super) fn is_served(volume: &VolumeRow, shard: ShardIndex) -> bool {
     shard.get() < shard_count(volume, volume.size_bytes)

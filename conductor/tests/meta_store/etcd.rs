@@ -202,7 +202,8 @@ async fn without_a_majority_nothing_is_changed_and_nobody_leads() {
     );
     members.revive(0);
     members.revive(1);
-    assert!(elected(&store).await > term);
+    // In the same term, if its key is still there: nobody else has led.
+    assert!(elected(&store).await >= term);
     committed(&store, vec![put("c", "1")]).await;
 }
 

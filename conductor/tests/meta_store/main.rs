@@ -6,4 +6,5 @@ mod conductors;
 mod etcd;
 mod members;
 mod redb;
+mod secured;
 mod suite;

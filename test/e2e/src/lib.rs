@@ -6,6 +6,7 @@
 
 pub mod binary;
 pub mod cluster;
+pub mod conductors;
 pub mod csi;
 pub mod filler;
 pub mod guest;

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::ApiClient;
 
+const LEADS: &str = r#"{"leads":true,"term":1}"#;
 const STATUS_OK: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 
 fn problem(status: &str, code: &str, more: &str) -> String {
@@ -39,6 +40,34 @@ async fn server(answer: Option<String>) -> (String, Arc<AtomicUsize>) {
             let mut request = [0; 4096];
             let _ = socket.read(&mut request).await;
             let _ = socket.write_all(answer.as_bytes()).await;
+        }
+    });
+    (address, asked)
+}
+
+/// Answers requests of one path only; counts all connections.
+async fn server_at(path: &'static str, body: &'static str) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        let mut silent = Vec::new();
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            count.fetch_add(1, Ordering::Relaxed);
+            let mut request = [0; 4096];
+            let length = socket.read(&mut request).await.unwrap();
+            let line = format!("GET {path} ");
+            if request[..length].starts_with(line.as_bytes()) {
+                let length = body.len();
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+                );
+                let _ = socket.write_all((head + body).as_bytes()).await;
+            } else {
+                silent.push(socket);
+            }
         }
     });
     (address, asked)
@@ -94,8 +123,19 @@ async fn what_may_have_been_done_is_repeated_only_where_that_is_harmless() {
     let (leader, asked) = server(Some(STATUS_OK.to_owned())).await;
     detach(&[&silent, &leader]).await.unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 1);
-    let error = allow(&[&silent, &leader]).await.unwrap_err();
+    // It says that it leads, and falls silent when it is asked to do something.
+    let (hangs, knocked) = server_at("/v1/leader", LEADS).await;
+    let error = allow(&[&hangs, &leader]).await.unwrap_err();
     assert!(matches!(error, ApiError::NoAnswer { .. }), "{error}");
+    assert_eq!(knocked.load(Ordering::Relaxed), 2);
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn one_that_hangs_is_not_trusted_with_what_may_not_be_repeated() {
+    let (silent, asked) = server(None).await;
+    let (leader, _) = server(Some(STATUS_OK.to_owned())).await;
+    allow(&[&silent, &leader]).await.unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 

@@ -61,6 +61,12 @@ pub enum EtcdError {
         /// Its words.
         reason: String,
     },
+    /// A conductor leads, so nobody else may change all rows.
+    #[error("a conductor leads ({leader}): stop all conductors first")]
+    Led {
+        /// Where its API is.
+        leader: String,
+    },
     /// It refuses for another reason.
     #[error("etcd refuses: {reason}")]
     Refused {

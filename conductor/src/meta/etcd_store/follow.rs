@@ -1,7 +1,8 @@
 //! Following: one watch of all keys of the cluster, for ever, on whichever member serves it.
 //!
-//! A member that falls silent is given up by the connection's own keep-alive, or by who waits for a
-//! commit to come by (`kick`).
+//! A member that falls silent is given up with whoever else finds that it does not answer
+//! ([`super::link::Link::avoided`]), by the connection's own keep-alive, or by who waits for a commit to
+//! come by (`kick`).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -65,6 +66,7 @@ async fn watch(shared: &Shared) -> Result<(), Fault> {
                 shared.link.avoid(member);
                 return Ok(());
             }
+            () = shared.link.avoided(member) => return Ok(()),
         };
         let Some(response) = message.inspect_err(|_| shared.link.avoid(member))? else {
             shared.link.avoid(member);

@@ -3,13 +3,13 @@
 //! Invariant: a call is repeated on other members until its deadline, so whoever calls here sends only
 //! what may arrive twice.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_core::Stream;
 use http::uri::PathAndQuery;
 use prost::Message;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::client::Grpc;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -24,7 +24,7 @@ use super::wire::{AuthenticateRequest, AuthenticateResponse};
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 
 /// How long one member may take for one answer.
-const ATTEMPT_MAX: Duration = Duration::from_secs(2);
+const ATTEMPT_MAX: Duration = Duration::from_secs(1);
 
 /// How long all members together may take.
 pub(super) const CALL_MAX: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ pub(super) const CALL_MAX: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How often a connection is tested, and how long the answer may take.
-const KEEPALIVE: Duration = Duration::from_secs(2);
+const KEEPALIVE: Duration = Duration::from_secs(1);
 
 /// Largest answer: a page of rows, or the history that a watch begins with.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -58,7 +58,7 @@ pub struct EtcdOptions {
 pub(super) struct Link {
     members: Vec<Channel>,
     /// The one to ask first.
-    first: AtomicUsize,
+    first: watch::Sender<usize>,
     user: Option<(String, String)>,
     token: Mutex<Option<MetadataValue<Ascii>>>,
 }
@@ -78,7 +78,7 @@ impl Link {
         }
         Ok(Self {
             members,
-            first: AtomicUsize::new(0),
+            first: watch::Sender::new(0),
             user: options.user.clone(),
             token: Mutex::default(),
         })
@@ -215,15 +215,26 @@ impl Link {
     /// Another member is asked first from now on, unless one is already.
     pub(super) fn avoid(&self, index: usize) {
         let next = (index + 1) % self.members.len();
-        // Another call may have been faster.
-        let _ = self
-            .first
-            .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+        self.first.send_if_modified(|first| {
+            // Another call may have been faster.
+            let is_news = *first == index && next != index;
+            if is_news {
+                *first = next;
+            }
+            is_news
+        });
+    }
+
+    /// Waits until another member than that is asked first.
+    pub(super) async fn avoided(&self, index: usize) {
+        let mut first = self.first.subscribe();
+        let _ = first.wait_for(|first| *first != index).await;
     }
 
     /// The member that is asked first has not answered.
     pub(super) fn avoid_first(&self) {
-        self.avoid(self.first.load(Ordering::Relaxed));
+        let first = *self.first.borrow();
+        self.avoid(first);
     }
 
     /// Logs in anew before the next call.
@@ -232,7 +243,7 @@ impl Link {
     }
 
     fn member(&self) -> (usize, Grpc<Channel>) {
-        let index = self.first.load(Ordering::Relaxed) % self.members.len();
+        let index = *self.first.borrow() % self.members.len();
         let member = Grpc::new(self.members[index].clone());
         (index, member.max_decoding_message_size(ANSWER_BYTES_MAX))
     }

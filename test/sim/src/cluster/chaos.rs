@@ -49,6 +49,8 @@ enum Trouble {
     CrashConductor,
     LongOutage,
     StallConductor,
+    /// The one that leads gives that up.
+    ResignConductor,
     /// The conductor and some stores do not reach each other.
     CutStores,
     Command(Command),
@@ -120,6 +122,13 @@ impl Cluster {
                 0 => Trouble::LongOutage,
                 1 => Trouble::StallConductor,
                 _ => Trouble::CrashConductor,
+            });
+        }
+        if self.conductor.count() > 1 && self.rng.chance(150_000) {
+            return Some(match self.rng.below(4) {
+                0 => Trouble::ResignConductor,
+                1 => Trouble::CrashConductor,
+                _ => Trouble::StallConductor,
             });
         }
         let trouble = match drawn {
@@ -232,14 +241,22 @@ impl Cluster {
                 let hosts = self.owners.iter().map(Owner::host);
                 self.conductor.roads.borrow_mut().cut_off.extend(hosts);
             }
-            Trouble::CrashConductor => self.conductor.crash(),
+            Trouble::CrashConductor => {
+                let index = self.draw_conductor();
+                self.conductor.crash(index);
+            }
             Trouble::LongOutage => {
-                self.conductor.crash();
+                (0..self.conductor.count()).for_each(|index| self.conductor.crash(index));
                 self.conductor_away_until = self.some_time_from_now(2_000_000, 30_000_000);
             }
             Trouble::StallConductor => {
                 let stall = self.rng.between(100_000, 8_000_000);
-                self.conductor.stall(Duration::from_micros(stall));
+                let index = self.draw_conductor();
+                self.conductor.stall(index, Duration::from_micros(stall));
+            }
+            Trouble::ResignConductor => {
+                let index = self.draw_conductor();
+                self.conductor.resign(index);
             }
             Trouble::CutStores => {
                 for store in &self.stores {
@@ -388,6 +405,14 @@ impl Cluster {
         self.world.sleep(Duration::from_micros(pause)).await;
     }
 
+    /// Mostly the conductor that leads.
+    fn draw_conductor(&mut self) -> usize {
+        let any = self.rng.index(self.conductor.count());
+        let is_leading = self.rng.chance(700_000);
+        let leading = self.conductor.leading().filter(|_| is_leading);
+        leading.unwrap_or(any)
+    }
+
     /// A disk of a store.
     pub(super) fn draw_disk(&mut self, store: usize) -> DiskId {
         let disks = self.stores[store].disks();
@@ -479,8 +504,10 @@ impl Cluster {
                 self.restart_store(number);
             }
         }
-        if now >= self.conductor_away_until && self.rng.chance(600_000) {
-            self.restart_conductor();
+        for index in 0..self.conductor.count() {
+            if now >= self.conductor_away_until && self.rng.chance(600_000) {
+                self.restart_one_conductor(index);
+            }
         }
         self.owners.retain(Owner::is_alive);
         let is_left = self.owners.last().is_some_and(Owner::is_fenced);

@@ -1,5 +1,5 @@
-//! The conductor of a simulated cluster: the real one, in a process that crashes, stalls and
-//! returns to what its metadata say.
+//! The conductors of a simulated cluster: the real ones, in processes that crash, stall and return to
+//! what their metadata say. There is one, or several of which one leads ([`super::seat`]).
 //!
 //! ```text
 //!  owner, store ── Road: delays, losses, cuts ──▶ a task in the conductor's process ──▶ Cluster
@@ -8,7 +8,7 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -22,6 +22,7 @@ use ashlar_reactor::{Reactor, Task};
 
 use super::metadata::{Archive, SimStore};
 use super::runtime::SimRuntime;
+use super::seat::{LifeId, Standing, keep_leases};
 
 /// Pause after a start that failed.
 const RETRY: Duration = Duration::from_millis(200);
@@ -51,14 +52,24 @@ pub struct Roads {
     pub cut_off: BTreeSet<IpAddr>,
 }
 
-/// The conductor, over all its lives.
+/// The pause of who was told that another one leads.
+const SENT_ON: Duration = Duration::from_millis(50);
+/// Of a million requests, how many go to whichever conductor, whoever answered last.
+const ASTRAY_PER_MILLION: u32 = 50_000;
+
+/// The conductors, over all their lives.
 pub struct Conductor {
     archive: Archive,
     options: ClusterOptions,
     rng: RefCell<Rng>,
     /// What is wrong with the roads.
     pub roads: RefCell<Roads>,
-    life: RefCell<Option<Life>>,
+    lives: RefCell<Vec<Option<Life>>>,
+    lives_begun: Cell<u64>,
+    /// Which one each host asks first.
+    first: RefCell<BTreeMap<IpAddr, usize>>,
+    /// Keeps the leases, where there are several.
+    etcd: Option<Process>,
 }
 
 /// One life of it.
@@ -66,6 +77,8 @@ pub struct Conductor {
 struct Life {
     process: Process,
     runtime: Arc<SimRuntime>,
+    /// What it knows of the others, if there are any.
+    standing: Option<Arc<Standing>>,
     /// Once it has read its metadata.
     cluster: Rc<RefCell<Option<SimCluster>>>,
 }
@@ -82,57 +95,144 @@ pub enum CallError {
 }
 
 impl Conductor {
+    /// One.
     pub fn new(archive: Archive, options: ClusterOptions, rng: Rng) -> Rc<Self> {
+        Self::several(archive, options, rng, 1, None)
+    }
+
+    /// So many; where there are more than one, the process keeps their leases.
+    pub fn several(
+        archive: Archive,
+        options: ClusterOptions,
+        rng: Rng,
+        count: usize,
+        etcd: Option<Process>,
+    ) -> Rc<Self> {
+        if let Some(etcd) = &etcd {
+            archive.have_several();
+            let reactor = etcd.reactor().clone();
+            drop(reactor.spawn(keep_leases(archive.clone(), reactor.clone())));
+        }
         Rc::new(Self {
             archive,
             options,
             rng: RefCell::new(rng),
             roads: RefCell::default(),
-            life: RefCell::default(),
+            lives: RefCell::new(vec![None; count.max(1)]),
+            lives_begun: Cell::default(),
+            first: RefCell::default(),
+            etcd,
         })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.lives.borrow().len()
+    }
+
+    fn are_several(&self) -> bool {
+        self.etcd.is_some()
+    }
+
+    fn life(&self, index: usize) -> Option<Life> {
+        self.lives.borrow()[index].clone()
+    }
+
+    /// The one that leads; the only one where there is one.
+    pub fn leading(&self) -> Option<usize> {
+        if !self.are_several() {
+            return Some(0);
+        }
+        let leads = self.archive.seat(|seat| seat.leads());
+        let of = |life: &Option<Life>| {
+            let standing = life.as_ref().and_then(|life| life.standing.as_ref());
+            standing.map(|standing| standing.life)
+        };
+        let lives = self.lives.borrow();
+        lives
+            .iter()
+            .position(|life| leads.is_some() && of(life) == leads)
+    }
+
+    /// The one that a host asks.
+    fn asked_by(&self, host: IpAddr) -> usize {
+        let count = self.count();
+        if self.are_several() {
+            let mut rng = self.rng.borrow_mut();
+            if rng.chance(ASTRAY_PER_MILLION) {
+                return rng.index(count);
+            }
+        }
+        self.first.borrow().get(&host).copied().unwrap_or(0)
+    }
+
+    /// That host asks another one next time: the one that leads, or just the next.
+    fn pass_over(&self, host: IpAddr, index: usize, leader: Option<usize>) {
+        let next = leader.unwrap_or((index + 1) % self.count());
+        self.first.borrow_mut().insert(host, next);
     }
 
     pub fn archive(&self) -> &Archive {
         &self.archive
     }
 
-    pub fn is_alive(&self) -> bool {
-        let life = self.life.borrow();
-        life.as_ref().is_some_and(|life| life.process.is_alive())
+    pub fn is_alive(&self, index: usize) -> bool {
+        self.life(index).is_some_and(|life| life.process.is_alive())
     }
 
-    /// Begins a new life in that process.
-    pub fn start(&self, process: Process) {
-        self.archive.crash();
+    /// Begins a new life of one in that process.
+    pub fn start(&self, index: usize, process: Process) {
+        if !self.are_several() {
+            self.archive.crash();
+        }
         let runtime = Arc::new(SimRuntime::default());
+        self.lives_begun.set(self.lives_begun.get() + 1);
+        let begun = LifeId(self.lives_begun.get());
+        let standing = || Arc::new(Standing::new(begun, self.archive.revision()));
         let life = Life {
             process,
             runtime: Arc::clone(&runtime),
+            standing: self.are_several().then(standing),
             cluster: Rc::default(),
         };
         let reactor = life.process.reactor().clone();
         drop(reactor.spawn(Arc::clone(&runtime).drive(reactor.clone())));
+        if let Some(standing) = &life.standing {
+            let standing = Arc::clone(standing).stand(self.archive.clone(), reactor.clone());
+            drop(reactor.spawn(standing));
+        }
         let opening = open(
             self.archive.clone(),
-            Arc::clone(&runtime),
+            Surroundings {
+                runtime: Arc::clone(&runtime),
+                standing: life.standing.clone(),
+                reactor: reactor.clone(),
+            },
             self.options,
-            reactor.clone(),
             Rc::clone(&life.cluster),
         );
         drop(reactor.spawn(runtime.on_time(reactor.clone(), opening)));
-        self.life.replace(Some(life));
+        self.lives.borrow_mut()[index] = Some(life);
     }
 
-    pub fn crash(&self) {
-        if let Some(life) = self.life.take() {
+    pub fn crash(&self, index: usize) {
+        let life = self.lives.borrow_mut()[index].take();
+        if let Some(life) = life {
             life.process.crash();
         }
     }
 
     /// Its process does nothing for a while; its clock goes on.
-    pub fn stall(&self, time: Duration) {
-        if let Some(life) = &*self.life.borrow() {
+    pub fn stall(&self, index: usize, time: Duration) {
+        if let Some(life) = self.life(index) {
             life.process.stall(time);
+        }
+    }
+
+    /// It gives up the lead, if it has it, in the middle of whatever it does.
+    pub fn resign(&self, index: usize) {
+        if let Some(standing) = self.life(index).and_then(|life| life.standing) {
+            standing.resign(&self.archive);
         }
     }
 
@@ -141,7 +241,8 @@ impl Conductor {
     where
         F: Future<Output = ()> + 'static,
     {
-        if let Some((life, cluster)) = self.serving() {
+        let leading = self.leading().and_then(|index| self.serving(index));
+        if let Some((life, cluster)) = leading {
             let (reactor, deed) = (life.process.reactor().clone(), deed(cluster));
             let clock = reactor.clone();
             let work = life.runtime.on_time(reactor.clone(), async move {
@@ -159,25 +260,35 @@ impl Conductor {
         is_echoed.then(|| Duration::from_micros(rng.below(HELD_UP_US_MAX)))
     }
 
-    fn serving(&self) -> Option<(Life, SimCluster)> {
-        let life = self.life.borrow().clone()?;
+    fn serving(&self, index: usize) -> Option<(Life, SimCluster)> {
+        let life = self.life(index)?;
         let cluster = life.cluster.borrow().clone()?;
         life.process.is_alive().then_some((life, cluster))
     }
 }
 
+/// What a life has around it.
+struct Surroundings {
+    runtime: Arc<SimRuntime>,
+    standing: Option<Arc<Standing>>,
+    reactor: Reactor,
+}
+
 /// Reads the metadata, then keeps time.
 async fn open(
     archive: Archive,
-    runtime: Arc<SimRuntime>,
+    around: Surroundings,
     options: ClusterOptions,
-    reactor: Reactor,
     slot: Rc<RefCell<Option<SimCluster>>>,
 ) {
+    let Surroundings {
+        runtime,
+        standing,
+        reactor,
+    } = around;
     let cluster = loop {
-        let store = SimStore::new(archive.clone(), Arc::clone(&runtime));
-        let surroundings = Arc::clone(&runtime);
-        match Cluster::open(store, surroundings, options).await {
+        let store = SimStore::new(archive.clone(), Arc::clone(&runtime), standing.clone());
+        match Cluster::open(store, Arc::<SimRuntime>::clone(&runtime), options).await {
             Ok(cluster) => break cluster,
             Err(error) => tracing::info!(%error, "the conductor cannot start yet"),
         }
@@ -245,8 +356,10 @@ impl Road {
         if fate.is_lost_there || self.is_cut() {
             return self.hear_nothing().await;
         }
-        let Some((life, cluster)) = self.conductor.serving() else {
+        let index = self.conductor.asked_by(self.host);
+        let Some((life, cluster)) = self.conductor.serving(index) else {
             // Nobody listens there: that is known at once.
+            self.conductor.pass_over(self.host, index, None);
             return Err(CallError::Unreachable);
         };
         let (answer, answered) = oneshot();
@@ -268,12 +381,20 @@ impl Road {
         }
         let heard = self.reactor.timeout(patience, answered).await;
         let Ok(Ok(outcome)) = heard else {
+            self.conductor.pass_over(self.host, index, None);
             return Err(CallError::Unreachable);
         };
         request.is_dropped.set(false);
         self.reactor.sleep(fate.back).await;
         if fate.is_lost_back || self.is_cut() {
             return self.hear_nothing().await;
+        }
+        if let Err(ClusterError::NotLeader { .. }) = outcome {
+            // A client is sent on, and asks again.
+            let leader = self.conductor.leading();
+            self.conductor.pass_over(self.host, index, leader);
+            self.reactor.sleep(SENT_ON).await;
+            return Err(CallError::Unreachable);
         }
         outcome.map_err(CallError::Refused)
     }

@@ -203,9 +203,9 @@ impl Groups {
     }
 
     fn start_conductor(&self) {
-        if !self.conductor.is_alive() {
+        if !self.conductor.is_alive(0) {
             let process = self.world.process("conductor", host(CONDUCTOR_HOST));
-            self.conductor.start(process);
+            self.conductor.start(0, process);
         }
     }
 
@@ -383,12 +383,12 @@ impl Groups {
                     }
                 }
                 3 => {
-                    self.conductor.crash();
+                    self.conductor.crash(0);
                     let pause = Duration::from_millis(rng.below(1_500));
                     self.world.sleep(pause).await;
                     self.start_conductor();
                 }
-                4 => self.conductor.stall(stall),
+                4 => self.conductor.stall(0, stall),
                 _ => {
                     // It lets go, and attaches again.
                     let attached = self.sides[at].volume.take();

@@ -205,7 +205,7 @@ impl Ledger {
         self.shards.values().map(disks).collect()
     }
 
-    fn fail(&mut self, what: String) {
+    pub fn fail(&mut self, what: String) {
         self.failure
             .get_or_insert_with(|| format!("the conductor: {what}"));
     }

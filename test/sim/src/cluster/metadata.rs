@@ -3,6 +3,9 @@
 //! A commit takes time before and after the deed, so a conductor that crashes while it waits finds
 //! it done or not, never half. Some end in an error that tells nothing, some in a conflict with
 //! nobody, and events are soon forgotten. Whatever is committed passes by the [`Ledger`].
+//!
+//! Where there are several conductors, one leads ([`super::seat`]): a commit of another term than the present
+//! one changes nothing, and one that gets by although its conductor does not lead is a failure of the run.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,9 +23,12 @@ use tokio::sync::watch;
 
 use super::ledger::Ledger;
 use super::runtime::SimRuntime;
+use super::seat::{LifeId, Seat, Standing};
 
 /// Longest that a commit takes before and after the deed, in µs.
 const COMMIT_US_MAX: u64 = 4_000;
+/// Longest that a commit is held up which is, in µs: longer than a lease.
+const HELD_UP_US_MAX: u64 = 6_000_000;
 /// Longest that reading takes, in µs.
 const READ_US_MAX: u64 = 300;
 /// Events that are kept, at most.
@@ -37,6 +43,8 @@ pub struct MetaFaults {
     pub conflicts_per_million: u32,
     /// Of a million questions for events, how many come too late.
     pub compactions_per_million: u32,
+    /// Of a million commits of one of several conductors, how many are held up on their way.
+    pub held_up_per_million: u32,
 }
 
 /// The rows, whoever reads and writes them. Clones are the same.
@@ -52,6 +60,8 @@ struct Shelf {
     rng: Rng,
     faults: MetaFaults,
     ledger: Ledger,
+    /// Who leads, where there are several conductors.
+    seat: Option<Seat>,
     /// With [`Planted::ForgetCommits`]: the rows that a crash goes back to.
     durable: Option<(BTreeMap<Key, Row>, Revision)>,
 }
@@ -76,6 +86,7 @@ impl Archive {
             rng,
             faults: MetaFaults::default(),
             ledger: Ledger::default(),
+            seat: None,
             durable: None,
         })))
     }
@@ -92,6 +103,29 @@ impl Archive {
     /// Looks at what is committed, or notes what passes by it.
     pub fn ledger<T>(&self, with: impl FnOnce(&mut Ledger) -> T) -> T {
         with(&mut self.lock().ledger)
+    }
+
+    /// There are several conductors from now on: one of them is to lead.
+    pub fn have_several(&self) {
+        self.lock().seat = Some(Seat::default());
+    }
+
+    /// Looks at who leads, or changes that; where there is one conductor nobody does.
+    pub fn seat<T>(&self, with: impl FnOnce(&mut Seat) -> T) -> T {
+        match &mut self.lock().seat {
+            Some(seat) => with(seat),
+            None => with(&mut Seat::default()),
+        }
+    }
+
+    /// The last revision.
+    pub fn revision(&self) -> Revision {
+        self.lock().revision
+    }
+
+    /// Up to so many µs.
+    pub fn draw_time(&self, us_max: u64) -> Duration {
+        self.lock().micros(us_max)
     }
 
     /// The conductor's process has ended.
@@ -113,6 +147,10 @@ impl Shelf {
         Duration::from_micros(self.rng.below(most))
     }
 
+    fn is_held_up(&mut self) -> bool {
+        self.rng.chance(self.faults.held_up_per_million)
+    }
+
     fn fate(&mut self) -> Fate {
         let faults = self.faults;
         if self.rng.chance(faults.conflicts_per_million) {
@@ -129,7 +167,25 @@ impl Shelf {
         }
     }
 
-    fn commit(&mut self, transaction: &Transaction) -> Outcome {
+    /// As etcd compares terms; nothing where there is one conductor.
+    fn is_of_other_term(&self, transaction: &Transaction) -> bool {
+        let term = self.seat.as_ref().map(Seat::term);
+        term.is_some_and(|term| transaction.term.is_some() && transaction.term != term)
+    }
+
+    /// By who has the lead, whatever the transaction says: only the row of a new cluster is made by others.
+    fn judge(&mut self, by: Option<LifeId>) {
+        let leads = self.seat.as_ref().and_then(Seat::leads);
+        if by.is_some() && leads != by && !self.rows.is_empty() {
+            self.ledger
+                .fail(format!("{by:?} changes rows, and {leads:?} leads"));
+        }
+    }
+
+    fn commit(&mut self, transaction: &Transaction, by: Option<LifeId>) -> Outcome {
+        if self.is_of_other_term(transaction) {
+            return Outcome::Deposed;
+        }
         let is_as_expected = transaction.expect.iter().all(|expect| {
             let row = self.rows.get(&expect.key);
             row.map(|row| row.modified) == expect.modified
@@ -137,6 +193,7 @@ impl Shelf {
         if !is_as_expected {
             return Outcome::Conflict;
         }
+        self.judge(by);
         if is_planted(Planted::ForgetCommits) && (self.durable.is_none() || self.rng.chance(50_000))
         {
             self.durable = Some((self.rows.clone(), self.revision));
@@ -175,18 +232,19 @@ impl Shelf {
         Outcome::Committed(revision)
     }
 
-    fn events(&mut self, after: Revision) -> Events {
+    fn events(&mut self, after: Revision, up_to: Revision) -> Events {
+        let up_to = up_to.min(self.revision);
         if self.rng.chance(self.faults.compactions_per_million) {
             self.compacted = self.revision;
             self.events.clear();
         }
-        if after < self.compacted || after > self.revision {
+        if after < self.compacted || after > up_to {
             return Events::Compacted;
         }
-        let new = self.events.iter().filter(|event| event.revision > after);
+        let is_new = |event: &&Event| event.revision > after && event.revision <= up_to;
         Events::Read {
-            list: new.cloned().collect(),
-            up_to: self.revision,
+            list: self.events.iter().filter(is_new).cloned().collect(),
+            up_to,
         }
     }
 
@@ -210,20 +268,48 @@ pub struct SimStore {
     runtime: Arc<SimRuntime>,
     revision: watch::Sender<Revision>,
     leadership: watch::Sender<Leadership>,
+    /// What it knows of the others, if there are any.
+    standing: Option<Arc<Standing>>,
 }
 
-/// There is one conductor: it leads.
+/// Who is alone leads.
 const LEADS: Leadership = Leadership::Leads { term: Term(1) };
 
 impl SimStore {
     /// Takes its time by the runtime of that life.
-    pub fn new(archive: Archive, runtime: Arc<SimRuntime>) -> Self {
+    pub fn new(
+        archive: Archive,
+        runtime: Arc<SimRuntime>,
+        standing: Option<Arc<Standing>>,
+    ) -> Self {
         let revision = watch::Sender::new(archive.lock().revision);
         Self {
             archive,
             runtime,
             revision,
             leadership: watch::Sender::new(LEADS),
+            standing,
+        }
+    }
+
+    /// Which of several it is.
+    fn life(&self) -> Option<LifeId> {
+        self.standing.as_ref().map(|standing| standing.life)
+    }
+
+    /// The commits that it has heard of.
+    fn seen(&self) -> Revision {
+        let seen = self
+            .standing
+            .as_ref()
+            .map(|standing| *standing.seen.borrow());
+        seen.unwrap_or(Revision(u64::MAX))
+    }
+
+    fn see(&self, revision: Revision) {
+        match &self.standing {
+            Some(standing) => standing.see(revision),
+            None => drop(self.revision.send_replace(revision)),
         }
     }
 
@@ -246,41 +332,58 @@ impl MetaStore for SimStore {
         limit: usize,
     ) -> Result<Page, MetaError> {
         self.work(READ_US_MAX).await;
-        Ok(self.archive.lock().page(prefix, after, limit))
+        let page = self.archive.lock().page(prefix, after, limit);
+        if self.standing.is_some() {
+            self.see(page.revision);
+        }
+        Ok(page)
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, MetaError> {
         let fate = self.archive.lock().fate();
         self.work(COMMIT_US_MAX).await;
+        if self.standing.is_some() && self.archive.lock().is_held_up() {
+            self.work(HELD_UP_US_MAX).await;
+        }
         let outcome = match fate {
             Fate::Conflict => Outcome::Conflict,
             Fate::ErrorBefore => return Err(MetaError::Stopped),
-            Fate::Good | Fate::ErrorAfter => self.archive.lock().commit(&transaction),
+            Fate::Good | Fate::ErrorAfter => self.archive.lock().commit(&transaction, self.life()),
         };
         self.work(COMMIT_US_MAX).await;
         if fate == Fate::ErrorAfter {
             return Err(MetaError::Stopped);
         }
         if let Outcome::Committed(revision) = outcome {
-            self.revision.send_replace(revision);
+            self.see(revision);
         }
         Ok(outcome)
     }
 
     async fn events(&self, after: Revision, _: usize) -> Result<Events, MetaError> {
         self.work(READ_US_MAX).await;
-        Ok(self.archive.lock().events(after))
+        let seen = self.seen();
+        Ok(self.archive.lock().events(after, seen))
     }
 
     fn revisions(&self) -> watch::Receiver<Revision> {
-        self.revision.subscribe()
+        match &self.standing {
+            Some(standing) => standing.seen.subscribe(),
+            None => self.revision.subscribe(),
+        }
     }
 
     fn leadership(&self) -> Leadership {
-        LEADS
+        match &self.standing {
+            Some(standing) => standing.believes(self.runtime.elapsed()),
+            None => LEADS,
+        }
     }
 
     fn leaderships(&self) -> watch::Receiver<Leadership> {
-        self.leadership.subscribe()
+        match &self.standing {
+            Some(standing) => standing.leadership.subscribe(),
+            None => self.leadership.subscribe(),
+        }
     }
 }

@@ -30,6 +30,7 @@ mod owner;
 mod reference;
 mod replicas;
 mod runtime;
+mod seat;
 mod setup;
 mod snapshots;
 mod source;
@@ -64,8 +65,10 @@ use stores::{Store, Surroundings};
 /// The only volume, and the id that a new cluster gives to its first.
 const VOLUME_NAME: &str = "volume";
 const VOLUME: VolumeId = VolumeId::new(1);
-/// Where the conductor lives, unless all live together.
+/// Where the first conductor lives, unless all live together; the others follow it.
 const CONDUCTOR_HOST: u8 = 200;
+/// Where what keeps the leases of several conductors lives.
+const ETCD_HOST: u8 = 220;
 
 /// How long the last attach may take once all is well again.
 const ATTACH_LIMIT: Duration = Duration::from_secs(600);
@@ -239,10 +242,16 @@ impl Cluster {
     }
 
     fn restart_conductor(&mut self) {
-        if !self.conductor.is_alive() {
+        for index in 0..self.conductor.count() {
+            self.restart_one_conductor(index);
+        }
+    }
+
+    fn restart_one_conductor(&mut self, index: usize) {
+        if !self.conductor.is_alive(index) {
             let common = self.common_process();
-            let own = || self.world.process("conductor", host(CONDUCTOR_HOST));
-            self.conductor.start(common.unwrap_or_else(own));
+            let own = || conductor_process(&self.world, index);
+            self.conductor.start(index, common.unwrap_or_else(own));
         }
     }
 
@@ -444,6 +453,12 @@ async fn finish<T: 'static>(
         world.sleep(Duration::from_millis(1)).await;
     }
     Ok(task.await)
+}
+
+/// A process for a life of one of the conductors.
+fn conductor_process(world: &World, index: usize) -> Process {
+    let number = CONDUCTOR_HOST.saturating_add(u8::try_from(index).unwrap_or(u8::MAX));
+    world.process("conductor", host(number))
 }
 
 /// The address of a host by its number.

@@ -13,7 +13,7 @@ use ashlar_reactor::sim::{World, fault::Plan};
 use super::conductor::Conductor;
 use super::metadata::{Archive, MetaFaults};
 use super::stores::{Store, StoreSpec};
-use super::{Cluster, Scope, Together, VOLUME_NAME};
+use super::{Cluster, ETCD_HOST, Scope, Together, VOLUME_NAME, host};
 use crate::workload::{Record, Shape};
 
 /// The cluster.
@@ -28,6 +28,10 @@ const GRACE_MS: [u64; 2] = [3_000, 20_000];
 const FOUND_LIMIT: Duration = Duration::from_secs(60);
 /// How far clocks drift where they do: as far as the lease of reads allows.
 const CLOCK_DRIFT_PPM: u32 = 100_000;
+/// How many conductors there are where there are several.
+const CONDUCTORS: [usize; 2] = [2, 3];
+/// How often the volume is asked for until it is there: who was asked may lead no more.
+const FOUND_AGAIN: Duration = Duration::from_secs(3);
 /// Blocks of each shard.
 const SHARD_BLOCKS: BlockCount = BlockCount::new(256);
 
@@ -93,7 +97,14 @@ impl Cluster {
         let keeps_snapshots = stores.iter().all(Store::is_real) && rng.chance(600_000);
         let makes_clones = keeps_snapshots && rng.chance(500_000);
         let archive = Archive::new(rng.fork());
-        let conductor = Conductor::new(archive, options, rng.fork());
+        let is_alone = !apart || scope != Scope::Whole || rng.chance(500_000);
+        let conductor = if is_alone {
+            Conductor::new(archive, options, rng.fork())
+        } else {
+            let etcd = world.process("etcd", host(ETCD_HOST));
+            let count = CONDUCTORS[rng.index(CONDUCTORS.len())];
+            Conductor::several(archive, options, rng.fork(), count, Some(etcd))
+        };
         let shape = Shape::draw(&mut rng, volume_bytes / 512, shard_bytes / 512);
         let grows = scope == Scope::Whole && rng.chance(300_000);
         world.net_faults(|faults| *faults = plan.net());
@@ -142,17 +153,19 @@ impl Cluster {
             reserve: ashlar_proto::api::Reserve::None,
         };
         let limit = self.world.now() + FOUND_LIMIT;
-        let mut is_asked = false;
+        let mut asked: Option<Instant> = None;
         while !archive.ledger(|ledger| ledger.is_ready()) {
             if self.world.now() >= limit {
                 return Err("the volume is not made".to_owned());
             }
+            let now = self.world.now();
+            let is_asked = asked.is_some_and(|asked| now - asked < FOUND_AGAIN);
             if !is_asked && archive.ledger(|ledger| ledger.nodes()) == self.stores.len() {
-                is_asked = true;
+                asked = Some(now);
                 let request = request.clone();
                 self.conductor.tell(Duration::ZERO, async move |cluster| {
                     if let Err(error) = cluster.create(request, FOUND_LIMIT).await {
-                        tracing::error!(%error, "the volume cannot be made");
+                        tracing::info!(%error, "the volume is not made by this request");
                     }
                 });
             }
@@ -184,6 +197,7 @@ impl Cluster {
             errors_per_million: rate(),
             conflicts_per_million: rate(),
             compactions_per_million: rate(),
+            held_up_per_million: rate(),
         });
     }
 }

@@ -1,0 +1,39 @@
+//! The metadata as a whole: `GET /v1/metadata/backup`.
+
+use std::sync::Arc;
+
+use ashlar_proto::ClusterId;
+use axum::Router;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::problem::{Answer, Refused};
+use super::{Api, Shared};
+use crate::cluster::ClusterError;
+use crate::meta::MetaStore;
+use crate::upkeep::backup::{self, Backup};
+use crate::upkeep::snapshot::{self, SnapshotError};
+
+/// Its routes.
+pub(super) fn routes<M: MetaStore>() -> Router<Arc<Api<M>>> {
+    Router::new().route("/v1/metadata/backup", get(take::<M>))
+}
+
+/// All rows at one revision, as a file. Any conductor answers.
+async fn take<M: MetaStore>(State(api): Shared<M>) -> Answer<Response> {
+    let taken = snapshot::take(api.cluster.store()).await;
+    let snapshot = taken.map_err(|error| match error {
+        SnapshotError::Meta(error) => Refused::from(ClusterError::Meta(error)),
+        SnapshotError::TooFast => Refused::from(ClusterError::Contended),
+    })?;
+    let cluster: ClusterId = api.cluster.read(|view| view.state.cluster());
+    let bytes = backup::write(&Backup {
+        cluster,
+        taken_ms: api.cluster.wall_ms(),
+        snapshot,
+    });
+    let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
+    Ok((kind, bytes).into_response())
+}

@@ -198,6 +198,7 @@ fn volume_row() -> VolumeRow {
             bytes: ByteCount::new(4096),
         }),
         flattened_to: Some(ByteCount::new(4096)),
+        key_hash: None,
     }
 }
 
@@ -449,4 +450,97 @@ fn reservations_of_version_8_are_read() {
     };
     assert_eq!(row.reservations.aborts, 0);
     assert_eq!(row.reservations.registrations[0].through, None);
+}
+
+#[test]
+fn rows_of_version_9_are_read() {
+    let value = concat!(
+        r#"{"version":9,"row":{"client":"nbd@a","reason":null}}"#
+    );
+    let row = AnyRow::decode(&denied_key("nbd@a"), value.as_bytes()).unwrap();
+    let client = "nbd@a".to_owned();
+    let reason = None;
+    assert_eq!(row, AnyRow::Denied(DeniedRow { client, reason }));
+    let AnyRow::Volume(row) = version_9_volume() else {
+        panic!("a volume")
+    };
+    assert_eq!(row.key_hash, None);
+    assert_eq!(row, volume_row());
+}
+
+/// A volume as version 9 wrote it: it knew of no keys.
+fn version_9_volume() -> AnyRow {
+    let Change::Put { key, value } = AnyRow::Volume(volume_row()).put() else {
+        panic!("a put")
+    };
+    let text = String::from_utf8(value).unwrap();
+    assert!(!text.contains("key_hash"));
+    let text = text.replacen(r#""version":10"#, r#""version":9"#, 1);
+    AnyRow::decode(&key, text.as_bytes()).unwrap()
+}
+
+#[test]
+fn rows_of_who_may_do_what_survive_their_bytes_and_show_no_secret() {
+    let hidden = |text: &str| Hidden(text.to_owned());
+    let key = ApiKeyRow {
+        id: "0123456789abcdef".to_owned(),
+        user: "ada".to_owned(),
+        note: None,
+        created_ms: 1,
+        expires_ms: None,
+        revoked_ms: None,
+        hash: HashRow {
+            memory_kib: 19456,
+            passes: 2,
+            lanes: 1,
+            salt: hidden("aa55"),
+            hash: hidden("55aa"),
+        },
+    };
+    let Change::Put { value, .. } = AnyRow::ApiKey(key.clone()).put() else {
+        panic!("a put")
+    };
+    let golden = concat!(
+        r#"{"version":10,"row":{"id":"0123456789abcdef","user":"ada","note":null,"created_ms":1,"#,
+        r#""expires_ms":null,"revoked_ms":null,"hash":{"memory_kib":19456,"passes":2,"lanes":1,"#,
+        r#""salt":"aa55","hash":"55aa"}}}"#
+    );
+    assert_eq!(String::from_utf8(value).unwrap(), golden);
+    let signing = SigningKeyRow {
+        id: "1".to_owned(),
+        created_ms: 1,
+        private_key: hidden("c0ffee"),
+        public_key: "01".to_owned(),
+    };
+    let user = UserRow {
+        name: "ada".to_owned(),
+        role: ashlar_proto::api::Role::FrontEnd,
+        projects: Some(vec!["p".to_owned()]),
+        denied: true,
+        created_ms: 1,
+        tokens_since_s: 2,
+    };
+    let project = ProjectRow {
+        name: "p".to_owned(),
+        quota_bytes: Some(ByteCount::new(7)),
+        quota_volumes: None,
+    };
+    let revoked = RevokedTokenRow {
+        id: "j".to_owned(),
+        until_ms: 3,
+    };
+    for row in [
+        AnyRow::ApiKey(key),
+        AnyRow::SigningKey(signing),
+        AnyRow::User(user),
+        AnyRow::Project(project),
+        AnyRow::RevokedToken(revoked),
+    ] {
+        let shown = format!("{row:?}");
+        assert!(!shown.contains("aa55") && !shown.contains("55aa") && !shown.contains("c0ffee"));
+        let Change::Put { key, value } = row.put() else {
+            panic!("a put")
+        };
+        assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+    }
 }

@@ -76,3 +76,60 @@ impl ClusterState {
         changes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ashlar_proto::api::{AuditOutcome, Revision};
+
+    use super::*;
+
+    fn entry(time_ms: u64) -> AuditEntry {
+        AuditEntry {
+            id: 0,
+            time_ms,
+            who: "ada".to_owned(),
+            means: "open".to_owned(),
+            from: String::new(),
+            what: "POST /".to_owned(),
+            request: None,
+            outcome: AuditOutcome::Done,
+            code: None,
+            changes: Vec::new(),
+            left_out: 0,
+        }
+    }
+
+    fn keep(state: &mut ClusterState, time_ms: u64) -> u64 {
+        let mut entry = entry(time_ms);
+        let revision = Revision(state.revision().0 + 1);
+        for change in state.keep_entry(&mut entry) {
+            let (key, value) = match change {
+                Change::Put { key, value } => (key, Some(value)),
+                Change::Delete { key } => (key, None),
+            };
+            state.apply(revision, &key, value.as_deref()).unwrap();
+        }
+        entry.id
+    }
+
+    #[test]
+    fn the_log_is_bounded_by_count_and_by_age_and_its_numbers_grow() {
+        let mut state = ClusterState::empty();
+        let mut last = 0;
+        for _ in 0..AUDIT_KEPT_MAX + 10 {
+            let id = keep(&mut state, 5);
+            assert!(id > last);
+            last = id;
+        }
+        assert_eq!(state.audit.0.len(), AUDIT_KEPT_MAX);
+        assert_eq!(state.audit_last(1)[0].id, last);
+        assert_eq!(state.audit_after(last - 3, 2).len(), 2);
+        let later = 5 + AUDIT_AGE_MS_MAX;
+        keep(&mut state, later);
+        assert_eq!(state.audit.0.len(), AUDIT_KEPT_MAX + 1 - SWEPT_MAX);
+        for _ in 0..AUDIT_KEPT_MAX / 3 + 2 {
+            keep(&mut state, later);
+        }
+        assert!(state.audit.0.values().all(|entry| entry.time_ms == later));
+    }
+}

@@ -215,3 +215,6 @@ fn row_without_quota(name: &str) -> ProjectRow {
         quota_volumes: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

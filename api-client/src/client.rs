@@ -19,11 +19,11 @@ use ashlar_proto::api::{
 };
 use ashlar_proto::{DiskId, NodeId};
 use conductors::Conductors;
-pub use token::{Token, VolumeKeys};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+pub use token::{Token, VolumeKeys};
 
 /// How long to connect.
 const CONNECT_MAX: Duration = Duration::from_secs(3);

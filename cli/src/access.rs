@@ -50,9 +50,7 @@ pub fn user(api: &str, command: UserCommand, json: bool) -> anyhow::Result<()> {
                 client.set_user_role(&name, &request).await
             })?
         }
-        UserCommand::Deny { name } => {
-            ask(api, async |client| client.deny_user(&name, true).await)?
-        }
+        UserCommand::Deny { name } => ask(api, async |client| client.deny_user(&name, true).await)?,
         UserCommand::Allow { name } => {
             ask(api, async |client| client.deny_user(&name, false).await)?
         }
@@ -264,7 +262,11 @@ fn line(entry: &AuditEntry) -> String {
         AuditOutcome::Failed => "failed",
     };
     let code = entry.code.as_deref().map(|code| format!(" {code}"));
-    let rows: Vec<&str> = entry.changes.iter().map(|change| change.row.as_str()).collect();
+    let rows: Vec<&str> = entry
+        .changes
+        .iter()
+        .map(|change| change.row.as_str())
+        .collect();
     let rows = match rows.as_slice() {
         [] => String::new(),
         rows => format!(" [{}]", rows.join(", ")),
@@ -350,6 +352,8 @@ mod tests {
         entry.code = Some("not-authenticated".to_owned());
         entry.left_out = 3;
         let text = line(&entry);
-        assert!(text.contains("somebody") && text.contains("refused not-authenticated (3 refusals"));
+        assert!(
+            text.contains("somebody") && text.contains("refused not-authenticated (3 refusals")
+        );
     }
 }

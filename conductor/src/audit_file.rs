@@ -50,7 +50,10 @@ impl AuditFile {
         };
         line.push(b'\n');
         if let Err(TrySendError::Full(_)) = self.words.try_send(Word::Line(line)) {
-            tracing::error!(id = entry.id, "the audit file is too slow: an entry is left out");
+            tracing::error!(
+                id = entry.id,
+                "the audit file is too slow: an entry is left out"
+            );
         }
     }
 

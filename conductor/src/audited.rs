@@ -187,7 +187,10 @@ mod tests {
             "mutual": {"deeper": {"private_key": "correct horse", "salt": "correct horse"}},
         });
         let text = shown(body).to_string();
-        assert!(!text.contains("horse") && text.contains("\"user\":\"u\""), "{text}");
+        assert!(
+            !text.contains("horse") && text.contains("\"user\":\"u\""),
+            "{text}"
+        );
         let long = json!({"text": "x".repeat(VALUE_BYTES_MAX)});
         assert!(shown(long).to_string().len() < 100);
     }

@@ -56,12 +56,29 @@ mod tests {
     #[test]
     fn a_name_has_one_project_at_most() {
         let longest = "x".repeat(NAME_BYTES_MAX);
-        for name in ["a", "p/a", "0/0", "default", &format!("{longest}/{longest}")] {
+        for name in [
+            "a",
+            "p/a",
+            "0/0",
+            "default",
+            &format!("{longest}/{longest}"),
+        ] {
             assert!(is_volume_name(name), "{name}");
             assert!(name.len() <= VOLUME_NAME_BYTES_MAX);
         }
         for name in [
-            "", "/", "/a", "p/", "p/a/b", "P/a", "p/A", "p//a", "../a", "p/..", "default/a", "p@a/b",
+            "",
+            "/",
+            "/a",
+            "p/",
+            "p/a/b",
+            "P/a",
+            "p/A",
+            "p//a",
+            "../a",
+            "p/..",
+            "default/a",
+            "p@a/b",
         ] {
             assert!(!is_volume_name(name), "{name}");
         }

@@ -40,11 +40,7 @@ impl ApiClient {
     }
 
     /// `POST /v1/users/{name}/role`.
-    pub async fn set_user_role(
-        &self,
-        name: &str,
-        request: &SetUserRole,
-    ) -> Result<User, ApiError> {
+    pub async fn set_user_role(&self, name: &str, request: &SetUserRole) -> Result<User, ApiError> {
         self.post(&["users", name, "role"], request).await
     }
 
@@ -121,7 +117,8 @@ impl ApiClient {
 
     /// `POST /v1/volumes/{name}/key/set`.
     pub async fn set_volume_key(&self, name: &str) -> Result<VolumeKeySet, ApiError> {
-        self.post(&["volumes", name, "key", "set"], &Nothing {}).await
+        self.post(&["volumes", name, "key", "set"], &Nothing {})
+            .await
     }
 
     /// `POST /v1/volumes/{name}/key/clear`.

@@ -109,7 +109,8 @@ impl VolumeKeys {
 fn parse_keys(text: &str) -> BTreeMap<String, Secret> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let pairs = lines.filter_map(|line| line.trim().split_once(char::is_whitespace));
-    let pair = |(volume, key): (&str, &str)| (canonical(volume).to_owned(), Secret::new(key.trim()));
+    let pair =
+        |(volume, key): (&str, &str)| (canonical(volume).to_owned(), Secret::new(key.trim()));
     pairs.map(pair).collect()
 }
 

@@ -56,7 +56,12 @@ pub struct GateArgs {
     pub audit_log: Option<PathBuf>,
 
     /// Let in who shows a JWT that is signed with a key of this JWK set.
-    #[arg(long, value_name = "FILE", requires = "jwt_issuer", requires = "jwt_audience")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "jwt_issuer",
+        requires = "jwt_audience"
+    )]
     pub jwt_keys: Option<PathBuf>,
 
     /// What these say as `iss`.

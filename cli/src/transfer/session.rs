@@ -88,7 +88,8 @@ pub fn with_volume<T>(
         .thread_name("ashlar-control")
         .enable_all()
         .build()?;
-    let client = crate::credentials::client(access.api).with_context(|| format!("--api {}", access.api))?;
+    let client =
+        crate::credentials::client(access.api).with_context(|| format!("--api {}", access.api))?;
     let source = HttpClusterSource::new(client, tokio.handle());
     let signal = signals::stop_channel(tokio.handle())?;
     let result = runtime::run(access.reactor, async |reactor: Reactor| {

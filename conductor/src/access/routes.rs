@@ -269,7 +269,9 @@ pub(crate) fn permit(
         caller.require_volume(volume.unwrap_or("/"))?;
     }
     let named = body.map_or(Vec::new(), |body| names_in(rule.about, body));
-    named.iter().try_for_each(|name| caller.require_volume(name))
+    named
+        .iter()
+        .try_for_each(|name| caller.require_volume(name))
 }
 
 /// The volumes that a body names. What it does not say as it should, its handler refuses.

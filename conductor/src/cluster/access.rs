@@ -55,9 +55,8 @@ impl<M: MetaStore> Cluster<M> {
         let made = tokio::task::spawn_blocking(keys::generate).await;
         let fresh = made.map_err(|_| ClusterError::Stopping)??;
         let (id, hash, now) = (fresh.id, fresh.hash, now_ms());
-        let key = self.change_access(move |state| {
-            state.plan_key_create(&user, &request, &id, &hash, now)
-        });
+        let key = self
+            .change_access(move |state| state.plan_key_create(&user, &request, &id, &hash, now));
         Ok(KeyCreated {
             key: key.await?,
             secret: fresh.secret,
@@ -105,10 +104,7 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// Has a new key sign tokens; with `forget`, those of older ones are good no more.
-    pub(crate) async fn rotate_signing_key(
-        self: &Arc<Self>,
-        forget: bool,
-    ) -> Result<(), NotMade> {
+    pub(crate) async fn rotate_signing_key(self: &Arc<Self>, forget: bool) -> Result<(), NotMade> {
         let fresh = tokens::fresh_key(now_ms())?;
         let rotated = self.change_access(move |state| Ok(state.plan_rotate(&fresh, forget)));
         rotated.await?;

@@ -45,7 +45,10 @@ impl<M: MetaStore> Cluster<M> {
     }
 
     /// Keeps an entry of what changed nothing.
-    pub(crate) async fn note(self: &Arc<Self>, entry: AuditEntry) -> Result<AuditEntry, ClusterError> {
+    pub(crate) async fn note(
+        self: &Arc<Self>,
+        entry: AuditEntry,
+    ) -> Result<AuditEntry, ClusterError> {
         let plan = move |view: &View| {
             let mut entry = entry.clone();
             let changes = view.state.keep_entry(&mut entry);

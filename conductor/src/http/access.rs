@@ -198,10 +198,7 @@ async fn rotate<M: MetaStore>(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn projects<M: MetaStore>(
-    State(api): Shared<M>,
-    Asks(caller): Asks,
-) -> Json<List<Project>> {
+async fn projects<M: MetaStore>(State(api): Shared<M>, Asks(caller): Asks) -> Json<List<Project>> {
     api.cluster.read(|view| {
         let mut projects = view.state.projects();
         projects.retain(|project| caller.sees_project(&project.name));

@@ -71,8 +71,17 @@ pub(super) async fn guard<M: MetaStore>(
         Ok(read) => read,
         Err(refused) => return refused.into_response(),
     };
-    let permitted = routes::permit(&caller, &rule, volume.as_deref(), json.as_ref())
-        .and_then(|()| check_key(&api, &parts, &path, volume.as_deref(), &caller, json.as_ref()));
+    let permitted =
+        routes::permit(&caller, &rule, volume.as_deref(), json.as_ref()).and_then(|()| {
+            check_key(
+                &api,
+                &parts,
+                &path,
+                volume.as_deref(),
+                &caller,
+                json.as_ref(),
+            )
+        });
     entry.request = json.map(audited::shown);
     if let Err(refusal) = permitted {
         return refuse(&api, entry, refusal).await;
@@ -84,7 +93,8 @@ pub(super) async fn guard<M: MetaStore>(
     }
     let asked = Asked::new(entry, api.audit_file.clone());
     let response = asked.scope(next.run(request)).await;
-    note_outcome(&api, &rule, &asked, &response).await;
+    let outcome = (response.status(), code_in(&response));
+    note_outcome(&api, &rule, &asked, outcome).await;
     response
 }
 
@@ -169,8 +179,13 @@ async fn refuse<M: MetaStore>(
 ) -> Response {
     let response = Refused::from(Refusal::from(refusal)).into_response();
     entry.code = code_in(&response);
-    tracing::info!(who = entry.who, from = entry.from, what = entry.what, code = entry.code,
-        "a request was refused");
+    tracing::info!(
+        who = entry.who,
+        from = entry.from,
+        what = entry.what,
+        code = entry.code,
+        "a request was refused"
+    );
     note(api, entry).await;
     response
 }
@@ -185,9 +200,8 @@ async fn note_outcome<M: MetaStore>(
     api: &Arc<Api<M>>,
     rule: &Rule,
     asked: &Asked,
-    response: &Response,
+    (status, code): (StatusCode, Option<String>),
 ) {
-    let status = response.status();
     // Who sends on to the leader has done nothing.
     let is_over = status.is_success() || status.is_client_error() || status.is_server_error();
     let Some(mut entry) = asked.draft().filter(|_| is_over) else {
@@ -201,7 +215,7 @@ async fn note_outcome<M: MetaStore>(
         }
         _ => AuditOutcome::Failed,
     };
-    entry.code = code_in(response);
+    entry.code = code;
     note(api, entry).await;
 }
 

@@ -9,8 +9,9 @@ use crate::cluster::{ClusterError, NotMade};
 use crate::meta::MetaError;
 use crate::meta::etcd_store::EtcdError;
 use crate::refusal::{
-    AccessRefusal, ClientRefusal, DiskRefusal, GroupRefusal, NodeRefusal, Refusal, ReservationsRefusal,
-    ResizeRefusal, ServerRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal, VolumeRefusal,
+    AccessRefusal, ClientRefusal, DiskRefusal, GroupRefusal, NodeRefusal, Refusal,
+    ReservationsRefusal, ResizeRefusal, ServerRefusal, SnapshotRefusal, SpaceRefusal,
+    TargetRefusal, VolumeRefusal,
 };
 
 /// A handler's answer.

@@ -63,11 +63,6 @@ impl Access {
     pub(crate) fn key(&self, id: &str) -> Option<&ApiKeyRow> {
         self.keys.get(id)
     }
-
-    /// Whether there is any user.
-    pub(crate) fn has_users(&self) -> bool {
-        !self.users.is_empty()
-    }
 }
 
 impl UserRow {

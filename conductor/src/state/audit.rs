@@ -59,9 +59,8 @@ impl ClusterState {
     pub(crate) fn keep_entry(&self, entry: &mut AuditEntry) -> Vec<Change> {
         entry.id = self.audit.next_id(entry.time_ms);
         let kept = self.audit.0.len();
-        let is_old = |other: &AuditEntry| {
-            other.time_ms.saturating_add(AUDIT_AGE_MS_MAX) <= entry.time_ms
-        };
+        let is_old =
+            |other: &AuditEntry| other.time_ms.saturating_add(AUDIT_AGE_MS_MAX) <= entry.time_ms;
         let oldest = self.audit.0.values().enumerate();
         let swept = oldest
             .take(SWEPT_MAX)

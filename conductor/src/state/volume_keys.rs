@@ -38,7 +38,9 @@ impl ClusterState {
         name: &str,
         given: Option<&Hidden>,
     ) -> Result<(), AccessRefusal> {
-        let wanted = self.volume_named(name).and_then(|row| row.key_hash.as_ref());
+        let wanted = self
+            .volume_named(name)
+            .and_then(|row| row.key_hash.as_ref());
         match wanted {
             Some(wanted) if Some(wanted) != given => Err(AccessRefusal::VolumeKey {
                 volume: name.to_owned(),

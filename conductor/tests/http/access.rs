@@ -66,7 +66,12 @@ async fn done(response: Response) -> Value {
 
 async fn refused(response: Response, status: u16, code: &str) {
     let problem = problem(response).await;
-    assert_eq!((problem.status, problem.code.as_str()), (status, code), "{}", problem.detail);
+    assert_eq!(
+        (problem.status, problem.code.as_str()),
+        (status, code),
+        "{}",
+        problem.detail
+    );
 }
 
 /// A user of that role, and a key of it.
@@ -81,7 +86,9 @@ async fn user(bench: &Bench, name: &str, role: &str, projects: Option<&str>) -> 
 
 async fn audit(bench: &Bench) -> Vec<AuditEntry> {
     let list = done(get(bench, ROOT, "/v1/audit?limit=1000").await).await;
-    serde_json::from_value::<List<AuditEntry>>(list).unwrap().items
+    serde_json::from_value::<List<AuditEntry>>(list)
+        .unwrap()
+        .items
 }
 
 /// Registers stores by the key of a store.
@@ -104,19 +111,43 @@ async fn who_shows_nothing_or_something_wrong_is_refused_and_that_is_written_dow
     let directory = tempfile::tempdir().unwrap();
     let bench = guarded(directory.path(), true).await;
     let unknown = call(&bench, None, Method::GET, "/v1/volumes", None).await;
-    assert!(unknown.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+    assert!(
+        unknown.headers()["www-authenticate"]
+            .to_str()
+            .unwrap()
+            .starts_with("Bearer")
+    );
     refused(unknown, 401, "not-authenticated").await;
     let wrong = format!("ashlar_{}_{}", "0".repeat(16), "0".repeat(64));
     for wrong in ["x", "a.b.c", &wrong] {
-        refused(get(&bench, wrong, "/v1/volumes").await, 401, "credentials-refused").await;
+        refused(
+            get(&bench, wrong, "/v1/volumes").await,
+            401,
+            "credentials-refused",
+        )
+        .await;
     }
     let open = call(&bench, None, Method::GET, "/healthz", None).await;
     assert_eq!(open.status(), StatusCode::OK);
     let entries = audit(&bench).await;
-    let codes: Vec<_> = entries.iter().filter_map(|entry| entry.code.as_deref()).collect();
-    assert_eq!(codes, ["not-authenticated", "credentials-refused", "credentials-refused",
-        "credentials-refused"]);
-    assert!(entries.iter().all(|entry| entry.outcome == AuditOutcome::Refused));
+    let codes: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| entry.code.as_deref())
+        .collect();
+    assert_eq!(
+        codes,
+        [
+            "not-authenticated",
+            "credentials-refused",
+            "credentials-refused",
+            "credentials-refused"
+        ]
+    );
+    assert!(
+        entries
+            .iter()
+            .all(|entry| entry.outcome == AuditOutcome::Refused)
+    );
     assert!(entries[0].from.starts_with("127.0.0.1:") && entries[0].who.is_empty());
     assert_eq!(entries[0].what, "GET /v1/volumes");
     for _ in 0..200 {
@@ -143,18 +174,49 @@ async fn roles_reach_as_far_as_they_do() {
     refused(create, 403, "not-permitted").await;
     done(post(&bench, operator, MAKE, volume("a", 1 << 20)).await).await;
     let more = json!({"name": "eve", "role": "admin"});
-    refused(post(&bench, operator, "/v1/users", more).await, 403, "not-permitted").await;
-    refused(get(&bench, operator, "/v1/iscsi/targets").await, 403, "not-permitted").await;
-    refused(get(&bench, operator, "/v1/audit").await, 403, "not-permitted").await;
-    let who: WhoAmI = get(&bench, operator, "/v1/whoami").await.json().await.unwrap();
+    refused(
+        post(&bench, operator, "/v1/users", more).await,
+        403,
+        "not-permitted",
+    )
+    .await;
+    refused(
+        get(&bench, operator, "/v1/iscsi/targets").await,
+        403,
+        "not-permitted",
+    )
+    .await;
+    refused(
+        get(&bench, operator, "/v1/audit").await,
+        403,
+        "not-permitted",
+    )
+    .await;
+    let who: WhoAmI = get(&bench, operator, "/v1/whoami")
+        .await
+        .json()
+        .await
+        .unwrap();
     assert_eq!((who.name.as_str(), who.role.name()), ("otto", "operator"));
     let entries = audit(&bench).await;
-    let made = entries.iter().find(|entry| entry.what == "POST /v1/volumes").unwrap();
-    assert_eq!((made.who.as_str(), made.outcome), ("vera", AuditOutcome::Refused));
-    let made = entries.iter().rfind(|entry| entry.who == "otto" && entry.code.is_none());
+    let made = entries
+        .iter()
+        .find(|entry| entry.what == "POST /v1/volumes")
+        .unwrap();
+    assert_eq!(
+        (made.who.as_str(), made.outcome),
+        ("vera", AuditOutcome::Refused)
+    );
+    let made = entries
+        .iter()
+        .rfind(|entry| entry.who == "otto" && entry.code.is_none());
     let made = made.unwrap();
     assert_eq!(made.outcome, AuditOutcome::Done);
-    let change = made.changes.iter().find(|change| change.row.starts_with("volume/")).unwrap();
+    let change = made
+        .changes
+        .iter()
+        .find(|change| change.row.starts_with("volume/"))
+        .unwrap();
     assert_eq!(change.after.as_ref().unwrap()["name"], "a");
     assert!(change.before.is_none());
 }
@@ -178,16 +240,38 @@ async fn who_is_bound_to_a_project_sees_and_changes_that_alone() {
         refused(made, 403, "project-not-permitted").await;
     }
     let list = done(get(&bench, shop, "/v1/volumes").await).await;
-    let names: Vec<_> = list["items"].as_array().unwrap().iter().map(|v| &v["name"]).collect();
+    let names: Vec<_> = list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| &v["name"])
+        .collect();
     assert_eq!(names, ["shop/a"]);
     done(get(&bench, shop, "/v1/volumes/shop%2Fa").await).await;
-    for path in ["/v1/volumes/lab%2Fa", "/v1/volumes/a", "/v1/volumes/default%2Flab%2Fa"] {
+    for path in [
+        "/v1/volumes/lab%2Fa",
+        "/v1/volumes/a",
+        "/v1/volumes/default%2Flab%2Fa",
+    ] {
         refused(get(&bench, shop, path).await, 403, "project-not-permitted").await;
     }
-    refused(get(&bench, shop, "/v1/nodes").await, 403, "project-not-permitted").await;
+    refused(
+        get(&bench, shop, "/v1/nodes").await,
+        403,
+        "project-not-permitted",
+    )
+    .await;
     let maps = json!({"volumes": [{"name": "lab/a", "after": 0}]});
-    refused(post(&bench, shop, "/v1/maps", maps).await, 403, "project-not-permitted").await;
-    let watched = bench.http.get(bench.url("/v1/volumes?watch=true")).bearer_auth(shop);
+    refused(
+        post(&bench, shop, "/v1/maps", maps).await,
+        403,
+        "project-not-permitted",
+    )
+    .await;
+    let watched = bench
+        .http
+        .get(bench.url("/v1/volumes?watch=true"))
+        .bearer_auth(shop);
     let mut watched = watched.send().await.unwrap();
     let mut text = Vec::new();
     while !String::from_utf8_lossy(&text).contains("bookmark") {
@@ -213,15 +297,33 @@ async fn quotas_are_not_passed() {
     let nowhere = post(&bench, ROOT, MAKE, volume("q/c", 1 << 20)).await;
     refused(nowhere, 404, "project-not-found").await;
     let body = json!({"name": "p"});
-    refused(post(&bench, ROOT, "/v1/projects", body).await, 409, "project-exists").await;
+    refused(
+        post(&bench, ROOT, "/v1/projects", body).await,
+        409,
+        "project-exists",
+    )
+    .await;
     let ended = call(&bench, Some(ROOT), Method::DELETE, "/v1/projects/p", None).await;
     refused(ended, 409, "project-in-use").await;
     let projects = done(get(&bench, ROOT, "/v1/projects").await).await;
-    let p = projects["items"].as_array().unwrap().iter().find(|p| p["name"] == "p").unwrap();
+    let p = projects["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|p| p["name"] == "p")
+        .unwrap();
     assert_eq!((&p["volumes"], &p["bytes"]), (&json!(2), &json!(2 << 20)));
     let left = audit(&bench).await;
-    let left: Vec<_> = left.iter().filter_map(|entry| entry.code.as_deref()).collect();
-    assert_eq!(left.iter().filter(|code| **code == "quota-exceeded").count(), 2);
+    let left: Vec<_> = left
+        .iter()
+        .filter_map(|entry| entry.code.as_deref())
+        .collect();
+    assert_eq!(
+        left.iter()
+            .filter(|code| **code == "quota-exceeded")
+            .count(),
+        2
+    );
 }
 
 #[tokio::test]
@@ -235,12 +337,30 @@ async fn tokens_end_are_revoked_and_make_no_tokens() {
     let made: TokenCreated = serde_json::from_value(made).unwrap();
     let token = made.token.reveal();
     let who: WhoAmI = get(&bench, token, "/v1/whoami").await.json().await.unwrap();
-    assert_eq!((who.name, who.means), ("ada".to_owned(), format!("token {}", made.id)));
-    refused(post(&bench, token, "/v1/tokens", body).await, 403, "not-permitted").await;
+    assert_eq!(
+        (who.name, who.means),
+        ("ada".to_owned(), format!("token {}", made.id))
+    );
+    refused(
+        post(&bench, token, "/v1/tokens", body).await,
+        403,
+        "not-permitted",
+    )
+    .await;
     let long = json!({"ttl_seconds": 31 * 24 * 3600});
-    refused(post(&bench, key, "/v1/tokens", long).await, 422, "invalid-request").await;
+    refused(
+        post(&bench, key, "/v1/tokens", long).await,
+        422,
+        "invalid-request",
+    )
+    .await;
     let nobody = json!({"ttl_seconds": 1});
-    refused(post(&bench, ROOT, "/v1/tokens", nobody).await, 422, "invalid-request").await;
+    refused(
+        post(&bench, ROOT, "/v1/tokens", nobody).await,
+        422,
+        "invalid-request",
+    )
+    .await;
     let short = post(&bench, key, "/v1/tokens", json!({"ttl_seconds": 1})).await;
     let short: TokenCreated = serde_json::from_value(done(short).await).unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
@@ -248,13 +368,29 @@ async fn tokens_end_are_revoked_and_make_no_tokens() {
     refused(ended, 401, "credentials-expired").await;
     let none = token.split('.').nth(1).unwrap();
     let none = format!("eyJhbGciOiJub25lIn0.{none}.");
-    refused(get(&bench, &none, "/v1/whoami").await, 401, "credentials-refused").await;
+    refused(
+        get(&bench, &none, "/v1/whoami").await,
+        401,
+        "credentials-refused",
+    )
+    .await;
     let path = format!("/v1/tokens/{}/revoke", made.id);
     done(post(&bench, key, &path, json!({})).await).await;
-    refused(get(&bench, token, "/v1/whoami").await, 401, "credentials-revoked").await;
+    refused(
+        get(&bench, token, "/v1/whoami").await,
+        401,
+        "credentials-revoked",
+    )
+    .await;
     let entries = audit(&bench).await;
-    let made = entries.iter().find(|entry| entry.what == "POST /v1/tokens").unwrap();
-    assert_eq!((made.who.as_str(), made.outcome), ("ada", AuditOutcome::Done));
+    let made = entries
+        .iter()
+        .find(|entry| entry.what == "POST /v1/tokens")
+        .unwrap();
+    assert_eq!(
+        (made.who.as_str(), made.outcome),
+        ("ada", AuditOutcome::Done)
+    );
     let all = serde_json::to_string(&entries).unwrap();
     assert!(!all.contains(token) && !all.contains(key));
 }
@@ -277,19 +413,40 @@ async fn a_volume_with_a_key_is_attached_by_who_gives_it() {
     let me = json!({"owner": "me"});
     refused(attach(None, me.clone()).await, 403, "volume-key-needed").await;
     let wrong = format!("{}0", set.key.reveal());
-    refused(attach(Some(&wrong), me.clone()).await, 403, "volume-key-needed").await;
+    refused(
+        attach(Some(&wrong), me.clone()).await,
+        403,
+        "volume-key-needed",
+    )
+    .await;
     done(attach(Some(set.key.reveal()), me.clone()).await).await;
     let cleared = bench.post("/v1/volumes/data/key/clear", &json!({})).await;
     assert_eq!(cleared.status(), StatusCode::NO_CONTENT);
     done(attach(None, me).await).await;
-    let shown = bench.send(Method::GET, "/v1/volumes/data").await.text().await.unwrap();
-    let log = bench.send(Method::GET, "/v1/audit").await.text().await.unwrap();
+    let shown = bench
+        .send(Method::GET, "/v1/volumes/data")
+        .await
+        .text()
+        .await
+        .unwrap();
+    let log = bench
+        .send(Method::GET, "/v1/audit")
+        .await
+        .text()
+        .await
+        .unwrap();
     let stored = bench.send(Method::GET, "/v1/volumes?watch=true").await;
     assert_eq!(stored.status(), StatusCode::OK);
     for text in [&shown, &log] {
-        assert!(!text.contains(set.key.reveal()) && !text.contains("ashlar-volume_"), "{text}");
+        assert!(
+            !text.contains(set.key.reveal()) && !text.contains("ashlar-volume_"),
+            "{text}"
+        );
     }
-    assert!(log.contains("POST /v1/volumes/data/key/set") && log.contains("key_hash"), "{log}");
+    assert!(
+        log.contains("POST /v1/volumes/data/key/set") && log.contains("key_hash"),
+        "{log}"
+    );
 }
 
 #[tokio::test]
@@ -305,7 +462,12 @@ async fn secrets_of_chap_are_in_no_answer_and_no_entry() {
     let answer = bench.post(&path, &set).await.text().await.unwrap();
     let other = json!({"user": "m", "secret": format!("{secret} 2"), "mutual": true});
     let second = bench.post(&path, &other).await.text().await.unwrap();
-    let log = bench.send(Method::GET, "/v1/audit").await.text().await.unwrap();
+    let log = bench
+        .send(Method::GET, "/v1/audit")
+        .await
+        .text()
+        .await
+        .unwrap();
     for text in [&answer, &second, &log] {
         assert!(!text.contains("horse"), "{text}");
     }

@@ -109,7 +109,12 @@ async fn who_shows_nothing_is_let_in_where_the_mode_says_so() {
     };
     let admitted = admit(&gate(AuthMode::Required), &bench, &node, None).await;
     assert_eq!(admitted.unwrap().role, Role::Store);
-    let own = admit(&gate(AuthMode::Required), &bench, &near, Some("of this process"));
+    let own = admit(
+        &gate(AuthMode::Required),
+        &bench,
+        &near,
+        Some("of this process"),
+    );
     assert_eq!(own.await.unwrap().means, Means::Process);
 }
 
@@ -150,8 +155,13 @@ async fn a_denied_user_is_not_let_in_by_key_or_token() {
     assert!(admit(&gate, &bench, &far, Some(&token)).await.is_ok());
     bench.apply(|state| state.plan_user_deny("ada", true, now_ms()).unwrap());
     for credential in [key, &token] {
-        let refused = admit(&gate, &bench, &far, Some(credential)).await.unwrap_err();
-        assert!(matches!(refused, AccessRefusal::UserDenied { .. }), "{refused}");
+        let refused = admit(&gate, &bench, &far, Some(credential))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(refused, AccessRefusal::UserDenied { .. }),
+            "{refused}"
+        );
     }
     bench.apply(|state| state.plan_user_deny("ada", false, 0).unwrap());
     assert!(admit(&gate, &bench, &far, Some(key)).await.is_ok());

@@ -62,7 +62,10 @@ impl Foreign {
 #[test]
 fn a_token_of_another_issuer_says_what_its_user_may_do() {
     let claims = foreign().told(&claims()).unwrap().unwrap();
-    assert_eq!((claims.sub.as_str(), claims.role), ("grace", Role::Operator));
+    assert_eq!(
+        (claims.sub.as_str(), claims.role),
+        ("grace", Role::Operator)
+    );
     assert_eq!(claims.projects, Some(vec!["p".to_owned()]));
 }
 
@@ -80,7 +83,10 @@ fn a_token_for_others_or_without_an_end_is_wrong() {
         assert_eq!(foreign.refused(without(field)), wrong, "{field}");
     }
     let past = get_current_timestamp() - 100;
-    assert_eq!(foreign.refused(|c| c["exp"] = json!(past)), AccessRefusal::Expired);
+    assert_eq!(
+        foreign.refused(|c| c["exp"] = json!(past)),
+        AccessRefusal::Expired
+    );
 }
 
 #[test]
@@ -91,7 +97,10 @@ fn no_secret_verifies() {
     assert!(matches!(refused, IssuerError::Keys));
     let empty = Issuer::new("i", "a", b"{\"keys\":[]}").unwrap_err();
     assert!(matches!(empty, IssuerError::Keys));
-    assert!(matches!(Issuer::new("i", "a", b"{"), Err(IssuerError::Malformed(_))));
+    assert!(matches!(
+        Issuer::new("i", "a", b"{"),
+        Err(IssuerError::Malformed(_))
+    ));
 }
 
 #[test]

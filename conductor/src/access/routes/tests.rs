@@ -59,10 +59,12 @@ fn routed() -> BTreeSet<(String, String)> {
             let mut parts = inside.splitn(3, '"');
             let (path, handlers) = (parts.nth(1).unwrap(), parts.next().unwrap());
             for method in ["get", "post", "put", "delete", "patch", "any"] {
-                let called = handlers.match_indices(&format!("{method}(")).any(|(at, _)| {
-                    let before = handlers[..at].chars().next_back();
-                    !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
-                });
+                let called = handlers
+                    .match_indices(&format!("{method}("))
+                    .any(|(at, _)| {
+                        let before = handlers[..at].chars().next_back();
+                        !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+                    });
                 if called {
                     routes.insert((method.to_uppercase(), path.to_owned()));
                 }
@@ -117,7 +119,10 @@ fn viewers_change_nothing_and_only_admins_say_who_may_what() {
             assert!(!is_met(Role::Viewer), "{word}");
         }
         let is_about_access = ["/v1/users", "/v1/keys", "/v1/audit", "/v1/tokens/"];
-        if is_about_access.iter().any(|start| rule.path.starts_with(start)) {
+        if is_about_access
+            .iter()
+            .any(|start| rule.path.starts_with(start))
+        {
             assert_eq!(rule.need, Administer, "{word}");
         }
         assert!(is_met(Role::Admin), "{word}");
@@ -143,14 +148,29 @@ fn who_is_bound_to_projects_reaches_no_other_and_nothing_of_the_cluster() {
     assert!(may("POST", volumes, None, Some(json!({"name": "p/a"}))));
     assert!(!may("POST", volumes, None, Some(json!({"name": "q/a"}))));
     let clone = "/v1/volumes/{name}/snapshots/{snapshot}/clone";
-    assert!(!may("POST", clone, Some("p/a"), Some(json!({"name": "q/a"}))));
-    assert!(!may("POST", clone, Some("q/a"), Some(json!({"name": "p/a"}))));
+    assert!(!may(
+        "POST",
+        clone,
+        Some("p/a"),
+        Some(json!({"name": "q/a"}))
+    ));
+    assert!(!may(
+        "POST",
+        clone,
+        Some("q/a"),
+        Some(json!({"name": "p/a"}))
+    ));
     let group = json!({"name": "q", "volumes": ["p/a", "q/b"]});
     assert!(!may("POST", "/v1/snapshot-groups", None, Some(group)));
     let maps = |name: &str| json!({"volumes": [{"name": "p/a"}, {"name": name}]});
     assert!(may("POST", "/v1/maps", None, Some(maps("b"))));
     assert!(!may("POST", "/v1/maps", None, Some(maps("q/b"))));
     assert!(!may("GET", "/v1/nodes", None, None));
-    assert!(!may("POST", "/v1/targets", None, Some(json!({"name": "p"}))));
+    assert!(!may(
+        "POST",
+        "/v1/targets",
+        None,
+        Some(json!({"name": "p"}))
+    ));
     assert!(may("GET", volumes, None, None));
 }

@@ -28,16 +28,25 @@ fn a_token_tells_whose_it_is() {
 fn a_token_of_another_key_or_cluster_is_wrong() {
     let (one, other) = (key(), key());
     let token = good(&one);
-    assert_eq!(verify(CLUSTER, &other, &token).unwrap_err(), AccessRefusal::Wrong);
+    assert_eq!(
+        verify(CLUSTER, &other, &token).unwrap_err(),
+        AccessRefusal::Wrong
+    );
     let elsewhere = ClusterId::new(8);
-    assert_eq!(verify(elsewhere, &one, &token).unwrap_err(), AccessRefusal::Wrong);
+    assert_eq!(
+        verify(elsewhere, &one, &token).unwrap_err(),
+        AccessRefusal::Wrong
+    );
 }
 
 #[test]
 fn a_token_that_has_ended_is_told_so() {
     let key = key();
     let (token, _) = sign(CLUSTER, &key, "ada", now() - 100, 50).unwrap();
-    assert_eq!(verify(CLUSTER, &key, &token).unwrap_err(), AccessRefusal::Expired);
+    assert_eq!(
+        verify(CLUSTER, &key, &token).unwrap_err(),
+        AccessRefusal::Expired
+    );
 }
 
 #[test]

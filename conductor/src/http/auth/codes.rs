@@ -32,7 +32,11 @@ impl AccessCode {
     pub(crate) fn facts(self) -> (&'static str, &'static str, StatusCode) {
         use StatusCode as S;
         match self {
-            Self::NotAuthenticated => ("not-authenticated", "Who asks is not known", S::UNAUTHORIZED),
+            Self::NotAuthenticated => (
+                "not-authenticated",
+                "Who asks is not known",
+                S::UNAUTHORIZED,
+            ),
             Self::CredentialsRefused => (
                 "credentials-refused",
                 "Key or token is wrong",
@@ -55,11 +59,9 @@ impl AccessCode {
                 S::TOO_MANY_REQUESTS,
             ),
             Self::NotPermitted => ("not-permitted", "Role does not reach that", S::FORBIDDEN),
-            Self::ProjectNotPermitted => (
-                "project-not-permitted",
-                "Not in that project",
-                S::FORBIDDEN,
-            ),
+            Self::ProjectNotPermitted => {
+                ("project-not-permitted", "Not in that project", S::FORBIDDEN)
+            }
             Self::VolumeKeyNeeded => ("volume-key-needed", "Volume has a key", S::FORBIDDEN),
             Self::UserNotFound => ("user-not-found", "No such user", S::NOT_FOUND),
             Self::UserExists => ("user-exists", "User exists", S::CONFLICT),

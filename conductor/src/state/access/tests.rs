@@ -90,7 +90,12 @@ fn the_keys_of_a_user_go_with_it() {
     bench.key("bob", "2");
     let plan = bench.0.plan_user_delete("bob").unwrap();
     bench.apply(plan);
-    let left: Vec<String> = bench.0.api_keys(None).into_iter().map(|key| key.id).collect();
+    let left: Vec<String> = bench
+        .0
+        .api_keys(None)
+        .into_iter()
+        .map(|key| key.id)
+        .collect();
     assert_eq!(left, ["1"]);
     let gone = bench.0.plan_key_revoke("2", 1);
     assert!(matches!(refusal(gone), AccessRefusal::NoKey { .. }));

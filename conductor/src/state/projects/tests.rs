@@ -41,7 +41,10 @@ fn put(state: &mut ClusterState, row: VolumeRow) {
 
 fn used(state: &ClusterState, name: &str) -> (u64, u64) {
     let projects = state.projects();
-    let project = projects.iter().find(|project| project.name == name).unwrap();
+    let project = projects
+        .iter()
+        .find(|project| project.name == name)
+        .unwrap();
     (project.bytes.get(), project.volumes)
 }
 
@@ -51,7 +54,10 @@ fn a_project_counts_its_volumes_as_they_come_grow_and_go() {
     put(&mut state, volume(1, "p/a", 100));
     put(&mut state, volume(2, "p/b", 10));
     put(&mut state, volume(3, "a", 5));
-    assert_eq!((used(&state, "p"), used(&state, "default")), ((110, 2), (5, 1)));
+    assert_eq!(
+        (used(&state, "p"), used(&state, "default")),
+        ((110, 2), (5, 1))
+    );
     let growing = VolumeRow {
         grows_to: Some(ByteCount::new(300)),
         ..volume(1, "p/a", 100)
@@ -73,15 +79,23 @@ fn a_project_counts_its_volumes_as_they_come_grow_and_go() {
 #[test]
 fn quotas_are_met_and_not_passed() {
     let mut state = with_project(Some(100), Some(2));
-    let fits = |state: &ClusterState, bytes| {
-        state.check_quota("p/new", None, &volume(9, "p/new", bytes))
-    };
+    let fits =
+        |state: &ClusterState, bytes| state.check_quota("p/new", None, &volume(9, "p/new", bytes));
     assert!(fits(&state, 100).is_ok());
-    assert!(matches!(fits(&state, 101), Err(AccessRefusal::QuotaBytes { .. })));
-    assert!(matches!(fits(&state, u64::MAX), Err(AccessRefusal::QuotaBytes { .. })));
+    assert!(matches!(
+        fits(&state, 101),
+        Err(AccessRefusal::QuotaBytes { .. })
+    ));
+    assert!(matches!(
+        fits(&state, u64::MAX),
+        Err(AccessRefusal::QuotaBytes { .. })
+    ));
     let first = volume(1, "p/a", 60);
     put(&mut state, first.clone());
-    assert!(matches!(fits(&state, 41), Err(AccessRefusal::QuotaBytes { .. })));
+    assert!(matches!(
+        fits(&state, 41),
+        Err(AccessRefusal::QuotaBytes { .. })
+    ));
     let grown = |bytes| VolumeRow {
         grows_to: Some(ByteCount::new(bytes)),
         ..first.clone()
@@ -90,7 +104,10 @@ fn quotas_are_met_and_not_passed() {
     assert!(state.check_quota("p/a", Some(&first), &grown(101)).is_err());
     put(&mut state, volume(2, "p/b", 40));
     let third = fits(&state, 0).unwrap_err();
-    assert!(matches!(third, AccessRefusal::QuotaVolumes { quota: 2, .. }));
+    assert!(matches!(
+        third,
+        AccessRefusal::QuotaVolumes { quota: 2, .. }
+    ));
     // What is there stays when the quota is lowered, and may get smaller.
     let quota = SetQuota {
         quota_bytes: Some(ByteCount::new(10)),
@@ -98,7 +115,11 @@ fn quotas_are_met_and_not_passed() {
     };
     let plan = state.plan_project_quota("p", &quota).unwrap();
     apply(&mut state, plan.changes);
-    assert!(state.check_quota("p/a", Some(&first), &volume(1, "p/a", 50)).is_ok());
+    assert!(
+        state
+            .check_quota("p/a", Some(&first), &volume(1, "p/a", 50))
+            .is_ok()
+    );
 }
 
 #[test]

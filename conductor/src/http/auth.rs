@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use ashlar_proto::api::{AuditEntry, AuditOutcome, Role, VOLUME_KEY_HEADER};
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, RawPathParams, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
@@ -53,8 +53,7 @@ pub(super) async fn guard<M: MetaStore>(
     if rule.need == routes::Need::Nothing {
         return next.run(Request::from_parts(parts, body)).await;
     }
-    let peer = parts.extensions.get::<ConnectInfo<Peer>>();
-    let peer = peer.map(|info| info.0.clone()).unwrap_or_default();
+    let peer = peer::of(&parts);
     let authorization = parts.headers.get(header::AUTHORIZATION);
     let admitted = api.gate.admit(&*api.cluster, &peer, authorization).await;
     let mut entry = entry(&parts, &peer, admitted.as_ref().ok());

@@ -44,9 +44,13 @@ impl Guarded {
             services,
         };
         cluster.service("conductor", &cluster.conductor("loopback-free"))?;
-        wait_for("the conductor", LIMIT, || cluster.tool(None, &["user", "list"]).check())?;
+        wait_for("the conductor", LIMIT, || {
+            cluster.tool(None, &["user", "list"]).check()
+        })?;
         for (user, role) in [("ada", "admin"), ("store", "store"), ("nbd", "front-end")] {
-            cluster.tool(None, &["user", "create", user, "--role", role]).check()?;
+            cluster
+                .tool(None, &["user", "create", user, "--role", role])
+                .check()?;
             cluster.key(None, user)?;
         }
         for mut service in cluster.services.drain(..) {
@@ -60,11 +64,27 @@ impl Guarded {
             .check()?;
         let url = cluster.url();
         let listen = format!("127.0.0.1:{}", free_port()?);
-        let store = ["store", "--conductor", &url, "--listen", &listen, "--disk", &disk];
+        let store = [
+            "store",
+            "--conductor",
+            &url,
+            "--listen",
+            &listen,
+            "--disk",
+            &disk,
+        ];
         cluster.service_showing("store", &store)?;
         std::fs::write(cluster.path("volume-keys"), "# none yet\n")?;
         let (listen, keys) = (format!("127.0.0.1:{nbd}"), cluster.text("volume-keys"));
-        let nbd = ["nbd", "--conductor", &url, "--listen", &listen, "--volume-keys", &keys];
+        let nbd = [
+            "nbd",
+            "--conductor",
+            &url,
+            "--listen",
+            &listen,
+            "--volume-keys",
+            &keys,
+        ];
         cluster.service_showing("nbd", &nbd)?;
         wait_for("the store", LIMIT, || {
             let nodes = cluster.json("ada", &["node", "list"])?;
@@ -77,7 +97,15 @@ impl Guarded {
     fn conductor(&self, auth: &str) -> Vec<String> {
         let listen = format!("127.0.0.1:{}", self.api);
         let (data, audit) = (self.text("meta"), self.text("audit.log"));
-        let words = ["conductor", "--data", &data, "--listen", &listen, "--auth", auth];
+        let words = [
+            "conductor",
+            "--data",
+            &data,
+            "--listen",
+            &listen,
+            "--auth",
+            auth,
+        ];
         let words = words.iter().chain(&["--audit-log", &audit]);
         words.map(|word| (*word).to_owned()).collect()
     }
@@ -85,7 +113,8 @@ impl Guarded {
     fn service<S: AsRef<str>>(&mut self, name: &str, words: &[S]) -> Result<()> {
         let log = self.path(&format!("{name}.log"));
         let words = words.iter().map(AsRef::as_ref);
-        self.services.push(Service::start(name, &log, binary::ashlar(), words)?);
+        self.services
+            .push(Service::start(name, &log, binary::ashlar(), words)?);
         Ok(())
     }
 
@@ -134,7 +163,7 @@ impl Guarded {
 
     /// A user with a key of its own.
     fn user(&self, words: &[&str]) -> Result<()> {
-        let create = [&["user", "create"], words].concat();
+        let create = [&["user", "create"][..], words].concat();
         self.tool(Some("ada"), &create).check()?;
         self.key(Some("ada"), words[0])
     }
@@ -150,7 +179,10 @@ impl Guarded {
     fn entries(&self, code: &str) -> Result<Vec<Value>> {
         let all = self.json("ada", &["audit", "list", "--last", "1000"])?;
         let all = all.as_array().context("a list")?.clone();
-        Ok(all.into_iter().filter(|entry| entry["code"] == code).collect())
+        Ok(all
+            .into_iter()
+            .filter(|entry| entry["code"] == code)
+            .collect())
     }
 
     /// The status of a request that shows a token.
@@ -172,7 +204,11 @@ fn has_no_secret(path: &Path, secrets: &[String]) -> Result<()> {
     let bytes = std::fs::read(path)?;
     let text = String::from_utf8_lossy(&bytes);
     for secret in secrets {
-        ensure!(!text.contains(secret.as_str()), "{} has a secret", path.display());
+        ensure!(
+            !text.contains(secret.as_str()),
+            "{} has a secret",
+            path.display()
+        );
     }
     Ok(())
 }
@@ -180,24 +216,65 @@ fn has_no_secret(path: &Path, secrets: &[String]) -> Result<()> {
 #[test]
 fn who_is_not_let_in_is_refused_by_its_code_and_stands_in_the_audit_log() -> Result<()> {
     let cluster = Guarded::start()?;
-    cluster.refuses(None, &["volume", "list"], NOT_PERMITTED, "who asks is not known")?;
-    std::fs::write(cluster.path("wrong.key"), format!("ashlar_{0}_{0}{0}{0}{0}", "0".repeat(16)))?;
-    cluster.refuses(Some("wrong"), &["volume", "list"], NOT_PERMITTED, "not one of this cluster")?;
+    cluster.refuses(
+        None,
+        &["volume", "list"],
+        NOT_PERMITTED,
+        "who asks is not known",
+    )?;
+    std::fs::write(
+        cluster.path("wrong.key"),
+        format!("ashlar_{0}_{0}{0}{0}{0}", "0".repeat(16)),
+    )?;
+    cluster.refuses(
+        Some("wrong"),
+        &["volume", "list"],
+        NOT_PERMITTED,
+        "not one of this cluster",
+    )?;
     // Roles.
     cluster.user(&["vera", "--role", "viewer"])?;
     cluster.tool(Some("vera"), &["status"]).check()?;
-    let create = ["volume", "create", "a", "--size", "16MiB", "--replicas", "1"];
+    let create = [
+        "volume",
+        "create",
+        "a",
+        "--size",
+        "16MiB",
+        "--replicas",
+        "1",
+    ];
     cluster.refuses(Some("vera"), &create, NOT_PERMITTED, "is a viewer")?;
     cluster.refuses(Some("nbd"), &create, NOT_PERMITTED, "is a front-end")?;
-    cluster.refuses(Some("store"), &["user", "list"], NOT_PERMITTED, "is a store")?;
+    cluster.refuses(
+        Some("store"),
+        &["user", "list"],
+        NOT_PERMITTED,
+        "is a store",
+    )?;
     // Projects and quotas.
-    let project = ["project", "create", "shop", "--bytes", "32MiB", "--volumes", "2"];
+    let project = [
+        "project",
+        "create",
+        "shop",
+        "--bytes",
+        "32MiB",
+        "--volumes",
+        "2",
+    ];
     cluster.tool(Some("ada"), &project).check()?;
     cluster.user(&["shop", "--role", "operator", "--project", "shop"])?;
     cluster.refuses(Some("shop"), &create, NOT_PERMITTED, "in project `default`")?;
     let size = |name, size| ["volume", "create", name, "--size", size, "--replicas", "1"];
-    cluster.tool(Some("shop"), &size("shop/a", "16MiB")).check()?;
-    cluster.refuses(Some("shop"), &size("shop/b", "32MiB"), REFUSED, "raise its quota")?;
+    cluster
+        .tool(Some("shop"), &size("shop/a", "16MiB"))
+        .check()?;
+    cluster.refuses(
+        Some("shop"),
+        &size("shop/b", "32MiB"),
+        REFUSED,
+        "raise its quota",
+    )?;
     let grow = ["volume", "resize", "shop/a", "64MiB"];
     cluster.refuses(Some("shop"), &grow, REFUSED, "raise its quota")?;
     // Revoked, denied.
@@ -205,8 +282,15 @@ fn who_is_not_let_in_is_refused_by_its_code_and_stands_in_the_audit_log() -> Res
     let id = keys[0]["id"].as_str().context("an id")?;
     cluster.tool(Some("ada"), &["key", "revoke", id]).check()?;
     cluster.refuses(Some("vera"), &["status"], NOT_PERMITTED, "was revoked")?;
-    cluster.tool(Some("ada"), &["user", "deny", "shop"]).check()?;
-    cluster.refuses(Some("shop"), &["volume", "list"], NOT_PERMITTED, "is denied")?;
+    cluster
+        .tool(Some("ada"), &["user", "deny", "shop"])
+        .check()?;
+    cluster.refuses(
+        Some("shop"),
+        &["volume", "list"],
+        NOT_PERMITTED,
+        "is denied",
+    )?;
     for (code, least) in [
         ("not-authenticated", 1),
         ("credentials-refused", 1),
@@ -218,11 +302,21 @@ fn who_is_not_let_in_is_refused_by_its_code_and_stands_in_the_audit_log() -> Res
     ] {
         let entries = cluster.entries(code)?;
         ensure!(entries.len() >= least, "{code}: {entries:?}");
-        ensure!(entries.iter().all(|entry| entry["outcome"] == "refused"), "{entries:?}");
+        ensure!(
+            entries.iter().all(|entry| entry["outcome"] == "refused"),
+            "{entries:?}"
+        );
     }
     let file = std::fs::read_to_string(cluster.path("audit.log"))?;
-    ensure!(file.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{file}");
-    ensure!(file.contains("quota-exceeded") && file.contains("\"who\":\"ada\""), "{file}");
+    ensure!(
+        file.lines()
+            .all(|line| serde_json::from_str::<Value>(line).is_ok()),
+        "{file}"
+    );
+    ensure!(
+        file.contains("quota-exceeded") && file.contains("\"who\":\"ada\""),
+        "{file}"
+    );
     Ok(())
 }
 
@@ -255,24 +349,53 @@ fn tokens_that_are_touched_expired_or_revoked_are_refused() -> Result<()> {
         Ok(())
     })?;
     let id = made["id"].as_str().context("an id")?;
-    cluster.tool(Some("ada"), &["token", "revoke", id]).check()?;
+    cluster
+        .tool(Some("ada"), &["token", "revoke", id])
+        .check()?;
     ensure!(cluster.status(&token)? == 401, "a revoked token is good");
-    cluster.tool(Some("ada"), &["token", "rotate", "--forget"]).check()?;
-    ensure!(cluster.status(other)? == 401, "a token of a forgotten key is good");
-    ensure!(!cluster.entries("credentials-expired")?.is_empty(), "no entry");
-    ensure!(!cluster.entries("credentials-revoked")?.is_empty(), "no entry");
+    cluster
+        .tool(Some("ada"), &["token", "rotate", "--forget"])
+        .check()?;
+    ensure!(
+        cluster.status(other)? == 401,
+        "a token of a forgotten key is good"
+    );
+    ensure!(
+        !cluster.entries("credentials-expired")?.is_empty(),
+        "no entry"
+    );
+    ensure!(
+        !cluster.entries("credentials-revoked")?.is_empty(),
+        "no entry"
+    );
     Ok(())
 }
 
 #[test]
 fn a_front_end_attaches_a_volume_with_a_key_once_it_is_given_that() -> Result<()> {
     let mut cluster = Guarded::start()?;
-    let create = ["volume", "create", "data", "--size", "16MiB", "--replicas", "1"];
+    let create = [
+        "volume",
+        "create",
+        "data",
+        "--size",
+        "16MiB",
+        "--replicas",
+        "1",
+    ];
     cluster.tool(Some("ada"), &create).check()?;
-    let key = cluster.tool(Some("ada"), &["volume", "key", "set", "data"]).check()?;
+    let key = cluster
+        .tool(Some("ada"), &["volume", "key", "set", "data"])
+        .check()?;
     let key = key.trim().to_owned();
-    ensure!(NbdClient::connect(cluster.nbd, "data").is_err(), "it needs no key");
-    ensure!(!cluster.entries("volume-key-needed")?.is_empty(), "no entry");
+    ensure!(
+        NbdClient::connect(cluster.nbd, "data").is_err(),
+        "it needs no key"
+    );
+    ensure!(
+        !cluster.entries("volume-key-needed")?.is_empty(),
+        "no entry"
+    );
     std::fs::write(cluster.path("volume-keys"), format!("data {key}\n"))?;
     let mut client = wait_for("the key to be read", LIMIT, || {
         NbdClient::connect(cluster.nbd, "data")
@@ -310,15 +433,24 @@ fn who_guesses_keys_is_slowed_down_and_costs_little() -> Result<()> {
         }
     }
     let spent = cluster.services[0].cpu_time()?.saturating_sub(before);
-    eprintln!("300 guesses took {:?} and {spent:?} of a processor, {stopped} were stopped",
-        begun.elapsed());
+    eprintln!(
+        "300 guesses took {:?} and {spent:?} of a processor, {stopped} were stopped",
+        begun.elapsed()
+    );
     ensure!(stopped > 200, "{stopped} of 300 were stopped");
     let resident = cluster.services[0].resident_bytes()?;
     ensure!(resident < 512 << 20, "{resident} bytes");
     // The cluster goes on for those whose keys are known.
     cluster.tool(Some("ada"), &["status"]).check()?;
     let entries = cluster.entries("too-many-failures")?;
-    ensure!(!entries.is_empty() && entries.len() <= 200, "{} entries", entries.len());
-    ensure!(cluster.services.iter_mut().all(Service::is_running), "something has ended");
+    ensure!(
+        !entries.is_empty() && entries.len() <= 200,
+        "{} entries",
+        entries.len()
+    );
+    ensure!(
+        cluster.services.iter_mut().all(Service::is_running),
+        "something has ended"
+    );
     Ok(())
 }

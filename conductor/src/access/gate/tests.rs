@@ -109,12 +109,8 @@ async fn who_shows_nothing_is_let_in_where_the_mode_says_so() {
     };
     let admitted = admit(&gate(AuthMode::Required), &bench, &node, None).await;
     assert_eq!(admitted.unwrap().role, Role::Store);
-    let own = admit(
-        &gate(AuthMode::Required),
-        &bench,
-        &near,
-        Some("of this process"),
-    );
+    let strict = gate(AuthMode::Required);
+    let own = admit(&strict, &bench, &near, Some("of this process"));
     assert_eq!(own.await.unwrap().means, Means::Process);
 }
 

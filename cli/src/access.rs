@@ -15,6 +15,9 @@ use crate::args::{
 };
 use crate::output::{bytes, print_json, print_table, print_text};
 
+/// The end of the last year that has four digits.
+const YEAR_10000_MS: u64 = 253_402_300_800_000;
+
 /// How long one call waits for the next entry.
 const FOLLOW_WAIT: Duration = Duration::from_secs(30);
 
@@ -284,7 +287,11 @@ fn line(entry: &AuditEntry) -> String {
     )
 }
 
+/// A time for people; nothing for one that no calendar here has.
 fn time(at_ms: u64) -> String {
+    if at_ms >= YEAR_10000_MS {
+        return String::new();
+    }
     let at = std::time::UNIX_EPOCH.checked_add(Duration::from_millis(at_ms));
     at.map_or_else(String::new, |at| {
         humantime::format_rfc3339_seconds(at).to_string()

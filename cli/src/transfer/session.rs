@@ -13,7 +13,6 @@ use crate::args::ReactorArgs;
 use crate::cluster_source::HttpClusterSource;
 use crate::exported::Exported;
 use crate::{host, runtime, signals};
-use ashlar_api_client::ApiClient;
 
 /// What owners that import, export and make smaller are called.
 pub const IMPORT: &str = "import";

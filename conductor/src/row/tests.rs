@@ -405,10 +405,10 @@ fn volumes_of_version_4_are_read_and_are_not_settled() {
 
 #[test]
 fn newer_rows_are_refused() {
-    let refused = AnyRow::decode(&cluster_key(), br#"{"version":10,"row":{"what":1}}"#);
+    let refused = AnyRow::decode(&cluster_key(), br#"{"version":11,"row":{"what":1}}"#);
     assert!(matches!(
         refused,
-        Err(RowError::Version { version: 10, .. })
+        Err(RowError::Version { version: 11, .. })
     ));
     let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
     assert!(matches!(unknown, Err(RowError::Unknown { .. })));

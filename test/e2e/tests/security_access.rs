@@ -97,16 +97,9 @@ impl Guarded {
     fn conductor(&self, auth: &str) -> Vec<String> {
         let listen = format!("127.0.0.1:{}", self.api);
         let (data, audit) = (self.text("meta"), self.text("audit.log"));
-        let words = [
-            "conductor",
-            "--data",
-            &data,
-            "--listen",
-            &listen,
-            "--auth",
-            auth,
-        ];
-        let words = words.iter().chain(&["--audit-log", &audit]);
+        let place = ["conductor", "--data", &data, "--listen", &listen];
+        let gate = ["--auth", auth, "--audit-log", &audit];
+        let words = place.iter().chain(&gate);
         words.map(|word| (*word).to_owned()).collect()
     }
 

@@ -454,7 +454,7 @@ fn reservations_of_version_8_are_read() {
 
 #[test]
 fn rows_of_version_9_are_read() {
-    let value = concat!(r#"{"version":9,"row":{"client":"nbd@a","reason":null}}"#);
+    let value = r#"{"version":9,"row":{"client":"nbd@a","reason":null}}"#;
     let row = AnyRow::decode(&denied_key("nbd@a"), value.as_bytes()).unwrap();
     let client = "nbd@a".to_owned();
     let reason = None;

@@ -1,8 +1,10 @@
 //! The conductor's API as typed calls. A problem's detail is what a person sees.
 
+mod access;
 mod conductors;
 mod servers;
 mod targets;
+mod token;
 
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use ashlar_proto::api::{
     InSyncCommitted, List, Node, OwnerHeartbeat, Problem, ProposeInSync, Rebalance, RebalancePlan,
     RegisterNode, Registered, ReportFlatten, ReportHold, ReportLayers, ReserveVolume, ResizeVolume,
     Revision, RollbackVolume, Schedulable, SetRebalance, SetSchedulable, SetSpace, Snapshot,
-    SnapshotGroup, SnapshotMap, Space, Volume, VolumeMaps,
+    SnapshotGroup, SnapshotMap, Space, VOLUME_KEY_HEADER, Volume, VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
 use conductors::Conductors;
@@ -21,6 +23,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+pub use token::{Token, VolumeKeys};
 
 /// How long to connect.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
@@ -110,6 +113,8 @@ const POLL_MAX: Duration = Duration::from_secs(5);
 pub struct ApiClient {
     http: Client,
     base: Conductors,
+    token: Option<Token>,
+    volume_keys: Option<VolumeKeys>,
 }
 
 impl ApiClient {
@@ -126,7 +131,22 @@ impl ApiClient {
             text: api.to_owned(),
         };
         let http = http.map_err(wrong)?;
-        Ok(Self { http, base })
+        Ok(Self {
+            http,
+            base,
+            token: None,
+            volume_keys: None,
+        })
+    }
+
+    /// The same, showing with each call who asks, and giving the keys of volumes where they are needed.
+    #[must_use]
+    pub fn showing(self, token: Option<Token>, volume_keys: Option<VolumeKeys>) -> Self {
+        Self {
+            token,
+            volume_keys,
+            ..self
+        }
     }
 
     /// How long a call may wait that is repeated when it finds no news.
@@ -233,8 +253,9 @@ impl ApiClient {
         volume: &str,
         snapshot: &str,
     ) -> Result<SnapshotMap, ApiError> {
-        self.get(&["volumes", volume, "snapshots", snapshot, "map"])
-            .await
+        let path = ["volumes", volume, "snapshots", snapshot, "map"];
+        let get = self.with_key(self.request(Method::GET, &path), volume);
+        json(send(get, &self.base).await?, &self.base).await
     }
 
     /// `POST /v1/volumes/{volume}/snapshots`: returns when it is ready, or after 30 s as it then
@@ -346,7 +367,9 @@ impl ApiClient {
         name: &str,
         request: &AttachRequest,
     ) -> Result<Attachment, ApiError> {
-        self.post(&["volumes", name, "attach"], request).await
+        let post = self.request(Method::POST, &["volumes", name, "attach"]);
+        let post = self.with_key(post.json(request), name);
+        json(send(post, &self.base).await?, &self.base).await
     }
 
     /// `POST /v1/volumes/{name}/detach`.
@@ -522,12 +545,25 @@ impl ApiClient {
         json(send(get, &self.base).await?, &self.base).await
     }
 
+    /// Gives the key of a volume, if one is known.
+    fn with_key(&self, request: RequestBuilder, volume: &str) -> RequestBuilder {
+        let key = self.volume_keys.as_ref().and_then(|keys| keys.of(volume));
+        match key {
+            Some(key) => request.header(VOLUME_KEY_HEADER, key.reveal()),
+            None => request,
+        }
+    }
+
     fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
         let mut url = self.base.first();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push("v1").extend(path);
         }
-        self.http.request(method, url).timeout(ANSWER_MAX)
+        let request = self.http.request(method, url).timeout(ANSWER_MAX);
+        match self.token.as_ref().and_then(Token::current) {
+            Some(token) => request.bearer_auth(token.reveal()),
+            None => request,
+        }
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ApiError> {

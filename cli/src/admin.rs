@@ -13,7 +13,7 @@ use ashlar_proto::api::{
 
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
-use crate::{clones, rebalance, resize, space, targets, transfer};
+use crate::{access, clones, credentials, rebalance, resize, space, targets, transfer};
 use ashlar_api_client::{ApiClient, ApiError};
 
 /// How long a front end may hold a volume that nobody uses any more.
@@ -27,7 +27,7 @@ where
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let client = ApiClient::new(api).with_context(|| format!("--api {api}"))?;
+    let client = credentials::client(api).with_context(|| format!("--api {api}"))?;
     Ok(runtime.block_on(exchange(client))?)
 }
 
@@ -101,6 +101,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
         VolumeCommand::Set(args) => space::set_volume(api, &args, json),
         VolumeCommand::Resize(args) => resize::run(api, &args, json),
         VolumeCommand::Reservations { name } => targets::reservations(api, &name, json),
+        VolumeCommand::Key { command } => access::volume_key(api, &command, json),
         VolumeCommand::Delete { name, force } => {
             ask(api, async |client| {
                 once_let_go(async || client.delete_volume(&name, force).await).await

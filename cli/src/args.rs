@@ -1,5 +1,6 @@
 //! The command line: every role and every administrative command of the one binary.
 
+mod access;
 mod bench;
 mod clones;
 mod csi;
@@ -25,6 +26,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::io_threads::THREADS_MAX;
 use crate::machine_memory;
 
+pub use access::{
+    AuditCommand, CredentialArgs, GateArgs, KeyCommand, ProjectCommand, TokenCommand, UserCommand,
+    VolumeKeyCommand,
+};
 pub use bench::{BenchArgs, BenchPattern};
 pub use clones::{CloneArgs, FlattenArgs};
 pub use csi::{AttacherArg, CsiArgs, CsiMode};
@@ -57,12 +62,16 @@ Examples:
   nbdcopy disk.img nbd://127.0.0.1/data            fill it with any NBD client
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused as things stand,
-            5 the conductor cannot be reached"
+            5 the conductor cannot be reached, 6 not let in or not permitted"
 )]
 pub struct Cli {
     /// Print JSON for programs instead of text for people.
     #[arg(long, global = true)]
     pub json: bool,
+
+    /// What is shown to the conductor.
+    #[command(flatten)]
+    pub credentials: CredentialArgs,
 
     /// What to do.
     #[command(subcommand)]
@@ -151,6 +160,58 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: ClientCommand,
+    },
+    /// Create, list, deny and delete users; say what they may do.
+    User {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: UserCommand,
+    },
+    /// Create, list and revoke keys, by which users get in.
+    Key {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// Create and revoke tokens, which end by themselves.
+    Token {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Create, list, bound and delete projects.
+    Project {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: ProjectCommand,
+    },
+    /// Show who has done what, and who was refused.
+    Audit {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
+    /// Show whom the conductor takes this command for, and what that one may do.
+    #[command(after_help = "Example:\n  ashlar whoami --token-file ada.key")]
+    Whoami {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
     },
     /// Show or pause the moves of replicas from fuller disks to emptier ones.
     #[command(after_help = "\
@@ -310,6 +371,10 @@ pub struct UpArgs {
     #[command(flatten)]
     pub tls: TlsArgs,
 
+    /// Who is let in at the API.
+    #[command(flatten)]
+    pub gate: GateArgs,
+
     /// How long a disk that does not serve is waited for before its replicas are made elsewhere.
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_duration)]
     pub rebuild_after: Duration,
@@ -362,6 +427,10 @@ pub struct ConductorArgs {
     /// Where the API listens.
     #[arg(long, default_value = "127.0.0.1:7100", value_name = "ADDR")]
     pub listen: std::net::SocketAddr,
+
+    /// Who is let in at the API.
+    #[command(flatten)]
+    pub gate: GateArgs,
 
     /// How long a disk that does not serve is waited for before its replicas are made elsewhere.
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = parse_duration)]
@@ -517,7 +586,8 @@ pub enum VolumeCommand {
         after_help = "Examples:\n  ashlar volume create data --size 10GiB --replicas 3 --ack majority\n  ashlar volume create db --size 100GiB --reserve 20GiB"
     )]
     Create {
-        /// Its name: 1 to 63 of a-z 0-9 . _ -, beginning with a letter or digit.
+        /// Its name: 1 to 63 of a-z 0-9 . _ -, beginning with a letter or digit; PROJECT/NAME in a
+        /// project.
         name: String,
         /// Its size, as 10GiB or 500MB; a multiple of 4 KiB.
         #[arg(long, value_parser = parse_size)]
@@ -558,6 +628,12 @@ pub enum VolumeCommand {
     Reservations {
         /// Its name.
         name: String,
+    },
+    /// Have a volume attached only by who gives its key, or by all again.
+    Key {
+        /// What to do.
+        #[command(subcommand)]
+        command: VolumeKeyCommand,
     },
     /// Delete a volume and all its data.
     #[command(after_help = "Example:\n  ashlar volume delete data")]

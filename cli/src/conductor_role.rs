@@ -4,7 +4,7 @@ use anyhow::Context;
 use ashlar_conductor::{Conductor, ConductorOptions, Timing};
 
 use crate::args::ConductorArgs;
-use crate::{etcd, signals};
+use crate::{etcd, gate, signals};
 
 /// Runs until SIGINT or SIGTERM.
 pub fn run(args: ConductorArgs) -> anyhow::Result<()> {
@@ -17,15 +17,19 @@ pub fn run(args: ConductorArgs) -> anyhow::Result<()> {
             owner_silence: args.owner_silence,
             ..Timing::default()
         };
+        let access = gate::options(&args.gate)?;
+        gate::warn(&access, args.listen);
         let conductor = match args.data {
             Some(data_dir) => {
                 let listen = args.listen;
-                Conductor::start_with(ConductorOptions { data_dir, listen }, timing).await
+                let options = ConductorOptions { data_dir, listen };
+                Conductor::start_guarded(options, timing, &access).await
             }
             None => {
                 let etcd = etcd::options(&args.etcd)?;
                 let advertise = args.advertise;
-                Conductor::start_on_etcd(&etcd, args.listen, advertise, timing).await
+                let listen = args.listen;
+                Conductor::start_on_etcd_guarded(&etcd, listen, advertise, timing, &access).await
             }
         };
         let conductor = conductor.context("cannot start the conductor")?;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use ashlar_api_client::ApiClient;
 use ashlar_csi::{
     Attacher, DRIVER_NAME, DriverOptions, FuseLoop, NbdServer, NodeName, NodeOptions, serve,
 };
@@ -13,7 +12,7 @@ use crate::{host, signals};
 
 /// Runs until SIGINT or SIGTERM.
 pub fn run(args: CsiArgs) -> anyhow::Result<()> {
-    let api = ApiClient::new(&args.conductor).context("--conductor")?;
+    let api = crate::credentials::client(&args.conductor).context("--conductor")?;
     let node = node(&args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

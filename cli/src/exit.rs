@@ -14,6 +14,9 @@ const REFUSED: u8 = 4;
 /// The conductor cannot be reached.
 const UNREACHABLE: u8 = 5;
 
+/// Not let in, or not permitted.
+const NOT_PERMITTED: u8 = 6;
+
 /// What a shell expects of a program ended by SIGINT.
 const INTERRUPTED: u8 = 130;
 
@@ -39,6 +42,7 @@ fn code(error: &anyhow::Error) -> u8 {
     };
     match error.http_status() {
         None if error.is_unreachable() => UNREACHABLE,
+        Some(401 | 403 | 429) => NOT_PERMITTED,
         Some(404) => NOT_FOUND,
         Some(409 | 412 | 422 | 507) => REFUSED,
         _ => FAILED,

@@ -31,7 +31,7 @@ pub fn run(args: IscsiArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let stop = signals::stop_channel(tokio.handle())?;
-    let api = ApiClient::new(&args.conductor).context("--conductor")?;
+    let api = crate::credentials::client(&args.conductor).context("--conductor")?;
     let control = tokio.handle().clone();
     let served = runtime::run(&args.reactor, |reactor| {
         serve(reactor, &args, api, control, stop)

@@ -1,5 +1,6 @@
 //! The `ashlar` binary: every role of the cluster and the commands that administer it.
 
+mod access;
 mod admin;
 mod args;
 mod bench;
@@ -10,11 +11,13 @@ mod clients;
 mod clones;
 mod cluster_source;
 mod conductor_role;
+mod credentials;
 mod csi_role;
 mod disk;
 mod etcd;
 mod exit;
 mod exported;
+mod gate;
 mod host;
 mod io_threads;
 mod iscsi_role;
@@ -71,6 +74,9 @@ fn start_logging() {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     let json = cli.json;
+    if !matches!(cli.command, Command::Completions { .. }) {
+        credentials::set(&cli.credentials)?;
+    }
     match cli.command {
         Command::Up(args) => up::run(args),
         Command::Conductor(args) => conductor_role::run(args),
@@ -83,6 +89,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Node { api, command } => admin::node(&api.api, &command, json),
         Command::Target { api, command } => targets::run(&api.api, command, json),
         Command::Client { api, command } => clients::run(&api.api, command, json),
+        Command::User { api, command } => access::user(&api.api, command, json),
+        Command::Key { api, command } => access::key(&api.api, command, json),
+        Command::Token { api, command } => access::token(&api.api, command, json),
+        Command::Project { api, command } => access::project(&api.api, command, json),
+        Command::Audit { api, command } => access::audit(&api.api, &command, json),
+        Command::Whoami { api } => access::whoami(&api.api, json),
         Command::Disk { api, command } => match command {
             DiskCommand::List => admin::disk_list(&api.api, json),
             DiskCommand::Schedule(command) => admin::disk(&api.api, &command, json),

@@ -25,7 +25,7 @@ pub fn run(args: NbdArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let stop = signals::stop_channel(tokio.handle())?;
-    let api = ApiClient::new(&args.conductor).context("--conductor")?;
+    let api = crate::credentials::client(&args.conductor).context("--conductor")?;
     let control = tokio.handle().clone();
     let served = runtime::run(&args.reactor, |reactor| {
         serve(reactor, &args, api, control, stop)

@@ -10,7 +10,6 @@ use ashlar_reactor::{Engine, Reactor, RuntimeOptions, probe_engine};
 use crate::args::{EngineArg, ReactorArgs, SnapshotName};
 use crate::cluster_source::HttpClusterSource;
 use crate::host;
-use ashlar_api_client::ApiClient;
 
 /// Reactor options from the command line; warns where the preferred engine is not to be had.
 pub fn options(args: &ReactorArgs) -> RuntimeOptions {
@@ -66,7 +65,7 @@ pub fn with_volume<T, F: Future<Output = anyhow::Result<T>>>(
         .thread_name("ashlar-control")
         .enable_all()
         .build()?;
-    let client = ApiClient::new(api).with_context(|| format!("--api {api}"))?;
+    let client = crate::credentials::client(api).with_context(|| format!("--api {api}"))?;
     let source = HttpClusterSource::new(client, tokio.handle());
     let result = run(args, async |reactor: Reactor| {
         let options = VolumeOptions::new(host::owner("bench"));
@@ -98,7 +97,7 @@ pub fn with_snapshot<T>(
         .thread_name("ashlar-control")
         .enable_all()
         .build()?;
-    let client = ApiClient::new(api).with_context(|| format!("--api {api}"))?;
+    let client = crate::credentials::client(api).with_context(|| format!("--api {api}"))?;
     let source = HttpClusterSource::new(client, tokio.handle());
     let result = run(args, async |reactor: Reactor| {
         let options = VolumeOptions::new(host::owner("snapshot"));

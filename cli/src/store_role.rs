@@ -35,7 +35,7 @@ pub fn run(args: StoreArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let stop = signals::stop_channel(tokio.handle())?;
-    let api = ApiClient::new(&args.conductor).context("--conductor")?;
+    let api = crate::credentials::client(&args.conductor).context("--conductor")?;
     let control = tokio.handle().clone();
     let options = runtime::options(&args.reactor);
     let threads = IoThreads::start(options, args.threads - 1)?;

@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use ashlar_client::{RepairOwners, RepairTasks, VolumeOptions};
 use ashlar_conductor::{Conductor, ConductorOptions, Timing};
 use ashlar_proto::Address;
+use ashlar_proto::api::Secret;
 use ashlar_reactor::channel::remote;
 use ashlar_reactor::future::join_all;
 use ashlar_reactor::{DiskOptions, Reactor};
@@ -33,8 +34,8 @@ use crate::nbd_role::Front;
 use crate::output::print_text;
 use crate::store_agent::{AgentOptions, StoreAgent};
 use crate::target_catalog::ClusterTargets;
-use crate::{disk, host, iscsi_role, runtime, signals};
-use ashlar_api_client::ApiClient;
+use crate::{credentials, disk, gate, host, iscsi_role, runtime, signals};
+use ashlar_api_client::{ApiClient, Token};
 
 /// The name of a store's disk in its directory.
 const DISK_FILE: &str = "disk";
@@ -61,11 +62,18 @@ pub fn run(args: UpArgs) -> anyhow::Result<()> {
         owner_silence: args.owner_silence,
         ..Timing::default()
     };
-    let conductor = Conductor::start_with(options, timing);
+    let secret = process_secret()?;
+    let mut access = gate::options(&args.gate)?;
+    access.process_secret = Some(secret.clone());
+    gate::warn(&access, args.api);
+    let conductor = Conductor::start_guarded(options, timing, &access);
     let conductor = tokio.block_on(conductor).context("--api")?;
     let stop = signals::stop_channel(tokio.handle())?;
     let cluster = Cluster {
-        api: ApiClient::new(&format!("http://{}", conductor.address()))?,
+        api: credentials::client_showing(
+            &format!("http://{}", conductor.address()),
+            Token::fixed(secret),
+        )?,
         api_url: format!("http://{}", conductor.address()),
         control: tokio.handle().clone(),
         disks,
@@ -74,6 +82,14 @@ pub fn run(args: UpArgs) -> anyhow::Result<()> {
     let served = runtime::run(&args.reactor, |reactor| cluster.serve(reactor, stop));
     tokio.block_on(conductor.shutdown());
     served
+}
+
+/// By which the other roles of this process are let in: known to it alone.
+fn process_secret() -> anyhow::Result<Secret> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| anyhow!("the system gives no randomness"))?;
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Secret::new(digits))
 }
 
 /// Where everything is kept unless told otherwise.

@@ -5,6 +5,8 @@
 //! - a change that has begun is finished even when its caller goes away;
 //! - only a conductor that leads changes anything (`leading`); the others follow.
 
+mod access;
+mod audit;
 mod clients;
 mod clones;
 mod groups;
@@ -28,6 +30,7 @@ use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{ByteCount, ClusterId, GroupId};
 use tokio::sync::{Mutex, Notify, oneshot, watch};
 
+use crate::audited::Asked;
 use crate::live::Live;
 use crate::membership::Moment;
 use crate::meta::{Events, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX, Term};
@@ -35,6 +38,7 @@ use crate::refusal::Refusal;
 use crate::row::RowError;
 use crate::runtime::Runtime;
 use crate::state::{ClusterState, Plan};
+pub(crate) use access::NotMade;
 use leading::fresh_live;
 
 /// Times that a change is planned anew because another conductor was faster.
@@ -283,8 +287,9 @@ impl<M: MetaStore> Cluster<M> {
     ) -> Result<(T, Revision), ClusterError> {
         let cluster = Arc::clone(self);
         let (answer, answered) = oneshot::channel();
+        let asked = Asked::current();
         self.runtime.spawn(Box::pin(async move {
-            let _ = answer.send(cluster.transact_here(plan).await);
+            let _ = answer.send(cluster.transact_here(plan, asked.as_deref()).await);
         }));
         answered.await.map_err(|_| ClusterError::Stopping)?
     }
@@ -292,6 +297,7 @@ impl<M: MetaStore> Cluster<M> {
     async fn transact_here<T>(
         &self,
         mut plan: impl FnMut(&View) -> Result<Plan<T>, Refusal>,
+        asked: Option<&Asked>,
     ) -> Result<(T, Revision), ClusterError> {
         let _turn = self.turn.lock().await;
         let term = self.leads()?;
@@ -306,8 +312,15 @@ impl<M: MetaStore> Cluster<M> {
                 return Ok((planned.answer, at));
             }
             transaction.term = (!is_planted(Planted::WriteUnfenced)).then_some(term);
+            let entry = match asked {
+                Some(asked) => self.join_entry(asked, &mut transaction).await?,
+                None => None,
+            };
             match self.store.commit(transaction).await? {
                 Outcome::Committed(revision) => {
+                    if let (Some(asked), Some(entry)) = (asked, &entry) {
+                        asked.kept(entry);
+                    }
                     self.follow().await?;
                     return Ok((planned.answer, revision));
                 }

@@ -13,12 +13,16 @@ use std::{fmt, io};
 use ashlar_proto::ClusterId;
 use ashlar_proto::api::Revision;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+use crate::access::AccessOptions;
+use crate::access::gate::{Gate, Peer};
+use crate::audit_file::AuditFile;
 use crate::cluster::{Cluster, ClusterError, ClusterOptions, Timing};
 use crate::http::listener::BoundedListener;
-use crate::http::{Api, WATCHES_MAX, router};
+use crate::http::{Api, Refusals, WATCHES_MAX, router};
 use crate::meta::etcd_store::{EtcdOptions, EtcdStore};
 use crate::meta::redb_store::RedbStore;
 use crate::meta::{MetaError, MetaStore};
@@ -55,6 +59,14 @@ pub enum StartError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file of the audit log cannot be opened.
+    #[error("cannot open the audit file {path}: {source}")]
+    AuditFile {
+        /// The file.
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },
@@ -123,10 +135,22 @@ impl Conductor {
     /// # Errors
     /// [`StartError`] when the address or the data directory cannot be had.
     pub async fn start_with(options: ConductorOptions, timing: Timing) -> Result<Self, StartError> {
+        Self::start_guarded(options, timing, &AccessOptions::default()).await
+    }
+
+    /// As [`Conductor::start_with`], letting others in as told.
+    ///
+    /// # Errors
+    /// [`StartError`] when the address, the data directory or the audit file cannot be had.
+    pub async fn start_guarded(
+        options: ConductorOptions,
+        timing: Timing,
+        access: &AccessOptions,
+    ) -> Result<Self, StartError> {
         let ConductorOptions { data_dir, listen } = options;
         let (listener, address) = bind(listen).await?;
         let store = RedbStore::open(data_dir).await?;
-        Self::serve(store, listener, address, timing).await
+        Self::serve(store, listener, address, timing, access).await
     }
 
     /// One of several conductors, on metadata in etcd. `advertise` is where its API is reached by those
@@ -140,10 +164,25 @@ impl Conductor {
         advertise: Option<String>,
         timing: Timing,
     ) -> Result<Self, StartError> {
+        let access = AccessOptions::default();
+        Self::start_on_etcd_guarded(etcd, listen, advertise, timing, &access).await
+    }
+
+    /// As [`Conductor::start_on_etcd`], letting others in as told.
+    ///
+    /// # Errors
+    /// [`StartError`] when the address or the audit file cannot be had or etcd does not answer.
+    pub async fn start_on_etcd_guarded(
+        etcd: &EtcdOptions,
+        listen: SocketAddr,
+        advertise: Option<String>,
+        timing: Timing,
+        access: &AccessOptions,
+    ) -> Result<Self, StartError> {
         let (listener, address) = bind(listen).await?;
         let api = advertise.unwrap_or_else(|| format!("http://{address}"));
         let store = EtcdStore::open(etcd, Some(api)).await?;
-        Self::serve(store, listener, address, timing).await
+        Self::serve(store, listener, address, timing, access).await
     }
 
     async fn serve<M: MetaStore + Clone>(
@@ -151,7 +190,9 @@ impl Conductor {
         listener: TcpListener,
         address: SocketAddr,
         timing: Timing,
+        access: &AccessOptions,
     ) -> Result<Self, StartError> {
+        let audit_file = open_audit_file(access)?;
         let metadata = store.revisions();
         let options = ClusterOptions {
             timing,
@@ -166,11 +207,15 @@ impl Conductor {
             cluster,
             stopping: stopping.subscribe(),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+            gate: Gate::new(access),
+            audit_file,
+            refusals: Refusals::default(),
         };
         let mut stop = stopping.subscribe();
         let cut = watch::Sender::new(false);
         let listener = BoundedListener::new(listener, cut.subscribe());
-        let server = axum::serve(listener, router(api)).with_graceful_shutdown(async move {
+        let app = router(api).into_make_service_with_connect_info::<Peer>();
+        let server = axum::serve(listener, app).with_graceful_shutdown(async move {
             let _ = stop.wait_for(|stopping| *stopping).await;
         });
         let server = tokio::spawn(async move {
@@ -223,6 +268,26 @@ impl Drop for Conductor {
         self.server.abort();
         self.clock.abort();
     }
+}
+
+/// The file of the audit log, if there is one to be: opened anew at each SIGHUP.
+fn open_audit_file(access: &AccessOptions) -> Result<Option<AuditFile>, StartError> {
+    let Some(path) = access.audit_file.clone() else {
+        return Ok(None);
+    };
+    let failed = |source| StartError::AuditFile {
+        path: path.clone(),
+        source,
+    };
+    let file = AuditFile::open(path.clone()).map_err(failed)?;
+    let mut hangups = signal(SignalKind::hangup()).map_err(failed)?;
+    let kept = file.clone();
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            kept.open_anew();
+        }
+    });
+    Ok(Some(file))
 }
 
 /// Listens; gives the address that it is.

@@ -4,6 +4,8 @@
 //! and must say `application/json` (so that no web page can make a browser send it unasked); a
 //! request that is no watch ends within [`REQUEST_SECONDS_MAX`].
 
+mod access;
+mod auth;
 mod clients;
 mod clones;
 mod extract;
@@ -27,9 +29,10 @@ use std::time::Duration;
 
 use ashlar_proto::api::{ClusterStatus, List, Revision};
 use ashlar_proto::limits::{
-    INITIATOR_PORT_BYTES_MAX, ISCSI_NAME_BYTES_MAX, MAPS_ASKED_MAX, NAME_BYTES_MAX,
-    REGISTRATIONS_MAX, TARGET_INITIATORS_MAX,
+    INITIATOR_PORT_BYTES_MAX, ISCSI_NAME_BYTES_MAX, MAPS_ASKED_MAX, REGISTRATIONS_MAX,
+    TARGET_INITIATORS_MAX,
 };
+use ashlar_proto::volume_name::VOLUME_NAME_BYTES_MAX;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::Method;
 use axum::middleware::{self, Next};
@@ -39,8 +42,11 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, watch as signal};
 
+use crate::access::gate::Gate;
+use crate::audit_file::AuditFile;
 use crate::cluster::Cluster;
 use crate::meta::MetaStore;
+pub(crate) use auth::Refusals;
 use problem::{Answer, Refused};
 
 /// Largest request body: a registration of 256 disks with their damage counts fits many times.
@@ -56,7 +62,7 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 pub(crate) const WATCHES_MAX: usize = 256;
 
 /// Bytes of one volume in a question for maps: its name, a number of 20 digits, and JSON around them.
-const ASKED_MAP_BYTES_MAX: usize = NAME_BYTES_MAX + 64;
+const ASKED_MAP_BYTES_MAX: usize = VOLUME_NAME_BYTES_MAX + 64;
 
 /// Bytes of one registration in the reservations of a volume: the names, every byte of which may be
 /// escaped as six, and JSON around them.
@@ -73,6 +79,9 @@ pub(crate) struct Api<M> {
     /// Becomes true when the conductor stops: watches and long polls end.
     pub(crate) stopping: signal::Receiver<bool>,
     pub(crate) watches: Arc<Semaphore>,
+    pub(crate) gate: Gate,
+    pub(crate) audit_file: Option<AuditFile>,
+    pub(crate) refusals: Refusals,
 }
 
 type Shared<M> = State<Arc<Api<M>>>;
@@ -161,6 +170,7 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .merge(metadata::routes())
         .merge(targets::routes())
         .merge(servers::routes())
+        .merge(access::routes())
         .route("/v1/space", get(space::show::<M>).post(space::set::<M>))
         .route("/v1/events", get(space::events::<M>))
         .route("/v1/rebalance", get(rebalance::show::<M>))
@@ -175,6 +185,10 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .layer(middleware::from_fn_with_state(
             Arc::clone(&api),
             leader::send_on::<M>,
+        ))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&api),
+            auth::guard::<M>,
         ))
         .layer(middleware::from_fn(bound_time))
         .with_state(api)

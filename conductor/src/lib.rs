@@ -7,6 +7,9 @@
 //! [`Cluster`] is what lies behind the routes, over any [`MetaStore`] and [`Runtime`].
 
 mod absence;
+mod access;
+mod audit_file;
+mod audited;
 mod cluster;
 mod conductor;
 mod events;
@@ -27,13 +30,14 @@ mod spell;
 mod state;
 pub mod upkeep;
 
+pub use access::{AccessOptions, AuthMode, Issuer, IssuerError};
 pub use cluster::{Cluster, ClusterError, ClusterOptions, Timing};
 pub use conductor::{Conductor, ConductorOptions, StartError};
 pub use meta::MetaStore;
 pub use meta::etcd_store::{EtcdError, EtcdOptions, EtcdStore};
 pub use meta::redb_store::RedbStore;
 pub use refusal::{
-    DiskRefusal, GroupRefusal, InvalidRequest, InvalidTarget, NodeRefusal, Refusal,
+    AccessRefusal, DiskRefusal, GroupRefusal, InvalidRequest, InvalidTarget, NodeRefusal, Refusal,
     ReservationsRefusal, ResizeRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal,
     VolumeRefusal,
 };

@@ -1,5 +1,6 @@
 //! Why the cluster refuses a request: what happened, to what, and what to do next.
 
+mod access;
 mod servers;
 mod targets;
 
@@ -11,11 +12,13 @@ use ashlar_proto::api::{
 use ashlar_proto::limits::{
     GROUP_VOLUMES_MAX, NAME_BYTES_MAX, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN,
 };
+use ashlar_proto::volume_name::{is_plain_name, is_volume_name};
 use ashlar_proto::{
     Address, ByteCount, DiskId, Epoch, Generation, NodeId, ReplicaId, ShardIndex, VolumeId,
 };
 
 use crate::placement::PlacementError;
+pub use access::AccessRefusal;
 pub use servers::ServerRefusal;
 pub use targets::{InvalidTarget, ReservationsRefusal, TargetRefusal};
 pub(crate) use targets::{check_alias, check_chap};
@@ -476,22 +479,26 @@ pub enum Refusal {
     Server(#[from] ServerRefusal),
     #[error(transparent)]
     Reservations(#[from] ReservationsRefusal),
+    #[error(transparent)]
+    Access(#[from] AccessRefusal),
 }
 
-/// Checks the name of a volume, snapshot or node.
+/// Checks the name of a snapshot, node, user or project.
 pub(crate) fn check_name(name: &str) -> Result<(), InvalidRequest> {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b);
-    let first = name
-        .bytes()
-        .next()
-        .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    if first && name.len() <= NAME_BYTES_MAX && name.bytes().all(inner) {
-        Ok(())
-    } else {
-        Err(InvalidRequest::Name {
-            name: name.chars().take(80).collect(),
-        })
+    if is_plain_name(name) {
+        return Ok(());
     }
+    let name = name.chars().take(80).collect();
+    Err(InvalidRequest::Name { name })
+}
+
+/// Checks the name of a volume, which may be that of a project before it.
+pub(crate) fn check_volume_name(name: &str) -> Result<(), InvalidRequest> {
+    if is_volume_name(name) {
+        return Ok(());
+    }
+    let name = name.chars().take(140).collect();
+    Err(InvalidRequest::Name { name })
 }
 
 /// Checks a text for people.

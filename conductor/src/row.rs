@@ -14,18 +14,26 @@
 //! target/NAME                  an iSCSI target: its logical units, who may log in, secrets of CHAP
 //! iscsi-server/GROUP            an iSCSI server, by its portal group
 //! reservations/VOLUME          the persistent reservations of a volume
+//! user/NAME                    somebody who may do something
+//! api-key/ID                   a key of a user, hashed
+//! signing-key/ID               what tokens are signed with
+//! revoked-token/ID             a token that is let in no more
+//! project/NAME                 a project and its quotas
+//! audit/NUMBER                 an entry of the audit log
 //! rebalance                    whether disks are evened out; not there until somebody or something
 //!                              has changed that
 //! ```
 //!
-//! A row is JSON: `{"version":9,"row":{…}}`. A version that is too new is refused, never guessed at.
+//! A row is JSON: `{"version":10,"row":{…}}`. A version that is too new is refused, never guessed at.
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
 //! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail
 //! and of denied clients; version 5 of snapshots and of how layers are read; version 6 of volumes that change
 //! their size; version 7 of clones, of groups of snapshots, of reservations and of the rules of space;
-//! version 8 of iSCSI targets and of persistent reservations; version 9 of iSCSI servers and of what they serve.
+//! version 8 of iSCSI targets and of persistent reservations; version 9 of iSCSI servers and of what they serve;
+//! version 10 of who may do what.
 //! What an older row does not say is not so.
 
+mod access;
 mod servers;
 mod targets;
 
@@ -42,13 +50,17 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::meta::{Change, Key};
+pub(crate) use access::{
+    ApiKeyRow, AuditRow, HashRow, Hidden, ProjectRow, RevokedTokenRow, SigningKeyRow, UserRow,
+    api_key_key, audit_key, project_key, revoked_token_key, signing_key_key, user_key,
+};
 pub(crate) use servers::{ServerRow, server_key};
 pub(crate) use targets::{
     DiscoveryRow, ReservationsRow, TargetRow, UnitRow, discovery_key, reservations_key, target_key,
 };
 
 /// The version of the rows that this build writes.
-const ROW_VERSION: u32 = 9;
+const ROW_VERSION: u32 = 10;
 
 /// The oldest version that it reads.
 const ROW_VERSION_OLDEST: u32 = 1;
@@ -152,6 +164,9 @@ pub(crate) struct VolumeRow {
     /// The iSCSI server that is to have it next; until the next attach.
     #[serde(default)]
     pub(crate) wanted_by: Option<PortalGroup>,
+    /// SHA-256 of what whoever attaches it has to give, hexadecimal; nothing if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key_hash: Option<Hidden>,
 }
 
 /// A snapshot that a clone shows where nothing was written to it. While any row has it, the snapshot
@@ -298,6 +313,12 @@ pub(crate) enum AnyRow {
     Discovery(DiscoveryRow),
     Server(ServerRow),
     Reservations(ReservationsRow),
+    User(UserRow),
+    ApiKey(ApiKeyRow),
+    SigningKey(SigningKeyRow),
+    RevokedToken(RevokedTokenRow),
+    Project(ProjectRow),
+    Audit(AuditRow),
 }
 
 pub(crate) fn cluster_key() -> Key {
@@ -409,6 +430,12 @@ impl AnyRow {
             "discovery" => read(key, value).map(Self::Discovery),
             "iscsi-server" => read(key, value).map(Self::Server),
             "reservations" => read(key, value).map(Self::Reservations),
+            "user" => read(key, value).map(Self::User),
+            "api-key" => read(key, value).map(Self::ApiKey),
+            "signing-key" => read(key, value).map(Self::SigningKey),
+            "revoked-token" => read(key, value).map(Self::RevokedToken),
+            "project" => read(key, value).map(Self::Project),
+            "audit" => read(key, value).map(Self::Audit),
             _ => Err(RowError::Unknown { key: key.clone() }),
         }
     }
@@ -431,6 +458,12 @@ impl AnyRow {
             Self::Discovery(row) => put(discovery_key(), row),
             Self::Server(row) => put(server_key(row.group), row),
             Self::Reservations(row) => put(reservations_key(row.volume), row),
+            Self::User(row) => put(user_key(&row.name), row),
+            Self::ApiKey(row) => put(api_key_key(&row.id), row),
+            Self::SigningKey(row) => put(signing_key_key(&row.id), row),
+            Self::RevokedToken(row) => put(revoked_token_key(&row.id), row),
+            Self::Project(row) => put(project_key(&row.name), row),
+            Self::Audit(row) => put(audit_key(row.entry.id), row),
         }
     }
 }

@@ -9,9 +9,11 @@
 //!                 └──────────────────────────────────────────────────────┘
 //! ```
 
+mod access;
 mod ailing;
 mod apply;
 mod assignments;
+mod audit;
 mod chap;
 mod clients;
 mod clones;
@@ -22,6 +24,7 @@ mod layers;
 mod map;
 mod nodes;
 mod owners;
+mod projects;
 mod rebalance;
 mod removed;
 mod repairs;
@@ -34,13 +37,16 @@ mod snapshots;
 mod space;
 mod subjects;
 mod targets;
+mod tokens;
 mod view;
+mod volume_keys;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ashlar_proto::api::Revision;
 use ashlar_proto::limits::BLOCK_BYTES_U64;
+use ashlar_proto::volume_name::canonical;
 use ashlar_proto::{
     ByteCount, ClusterId, DiskId, GroupId, IscsiName, NodeId, PortalGroup, ReplicaId, ShardIndex,
     VolumeId,
@@ -60,6 +66,7 @@ pub(crate) use repairs::Turns;
 pub(crate) use resize::shards_needed;
 use snapshots::SnapshotIndex;
 pub(crate) use subjects::Subject;
+pub(crate) use tokens::TOKEN_SECONDS_MAX;
 
 /// A shard among all of the cluster.
 type At = (VolumeId, ShardIndex);
@@ -126,6 +133,12 @@ pub(crate) struct ClusterState {
     servers: BTreeMap<PortalGroup, ServerRow>,
     /// The persistent reservations of volumes that have any, or had.
     reservations: BTreeMap<VolumeId, ReservationsRow>,
+    /// Who may do what.
+    access: access::Access,
+    /// Projects, and what their volumes add up to.
+    projects: projects::Projects,
+    /// What was done of late, and by whom.
+    audit: audit::AuditLog,
     /// The disks that ail and have not failed.
     ailing: BTreeSet<DiskId>,
     /// What lies on each disk.
@@ -175,6 +188,9 @@ impl ClusterState {
             targets_changed: Revision(0),
             servers: BTreeMap::new(),
             reservations: BTreeMap::new(),
+            access: access::Access::default(),
+            projects: projects::Projects::default(),
+            audit: audit::AuditLog::default(),
             ailing: BTreeSet::new(),
             holds: BTreeMap::new(),
             unmade: BTreeMap::new(),
@@ -289,7 +305,7 @@ impl ClusterState {
     }
 
     fn volume_named(&self, name: &str) -> Option<&VolumeRow> {
-        self.volumes.get(self.names.get(name)?)
+        self.volumes.get(self.names.get(canonical(name))?)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The types of the HTTP/JSON API under `/v1`, shared by conductor, stores, owners and the CLI.
 
+mod access;
 mod ailing;
 mod chap;
 mod clients;
@@ -25,6 +26,11 @@ use crate::ids::{
 };
 use crate::layers::LayerTable;
 
+pub use access::{
+    ApiKey, AuditChange, AuditEntry, AuditOutcome, CreateKey, CreateProject, CreateToken,
+    CreateUser, KeyCreated, Nothing, Project, RevokedToken, Role, SetQuota, SetUserRole,
+    TokenCreated, User, VOLUME_KEY_HEADER, VolumeKeySet, WhoAmI,
+};
 pub use ailing::{Ailing, ClearDisk, Evacuation, Incident};
 pub use chap::{
     ChapLogin, ChapUser, ClearChap, DiscoveryChap, DiscoverySecrets, InitiatorSecret, Secret,

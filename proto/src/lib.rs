@@ -15,6 +15,7 @@ pub mod message;
 pub mod planted;
 pub mod room;
 pub mod status;
+pub mod volume_name;
 
 pub use address::{Address, ParseAddressError};
 pub use frame::{FRAME_HEADER_BYTES, FrameError, FrameHeader, FrameKind};

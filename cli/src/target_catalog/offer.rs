@@ -15,6 +15,9 @@ use aws_lc_rs::digest;
 /// What the names of targets begin with that stand for a volume or a snapshot each.
 const PREFIX: &str = "iqn.2026-11.io.ashlar:";
 
+/// The same for those of a project, whose name follows: no name of a target has a `/`.
+const PROJECT_PREFIX: &str = "iqn.2026-11.io.ashlar.projects:";
+
 /// What a logical unit stands for.
 ///
 /// Text form, which [`UnitInfo::volume`] has: `NAME#ID`, or `NAME@SNAPSHOT#ID.LAYER`. No name has a
@@ -205,7 +208,7 @@ fn secret(login: &ChapLogin) -> ChapSecret {
 
 /// Whether a target of that name may be one that stands for a volume or a snapshot.
 pub fn may_be_of_volume(name: &str) -> bool {
-    name.starts_with(PREFIX)
+    name.starts_with(PREFIX) || name.starts_with(PROJECT_PREFIX)
 }
 
 /// A target for each volume that no target offers, and for each snapshot: open to everybody, with it as
@@ -223,9 +226,13 @@ pub fn others(served: &ServedTargets, listed: &Listed) -> Vec<Offer> {
 }
 
 fn offer_alone(cluster: ClusterId, of: &UnitOf) -> Offer {
-    let name = match &of.layer {
+    let volume = match of.volume_name.split_once('/') {
         None => format!("{PREFIX}{}", of.volume_name),
-        Some((_, snapshot)) => format!("{PREFIX}{}:{snapshot}", of.volume_name),
+        Some((project, volume)) => format!("{PROJECT_PREFIX}{project}:{volume}"),
+    };
+    let name = match &of.layer {
+        None => volume,
+        Some((_, snapshot)) => format!("{volume}:{snapshot}"),
     };
     let unit = info(cluster, Lun::FIRST, of, of.layer.is_some());
     Offer {

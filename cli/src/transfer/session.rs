@@ -13,7 +13,6 @@ use crate::args::ReactorArgs;
 use crate::cluster_source::HttpClusterSource;
 use crate::exported::Exported;
 use crate::{host, runtime, signals};
-use ashlar_api_client::ApiClient;
 
 /// What owners that import, export and make smaller are called.
 pub const IMPORT: &str = "import";
@@ -88,7 +87,8 @@ pub fn with_volume<T>(
         .thread_name("ashlar-control")
         .enable_all()
         .build()?;
-    let client = ApiClient::new(access.api).with_context(|| format!("--api {}", access.api))?;
+    let client =
+        crate::credentials::client(access.api).with_context(|| format!("--api {}", access.api))?;
     let source = HttpClusterSource::new(client, tokio.handle());
     let signal = signals::stop_channel(tokio.handle())?;
     let result = runtime::run(access.reactor, async |reactor: Reactor| {

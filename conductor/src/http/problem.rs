@@ -4,12 +4,14 @@ use ashlar_proto::api::Problem;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::cluster::ClusterError;
+use super::auth::{AccessCode, code_of};
+use crate::cluster::{ClusterError, NotMade};
 use crate::meta::MetaError;
 use crate::meta::etcd_store::EtcdError;
 use crate::refusal::{
-    ClientRefusal, DiskRefusal, GroupRefusal, NodeRefusal, Refusal, ReservationsRefusal,
-    ResizeRefusal, ServerRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal, VolumeRefusal,
+    AccessRefusal, ClientRefusal, DiskRefusal, GroupRefusal, NodeRefusal, Refusal,
+    ReservationsRefusal, ResizeRefusal, ServerRefusal, SnapshotRefusal, SpaceRefusal,
+    TargetRefusal, VolumeRefusal,
 };
 
 /// A handler's answer.
@@ -20,7 +22,13 @@ pub(super) type Answer<T> = Result<T, Refused>;
 pub(crate) struct Refused {
     code: Code,
     detail: String,
+    /// When it may be tried again, if that is known.
+    retry_seconds: Option<u64>,
 }
+
+/// The code of a refusal, in the extensions of its answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProblemCode(pub(super) &'static str);
 
 /// Every problem there is. `docs/api.md` lists them; a code once given keeps its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +99,7 @@ enum Code {
     MetadataFull,
     TooMuchAtOnce,
     Internal,
+    Access(AccessCode),
 }
 
 impl Code {
@@ -253,6 +262,7 @@ impl Code {
                 "More than one transaction of the metadata takes",
                 S::UNPROCESSABLE_ENTITY,
             ),
+            Self::Access(code) => code.facts(),
             Self::Internal => ("internal", "Conductor failed", S::INTERNAL_SERVER_ERROR),
         }
     }
@@ -263,6 +273,7 @@ impl Refused {
         Self {
             code,
             detail: detail.into(),
+            retry_seconds: None,
         }
     }
 
@@ -405,8 +416,16 @@ impl From<Refusal> for Refused {
                 ServerRefusal::IsUp { .. } => Code::ServerUp,
             },
             Refusal::Reservations(ReservationsRefusal::Changed { .. }) => Code::ReservationsChanged,
+            Refusal::Access(refusal) => Code::Access(code_of(refusal)),
         };
-        Self::new(code, refusal.to_string())
+        let retry_seconds = match &refusal {
+            Refusal::Access(AccessRefusal::TooOften { seconds }) => Some(*seconds),
+            _ => None,
+        };
+        Self {
+            retry_seconds,
+            ..Self::new(code, refusal.to_string())
+        }
     }
 }
 
@@ -460,6 +479,18 @@ impl From<ClusterError> for Refused {
     }
 }
 
+impl From<NotMade> for Refused {
+    fn from(error: NotMade) -> Self {
+        match error {
+            NotMade::Cluster(error) => error.into(),
+            NotMade::Key(error) => {
+                tracing::error!(%error, "a request failed");
+                Self::new(Code::Internal, error.to_string())
+            }
+        }
+    }
+}
+
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         let (code, title, status) = refused.code.facts();
@@ -481,10 +512,21 @@ impl From<ClusterError> for Problem {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let (_, _, status) = self.code.facts();
+        let (code, _, status) = self.code.facts();
+        let retry_seconds = self.retry_seconds;
         let problem = Problem::from(self);
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let json = HeaderValue::from_static("application/problem+json");
-        (status, [(header::CONTENT_TYPE, json)], body).into_response()
+        let mut response = (status, [(header::CONTENT_TYPE, json)], body).into_response();
+        let headers = response.headers_mut();
+        if status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer realm=\"ashlar\"");
+            headers.insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if let Some(seconds) = retry_seconds {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response.extensions_mut().insert(ProblemCode(code));
+        response
     }
 }

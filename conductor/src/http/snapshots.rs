@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 
+use super::auth::Asks;
 use super::extract::{JsonBody, PathPart, QueryOf};
 use super::problem::Answer;
 use super::{Shared, unless_stopping};
@@ -52,13 +53,15 @@ pub(super) struct WaitQuery {
 
 pub(super) async fn list_all<M: MetaStore>(
     State(api): Shared<M>,
+    Asks(caller): Asks,
     QueryOf(query): QueryOf<OfVolumeQuery>,
 ) -> Answer<Json<List<Snapshot>>> {
     let answer = api.cluster.read(|view| {
-        let items = match &query.volume {
+        let mut items = match &query.volume {
             Some(volume) => view.state.snapshots_of(volume, query.deleted)?,
             None => view.state.snapshots(query.deleted),
         };
+        items.retain(|snapshot| caller.sees(&snapshot.volume_name));
         Ok::<_, crate::refusal::Refusal>(super::list(view.state.revision(), items))
     });
     Ok(answer?)
@@ -67,13 +70,14 @@ pub(super) async fn list_all<M: MetaStore>(
 pub(super) async fn list<M: MetaStore>(
     State(api): Shared<M>,
     PathPart(volume): PathPart<String>,
+    asks: Asks,
     QueryOf(query): QueryOf<DeletedQuery>,
 ) -> Answer<Json<List<Snapshot>>> {
     let query = OfVolumeQuery {
         volume: Some(volume),
         deleted: query.deleted,
     };
-    list_all(State(api), QueryOf(query)).await
+    list_all(State(api), asks, QueryOf(query)).await
 }
 
 pub(super) async fn create<M: MetaStore>(

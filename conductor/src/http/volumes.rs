@@ -12,6 +12,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
+use super::auth::Asks;
 use super::extract::{JsonBody, PathPart, QueryOf};
 use super::problem::{Answer, Refused};
 use super::watch::{self, ListQuery};
@@ -37,15 +38,17 @@ pub(super) struct WaitQuery {
 
 pub(super) async fn list<M: MetaStore>(
     State(api): Shared<M>,
+    Asks(caller): Asks,
     QueryOf(query): QueryOf<ListQuery>,
 ) -> Answer<Response> {
     if query.watch {
-        return watch::volumes(&api, query.after);
+        return watch::volumes(&api, query.after, caller);
     }
-    let all = api
+    let (revision, mut volumes) = api
         .cluster
-        .read(|view| super::list(view.state.revision(), view.state.volumes()));
-    Ok(all.into_response())
+        .read(|view| (view.state.revision(), view.state.volumes()));
+    volumes.retain(|volume| caller.sees(&volume.name));
+    Ok(super::list(revision, volumes).into_response())
 }
 
 pub(super) async fn create<M: MetaStore>(

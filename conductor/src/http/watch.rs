@@ -26,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::problem::{Answer, Refused};
 use super::{Api, WATCHES_MAX};
+use crate::access::caller::Caller;
 use crate::cluster::{Cluster, ClusterError, EVENTS_MAX, View};
 use crate::membership::Moment;
 use crate::meta::{Events, MetaStore};
@@ -59,6 +60,11 @@ trait Watched: Serialize + Send + Sync + Sized + 'static {
 
     /// The item as a removed row last said it was.
     fn removed(view: &View, row: AnyRow) -> Option<Self>;
+
+    /// Whether it is the business of who watches; what is of no project is that of whoever got so far.
+    fn is_seen_by(&self, _: &Caller) -> bool {
+        true
+    }
 }
 
 impl Watched for Volume {
@@ -78,6 +84,10 @@ impl Watched for Volume {
             AnyRow::Volume(row) => Some(crate::state::ClusterState::empty().show_removed(&row)),
             _ => None,
         }
+    }
+
+    fn is_seen_by(&self, caller: &Caller) -> bool {
+        caller.sees(&self.name)
     }
 }
 
@@ -124,19 +134,24 @@ impl Watched for Disk {
 pub(super) fn volumes<M: MetaStore>(
     api: &Arc<Api<M>>,
     after: Option<Revision>,
+    caller: Caller,
 ) -> Answer<Response> {
-    open::<Volume, M>(api, after)
+    open::<Volume, M>(api, after, Some(caller))
 }
 
 pub(super) fn nodes<M: MetaStore>(api: &Arc<Api<M>>, after: Option<Revision>) -> Answer<Response> {
-    open::<Node, M>(api, after)
+    open::<Node, M>(api, after, None)
 }
 
 pub(super) fn disks<M: MetaStore>(api: &Arc<Api<M>>, after: Option<Revision>) -> Answer<Response> {
-    open::<Disk, M>(api, after)
+    open::<Disk, M>(api, after, None)
 }
 
-fn open<T: Watched, M: MetaStore>(api: &Arc<Api<M>>, after: Option<Revision>) -> Answer<Response> {
+fn open<T: Watched, M: MetaStore>(
+    api: &Arc<Api<M>>,
+    after: Option<Revision>,
+    caller: Option<Caller>,
+) -> Answer<Response> {
     let Ok(permit) = Arc::clone(&api.watches).try_acquire_owned() else {
         return Err(Refused::too_many_watches(WATCHES_MAX));
     };
@@ -145,6 +160,7 @@ fn open<T: Watched, M: MetaStore>(api: &Arc<Api<M>>, after: Option<Revision>) ->
     let feeder = Feeder {
         cluster: Arc::clone(&api.cluster),
         lines,
+        caller,
         _permit: permit,
     };
     tokio::spawn(async move {
@@ -192,6 +208,8 @@ impl From<ClusterError> for Ended {
 struct Feeder<M> {
     cluster: Arc<Cluster<M>>,
     lines: mpsc::Sender<Bytes>,
+    /// Who watches, where only some items are to be seen.
+    caller: Option<Caller>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -244,6 +262,11 @@ impl<M: MetaStore> Feeder<M> {
         }
     }
 
+    fn shows<T: Watched>(&self, item: &T) -> bool {
+        let caller = self.caller.as_ref();
+        caller.is_none_or(|caller| item.is_seen_by(caller))
+    }
+
     fn bookmark(&self) -> Duration {
         self.cluster.timing().bookmark
     }
@@ -253,7 +276,7 @@ impl<M: MetaStore> Feeder<M> {
         let (revision, items) = self
             .cluster
             .read(|view| (view.state.revision(), T::all(view, at)));
-        for item in items {
+        for item in items.into_iter().filter(|item| self.shows(item)) {
             self.send(&WatchEvent::Put { revision, item }).await?;
         }
         Ok(revision)
@@ -277,6 +300,7 @@ impl<M: MetaStore> Feeder<M> {
             if let (None, Some(before)) = (&event.value, &event.before) {
                 let row = AnyRow::decode(&event.key, before).map_err(ClusterError::from)?;
                 let item = self.cluster.read(|view| T::removed(view, row));
+                let item = item.filter(|item| self.shows(item));
                 gone.entry(event.revision).or_default().extend(item);
             }
         }
@@ -292,7 +316,8 @@ impl<M: MetaStore> Feeder<M> {
                 }
             }
             let found = latest.iter().filter_map(|(subject, revision)| {
-                T::find(view, now, *subject).map(|item| (*revision, item))
+                let item = T::find(view, now, *subject)?;
+                self.shows(&item).then_some((*revision, item))
             });
             found.collect::<Vec<_>>()
         });

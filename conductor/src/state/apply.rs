@@ -64,6 +64,12 @@ impl ClusterState {
             AnyRow::Shard(row) => self.put_shard(revision, row),
             AnyRow::Snapshot(row) => self.put_snapshot(row),
             AnyRow::Group(row) => self.put_group(revision, row),
+            AnyRow::User(_)
+            | AnyRow::ApiKey(_)
+            | AnyRow::SigningKey(_)
+            | AnyRow::RevokedToken(_) => self.access.put(row),
+            AnyRow::Project(row) => self.projects.put(row),
+            AnyRow::Audit(row) => self.audit.put(row),
             AnyRow::Node(row) => {
                 self.assigned.entry(row.id).or_insert(revision);
                 let (node, address) = (row.id, row.address.clone());
@@ -96,6 +102,7 @@ impl ClusterState {
         let leaving = row.state == VolumeState::Deleting;
         let (grows_to, space) = (row.grows_to, (space(&row), row.reserve));
         let origin = row.origin;
+        self.projects.count(self.volumes.get(&id), Some(&row));
         let before = self.volumes.insert(id, row);
         let origin_before = before.as_ref().and_then(|before| before.origin);
         self.clones.change((id, None), origin_before, origin);
@@ -187,9 +194,16 @@ impl ClusterState {
                 let volume = rest.parse().map_err(|_| unknown())?;
                 self.reservations.remove(&volume);
             }
+            "user" | "api-key" | "signing-key" | "revoked-token" => self.access.remove(kind, rest),
+            "project" => self.projects.remove(rest),
+            "audit" => {
+                let id = u64::from_str_radix(rest, 16).map_err(|_| unknown())?;
+                self.audit.remove(id);
+            }
             "volume" => {
                 let volume = rest.parse().map_err(|_| unknown())?;
                 let before = self.volumes.remove(&volume);
+                self.projects.count(before.as_ref(), None);
                 if let Some(before) = before {
                     self.clones.change((volume, None), before.origin, None);
                     if let Some(node) = before.repairer {

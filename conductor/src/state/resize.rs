@@ -14,6 +14,7 @@
 //! back, and catches up then.
 
 use ashlar_proto::api::{Replica, Reserve, ResizeVolume};
+use ashlar_proto::volume_name::project_of;
 use ashlar_proto::{ByteCount, ShardIndex, VolumeId};
 
 use super::owners::stale_generation;
@@ -24,7 +25,7 @@ use crate::live::Live;
 use crate::meta::Change;
 use crate::placement::{Candidate, PlacementError, Want, place_more};
 use crate::refusal::{Refusal, ResizeRefusal, VolumeRefusal};
-use crate::row::{AnyRow, OriginRow, ShardRow, VolumeRow, shard_key};
+use crate::row::{AnyRow, OriginRow, ShardRow, VolumeRow, project_key, shard_key};
 
 /// What the replicas of a volume take, or are to take.
 pub(super) fn space(volume: &VolumeRow) -> ByteCount {
@@ -102,6 +103,7 @@ impl ClusterState {
             }),
             ..current.clone()
         };
+        self.check_quota(&row.name, Some(current), &row)?;
         let beyond = self
             .shards_of(row.id)
             .filter(|shard| shard.index.get() >= shards);
@@ -110,7 +112,7 @@ impl ClusterState {
                 key: shard_key(row.id, shard.index),
             })
             .collect();
-        let mut reads = Vec::new();
+        let mut reads = vec![project_key(project_of(&row.name))];
         if is_growth {
             let more = space(&row).get().saturating_sub(space(current).get());
             self.check_over_commit(live, more.saturating_mul(u64::from(row.replicas)))?;

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use ashlar_proto::api::{CreateVolume, Replica, Schedulable, VolumeState};
 use ashlar_proto::limits::{BLOCK_BYTES_U64, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
+use ashlar_proto::volume_name::{canonical, project_of};
 use ashlar_proto::{
     ByteCount, DiskId, Epoch, Generation, Layer, LayerTable, NodeId, ReplicaId, ShardIndex,
     VolumeId,
@@ -22,10 +23,10 @@ use super::{At, ClusterState, Plan};
 use crate::live::Live;
 use crate::meta::Change;
 use crate::placement::{Candidate, Want, place};
-use crate::refusal::{InvalidRequest, Refusal, SnapshotRefusal, VolumeRefusal, check_name};
+use crate::refusal::{InvalidRequest, Refusal, SnapshotRefusal, VolumeRefusal, check_volume_name};
 use crate::row::{
-    AnyRow, ClusterRow, NameRow, OriginRow, ShardRow, VolumeRow, name_key, reservations_key,
-    shard_key, snapshot_key, volume_key,
+    AnyRow, ClusterRow, NameRow, OriginRow, ShardRow, VolumeRow, name_key, project_key,
+    reservations_key, shard_key, snapshot_key, volume_key,
 };
 
 impl ClusterState {
@@ -55,16 +56,15 @@ impl ClusterState {
         origin: Option<OriginRow>,
     ) -> Result<Plan<VolumeId>, Refusal> {
         check_create(request)?;
-        if self.names.contains_key(&request.name) {
-            return Err(VolumeRefusal::Exists {
-                name: request.name.clone(),
-            }
-            .into());
+        let name = canonical(&request.name);
+        if self.names.contains_key(name) {
+            let name = name.to_owned();
+            return Err(VolumeRefusal::Exists { name }.into());
         }
         let mut cluster = self.cluster.clone();
         let volume = VolumeRow {
             id: VolumeId::new(cluster.next_volume),
-            name: request.name.clone(),
+            name: name.to_owned(),
             size_bytes: request.size_bytes,
             shard_bytes,
             replicas: request.replicas,
@@ -87,7 +87,9 @@ impl ClusterState {
             reserve: request.reserve,
             origin,
             flattened_to: None,
+            key_hash: None,
         };
+        self.check_quota(&volume.name, None, &volume)?;
         let copies = u64::from(volume.replicas);
         self.check_over_commit(live, volume.size_bytes.get().saturating_mul(copies))?;
         cluster.next_volume += 1;
@@ -111,7 +113,7 @@ impl ClusterState {
         changes.push(AnyRow::Cluster(cluster).put());
         changes.push(AnyRow::Volume(volume).put());
         Ok(Plan {
-            reads: Vec::new(),
+            reads: vec![project_key(project_of(name))],
             changes,
             answer: id,
         })
@@ -273,7 +275,7 @@ impl ClusterState {
 }
 
 fn check_create(request: &CreateVolume) -> Result<(), InvalidRequest> {
-    check_name(&request.name)?;
+    check_volume_name(canonical(&request.name))?;
     check_size(request.size_bytes)?;
     check_reserve(request.reserve, request.size_bytes)?;
     if !(1..=REPLICAS_MAX).contains(&usize::from(request.replicas)) {

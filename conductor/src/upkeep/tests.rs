@@ -74,6 +74,7 @@ fn volume() -> VolumeRow {
         flattened_to: None,
         served_by: None,
         wanted_by: None,
+        key_hash: None,
     }
 }
 

@@ -355,7 +355,13 @@ impl Cluster {
                 push(&["--iscsi", &self.iscsi_address()]);
                 push(&["--disk-size", &self.options.disk_size]);
             }
-            "conductor" => push(&["conductor", "--data", &data, "--listen", &api]),
+            "conductor" => {
+                push(&["conductor", "--data", &data, "--listen", &api]);
+                // Its stores are on other machines than it.
+                if self.network.is_some() {
+                    push(&["--auth", "off"]);
+                }
+            }
             "iscsi" | "iscsi-second" => {
                 let port = match name {
                     "iscsi" => self.iscsi,

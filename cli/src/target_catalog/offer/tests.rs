@@ -166,9 +166,20 @@ fn a_target_that_somebody_has_made_hides_the_volume_of_its_name() {
 #[test]
 fn the_longest_names_make_names_of_targets() {
     let longest = "_".repeat(NAME_BYTES_MAX);
-    let unit = snapshot(1, &longest, 1, &longest);
-    let offer = offer_alone(CLUSTER, &unit);
-    assert!(offer.target.name.len() <= ISCSI_NAME_BYTES_MAX);
-    let name: IscsiName = offer.target.name.parse().unwrap();
-    assert_eq!(name.as_str(), offer.target.name);
+    for volume in [longest.clone(), format!("{longest}/{longest}")] {
+        let unit = snapshot(1, &volume, 1, &longest);
+        let offer = offer_alone(CLUSTER, &unit);
+        assert!(offer.target.name.len() <= ISCSI_NAME_BYTES_MAX);
+        let name: IscsiName = offer.target.name.parse().unwrap();
+        assert_eq!(name.as_str(), offer.target.name);
+    }
+}
+
+#[test]
+fn volumes_of_projects_have_targets_that_no_snapshot_has() {
+    let volume = offer_alone(CLUSTER, &volume(1, "a/b"));
+    let snapshot = offer_alone(CLUSTER, &snapshot(2, "a", 1, "b"));
+    assert_eq!(volume.target.name, "iqn.2026-11.io.ashlar.projects:a:b");
+    assert_eq!(snapshot.target.name, "iqn.2026-11.io.ashlar:a:b");
+    assert!(may_be_of_volume(&volume.target.name));
 }

@@ -3,6 +3,7 @@
 //! Invariant: a call is repeated on other members until its deadline, so whoever calls here sends only
 //! what may arrive twice.
 
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,8 +41,8 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 
-/// How to reach etcd.
-#[derive(Clone, Debug, Default)]
+/// How to reach etcd. Neither the key nor the password is in what `Debug` shows.
+#[derive(Clone, Default)]
 pub struct EtcdOptions {
     /// Its members, as `http://HOST:PORT` or `https://HOST:PORT`.
     pub endpoints: Vec<String>,
@@ -53,6 +54,15 @@ pub struct EtcdOptions {
     pub user: Option<(String, String)>,
     /// What the keys of this cluster begin with; `/ashlar` where it is empty.
     pub root: String,
+}
+
+impl fmt::Debug for EtcdOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("EtcdOptions");
+        shown.field("endpoints", &self.endpoints);
+        shown.field("user", &self.user.as_ref().map(|(name, _)| name));
+        shown.field("root", &self.root).finish_non_exhaustive()
+    }
 }
 
 pub(super) struct Link {
@@ -322,4 +332,25 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         cause = next;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_opens_etcd_is_not_shown() {
+        let secret = "correct horse";
+        let options = EtcdOptions {
+            user: Some(("ada".to_owned(), secret.to_owned())),
+            identity_pem: Some((b"certificate".to_vec(), secret.as_bytes().to_vec())),
+            ..EtcdOptions::default()
+        };
+        let shown = format!("{options:?}");
+        assert!(shown.contains("ada") && !shown.contains("horse"), "{shown}");
+        assert!(
+            !shown.contains(&format!("{:?}", secret.as_bytes())),
+            "{shown}"
+        );
+    }
 }

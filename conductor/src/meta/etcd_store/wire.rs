@@ -1,6 +1,8 @@
 //! The messages of etcd's v3 API that are needed here, by the numbers of `rpc.proto`, `kv.proto` and
 //! `auth.proto` of etcd 3.4 and later. Written by hand, so that a build needs no `protoc`.
 
+use std::fmt;
+
 use prost::{Enumeration, Message, Oneof};
 
 /// Of every answer.
@@ -313,6 +315,7 @@ pub(super) struct WatchResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
 pub(super) struct AuthenticateRequest {
     #[prost(string, tag = "1")]
     pub(super) name: String,
@@ -321,9 +324,22 @@ pub(super) struct AuthenticateRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
 pub(super) struct AuthenticateResponse {
     #[prost(string, tag = "2")]
     pub(super) token: String,
+}
+
+impl fmt::Debug for AuthenticateRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuthenticateRequest(…)")
+    }
+}
+
+impl fmt::Debug for AuthenticateResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuthenticateResponse(…)")
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,207 @@
+use std::sync::RwLock;
+
+use ashlar_proto::api::{CreateKey, CreateUser, Revision};
+
+use super::*;
+use crate::access::keys::FreshKey;
+use crate::meta::Change;
+use crate::row::SigningKeyRow;
+use crate::state::Plan;
+
+/// A state with a user `ada`, its key, and a key to sign with.
+struct Bench {
+    state: RwLock<ClusterState>,
+    key: FreshKey,
+    signing: SigningKeyRow,
+}
+
+impl Known for Bench {
+    fn look<T>(&self, look: impl FnOnce(&ClusterState) -> T) -> T {
+        look(&self.state.read().unwrap())
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self {
+            state: RwLock::new(ClusterState::empty()),
+            key: keys::generate().unwrap(),
+            signing: tokens::fresh_key(now_ms()).unwrap(),
+        };
+        let user = CreateUser {
+            name: "ada".to_owned(),
+            role: Role::Operator,
+            projects: Some(vec!["p".to_owned()]),
+        };
+        bench.apply(|state| state.plan_user_create(&user, 1).unwrap());
+        let (key, request) = (&bench.key, CreateKey::default());
+        bench.apply(|state| {
+            let plan = state.plan_key_create("ada", &request, &key.id, &key.hash, 1);
+            plan.unwrap()
+        });
+        bench.apply(|state| state.plan_rotate(&bench.signing, false));
+        bench
+    }
+
+    fn apply<T>(&self, plan: impl FnOnce(&ClusterState) -> Plan<T>) {
+        let mut state = self.state.write().unwrap();
+        let revision = Revision(state.revision().0 + 1);
+        for change in plan(&state).changes {
+            let (key, value) = match change {
+                Change::Put { key, value } => (key, Some(value)),
+                Change::Delete { key } => (key, None),
+            };
+            state.apply(revision, &key, value.as_deref()).unwrap();
+        }
+    }
+
+    fn token(&self) -> (String, String) {
+        let cluster = self.look(ClusterState::cluster);
+        let now = now_ms() / 1000;
+        let (token, claims) = tokens::sign(cluster, &self.signing, "ada", now, 60).unwrap();
+        (token, claims.jti)
+    }
+}
+
+fn gate(mode: AuthMode) -> Gate {
+    Gate::new(&AccessOptions {
+        mode,
+        process_secret: Some(Secret::new("of this process")),
+        ..AccessOptions::default()
+    })
+}
+
+fn from(address: &str) -> Peer {
+    Peer {
+        address: Some(format!("{address}:1").parse().unwrap()),
+        certificate: None,
+    }
+}
+
+async fn admit(
+    gate: &Gate,
+    bench: &Bench,
+    from: &Peer,
+    token: Option<&str>,
+) -> Result<Caller, AccessRefusal> {
+    let value = token.map(|token| format!("Bearer {token}").parse::<HeaderValue>().unwrap());
+    gate.admit(bench, from, value.as_ref()).await
+}
+
+#[tokio::test]
+async fn who_shows_nothing_is_let_in_where_the_mode_says_so() {
+    let (bench, near, far) = (Bench::new(), from("127.0.0.1"), from("10.0.0.1"));
+    let mapped = from("[::ffff:127.0.0.1]");
+    for (mode, peer, is_in) in [
+        (AuthMode::Required, &near, false),
+        (AuthMode::LoopbackFree, &near, true),
+        (AuthMode::LoopbackFree, &mapped, true),
+        (AuthMode::LoopbackFree, &far, false),
+        (AuthMode::LoopbackFree, &Peer::default(), false),
+        (AuthMode::Off, &far, true),
+    ] {
+        let admitted = admit(&gate(mode), &bench, peer, None).await;
+        assert_eq!(admitted.is_ok(), is_in, "{mode:?} {peer:?}");
+    }
+    let node = Peer {
+        certificate: Some(Caller::node("store-1".to_owned(), Role::Store)),
+        ..far
+    };
+    let admitted = admit(&gate(AuthMode::Required), &bench, &node, None).await;
+    assert_eq!(admitted.unwrap().role, Role::Store);
+    let strict = gate(AuthMode::Required);
+    let own = admit(&strict, &bench, &near, Some("of this process"));
+    assert_eq!(own.await.unwrap().means, Means::Process);
+}
+
+#[tokio::test]
+async fn a_wrong_credential_is_refused_also_where_none_is_needed() {
+    let (bench, near) = (Bench::new(), from("127.0.0.1"));
+    let gate = gate(AuthMode::LoopbackFree);
+    for wrong in ["", "x", "ashlar_x", "a.b.c", &"x".repeat(9000)] {
+        let refused = admit(&gate, &bench, &near, Some(wrong)).await.unwrap_err();
+        assert_eq!(refused, AccessRefusal::Wrong, "{wrong}");
+    }
+    let basic = HeaderValue::from_static("Basic YWRhOmFkYQ==");
+    let refused = gate.admit(&bench, &near, Some(&basic)).await.unwrap_err();
+    assert_eq!(refused, AccessRefusal::Wrong);
+}
+
+#[tokio::test]
+async fn a_key_lets_its_user_in_until_it_is_revoked() {
+    let (bench, far) = (Bench::new(), from("10.0.0.1"));
+    let gate = gate(AuthMode::Required);
+    let key = bench.key.secret.reveal();
+    for _ in 0..3 {
+        let caller = admit(&gate, &bench, &far, Some(key)).await.unwrap();
+        assert_eq!((caller.name.as_str(), caller.role), ("ada", Role::Operator));
+        assert!(caller.sees("p/a") && !caller.sees("q/a") && !caller.sees("a"));
+    }
+    assert_eq!(gate.verified.lock().unwrap().len(), 1);
+    bench.apply(|state| state.plan_key_revoke(&bench.key.id, 2).unwrap());
+    let refused = admit(&gate, &bench, &far, Some(key)).await.unwrap_err();
+    assert_eq!(refused, AccessRefusal::Revoked);
+}
+
+#[tokio::test]
+async fn a_denied_user_is_not_let_in_by_key_or_token() {
+    let (bench, far) = (Bench::new(), from("10.0.0.1"));
+    let gate = gate(AuthMode::Required);
+    let (key, (token, _)) = (bench.key.secret.reveal(), bench.token());
+    assert!(admit(&gate, &bench, &far, Some(&token)).await.is_ok());
+    bench.apply(|state| state.plan_user_deny("ada", true, now_ms()).unwrap());
+    for credential in [key, &token] {
+        let refused = admit(&gate, &bench, &far, Some(credential))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(refused, AccessRefusal::UserDenied { .. }),
+            "{refused}"
+        );
+    }
+    bench.apply(|state| state.plan_user_deny("ada", false, 0).unwrap());
+    assert!(admit(&gate, &bench, &far, Some(key)).await.is_ok());
+    let refused = admit(&gate, &bench, &far, Some(&token)).await.unwrap_err();
+    assert_eq!(refused, AccessRefusal::Revoked);
+}
+
+#[tokio::test]
+async fn a_token_is_let_in_until_it_or_its_key_or_its_user_is_gone() {
+    let (bench, far) = (Bench::new(), from("10.0.0.1"));
+    let gate = gate(AuthMode::Required);
+    let (token, id) = bench.token();
+    let caller = admit(&gate, &bench, &far, Some(&token)).await.unwrap();
+    assert_eq!(caller.means, Means::Token(id.clone()));
+    bench.apply(|state| state.plan_token_revoke(&id, now_ms()).unwrap());
+    let refused = admit(&gate, &bench, &far, Some(&token)).await.unwrap_err();
+    assert_eq!(refused, AccessRefusal::Revoked);
+    let (other, _) = bench.token();
+    assert!(admit(&gate, &bench, &far, Some(&other)).await.is_ok());
+    bench.apply(|state| state.plan_user_delete("ada").unwrap());
+    let refused = admit(&gate, &bench, &far, Some(&other)).await.unwrap_err();
+    assert_eq!(refused, AccessRefusal::Revoked);
+    let fresh = tokens::fresh_key(now_ms()).unwrap();
+    bench.apply(|state| state.plan_rotate(&fresh, true));
+    let refused = admit(&gate, &bench, &far, Some(&other)).await.unwrap_err();
+    assert_eq!(refused, AccessRefusal::Wrong);
+}
+
+#[tokio::test]
+async fn who_guesses_keys_is_stopped_and_others_are_not() {
+    let (bench, bad, good) = (Bench::new(), from("10.0.0.1"), from("10.0.0.2"));
+    let gate = gate(AuthMode::Required);
+    let guess = format!("ashlar_{}_{}", bench.key.id, "0".repeat(64));
+    let mut stopped = false;
+    for _ in 0..30 {
+        match admit(&gate, &bench, &bad, Some(&guess)).await.unwrap_err() {
+            AccessRefusal::Wrong => assert!(!stopped),
+            AccessRefusal::TooOften { .. } => stopped = true,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(stopped);
+    let key = bench.key.secret.reveal();
+    assert!(admit(&gate, &bench, &good, Some(key)).await.is_ok());
+    // What was hashed once needs no more of that, wherever it comes from.
+    assert!(admit(&gate, &bench, &bad, Some(key)).await.is_ok());
+}

@@ -1,0 +1,176 @@
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::*;
+use crate::access::caller::Means;
+
+fn caller(role: Role, projects: Option<&[&str]>) -> Caller {
+    Caller {
+        name: "ada".to_owned(),
+        means: Means::Key("1".to_owned()),
+        role,
+        projects: projects.map(|list| list.iter().map(|name| (*name).to_owned()).collect()),
+    }
+}
+
+/// The source files of the API.
+fn sources() -> Vec<PathBuf> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = vec![src.join("http.rs")];
+    let mut left = vec![src.join("http")];
+    while let Some(directory) = left.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                left.push(path);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// What lies between the parentheses that are opened where the text begins.
+fn within(text: &str) -> &str {
+    let mut depth = 1;
+    for (at, character) in text.char_indices() {
+        match character {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return &text[..at];
+        }
+    }
+    panic!("no end")
+}
+
+/// The routes that the routers have: method and path.
+fn routed() -> BTreeSet<(String, String)> {
+    let mut routes = BTreeSet::new();
+    for source in sources() {
+        let text = std::fs::read_to_string(&source).unwrap();
+        for (at, mark) in text.match_indices(".route(") {
+            let inside = within(&text[at + mark.len()..]);
+            let mut parts = inside.splitn(3, '"');
+            let (path, handlers) = (parts.nth(1).unwrap(), parts.next().unwrap());
+            for method in ["get", "post", "put", "delete", "patch", "any"] {
+                let called = handlers
+                    .match_indices(&format!("{method}("))
+                    .any(|(at, _)| {
+                        let before = handlers[..at].chars().next_back();
+                        !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+                    });
+                if called {
+                    routes.insert((method.to_uppercase(), path.to_owned()));
+                }
+            }
+        }
+    }
+    routes
+}
+
+#[test]
+fn every_route_is_in_the_table_and_the_table_has_no_other() {
+    let routed = routed();
+    let pair = |rule: &Rule| (rule.method.to_owned(), rule.path.to_owned());
+    let listed: BTreeSet<_> = RULES.iter().map(pair).collect();
+    assert_eq!(listed.len(), RULES.len(), "a route is there twice");
+    let missing: Vec<_> = routed.difference(&listed).collect();
+    assert!(missing.is_empty(), "not in the table: {missing:?}");
+    let gone: Vec<_> = listed.difference(&routed).collect();
+    assert!(gone.is_empty(), "no routes: {gone:?}");
+    assert!(routed.len() > 80, "{} routes were found", routed.len());
+}
+
+#[test]
+fn rules_about_volumes_are_of_routes_that_name_one() {
+    for rule in RULES {
+        let names_one = rule.path.starts_with("/v1/volumes/{name}");
+        let is_about_one = matches!(rule.about, Volume | VolumeAndNamed);
+        assert_eq!(names_one, is_about_one, "{} {}", rule.method, rule.path);
+    }
+}
+
+#[test]
+fn what_is_not_in_the_table_takes_an_admin_of_all() {
+    let unlisted = rule("PATCH", "/v1/volumes/{name}");
+    assert!(permit(&caller(Role::Admin, None), &unlisted, None, None).is_ok());
+    for other in [
+        caller(Role::Operator, None),
+        caller(Role::Store, None),
+        caller(Role::Admin, Some(&["p"])),
+    ] {
+        assert!(permit(&other, &unlisted, None, None).is_err());
+    }
+    assert_eq!(rule("HEAD", "/v1/volumes").need, View);
+}
+
+#[test]
+fn viewers_change_nothing_and_only_admins_say_who_may_what() {
+    for rule in RULES {
+        let is_met = |role| rule.need.is_met_by(role);
+        let word = format!("{} {}", rule.method, rule.path);
+        if rule.method != "GET" && !["/v1/maps", "/v1/tokens"].contains(&rule.path) {
+            assert!(!is_met(Role::Viewer), "{word}");
+        }
+        let is_about_access = ["/v1/users", "/v1/keys", "/v1/audit", "/v1/tokens/"];
+        if is_about_access
+            .iter()
+            .any(|start| rule.path.starts_with(start))
+        {
+            assert_eq!(rule.need, Administer, "{word}");
+        }
+        assert!(is_met(Role::Admin), "{word}");
+        if rule.need == FrontEnd {
+            assert!(!is_met(Role::Store) && !is_met(Role::Operator), "{word}");
+        }
+    }
+    // Only who checks them is told the secrets of CHAP.
+    assert_eq!(rule("GET", "/v1/iscsi/targets").need, FrontEnd);
+}
+
+#[test]
+fn who_is_bound_to_projects_reaches_no_other_and_nothing_of_the_cluster() {
+    let bound = caller(Role::Operator, Some(&["p", "default"]));
+    let may = |method: &str, path: &str, volume: Option<&str>, body: Option<Value>| {
+        permit(&bound, &rule(method, path), volume, body.as_ref()).is_ok()
+    };
+    let (volumes, one) = ("/v1/volumes", "/v1/volumes/{name}");
+    assert!(may("GET", one, Some("p/a"), None) && may("DELETE", one, Some("a"), None));
+    assert!(may("GET", one, Some("default/p/a"), None));
+    assert!(!may("GET", one, Some("q/a"), None) && !may("GET", one, Some("default/q/a"), None));
+    assert!(!may("GET", one, None, None));
+    assert!(may("POST", volumes, None, Some(json!({"name": "p/a"}))));
+    assert!(!may("POST", volumes, None, Some(json!({"name": "q/a"}))));
+    let clone = "/v1/volumes/{name}/snapshots/{snapshot}/clone";
+    assert!(!may(
+        "POST",
+        clone,
+        Some("p/a"),
+        Some(json!({"name": "q/a"}))
+    ));
+    assert!(!may(
+        "POST",
+        clone,
+        Some("q/a"),
+        Some(json!({"name": "p/a"}))
+    ));
+    let group = json!({"name": "q", "volumes": ["p/a", "q/b"]});
+    assert!(!may("POST", "/v1/snapshot-groups", None, Some(group)));
+    let maps = |name: &str| json!({"volumes": [{"name": "p/a"}, {"name": name}]});
+    assert!(may("POST", "/v1/maps", None, Some(maps("b"))));
+    assert!(!may("POST", "/v1/maps", None, Some(maps("q/b"))));
+    assert!(!may("GET", "/v1/nodes", None, None));
+    assert!(!may(
+        "POST",
+        "/v1/targets",
+        None,
+        Some(json!({"name": "p"}))
+    ));
+    assert!(may("GET", volumes, None, None));
+}

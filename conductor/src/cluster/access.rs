@@ -1,0 +1,135 @@
+//! Users, keys, tokens, projects and keys of volumes: one method a request.
+
+use std::sync::Arc;
+
+use ashlar_proto::api::{CreateKey, CreateToken, KeyCreated, Secret, TokenCreated, VolumeKeySet};
+
+use super::{Cluster, ClusterError, View};
+use crate::access::caller::{Caller, Means};
+use crate::access::gate::{Known, now_ms};
+use crate::access::keys::{self, NoKey};
+use crate::access::routes::Need;
+use crate::access::tokens;
+use crate::meta::MetaStore;
+use crate::refusal::{AccessRefusal, Refusal};
+use crate::row::Hidden;
+use crate::state::{ClusterState, Plan, TOKEN_SECONDS_MAX};
+
+impl<M: MetaStore> Known for Cluster<M> {
+    fn look<T>(&self, look: impl FnOnce(&ClusterState) -> T) -> T {
+        self.read(|view| look(&view.state))
+    }
+}
+
+/// A key or a token was not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotMade {
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Key(#[from] NoKey),
+}
+
+impl From<AccessRefusal> for NotMade {
+    fn from(refusal: AccessRefusal) -> Self {
+        Self::Cluster(Refusal::from(refusal).into())
+    }
+}
+
+impl<M: MetaStore> Cluster<M> {
+    /// Changes who may do what, by a plan that needs the state alone.
+    pub(crate) async fn change_access<T: Send + 'static>(
+        self: &Arc<Self>,
+        plan: impl Fn(&ClusterState) -> Result<Plan<T>, Refusal> + Send + 'static,
+    ) -> Result<T, ClusterError> {
+        let plan = move |view: &View| plan(&view.state);
+        Ok(self.transact(plan).await?.0)
+    }
+
+    /// Makes a key of a user: the answer alone has its secret.
+    pub(crate) async fn create_key(
+        self: &Arc<Self>,
+        user: String,
+        request: CreateKey,
+    ) -> Result<KeyCreated, NotMade> {
+        let made = tokio::task::spawn_blocking(keys::generate).await;
+        let fresh = made.map_err(|_| ClusterError::Stopping)??;
+        let (id, hash, now) = (fresh.id, fresh.hash, now_ms());
+        let key = self
+            .change_access(move |state| state.plan_key_create(&user, &request, &id, &hash, now));
+        Ok(KeyCreated {
+            key: key.await?,
+            secret: fresh.secret,
+        })
+    }
+
+    /// Signs a token for who asks, or for whom an admin names.
+    pub(crate) async fn create_token(
+        self: &Arc<Self>,
+        caller: &Caller,
+        request: &CreateToken,
+    ) -> Result<TokenCreated, NotMade> {
+        let ttl = request.ttl_seconds;
+        if !(1..=TOKEN_SECONDS_MAX).contains(&ttl) {
+            let (given, most) = (ttl, TOKEN_SECONDS_MAX);
+            return Err(AccessRefusal::TokenTime { given, most }.into());
+        }
+        if matches!(caller.means, Means::Token(_)) {
+            return Err(AccessRefusal::TokenByToken.into());
+        }
+        let is_user = matches!(caller.means, Means::Key(_));
+        let own = is_user.then(|| caller.name.clone());
+        let user = match &request.user {
+            Some(user) if own.as_ref() != Some(user) => {
+                caller.require(Need::Administer)?;
+                caller.require_whole()?;
+                user.clone()
+            }
+            _ => own.ok_or(AccessRefusal::TokenOfNobody)?,
+        };
+        if self.read(|view| view.state.access().user(&user).is_none()) {
+            return Err(AccessRefusal::NoUser { user }.into());
+        }
+        let now = now_ms();
+        let fresh = tokens::fresh_key(now)?;
+        let key = self.change_access(move |state| Ok(state.plan_sign(&fresh, now)));
+        let (key, cluster) = (key.await?, self.read(|view| view.state.cluster()));
+        let (token, claims) = tokens::sign(cluster, &key, &user, now / 1000, ttl)?;
+        Ok(TokenCreated {
+            token: Secret::new(token),
+            id: claims.jti,
+            user,
+            expires_ms: claims.exp.saturating_mul(1000),
+        })
+    }
+
+    /// Has a new key sign tokens; with `forget`, those of older ones are good no more.
+    pub(crate) async fn rotate_signing_key(self: &Arc<Self>, forget: bool) -> Result<(), NotMade> {
+        let fresh = tokens::fresh_key(now_ms())?;
+        let rotated = self.change_access(move |state| Ok(state.plan_rotate(&fresh, forget)));
+        rotated.await?;
+        Ok(())
+    }
+
+    /// Gives a volume a key: the answer alone has it.
+    pub(crate) async fn set_volume_key(
+        self: &Arc<Self>,
+        volume: String,
+    ) -> Result<VolumeKeySet, NotMade> {
+        let (key, hash) = keys::volume_key()?;
+        let name = volume.clone();
+        let set = self.change_access(move |state| state.plan_volume_key(&name, Some(hash.clone())));
+        set.await?;
+        Ok(VolumeKeySet { volume, key })
+    }
+
+    /// Refuses who does not give the key of a volume that has one.
+    pub(crate) fn check_volume_key(
+        &self,
+        volume: &str,
+        given: Option<&str>,
+    ) -> Result<(), AccessRefusal> {
+        let given: Option<Hidden> = given.map(keys::volume_key_hash);
+        self.read(|view| view.state.check_volume_key(volume, given.as_ref()))
+    }
+}

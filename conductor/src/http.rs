@@ -7,13 +7,17 @@
 mod clients;
 mod clones;
 mod extract;
+mod gate;
 mod groups;
+pub(crate) mod identities;
 mod leader;
 pub(crate) mod listener;
 mod nodes;
+pub(crate) mod peer;
 mod problem;
 mod rebalance;
 mod schedule;
+pub(crate) mod secure;
 mod servers;
 mod snapshots;
 mod space;
@@ -40,6 +44,7 @@ use tokio::sync::{Semaphore, watch as signal};
 
 use crate::cluster::Cluster;
 use crate::meta::MetaStore;
+use crate::tls::ConductorTls;
 use problem::{Answer, Refused};
 
 /// Largest request body: a registration of 256 disks with their damage counts fits many times.
@@ -72,6 +77,8 @@ pub(crate) struct Api<M> {
     /// Becomes true when the conductor stops: watches and long polls end.
     pub(crate) stopping: signal::Receiver<bool>,
     pub(crate) watches: Arc<Semaphore>,
+    /// How it knows who asks; `None` where everybody is let in.
+    pub(crate) tls: Option<ConductorTls>,
 }
 
 type Shared<M> = State<Arc<Api<M>>>;
@@ -86,8 +93,7 @@ struct AfterQuery {
 }
 
 /// All routes.
-pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
-    let api = Arc::new(api);
+pub(crate) fn router<M: MetaStore>(api: Arc<Api<M>>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/v1/leader", get(leader::show::<M>))
@@ -159,6 +165,7 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .route("/v1/clients/allow", post(clients::allow::<M>))
         .merge(targets::routes())
         .merge(servers::routes())
+        .merge(identities::routes())
         .route("/v1/space", get(space::show::<M>).post(space::set::<M>))
         .route("/v1/events", get(space::events::<M>))
         .route("/v1/rebalance", get(rebalance::show::<M>))
@@ -173,6 +180,10 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .layer(middleware::from_fn_with_state(
             Arc::clone(&api),
             leader::send_on::<M>,
+        ))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&api),
+            peer::admit::<M>,
         ))
         .layer(middleware::from_fn(bound_time))
         .with_state(api)

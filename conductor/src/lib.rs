@@ -25,6 +25,7 @@ mod row;
 mod runtime;
 mod spell;
 mod state;
+mod tls;
 
 pub use cluster::{Cluster, ClusterError, ClusterOptions, Timing};
 pub use conductor::{Conductor, ConductorOptions, StartError};
@@ -32,9 +33,10 @@ pub use meta::MetaStore;
 pub use meta::etcd_store::{EtcdError, EtcdOptions, EtcdStore};
 pub use meta::redb_store::RedbStore;
 pub use refusal::{
-    DiskRefusal, GroupRefusal, InvalidRequest, InvalidTarget, NodeRefusal, Refusal,
-    ReservationsRefusal, ResizeRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal,
+    DiskRefusal, GroupRefusal, IdentityRefusal, InvalidRequest, InvalidTarget, NodeRefusal,
+    Refusal, ReservationsRefusal, ResizeRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal,
     VolumeRefusal,
 };
 pub use row::RowError;
 pub use runtime::{Runtime, TokioRuntime, Work};
+pub use tls::ConductorTls;

@@ -1,5 +1,6 @@
 //! Why the cluster refuses a request: what happened, to what, and what to do next.
 
+mod identities;
 mod servers;
 mod targets;
 
@@ -16,6 +17,7 @@ use ashlar_proto::{
 };
 
 use crate::placement::PlacementError;
+pub use identities::IdentityRefusal;
 pub use servers::ServerRefusal;
 pub use targets::{InvalidTarget, ReservationsRefusal, TargetRefusal};
 pub(crate) use targets::{check_alias, check_chap};
@@ -476,6 +478,8 @@ pub enum Refusal {
     Server(#[from] ServerRefusal),
     #[error(transparent)]
     Reservations(#[from] ReservationsRefusal),
+    #[error(transparent)]
+    Identity(#[from] IdentityRefusal),
 }
 
 /// Checks the name of a volume, snapshot or node.

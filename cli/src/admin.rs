@@ -13,7 +13,7 @@ use ashlar_proto::api::{
 
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
-use crate::{clones, rebalance, resize, space, targets, transfer};
+use crate::{clones, node_identities, rebalance, resize, space, targets, transfer};
 use ashlar_api_client::{ApiClient, ApiError};
 
 /// How long a front end may hold a volume that nobody uses any more.
@@ -243,6 +243,7 @@ fn replica_state(replica: &Replica) -> &'static str {
 pub fn node(api: &str, command: &NodeCommand, json: bool) -> anyhow::Result<()> {
     let (node, to) = match command {
         NodeCommand::List => return node_list(api, json),
+        NodeCommand::Identity(command) => return node_identities::run(api, command, json),
         NodeCommand::Cordon { node } => (node, Schedulable::Cordoned),
         NodeCommand::Uncordon { node } => (node, Schedulable::Open),
         NodeCommand::Drain { node } => (node, Schedulable::Draining),

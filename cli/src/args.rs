@@ -4,6 +4,7 @@ mod bench;
 mod clones;
 mod csi;
 mod etcd;
+mod identity;
 mod iscsi;
 mod resize;
 mod snapshots;
@@ -28,6 +29,10 @@ pub use bench::{BenchArgs, BenchPattern};
 pub use clones::{CloneArgs, FlattenArgs};
 pub use csi::{AttacherArg, CsiArgs, CsiMode};
 pub use etcd::EtcdArgs;
+pub use identity::{
+    AuthorityArgs, ClusterCommand, IdentityArgs, IdentityCommand, InitArgs, IssueArgs, SubjectArgs,
+    TokenCommand,
+};
 pub use iscsi::{ISCSI_LISTEN, IscsiArgs, IscsiChoice, IscsiListen};
 pub use resize::ResizeArgs;
 pub use snapshots::{CreateName, SnapshotCommand, SnapshotName};
@@ -59,6 +64,10 @@ pub struct Cli {
     /// Print JSON for programs instead of text for people.
     #[arg(long, global = true)]
     pub json: bool,
+
+    /// Who this process is.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 
     /// What to do.
     #[command(subcommand)]
@@ -112,7 +121,13 @@ pub enum Command {
         #[command(subcommand)]
         command: SnapshotCommand,
     },
-    /// List, cordon, drain and remove the nodes of the cluster.
+    /// Make the authority of a cluster, and identities where its key is.
+    Cluster {
+        /// What to do.
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
+    /// List, cordon, drain and remove the nodes of the cluster; say who may join, and who may not.
     Node {
         /// How to find the cluster.
         #[command(flatten)]
@@ -339,6 +354,10 @@ pub struct ConductorArgs {
     /// Of several conductors.
     #[command(flatten)]
     pub etcd: EtcdArgs,
+
+    /// What it gives those who join.
+    #[command(flatten)]
+    pub authority: AuthorityArgs,
 
     /// Where the other conductors send what this one is to answer, as http://HOST:PORT; the address of
     /// --listen unless told otherwise.
@@ -583,6 +602,9 @@ Example:
         /// Its name or id.
         node: String,
     },
+    /// Who may be in the cluster.
+    #[command(flatten)]
+    Identity(IdentityCommand),
     /// Forget a node that is down and holds no replicas, and its disks.
     #[command(after_help = "Example:\n  ashlar node remove store-1")]
     Remove {

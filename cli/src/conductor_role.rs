@@ -2,12 +2,15 @@
 
 use anyhow::Context;
 use ashlar_conductor::{Conductor, ConductorOptions, Timing};
+use ashlar_proto::Address;
 
-use crate::args::ConductorArgs;
-use crate::{etcd, signals};
+use crate::args::{ConductorArgs, IdentityArgs};
+use crate::{etcd, identity, signals};
 
 /// Runs until SIGINT or SIGTERM.
-pub fn run(args: ConductorArgs) -> anyhow::Result<()> {
+pub fn run(args: ConductorArgs, who: &IdentityArgs) -> anyhow::Result<()> {
+    identity::refuse_open(who, "the API", &Address::Tcp(args.listen))?;
+    let conducting = identity::conduct(who, args.authority.certificate_ttl)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -17,19 +20,26 @@ pub fn run(args: ConductorArgs) -> anyhow::Result<()> {
             owner_silence: args.owner_silence,
             ..Timing::default()
         };
+        let tls = conducting.as_ref().map(|conducting| conducting.tls.clone());
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let conductor = match args.data {
             Some(data_dir) => {
                 let listen = args.listen;
-                Conductor::start_with(ConductorOptions { data_dir, listen }, timing).await
+                let options = ConductorOptions { data_dir, listen };
+                Conductor::start_secured(options, timing, tls).await
             }
             None => {
                 let etcd = etcd::options(&args.etcd)?;
                 let advertise = args.advertise;
-                Conductor::start_on_etcd(&etcd, args.listen, advertise, timing).await
+                let listen = args.listen;
+                Conductor::start_secured_on_etcd(&etcd, listen, advertise, timing, tls).await
             }
         };
         let conductor = conductor.context("cannot start the conductor")?;
-        tracing::info!(api = %format!("http://{}", conductor.address()), "conductor serves");
+        if let Some(conducting) = conducting {
+            tokio::spawn(conducting.keep());
+        }
+        tracing::info!(api = %format!("{scheme}://{}", conductor.address()), "conductor serves");
         signals::stop_requested().await?;
         tracing::info!("stopping");
         conductor.shutdown().await;

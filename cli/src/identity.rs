@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 use crate::args::IdentityArgs;
 use ashlar_api_client::identify;
 
-pub use own::{Conducting, conduct};
+pub use own::conduct;
 
 /// How the links of this process are secured, if they are.
 static LINKS: OnceLock<LinkSecurity> = OnceLock::new();

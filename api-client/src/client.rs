@@ -2,12 +2,14 @@
 
 mod access;
 mod conductors;
+mod identities;
 mod servers;
 mod targets;
 mod token;
 
 use std::time::Duration;
 
+use crate::tls;
 use ashlar_proto::api::{
     AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied,
     CloneSnapshot, ClusterStatus, CreateSnapshot, CreateSnapshotGroup, CreateVolume, DeniedClient,
@@ -21,6 +23,7 @@ use ashlar_proto::{DiskId, NodeId};
 use conductors::Conductors;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
+use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 pub use token::{Token, VolumeKeys};
@@ -41,11 +44,23 @@ pub const OWNER_WAIT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// The address of the API is no HTTP address.
-    #[error("`{text}` is no address of an API: give http://HOST:PORT")]
+    #[error("`{text}` is no address of an API: give http://HOST:PORT or https://HOST:PORT")]
     Address {
         /// What was given.
         text: String,
     },
+    /// The address wants TLS, and nobody has said whom to trust.
+    #[error(
+        "`{text}` is reached by TLS, and whom to trust there is not known: give --identity-dir or \
+         --ca"
+    )]
+    NoTrust {
+        /// What was given.
+        text: String,
+    },
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
     /// The conductor refused, and says why.
     #[error("{}", .0.detail)]
     Refused(Problem),
@@ -119,10 +134,28 @@ pub struct ApiClient {
 
 impl ApiClient {
     /// A client of the API at `http://HOST:PORT`, or `HOST:PORT` alone; at any of several, with commas
-    /// between them.
+    /// between them. With `https://` it goes by what [`identify`](crate::identify) was told.
     pub fn new(api: &str) -> Result<Self, ApiError> {
         let base = Conductors::parse(api)?;
+        let config = if base.is_secure() {
+            let no_trust = || ApiError::NoTrust {
+                text: api.to_owned(),
+            };
+            tls::of_process().ok_or_else(no_trust)?
+        } else {
+            tls::none()?
+        };
+        Self::make(api, base, config)
+    }
+
+    /// The same, going by `config` for `https://`.
+    pub fn with_tls(api: &str, config: ClientConfig) -> Result<Self, ApiError> {
+        Self::make(api, Conductors::parse(api)?, config)
+    }
+
+    fn make(api: &str, base: Conductors, config: ClientConfig) -> Result<Self, ApiError> {
         let http = Client::builder()
+            .tls_backend_preconfigured(config)
             .connect_timeout(CONNECT_MAX)
             .redirect(Policy::none())
             .no_proxy()
@@ -650,9 +683,21 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["", "https://host", "unix:/run/a", "http://", "a:1,,b:2"] {
-            assert!(ApiClient::new(text).is_err(), "{text}");
+        for text in [
+            "",
+            "unix:/run/a",
+            "http://",
+            "ftp://a",
+            "a:1,,b:2",
+            "a:1,https://b:2",
+        ] {
+            assert!(
+                matches!(ApiClient::new(text), Err(ApiError::Address { .. })),
+                "{text}"
+            );
         }
+        let untrusted = ApiClient::new("https://127.0.0.1:1");
+        assert!(matches!(untrusted, Err(ApiError::NoTrust { .. })));
     }
 
     #[tokio::test]

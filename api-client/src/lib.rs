@@ -5,5 +5,7 @@
 //!   detail is for people.
 
 mod client;
+mod tls;
 
 pub use client::{ApiClient, ApiError, OWNER_WAIT, Token, VolumeKeys};
+pub use tls::identify;

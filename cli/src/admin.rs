@@ -13,7 +13,9 @@ use ashlar_proto::api::{
 
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
-use crate::{access, clones, credentials, rebalance, resize, space, targets, transfer};
+use crate::{
+    access, clones, credentials, node_identities, rebalance, resize, space, targets, transfer,
+};
 use ashlar_api_client::{ApiClient, ApiError};
 
 /// How long a front end may hold a volume that nobody uses any more.
@@ -244,6 +246,7 @@ fn replica_state(replica: &Replica) -> &'static str {
 pub fn node(api: &str, command: &NodeCommand, json: bool) -> anyhow::Result<()> {
     let (node, to) = match command {
         NodeCommand::List => return node_list(api, json),
+        NodeCommand::Identity(command) => return node_identities::run(api, command, json),
         NodeCommand::Cordon { node } => (node, Schedulable::Cordoned),
         NodeCommand::Uncordon { node } => (node, Schedulable::Open),
         NodeCommand::Drain { node } => (node, Schedulable::Draining),

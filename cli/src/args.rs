@@ -5,6 +5,7 @@ mod bench;
 mod clones;
 mod csi;
 mod etcd;
+mod identity;
 mod iscsi;
 mod meta;
 mod resize;
@@ -34,6 +35,10 @@ pub use bench::{BenchArgs, BenchPattern};
 pub use clones::{CloneArgs, FlattenArgs};
 pub use csi::{AttacherArg, CsiArgs, CsiMode};
 pub use etcd::EtcdArgs;
+pub use identity::{
+    AuthorityArgs, ClusterCommand, IdentityArgs, IdentityCommand, InitArgs, IssueArgs, SubjectArgs,
+    TokenCommand,
+};
 pub use iscsi::{ISCSI_LISTEN, IscsiArgs, IscsiChoice, IscsiListen};
 pub use meta::{
     BackupArgs, CheckArgs, MetaCommand, MetaPlace, MetaTarget, MigrateArgs, RestoreArgs,
@@ -72,6 +77,9 @@ pub struct Cli {
     /// What is shown to the conductor.
     #[command(flatten)]
     pub credentials: CredentialArgs,
+    /// Who this process is.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 
     /// What to do.
     #[command(subcommand)]
@@ -125,7 +133,13 @@ pub enum Command {
         #[command(subcommand)]
         command: SnapshotCommand,
     },
-    /// List, cordon, drain and remove the nodes of the cluster.
+    /// Make the authority of a cluster, and identities where its key is.
+    Cluster {
+        /// What to do.
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
+    /// List, cordon, drain and remove the nodes of the cluster; say who may join, and who may not.
     Node {
         /// How to find the cluster.
         #[command(flatten)]
@@ -419,6 +433,10 @@ pub struct ConductorArgs {
     #[command(flatten)]
     pub etcd: EtcdArgs,
 
+    /// What it gives those who join.
+    #[command(flatten)]
+    pub authority: AuthorityArgs,
+
     /// Where the other conductors send what this one is to answer, as http://HOST:PORT; the address of
     /// --listen unless told otherwise.
     #[arg(long, value_name = "URL", requires = "etcd")]
@@ -673,6 +691,9 @@ Example:
         /// Its name or id.
         node: String,
     },
+    /// Who may be in the cluster.
+    #[command(flatten)]
+    Identity(IdentityCommand),
     /// Forget a node that is down and holds no replicas, and its disks.
     #[command(after_help = "Example:\n  ashlar node remove store-1")]
     Remove {

@@ -398,9 +398,11 @@ pub fn translate(volume: &str, error: &ApiError) -> SourceError {
         ApiError::Unreachable { .. } | ApiError::NoAnswer { .. } | ApiError::Strange { .. } => {
             SourceError::Unreachable
         }
-        ApiError::Address { .. } => SourceError::Refused {
-            code: "address".into(),
-        },
+        ApiError::Address { .. } | ApiError::NoTrust { .. } | ApiError::Tls(_) => {
+            SourceError::Refused {
+                code: "address".into(),
+            }
+        }
     }
 }
 

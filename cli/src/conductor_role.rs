@@ -2,12 +2,15 @@
 
 use anyhow::Context;
 use ashlar_conductor::{Conductor, ConductorOptions, Timing};
+use ashlar_proto::Address;
 
-use crate::args::ConductorArgs;
-use crate::{etcd, gate, signals};
+use crate::args::{ConductorArgs, IdentityArgs};
+use crate::{etcd, gate, identity, signals};
 
 /// Runs until SIGINT or SIGTERM.
-pub fn run(args: ConductorArgs) -> anyhow::Result<()> {
+pub fn run(args: ConductorArgs, who: &IdentityArgs) -> anyhow::Result<()> {
+    identity::refuse_open(who, "the API", &Address::Tcp(args.listen))?;
+    let conducting = identity::conduct(who, args.authority.certificate_ttl)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -19,21 +22,27 @@ pub fn run(args: ConductorArgs) -> anyhow::Result<()> {
         };
         let access = gate::options(&args.gate)?;
         gate::warn(&access, args.listen);
+        let tls = conducting.as_ref().map(|conducting| conducting.tls.clone());
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let conductor = match args.data {
             Some(data_dir) => {
                 let listen = args.listen;
                 let options = ConductorOptions { data_dir, listen };
-                Conductor::start_guarded(options, timing, &access).await
+                Conductor::start_secured(options, timing, &access, tls).await
             }
             None => {
                 let etcd = etcd::options(&args.etcd)?;
                 let advertise = args.advertise;
                 let listen = args.listen;
-                Conductor::start_on_etcd_guarded(&etcd, listen, advertise, timing, &access).await
+                Conductor::start_secured_on_etcd(&etcd, listen, advertise, timing, &access, tls)
+                    .await
             }
         };
         let conductor = conductor.context("cannot start the conductor")?;
-        tracing::info!(api = %format!("http://{}", conductor.address()), "conductor serves");
+        if let Some(conducting) = conducting {
+            tokio::spawn(conducting.keep());
+        }
+        tracing::info!(api = %format!("{scheme}://{}", conductor.address()), "conductor serves");
         signals::stop_requested().await?;
         tracing::info!("stopping");
         conductor.shutdown().await;

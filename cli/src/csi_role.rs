@@ -7,17 +7,18 @@ use ashlar_csi::{
     Attacher, DRIVER_NAME, DriverOptions, FuseLoop, NbdServer, NodeName, NodeOptions, serve,
 };
 
-use crate::args::{AttacherArg, CsiArgs, CsiMode};
-use crate::{host, signals};
+use crate::args::{AttacherArg, CsiArgs, CsiMode, IdentityArgs};
+use crate::{host, identity, signals};
 
 /// Runs until SIGINT or SIGTERM.
-pub fn run(args: CsiArgs) -> anyhow::Result<()> {
-    let api = crate::credentials::client(&args.conductor).context("--conductor")?;
+pub fn run(args: CsiArgs, who: &IdentityArgs) -> anyhow::Result<()> {
     let node = node(&args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
+    identity::join(who, &host::server_name(), &args.conductor, runtime.handle())?;
+    let api = crate::credentials::client(&args.conductor).context("--conductor")?;
     runtime.block_on(async {
         let options = DriverOptions {
             socket: args.endpoint,

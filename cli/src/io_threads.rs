@@ -12,6 +12,8 @@ use anyhow::{Context, anyhow};
 use ashlar_reactor::channel::remote;
 use ashlar_reactor::{Remote, RuntimeOptions};
 
+use crate::identity;
+
 /// Reactor threads of a process, the first one included.
 pub const THREADS_MAX: u16 = 64;
 
@@ -107,6 +109,7 @@ impl IoThread {
             let _ended = TellEnd(ended);
             let tell = started.clone();
             let run = ashlar_reactor::run(options, async |reactor| {
+                identity::secure(&reactor);
                 let _ = tell.send(Ok(reactor.remote()));
                 stopping.recv().await;
             });

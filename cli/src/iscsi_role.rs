@@ -12,11 +12,11 @@ use ashlar_reactor::{NetError, Reactor};
 use nix::errno::Errno;
 use tokio::runtime::Handle;
 
-use crate::args::{ISCSI_LISTEN, IscsiArgs, IscsiChoice};
+use crate::args::{ISCSI_LISTEN, IdentityArgs, IscsiArgs, IscsiChoice};
 use crate::catalog::VolumeCatalog;
 use crate::cluster_source::HttpClusterSource;
 use crate::target_catalog::ClusterTargets;
-use crate::{host, runtime, signals};
+use crate::{host, identity, runtime, signals};
 use ashlar_api_client::ApiClient;
 
 /// How long a command waits for a conductor that does not answer, where its volume is not attached yet:
@@ -24,13 +24,15 @@ use ashlar_api_client::ApiClient;
 const CONDUCTOR_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs until SIGINT or SIGTERM.
-pub fn run(args: IscsiArgs) -> anyhow::Result<()> {
+pub fn run(args: IscsiArgs, who: &IdentityArgs) -> anyhow::Result<()> {
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("ashlar-control")
         .enable_all()
         .build()?;
     let stop = signals::stop_channel(tokio.handle())?;
+    let name = args.name.clone().unwrap_or_else(host::server_name);
+    identity::join(who, &name, &args.conductor, tokio.handle())?;
     let api = crate::credentials::client(&args.conductor).context("--conductor")?;
     let control = tokio.handle().clone();
     let served = runtime::run(&args.reactor, |reactor| {

@@ -9,6 +9,7 @@ mod catalog;
 mod chap_secret;
 mod clients;
 mod clones;
+mod cluster_command;
 mod cluster_source;
 mod conductor_role;
 mod credentials;
@@ -19,12 +20,14 @@ mod exit;
 mod exported;
 mod gate;
 mod host;
+mod identity;
 mod io_threads;
 mod iscsi_role;
 mod machine_memory;
 mod map_watch;
 mod meta;
 mod nbd_role;
+mod node_identities;
 mod output;
 mod owner_beats;
 mod rebalance;
@@ -73,17 +76,21 @@ fn start_logging() {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let json = cli.json;
+    let (json, who) = (cli.json, cli.identity);
     if !matches!(cli.command, Command::Completions { .. }) {
         credentials::set(&cli.credentials)?;
     }
+    if !cli.command.is_role() {
+        identity::present(&who)?;
+    }
     match cli.command {
-        Command::Up(args) => up::run(args),
-        Command::Conductor(args) => conductor_role::run(args),
-        Command::Store(args) => store_role::run(args),
-        Command::Nbd(args) => nbd_role::run(args),
-        Command::Iscsi(args) => iscsi_role::run(args),
-        Command::Csi(args) => csi_role::run(args),
+        Command::Up(args) => up::run(args, &who),
+        Command::Conductor(args) => conductor_role::run(args, &who),
+        Command::Store(args) => store_role::run(args, &who),
+        Command::Nbd(args) => nbd_role::run(args, &who),
+        Command::Iscsi(args) => iscsi_role::run(args, &who),
+        Command::Csi(args) => csi_role::run(args, &who),
+        Command::Cluster { command } => cluster_command::run(&command, json),
         Command::Volume { api, command } => admin::volume(&api.api, command, json),
         Command::Snapshot { api, command } => snapshots::run(&api.api, command, json),
         Command::Node { api, command } => admin::node(&api.api, &command, json),

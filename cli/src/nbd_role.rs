@@ -11,20 +11,21 @@ use ashlar_reactor::Reactor;
 use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
 
-use crate::args::{NbdArgs, TlsArgs};
+use crate::args::{IdentityArgs, NbdArgs, TlsArgs};
 use crate::catalog::VolumeCatalog;
 use crate::cluster_source::HttpClusterSource;
-use crate::{host, runtime, signals};
+use crate::{host, identity, runtime, signals};
 use ashlar_api_client::ApiClient;
 
 /// Runs until SIGINT or SIGTERM.
-pub fn run(args: NbdArgs) -> anyhow::Result<()> {
+pub fn run(args: NbdArgs, who: &IdentityArgs) -> anyhow::Result<()> {
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("ashlar-control")
         .enable_all()
         .build()?;
     let stop = signals::stop_channel(tokio.handle())?;
+    identity::join(who, &host::server_name(), &args.conductor, tokio.handle())?;
     let api = crate::credentials::client(&args.conductor).context("--conductor")?;
     let control = tokio.handle().clone();
     let served = runtime::run(&args.reactor, |reactor| {

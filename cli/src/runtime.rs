@@ -9,7 +9,8 @@ use ashlar_reactor::{Engine, Reactor, RuntimeOptions, probe_engine};
 
 use crate::args::{EngineArg, ReactorArgs, SnapshotName};
 use crate::cluster_source::HttpClusterSource;
-use crate::host;
+use crate::{host, identity};
+use ashlar_api_client::ApiClient;
 
 /// Reactor options from the command line; warns where the preferred engine is not to be had.
 pub fn options(args: &ReactorArgs) -> RuntimeOptions {
@@ -46,7 +47,11 @@ pub fn run_with<T, F: Future<Output = anyhow::Result<T>>>(
     options: RuntimeOptions,
     main: impl FnOnce(Reactor) -> F,
 ) -> anyhow::Result<T> {
-    ashlar_reactor::run(options, main)
+    let secured = |reactor: Reactor| {
+        identity::secure(&reactor);
+        main(reactor)
+    };
+    ashlar_reactor::run(options, secured)
         .with_context(|| format!("cannot start the {} engine", options.engine))?
 }
 

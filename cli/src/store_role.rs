@@ -20,21 +20,24 @@ use ashlar_reactor::{DiskOptions, Reactor};
 use ashlar_store::{StoreOptions, StoreService};
 use tokio::runtime::Handle;
 
-use crate::args::StoreArgs;
+use crate::args::{IdentityArgs, StoreArgs};
 use crate::cluster_source::HttpClusterSource;
 use crate::io_threads::IoThreads;
 use crate::store_agent::{AgentOptions, StoreAgent};
-use crate::{host, runtime, signals};
+use crate::{host, identity, runtime, signals};
 use ashlar_api_client::ApiClient;
 
 /// Runs until SIGINT or SIGTERM.
-pub fn run(args: StoreArgs) -> anyhow::Result<()> {
+pub fn run(args: StoreArgs, who: &IdentityArgs) -> anyhow::Result<()> {
+    identity::refuse_open(who, "the data plane", &args.listen)?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("ashlar-control")
         .enable_all()
         .build()?;
     let stop = signals::stop_channel(tokio.handle())?;
+    let name = args.name.clone().unwrap_or_else(host::name);
+    identity::join(who, &name, &args.conductor, tokio.handle())?;
     let api = crate::credentials::client(&args.conductor).context("--conductor")?;
     let control = tokio.handle().clone();
     let options = runtime::options(&args.reactor);

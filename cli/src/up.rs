@@ -27,21 +27,26 @@ use ashlar_reactor::{DiskOptions, Reactor};
 use ashlar_store::{StoreHandle, StoreOptions, StoreService};
 use tokio::runtime::Handle;
 
-use crate::args::{IscsiChoice, UpArgs};
+use crate::args::{IdentityArgs, IscsiChoice, UpArgs};
 use crate::catalog::VolumeCatalog;
 use crate::cluster_source::HttpClusterSource;
 use crate::nbd_role::Front;
 use crate::output::print_text;
 use crate::store_agent::{AgentOptions, StoreAgent};
 use crate::target_catalog::ClusterTargets;
-use crate::{credentials, disk, gate, host, iscsi_role, runtime, signals};
+use crate::{credentials, disk, gate, host, identity, iscsi_role, runtime, signals};
 use ashlar_api_client::{ApiClient, Token};
 
 /// The name of a store's disk in its directory.
 const DISK_FILE: &str = "disk";
 
 /// Runs until SIGINT or SIGTERM.
-pub fn run(args: UpArgs) -> anyhow::Result<()> {
+pub fn run(args: UpArgs, who: &IdentityArgs) -> anyhow::Result<()> {
+    if !who.insecure {
+        // Its processes are one: there is nobody else to show an identity to.
+        let nobody = IdentityArgs::default();
+        identity::refuse_open(&nobody, "the API of `ashlar up`", &Address::Tcp(args.api))?;
+    }
     let data = match &args.data {
         Some(data) => data.clone(),
         None => default_data_dir()?,

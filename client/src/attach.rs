@@ -304,6 +304,7 @@ pub(crate) fn candidates(
             }
             let key = PeerKey {
                 address: reached_at(location, options),
+                node: location.node_name.clone(),
                 disk: location.disk,
                 lane: lane_of(grant.volume.id, shard.index, location.lanes),
             };

@@ -230,6 +230,7 @@ fn leave(core: &Core, shard: &Rc<Shard>, slot: Slot, replica: &Replica) {
 fn peer_of(core: &Core, shard: &Shard, location: &DiskLocation) -> Rc<Peer> {
     let key = PeerKey {
         address: reached_at(location, &core.options),
+        node: location.node_name.clone(),
         disk: location.disk,
         lane: lane_of(core.id, shard.index, location.lanes),
     };

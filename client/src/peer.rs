@@ -39,6 +39,8 @@ use crate::write_log::Acceptance;
 pub(crate) struct PeerKey {
     /// Where its store listens.
     pub(crate) address: Address,
+    /// The name of its node, where that is known.
+    pub(crate) node: Option<String>,
     /// The disk.
     pub(crate) disk: DiskId,
     /// The lane.
@@ -331,7 +333,8 @@ impl Peer {
     }
 
     async fn greet(self: &Rc<Self>) -> Result<(), PeerLost> {
-        let link = link::connect(&self.reactor, &self.key.address).await;
+        let node = self.key.node.as_deref();
+        let link = link::connect_to(&self.reactor, &self.key.address, node).await;
         let link = link.map_err(|_| PeerLost)?;
         let hello = Hello {
             version_min: PROTOCOL_VERSION,

@@ -327,6 +327,7 @@ impl Reader {
                 let location = disks.get(&replica.disk).filter(|at| at.lanes > 0)?;
                 let key = PeerKey {
                     address: reached_at(location, &self.options),
+                    node: location.node_name.clone(),
                     disk: location.disk,
                     lane: lane_of(self.volume(), shard.index, location.lanes),
                 };

@@ -11,6 +11,7 @@ mod clients;
 mod clones;
 mod groups;
 mod healing;
+mod identities;
 mod leading;
 mod rebalance;
 mod requests;
@@ -240,6 +241,11 @@ impl<M: MetaStore> Cluster<M> {
         });
         cluster.attend().await?;
         Ok(cluster)
+    }
+
+    /// The cluster's id.
+    pub(crate) fn id(&self) -> ClusterId {
+        self.read(|view| view.state.cluster())
     }
 
     /// The moment that it is now.

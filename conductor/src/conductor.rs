@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
+use ashlar_identity::ConfigError;
 use ashlar_proto::ClusterId;
 use ashlar_proto::api::Revision;
 use tokio::net::TcpListener;
@@ -18,16 +19,19 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::access::AccessOptions;
-use crate::access::gate::{Gate, Peer};
+use crate::access::gate::Gate;
 use crate::audit_file::AuditFile;
 use crate::cluster::{Cluster, ClusterError, ClusterOptions, Timing};
+use crate::http::identities::{follow_denials, take_over_denials};
 use crate::http::listener::BoundedListener;
-use crate::http::{Api, Refusals, WATCHES_MAX, router};
+use crate::http::secure::ApiListener;
+use crate::http::{Api, Refusals, WATCHES_MAX, peer::Peer, router};
 use crate::meta::etcd_store::{EtcdOptions, EtcdStore};
 use crate::meta::redb_store::RedbStore;
 use crate::meta::{MetaError, MetaStore};
 use crate::row::RowError;
 use crate::runtime::TokioRuntime;
+use crate::tls::ConductorTls;
 
 /// How long a stop waits for requests in progress before it cuts their connections, and then for
 /// what they began.
@@ -79,6 +83,17 @@ pub enum StartError {
     /// The system gives no random numbers for a new cluster's id.
     #[error("no randomness for the cluster's id: {0}")]
     Random(getrandom::Error),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] ConfigError),
+    /// The certificates are of another cluster than the metadata.
+    #[error("the certificates are of cluster {certificates}, the metadata of {metadata}")]
+    OtherCluster {
+        /// Whose certificates.
+        certificates: ClusterId,
+        /// Whose metadata.
+        metadata: ClusterId,
+    },
     /// Others kept changing the metadata.
     #[error("the metadata change too fast to be read: try again")]
     Contended,
@@ -147,10 +162,24 @@ impl Conductor {
         timing: Timing,
         access: &AccessOptions,
     ) -> Result<Self, StartError> {
+        Self::start_secured(options, timing, access, None).await
+    }
+
+    /// As [`Conductor::start_guarded`]; with `tls` it speaks TLS, and lets in whom that says.
+    ///
+    /// # Errors
+    /// [`StartError`] when the address, the data directory or the audit file cannot be had, or the
+    /// certificates not used.
+    pub async fn start_secured(
+        options: ConductorOptions,
+        timing: Timing,
+        access: &AccessOptions,
+        tls: Option<ConductorTls>,
+    ) -> Result<Self, StartError> {
         let ConductorOptions { data_dir, listen } = options;
         let (listener, address) = bind(listen).await?;
         let store = RedbStore::open(data_dir).await?;
-        Self::serve(store, listener, address, timing, access).await
+        Self::serve(store, listener, address, timing, access, tls).await
     }
 
     /// One of several conductors, on metadata in etcd. `advertise` is where its API is reached by those
@@ -165,24 +194,28 @@ impl Conductor {
         timing: Timing,
     ) -> Result<Self, StartError> {
         let access = AccessOptions::default();
-        Self::start_on_etcd_guarded(etcd, listen, advertise, timing, &access).await
+        Self::start_secured_on_etcd(etcd, listen, advertise, timing, &access, None).await
     }
 
-    /// As [`Conductor::start_on_etcd`], letting others in as told.
+    /// As [`Conductor::start_on_etcd`], letting others in as told; with `tls` it speaks TLS, and lets in
+    /// whom that says.
     ///
     /// # Errors
-    /// [`StartError`] when the address or the audit file cannot be had or etcd does not answer.
-    pub async fn start_on_etcd_guarded(
+    /// [`StartError`] when the address or the audit file cannot be had, etcd does not answer, or the
+    /// certificates cannot be used.
+    pub async fn start_secured_on_etcd(
         etcd: &EtcdOptions,
         listen: SocketAddr,
         advertise: Option<String>,
         timing: Timing,
         access: &AccessOptions,
+        tls: Option<ConductorTls>,
     ) -> Result<Self, StartError> {
         let (listener, address) = bind(listen).await?;
-        let api = advertise.unwrap_or_else(|| format!("http://{address}"));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let api = advertise.unwrap_or_else(|| format!("{scheme}://{address}"));
         let store = EtcdStore::open(etcd, Some(api)).await?;
-        Self::serve(store, listener, address, timing, access).await
+        Self::serve(store, listener, address, timing, access, tls).await
     }
 
     async fn serve<M: MetaStore + Clone>(
@@ -191,15 +224,19 @@ impl Conductor {
         address: SocketAddr,
         timing: Timing,
         access: &AccessOptions,
+        tls: Option<ConductorTls>,
     ) -> Result<Self, StartError> {
         let audit_file = open_audit_file(access)?;
         let metadata = store.revisions();
+        let certified = tls.as_ref().map(|tls| tls.cluster);
+        let fresh = certified.map_or_else(fresh_id, Ok)?;
         let options = ClusterOptions {
             timing,
-            ..ClusterOptions::new(fresh_id()?)
+            ..ClusterOptions::new(fresh)
         };
         let runtime = Arc::new(TokioRuntime::start());
         let cluster = Cluster::open(store.clone(), runtime, options).await?;
+        refuse_other(certified, cluster.id())?;
         let resign: Resign = Box::pin(async move { store.resign().await });
         let stopping = watch::Sender::new(false);
         let clock = tokio::spawn(keep_time(Arc::clone(&cluster), stopping.subscribe()));
@@ -210,12 +247,19 @@ impl Conductor {
             gate: Gate::new(access),
             audit_file,
             refusals: Refusals::default(),
+            tls,
         };
+        let api = Arc::new(api);
         let mut stop = stopping.subscribe();
         let cut = watch::Sender::new(false);
         let listener = BoundedListener::new(listener, cut.subscribe());
-        let app = router(api).into_make_service_with_connect_info::<Peer>();
-        let server = axum::serve(listener, app).with_graceful_shutdown(async move {
+        let listener = secure(listener, address, api.tls.as_ref())?;
+        if api.tls.is_some() {
+            take_over_denials(&api);
+            tokio::spawn(follow_denials(Arc::clone(&api)));
+        }
+        let service = router(api).into_make_service_with_connect_info::<Peer>();
+        let server = axum::serve(listener, service).with_graceful_shutdown(async move {
             let _ = stop.wait_for(|stopping| *stopping).await;
         });
         let server = tokio::spawn(async move {
@@ -288,6 +332,29 @@ fn open_audit_file(access: &AccessOptions) -> Result<Option<AuditFile>, StartErr
         }
     });
     Ok(Some(file))
+}
+
+/// The listener with TLS on it, where that is wanted.
+fn secure(
+    listener: BoundedListener,
+    address: SocketAddr,
+    tls: Option<&ConductorTls>,
+) -> Result<ApiListener, StartError> {
+    let Some(tls) = tls else {
+        return Ok(ApiListener::Plain(listener));
+    };
+    let secured = ApiListener::tls(listener, tls.server()?);
+    secured.map_err(|source| StartError::Listen { address, source })
+}
+
+fn refuse_other(certificates: Option<ClusterId>, metadata: ClusterId) -> Result<(), StartError> {
+    match certificates {
+        Some(certificates) if certificates != metadata => Err(StartError::OtherCluster {
+            certificates,
+            metadata,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Listens; gives the address that it is.

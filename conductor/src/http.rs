@@ -9,14 +9,18 @@ mod auth;
 mod clients;
 mod clones;
 mod extract;
+mod gate;
 mod groups;
+pub(crate) mod identities;
 mod leader;
 pub(crate) mod listener;
 mod metadata;
 mod nodes;
+pub(crate) mod peer;
 mod problem;
 mod rebalance;
 mod schedule;
+pub(crate) mod secure;
 mod servers;
 mod snapshots;
 mod space;
@@ -46,6 +50,7 @@ use crate::access::gate::Gate;
 use crate::audit_file::AuditFile;
 use crate::cluster::Cluster;
 use crate::meta::MetaStore;
+use crate::tls::ConductorTls;
 pub(crate) use auth::Refusals;
 use problem::{Answer, Refused};
 
@@ -82,6 +87,8 @@ pub(crate) struct Api<M> {
     pub(crate) gate: Gate,
     pub(crate) audit_file: Option<AuditFile>,
     pub(crate) refusals: Refusals,
+    /// How it knows who asks; `None` where everybody is let in.
+    pub(crate) tls: Option<ConductorTls>,
 }
 
 type Shared<M> = State<Arc<Api<M>>>;
@@ -96,8 +103,7 @@ struct AfterQuery {
 }
 
 /// All routes.
-pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
-    let api = Arc::new(api);
+pub(crate) fn router<M: MetaStore>(api: Arc<Api<M>>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/v1/leader", get(leader::show::<M>))
@@ -171,6 +177,7 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .merge(targets::routes())
         .merge(servers::routes())
         .merge(access::routes())
+        .merge(identities::routes())
         .route("/v1/space", get(space::show::<M>).post(space::set::<M>))
         .route("/v1/events", get(space::events::<M>))
         .route("/v1/rebalance", get(rebalance::show::<M>))
@@ -189,6 +196,10 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .layer(middleware::from_fn_with_state(
             Arc::clone(&api),
             auth::guard::<M>,
+        ))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&api),
+            peer::admit::<M>,
         ))
         .layer(middleware::from_fn(bound_time))
         .with_state(api)

@@ -28,6 +28,7 @@ mod row;
 mod runtime;
 mod spell;
 mod state;
+mod tls;
 pub mod upkeep;
 
 pub use access::{AccessOptions, AuthMode, Issuer, IssuerError};
@@ -37,9 +38,10 @@ pub use meta::MetaStore;
 pub use meta::etcd_store::{EtcdError, EtcdOptions, EtcdStore};
 pub use meta::redb_store::RedbStore;
 pub use refusal::{
-    AccessRefusal, DiskRefusal, GroupRefusal, InvalidRequest, InvalidTarget, NodeRefusal, Refusal,
-    ReservationsRefusal, ResizeRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal,
-    VolumeRefusal,
+    AccessRefusal, DiskRefusal, GroupRefusal, IdentityRefusal, InvalidRequest, InvalidTarget,
+    NodeRefusal, Refusal, ReservationsRefusal, ResizeRefusal, SnapshotRefusal, SpaceRefusal,
+    TargetRefusal, VolumeRefusal,
 };
 pub use row::RowError;
 pub use runtime::{Runtime, TokioRuntime, Work};
+pub use tls::ConductorTls;

@@ -1,6 +1,7 @@
 //! Why the cluster refuses a request: what happened, to what, and what to do next.
 
 mod access;
+mod identities;
 mod servers;
 mod targets;
 
@@ -19,6 +20,7 @@ use ashlar_proto::{
 
 use crate::placement::PlacementError;
 pub use access::AccessRefusal;
+pub use identities::IdentityRefusal;
 pub use servers::ServerRefusal;
 pub use targets::{InvalidTarget, ReservationsRefusal, TargetRefusal};
 pub(crate) use targets::{check_alias, check_chap};
@@ -481,6 +483,9 @@ pub enum Refusal {
     Reservations(#[from] ReservationsRefusal),
     #[error(transparent)]
     Access(#[from] AccessRefusal),
+    /// As its name says.
+    #[error(transparent)]
+    Identity(#[from] IdentityRefusal),
 }
 
 /// Checks the name of a snapshot, node, user or project.

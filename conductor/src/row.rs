@@ -20,6 +20,8 @@
 //! revoked-token/ID             a token that is let in no more
 //! project/NAME                 a project and its quotas
 //! audit/NUMBER                 an entry of the audit log
+//! join-token/ID                a token with which a node may get its first certificate, hashed
+//! denied-identity/KIND/WHO     a node or a certificate that is let in no more
 //! rebalance                    whether disks are evened out; not there until somebody or something
 //!                              has changed that
 //! ```
@@ -30,10 +32,11 @@
 //! and of denied clients; version 5 of snapshots and of how layers are read; version 6 of volumes that change
 //! their size; version 7 of clones, of groups of snapshots, of reservations and of the rules of space;
 //! version 8 of iSCSI targets and of persistent reservations; version 9 of iSCSI servers and of what they serve;
-//! version 10 of who may do what.
+//! version 10 of who may do what, and of who may join.
 //! What an older row does not say is not so.
 
 mod access;
+mod identities;
 mod servers;
 mod targets;
 
@@ -53,6 +56,9 @@ use crate::meta::{Change, Key};
 pub(crate) use access::{
     ApiKeyRow, AuditRow, HashRow, Hidden, ProjectRow, RevokedTokenRow, SigningKeyRow, UserRow,
     api_key_key, audit_key, project_key, revoked_token_key, signing_key_key, user_key,
+};
+pub(crate) use identities::{
+    DeniedIdentityRow, JoinTokenRow, UsedRow, denied_identity_key, denied_subject, join_token_key,
 };
 pub(crate) use servers::{ServerRow, server_key};
 pub(crate) use targets::{
@@ -319,6 +325,8 @@ pub(crate) enum AnyRow {
     RevokedToken(RevokedTokenRow),
     Project(ProjectRow),
     Audit(AuditRow),
+    JoinToken(JoinTokenRow),
+    DeniedIdentity(DeniedIdentityRow),
 }
 
 pub(crate) fn cluster_key() -> Key {
@@ -436,6 +444,8 @@ impl AnyRow {
             "revoked-token" => read(key, value).map(Self::RevokedToken),
             "project" => read(key, value).map(Self::Project),
             "audit" => read(key, value).map(Self::Audit),
+            "join-token" => read(key, value).map(Self::JoinToken),
+            "denied-identity" => read(key, value).map(Self::DeniedIdentity),
             _ => Err(RowError::Unknown { key: key.clone() }),
         }
     }
@@ -464,6 +474,8 @@ impl AnyRow {
             Self::RevokedToken(row) => put(revoked_token_key(&row.id), row),
             Self::Project(row) => put(project_key(&row.name), row),
             Self::Audit(row) => put(audit_key(row.entry.id), row),
+            Self::JoinToken(row) => put(join_token_key(&row.id), row),
+            Self::DeniedIdentity(row) => put(denied_identity_key(&row.subject), row),
         }
     }
 }

@@ -20,6 +20,7 @@ mod clones;
 mod evidence;
 mod groups;
 mod healing;
+mod identities;
 mod layers;
 mod map;
 mod nodes;
@@ -44,7 +45,7 @@ mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ashlar_proto::api::Revision;
+use ashlar_proto::api::{IdentitySubject, Revision};
 use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::volume_name::canonical;
 use ashlar_proto::{
@@ -54,13 +55,15 @@ use ashlar_proto::{
 
 use crate::meta::{Change, Expect, Key, Transaction};
 use crate::row::{
-    AnyRow, ClusterRow, DeniedRow, DiscoveryRow, DiskRow, GroupRow, NodeRow, RebalanceRow,
-    ReservationsRow, ServerRow, ShardRow, SpaceRow, TargetRow, VolumeRow,
+    AnyRow, ClusterRow, DeniedIdentityRow, DeniedRow, DiscoveryRow, DiskRow, GroupRow,
+    JoinTokenRow, NodeRow, RebalanceRow, ReservationsRow, ServerRow, ShardRow, SpaceRow, TargetRow,
+    VolumeRow,
 };
 use clones::CloneIndex;
 pub(crate) use evidence::Judgment;
 pub(crate) use groups::Progress;
 pub(crate) use healing::Outlook;
+pub(crate) use identities::TokenUse;
 pub(crate) use removed::removed_node;
 pub(crate) use repairs::Turns;
 pub(crate) use resize::shards_needed;
@@ -123,6 +126,12 @@ pub(crate) struct ClusterState {
     space: SpaceRow,
     /// Clients that may attach nothing.
     denied: BTreeMap<String, DeniedRow>,
+    /// Tokens with which nodes may join.
+    join_tokens: BTreeMap<String, JoinTokenRow>,
+    /// Nodes and certificates that are let in no more.
+    denied_identities: BTreeMap<IdentitySubject, DeniedIdentityRow>,
+    /// The revision at which that list last changed, or a later one.
+    identities_changed: Revision,
     /// iSCSI targets.
     targets: BTreeMap<IscsiName, TargetRow>,
     /// What initiators have to know to be told of them.
@@ -183,6 +192,9 @@ impl ClusterState {
             rebalance: RebalanceRow::default(),
             space: SpaceRow::default(),
             denied: BTreeMap::new(),
+            join_tokens: BTreeMap::new(),
+            denied_identities: BTreeMap::new(),
+            identities_changed: Revision(0),
             targets: BTreeMap::new(),
             discovery: DiscoveryRow::default(),
             targets_changed: Revision(0),
@@ -243,6 +255,7 @@ impl ClusterState {
     pub(crate) fn renew_assignments(&mut self) {
         let revision = self.revision;
         self.targets_changed = revision;
+        self.identities_changed = revision;
         self.assigned = self.nodes.keys().map(|node| (*node, revision)).collect();
     }
 

@@ -8,7 +8,10 @@ pub(crate) fn of_api(error: ApiError) -> Status {
     let code = match &error {
         ApiError::Refused(problem) => of_problem(&problem.code, problem.status),
         ApiError::Unreachable { .. } | ApiError::NoAnswer { .. } => Code::Unavailable,
-        ApiError::Address { .. } | ApiError::Strange { .. } => Code::Internal,
+        ApiError::Address { .. }
+        | ApiError::NoTrust { .. }
+        | ApiError::Tls(_)
+        | ApiError::Strange { .. } => Code::Internal,
     };
     Status::new(code, error.to_string())
 }
@@ -25,6 +28,7 @@ fn of_problem(code: &str, http_status: u16) -> Code {
         _ => match http_status {
             400 | 422 => Code::InvalidArgument,
             404 => Code::NotFound,
+            401 => Code::Unauthenticated,
             403 => Code::PermissionDenied,
             409 | 412 => Code::FailedPrecondition,
             429 | 503 => Code::Unavailable,

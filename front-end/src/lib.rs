@@ -24,5 +24,5 @@ pub use limits::Limits;
 pub use outbox::{Done, Outbox};
 pub use server::{Server, Service, Shared};
 pub use stop::Stop;
-pub use tls::{TlsConfigError, TlsStream, tls_config};
+pub use tls::{TlsConfigError, tls_config};
 pub use transport::{Transport, TransportError};

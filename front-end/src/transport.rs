@@ -1,6 +1,6 @@
 //! What a connection runs over: a plain stream or TLS, one receive and one send at a time.
 
-use crate::tls::TlsStream;
+use ashlar_reactor::tls::{TlsError, TlsStream};
 use ashlar_reactor::{Buffer, NetError, SharedBuffer, Stream};
 
 /// Why no more bytes come or go.
@@ -15,6 +15,16 @@ pub enum TransportError {
     /// TLS failed.
     #[error("TLS failed: {0}")]
     Tls(#[from] rustls::Error),
+}
+
+impl From<TlsError> for TransportError {
+    fn from(error: TlsError) -> Self {
+        match error {
+            TlsError::Closed => Self::Closed,
+            TlsError::Net(error) => Self::Net(error),
+            TlsError::Tls(error) => Self::Tls(error),
+        }
+    }
 }
 
 /// A connection's two ways. Clones are handles on the same ones.
@@ -38,7 +48,10 @@ impl Transport {
                 let (buffer, received) = stream.recv_at(buffer, from).await;
                 (buffer, received.map_err(TransportError::from))
             }
-            Self::Tls(tls) => tls.recv_at(buffer, from).await,
+            Self::Tls(tls) => {
+                let (buffer, received) = tls.recv_at(buffer, from).await;
+                (buffer, received.map_err(TransportError::from))
+            }
         }
     }
 
@@ -46,7 +59,7 @@ impl Transport {
     pub async fn send(&self, pieces: Vec<SharedBuffer>) -> Result<(), TransportError> {
         match self {
             Self::Plain(stream) => Ok(stream.send(pieces).await?),
-            Self::Tls(tls) => tls.send(pieces).await,
+            Self::Tls(tls) => Ok(tls.send(pieces).await?),
         }
     }
 

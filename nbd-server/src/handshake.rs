@@ -24,8 +24,8 @@ use crate::wire::{
 };
 use ashlar_client::BlockDevice;
 use ashlar_front_end::Input;
-use ashlar_front_end::TlsStream;
 use ashlar_front_end::{Transport, TransportError};
+use ashlar_reactor::tls::TlsStream;
 use ashlar_reactor::{Instant, Reactor, Stream};
 use contexts::Selection;
 use std::future::Future;
@@ -303,7 +303,10 @@ impl<'a, C: ExportCatalog> Handshake<'a, C> {
         self.send(&replies.ack()).await?;
         let config = self.options.tls.config().expect("looked at above").clone();
         let accepted = TlsStream::accept(self.reactor, self.stream.clone(), config);
-        let tls = self.in_time(accepted).await??;
+        let tls = self
+            .in_time(accepted)
+            .await?
+            .map_err(TransportError::from)?;
         self.input = Input::new(self.reactor, Transport::Tls(tls));
         self.state = State::new();
         Ok(Next::Option)

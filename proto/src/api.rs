@@ -7,6 +7,7 @@ mod clients;
 mod clones;
 mod disks;
 mod groups;
+mod identities;
 mod maps;
 mod rebalance;
 mod reservations;
@@ -44,6 +45,11 @@ pub use clones::{
 pub use disks::{DiskReport, MapReport, WriteReport};
 pub use groups::{
     CreateSnapshotGroup, HoldAnswer, HoldOutcome, HoldWord, ReportHold, SnapshotGroup, VolumeHold,
+};
+pub use identities::{
+    AllowIdentity, CERTIFICATE_REQUEST_BYTES_MAX, CreateJoinToken, DeniedIdentities,
+    DeniedIdentity, DenyIdentity, Enrol, Enrolled, IdentitySubject, JoinToken, JoinTokenCreated,
+    NodeRole, ParseNodeRoleError, RenewCertificate,
 };
 pub use maps::{AskMaps, AskedMap, VolumeMaps};
 pub use rebalance::{
@@ -244,6 +250,9 @@ pub struct DiskLocation {
     pub disk: DiskId,
     /// Its node.
     pub node: NodeId,
+    /// The node's name, as its certificate has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
     /// Its lanes, from which [`crate::lane_of`] computes a shard's.
     pub lanes: u16,
     /// Where its store listens for the data plane.

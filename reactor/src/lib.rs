@@ -35,6 +35,7 @@ pub mod sim;
 mod task;
 mod time;
 mod timer;
+pub mod tls;
 mod uring;
 
 pub use buffer::{Buffer, BufferPool, PAGE_BYTES, SharedBuffer};

@@ -16,11 +16,13 @@
 //! ```
 
 mod receive;
+mod security;
 mod send;
+mod wire;
 
 use crate::channel::{Receiver, Sender};
 use crate::local::{self, LocalChannel, LocalListener};
-use crate::{DetachedStream, Listener, NetError, PAGE_BYTES, Reactor, SharedBuffer, Stream};
+use crate::{Listener, NetError, PAGE_BYTES, Reactor, SharedBuffer, Stream};
 use ashlar_proto::{Address, FrameError, FrameHeader};
 use receive::Inbound;
 use send::Outbound;
@@ -28,6 +30,9 @@ use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
+use wire::{DetachedWire, Wire};
+
+pub use security::{KnowsPeers, LinkSecurity};
 
 /// How long a peer may take over the rest of a frame, or to take what is sent to it.
 pub const STALL_MAX: Duration = Duration::from_secs(30);
@@ -89,7 +94,7 @@ impl Frame {
 }
 
 /// Why a link came to its end.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum LinkError {
     /// The peer closed it, between two frames.
     #[error("the peer closed the link")]
@@ -106,6 +111,9 @@ pub enum LinkError {
     /// The peer neither went on with a frame nor took one for [`STALL_MAX`].
     #[error("the peer has stalled for {} s", STALL_MAX.as_secs())]
     Stalled,
+    /// TLS failed, or the peer is not who it should be.
+    #[error("TLS failed: {0}")]
+    Tls(rustls::Error),
     /// The network failed.
     #[error(transparent)]
     Net(NetError),
@@ -156,14 +164,14 @@ impl Link {
     /// A link over a connected stream.
     #[must_use]
     pub fn over(reactor: &Reactor, stream: Stream) -> Self {
-        Self::with_staged(reactor, stream, &[])
+        Self::with_staged(reactor, Wire::Plain(stream), &[])
     }
 
-    fn with_staged(reactor: &Reactor, stream: Stream, staged: &[u8]) -> Self {
+    fn with_staged(reactor: &Reactor, wire: Wire, staged: &[u8]) -> Self {
         let failure = Failure::default();
-        let peer = stream.peer();
-        let inbound = Inbound::new(reactor, stream.clone(), failure.clone(), staged);
-        let outbound = Outbound::start(reactor, stream, failure);
+        let peer = wire.peer();
+        let inbound = Inbound::new(reactor, wire.clone(), failure.clone(), staged);
+        let outbound = Outbound::start(reactor, wire, failure);
         Self {
             inner: Rc::new(Inner {
                 transport: Transport::Stream { outbound, inbound },
@@ -275,9 +283,9 @@ impl Link {
             panic!("a local link cannot leave its reactor");
         };
         let staged = inbound.take_staged()?;
-        let stream = outbound.take_stream();
+        let wire = outbound.take_wire();
         Ok(DetachedLink {
-            stream: stream.detach(),
+            wire: wire.detach(),
             staged,
         })
     }
@@ -285,7 +293,7 @@ impl Link {
     /// Takes on a link that another reactor detached.
     #[must_use]
     pub fn adopt(reactor: &Reactor, link: DetachedLink) -> Self {
-        Self::with_staged(reactor, reactor.adopt(link.stream), &link.staged)
+        Self::with_staged(reactor, Wire::adopt(reactor, link.wire), &link.staged)
     }
 }
 
@@ -298,7 +306,7 @@ impl fmt::Debug for Link {
 /// A link on its way between reactors. Dropping it closes it.
 #[derive(Debug)]
 pub struct DetachedLink {
-    stream: DetachedStream,
+    wire: DetachedWire,
     staged: Vec<u8>,
 }
 
@@ -317,16 +325,19 @@ enum ListenerKind {
 }
 
 impl LinkListener {
-    /// The next link.
+    /// The next link. Where links are secured, its first receive takes part in the handshake.
     ///
     /// # Errors
     /// [`NetError`]: this listener is of no more use.
     pub async fn accept(&self) -> Result<Link, NetError> {
         match &self.kind {
-            ListenerKind::Socket(listener) => {
+            ListenerKind::Socket(listener) => loop {
                 let stream = listener.accept().await?;
-                Ok(Link::over(&self.reactor, stream))
-            }
+                match secured(&self.reactor, &self.address, stream) {
+                    Ok(wire) => return Ok(Link::with_staged(&self.reactor, wire, &[])),
+                    Err(error) => tracing::error!(%error, "TLS cannot be set up"),
+                }
+            },
             ListenerKind::Local(listener) => {
                 let channel = listener.accept().await.ok_or(NetError::Shutdown)?;
                 Ok(Link::over_local(channel, self.address.to_string()))
@@ -361,18 +372,48 @@ pub async fn listen(reactor: &Reactor, address: &Address) -> Result<LinkListener
     })
 }
 
+/// The server's end of a connection to a listener at `address`.
+fn secured(reactor: &Reactor, address: &Address, stream: Stream) -> Result<Wire, LinkError> {
+    match reactor.link_security() {
+        Some(security) if security.covers(address) => {
+            Ok(Wire::Tls(security.accept(reactor, stream)?))
+        }
+        _ => Ok(Wire::Plain(stream)),
+    }
+}
+
 /// Connects to `address`; [`Address::Local`] reaches listeners on this reactor only. There is no
 /// time limit of its own.
 ///
 /// # Errors
-/// [`NetError::Connect`].
-pub async fn connect(reactor: &Reactor, address: &Address) -> Result<Link, NetError> {
+/// [`LinkError::Net`]; [`LinkError::Tls`] where links are secured and the peer is not let in.
+pub async fn connect(reactor: &Reactor, address: &Address) -> Result<Link, LinkError> {
+    connect_to(reactor, address, None).await
+}
+
+/// The same; where links are secured, the peer must be the node of that name.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_to(
+    reactor: &Reactor,
+    address: &Address,
+    node: Option<&str>,
+) -> Result<Link, LinkError> {
     if let Address::Local(name) = address {
         let channel = local::connect(reactor, name)?;
         return Ok(Link::over_local(channel, address.to_string()));
     }
     let stream = reactor.connect(address).await?;
-    Ok(Link::over(reactor, stream))
+    let security = reactor.link_security();
+    let Some(security) = security.filter(|security| security.covers(address)) else {
+        return Ok(Link::over(reactor, stream));
+    };
+    let made = security.connect(reactor, stream, node).await;
+    let tls = made.inspect_err(|error| {
+        tracing::warn!(peer = %address, node, %error, "no secured link could be made");
+    })?;
+    Ok(Link::with_staged(reactor, Wire::Tls(tls), &[]))
 }
 
 /// Why a link ended: the first reason counts.

@@ -7,6 +7,7 @@ use crate::buffer::{Buffer, BufferPool};
 use crate::disk::{DetachedDisk, Disk, DiskOptions};
 use crate::driver::{Completion, Driver, Wait};
 use crate::executor::Executor;
+use crate::link::LinkSecurity;
 use crate::local::LocalRegistry;
 use crate::net::{DetachedStream, Listener, Stream};
 use crate::operations::Operations;
@@ -49,6 +50,7 @@ pub(crate) struct Core {
     timers: RefCell<Timers>,
     pool: BufferPool,
     local: LocalRegistry,
+    links: RefCell<Option<LinkSecurity>>,
     completions: RefCell<Vec<Completion>>,
     messages: RefCell<VecDeque<Message>>,
 }
@@ -81,6 +83,16 @@ impl Reactor {
     /// Spawns a task; its first poll comes after the caller's.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
         task::spawn(&self.core.executor, future)
+    }
+
+    /// Secures the links that are made and accepted from now on.
+    pub fn secure_links(&self, security: LinkSecurity) {
+        *self.core.links.borrow_mut() = Some(security);
+    }
+
+    /// How links are secured, if they are.
+    pub(crate) fn link_security(&self) -> Option<LinkSecurity> {
+        self.core.links.borrow().clone()
     }
 
     /// The monotonic clock.
@@ -238,6 +250,7 @@ impl Reactor {
                 timers: RefCell::default(),
                 pool,
                 local: LocalRegistry::default(),
+                links: RefCell::default(),
                 completions: RefCell::default(),
                 messages: RefCell::default(),
             }),

@@ -179,7 +179,8 @@ impl Watcher {
     }
 
     async fn hello(&self) -> Option<(Link, Frame)> {
-        let link = link::connect(&self.reactor, &self.target.address).await;
+        let node = self.target.node_name.as_deref();
+        let link = link::connect_to(&self.reactor, &self.target.address, node).await;
         let link = link.ok()?;
         let hello = Hello {
             version_min: PROTOCOL_VERSION,

@@ -23,7 +23,7 @@ use ashlar_proto::{
 };
 use ashlar_reactor::channel::{Permit, Semaphore, remote};
 use ashlar_reactor::future::join_all;
-use ashlar_reactor::link::{self, Frame, Link, LinkListener};
+use ashlar_reactor::link::{self, Frame, Link, LinkError, LinkListener};
 use ashlar_reactor::{DiskOptions, Instant, NetError, Reactor, Remote, Stopped, Task};
 
 use crate::control::{Applied, Command, ControlError, Refusal, Refused, StoreControl};
@@ -267,9 +267,17 @@ impl StoreService {
     /// Waits for the hello and passes the connection to its lane, or says why not.
     async fn greet(self: Rc<Self>, link: Link, permit: Permit) {
         let hello = self.reactor.timeout(HELLO_WITHIN, link.recv()).await;
-        let Ok(Ok(frame)) = hello else {
-            link.close();
-            return;
+        let frame = match hello {
+            Ok(Ok(frame)) => frame,
+            Ok(Err(error @ LinkError::Tls(_))) => {
+                tracing::warn!(owner = link.peer(), %error, "connection refused");
+                link.close();
+                return;
+            }
+            _ => {
+                link.close();
+                return;
+            }
         };
         let request = frame.header;
         match self.route(&frame, link.is_local()) {

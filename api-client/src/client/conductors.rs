@@ -36,9 +36,10 @@ const PAUSE: Duration = Duration::from_millis(150);
 const SENT_ON_MAX: u32 = 4;
 
 /// Requests that may be carried out twice: what a repetition gives is in `docs/api.md`.
-const REPEATABLE: [&str; 9] = [
+const REPEATABLE: [&str; 11] = [
     "attach",
     "detach",
+    "enrol",
     "flattened",
     "heartbeat",
     "hold",
@@ -46,6 +47,7 @@ const REPEATABLE: [&str; 9] = [
     "layers",
     "maps",
     "register",
+    "renew",
 ];
 
 /// The conductors of one cluster. Clones share what they learn.
@@ -75,6 +77,9 @@ impl Conductors {
             text: text.to_owned(),
         };
         let first = all.first().cloned().ok_or_else(wrong)?;
+        if all.iter().any(|one| one.scheme() != first.scheme()) {
+            return Err(wrong());
+        }
         Ok(Self {
             all: all.into(),
             first: Arc::new(Mutex::new(first)),
@@ -85,6 +90,11 @@ impl Conductors {
     pub(super) fn first(&self) -> Url {
         let first = self.first.lock();
         first.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether they are reached by TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        self.first().scheme() == "https"
     }
 
     /// Whether there are others to ask.
@@ -132,7 +142,10 @@ impl Conductors {
             let is_over = Instant::now() >= deadline || (may_have_happened && !is_repeatable);
             let is_final = match &error {
                 ApiError::Refused(problem) => !passes(problem, is_repeatable),
-                ApiError::Strange { .. } | ApiError::Address { .. } => true,
+                ApiError::Strange { .. }
+                | ApiError::Address { .. }
+                | ApiError::NoTrust { .. }
+                | ApiError::Tls(_) => true,
                 ApiError::Unreachable { .. } | ApiError::NoAnswer { .. } => false,
             };
             let next = self.after(&url);
@@ -216,7 +229,8 @@ fn base(one: &str) -> Result<Url, ApiError> {
         format!("http://{one}")
     };
     let base: Url = text.parse().map_err(|_| wrong())?;
-    let is_plain = base.scheme() == "http" && !base.cannot_be_a_base() && base.host_str().is_some();
+    let is_http = matches!(base.scheme(), "http" | "https");
+    let is_plain = is_http && !base.cannot_be_a_base() && base.host_str().is_some();
     if one.starts_with("unix:") || !is_plain {
         return Err(wrong());
     }
@@ -226,7 +240,8 @@ fn base(one: &str) -> Result<Url, ApiError> {
 /// Points a request that was made for one conductor at another.
 fn aim(request: &mut Request, at: &Url) {
     let url = request.url_mut();
-    // Both are `http` with a host, which these refuse nothing of.
+    // Both are `http` or `https` with a host, which these refuse nothing of.
+    let _ = url.set_scheme(at.scheme());
     let _ = url.set_host(at.host_str());
     let _ = url.set_port(at.port());
 }
@@ -257,7 +272,7 @@ async fn attempt(http: &reqwest::Client, mut request: Request, url: &Url) -> Att
     if status.is_success() {
         return Attempt::Done(response);
     }
-    if let Some(leader) = leader_of(&response) {
+    if let Some(leader) = leader_of(&response, url) {
         return Attempt::SentOn(leader);
     }
     match response.json::<Problem>().await {
@@ -296,6 +311,8 @@ async fn knock(http: &reqwest::Client, of: &Request, url: &Url) -> Knocked {
         return Knocked::Strange;
     };
     let leader = said.leader.and_then(|leader| base(&leader).ok());
+    // Never from TLS to none.
+    let leader = leader.filter(|leader| leader.scheme() == url.scheme());
     match (said.leads, leader) {
         (true, _) => Knocked::Leads,
         (false, Some(leader)) => Knocked::Follows(leader),
@@ -311,7 +328,8 @@ struct LeaderSaid {
 }
 
 /// Where a conductor that does not lead sends.
-fn leader_of(response: &Response) -> Option<Url> {
+/// Where a conductor that does not lead sends; never from TLS to none.
+fn leader_of(response: &Response, asked: &Url) -> Option<Url> {
     if response.status() != reqwest::StatusCode::TEMPORARY_REDIRECT {
         return None;
     }
@@ -324,7 +342,7 @@ fn leader_of(response: &Response) -> Option<Url> {
         .ok()?;
     leader.set_path("/");
     leader.set_query(None);
-    (leader.scheme() == "http" && leader.host_str().is_some()).then_some(leader)
+    (leader.scheme() == asked.scheme() && leader.host_str().is_some()).then_some(leader)
 }
 
 #[cfg(test)]

@@ -262,6 +262,7 @@ impl Cluster {
             .map(|(number, store)| DiskLocation {
                 disk: store.disk,
                 node: NodeId::new(number as u64),
+                node_name: None,
                 lanes: 1,
                 address: store.address(),
             });

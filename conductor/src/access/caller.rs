@@ -22,7 +22,6 @@ pub(crate) enum Means {
     /// A token of that `jti`.
     Token(String),
     /// A certificate of this cluster.
-    #[allow(dead_code, reason = "made by listeners that speak TLS")]
     Certificate,
 }
 
@@ -62,7 +61,6 @@ impl Caller {
     }
 
     /// A node that has shown a certificate of this cluster.
-    #[allow(dead_code, reason = "made by listeners that speak TLS")]
     pub(crate) fn node(name: String, role: Role) -> Self {
         Self {
             name,

@@ -86,6 +86,11 @@ impl Gate {
         }
     }
 
+    /// Whether a key or token that is shown is looked at: a wrong one is refused then.
+    pub(crate) fn looks_at_credentials(&self) -> bool {
+        self.mode != AuthMode::Off
+    }
+
     /// Who asks.
     ///
     /// # Errors

@@ -12,9 +12,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 use super::extract::{JsonBody, PathPart, QueryOf};
+use super::peer::Caller;
 use super::problem::Answer;
 use super::watch::{self, ListQuery};
-use super::{AfterQuery, Shared, unless_stopping};
+use super::{AfterQuery, Api, Shared, unless_stopping};
 use crate::meta::MetaStore;
 
 pub(super) async fn list<M: MetaStore>(
@@ -46,16 +47,20 @@ pub(super) async fn list_disks<M: MetaStore>(
 
 pub(super) async fn register<M: MetaStore>(
     State(api): Shared<M>,
+    caller: Caller,
     JsonBody(request): JsonBody<RegisterNode>,
 ) -> Answer<Json<Registered>> {
+    caller.may_speak_for(&request.name)?;
     Ok(Json(api.cluster.register(request).await?))
 }
 
 pub(super) async fn heartbeat<M: MetaStore>(
     State(api): Shared<M>,
+    caller: Caller,
     PathPart(node): PathPart<NodeId>,
     JsonBody(request): JsonBody<Heartbeat>,
 ) -> Answer<Json<HeartbeatAnswer>> {
+    speaks_for(&api, &caller, node)?;
     Ok(Json(api.cluster.heartbeat(node, request).await?))
 }
 
@@ -69,10 +74,18 @@ pub(super) async fn hear_owner<M: MetaStore>(
 
 pub(super) async fn assignments<M: MetaStore>(
     State(api): Shared<M>,
+    caller: Caller,
     PathPart(node): PathPart<NodeId>,
     QueryOf(query): QueryOf<AfterQuery>,
 ) -> Answer<Json<Assignments>> {
+    speaks_for(&api, &caller, node)?;
     let wait = super::wait(query.wait_ms, Duration::ZERO);
     let work = async { Ok(api.cluster.assignments(node, query.after, wait).await?) };
     unless_stopping(&api, work).await.map(Json)
+}
+
+/// Refuses who speaks for a node that it is not. Of a node that nobody knows nothing is kept.
+fn speaks_for<M: MetaStore>(api: &Api<M>, caller: &Caller, node: NodeId) -> Answer<()> {
+    let name = api.cluster.read(|view| view.state.name_of_node(node));
+    name.map_or(Ok(()), |name| caller.may_speak_for(&name))
 }

@@ -1,6 +1,6 @@
 //! Refusals as RFC 9457 problems with stable codes.
 
-use ashlar_proto::api::Problem;
+use ashlar_proto::api::{NodeRole, Problem};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -9,7 +9,7 @@ use crate::cluster::{ClusterError, NotMade};
 use crate::meta::MetaError;
 use crate::meta::etcd_store::EtcdError;
 use crate::refusal::{
-    AccessRefusal, ClientRefusal, DiskRefusal, GroupRefusal, NodeRefusal, Refusal,
+    AccessRefusal, ClientRefusal, DiskRefusal, GroupRefusal, IdentityRefusal, NodeRefusal, Refusal,
     ReservationsRefusal, ResizeRefusal, ServerRefusal, SnapshotRefusal, SpaceRefusal,
     TargetRefusal, VolumeRefusal,
 };
@@ -98,6 +98,17 @@ enum Code {
     OutcomeUnknown,
     MetadataFull,
     TooMuchAtOnce,
+    CertificateRequired,
+    RoleRefused,
+    IdentityDenied,
+    IdentityNotDenied,
+    SpeaksForOther,
+    NoAuthority,
+    JoinTokenUnknown,
+    JoinTokenExpired,
+    JoinTokenUsed,
+    JoinTokenOfOther,
+    JoinTokenNotFound,
     Internal,
     Access(AccessCode),
 }
@@ -263,6 +274,37 @@ impl Code {
                 S::UNPROCESSABLE_ENTITY,
             ),
             Self::Access(code) => code.facts(),
+            Self::CertificateRequired => (
+                "certificate-required",
+                "No certificate was shown",
+                S::UNAUTHORIZED,
+            ),
+            Self::RoleRefused => ("role-refused", "Role may not ask this", S::FORBIDDEN),
+            Self::IdentityDenied => ("identity-denied", "Node is denied", S::FORBIDDEN),
+            Self::IdentityNotDenied => ("identity-not-denied", "Not denied", S::NOT_FOUND),
+            Self::SpeaksForOther => ("speaks-for-other", "Node speaks for another", S::FORBIDDEN),
+            Self::NoAuthority => (
+                "no-authority",
+                "Conductor has no authority",
+                S::SERVICE_UNAVAILABLE,
+            ),
+            Self::JoinTokenUnknown => (
+                "join-token-unknown",
+                "Join token is not known",
+                S::UNAUTHORIZED,
+            ),
+            Self::JoinTokenExpired => (
+                "join-token-expired",
+                "Join token has expired",
+                S::UNAUTHORIZED,
+            ),
+            Self::JoinTokenUsed => ("join-token-used", "Join token was used", S::UNAUTHORIZED),
+            Self::JoinTokenOfOther => (
+                "join-token-of-other",
+                "Join token is for another node",
+                S::FORBIDDEN,
+            ),
+            Self::JoinTokenNotFound => ("join-token-not-found", "No such join token", S::NOT_FOUND),
             Self::Internal => ("internal", "Conductor failed", S::INTERNAL_SERVER_ERROR),
         }
     }
@@ -341,6 +383,40 @@ impl Refused {
         )
     }
 
+    pub(super) fn no_certificate() -> Self {
+        Self::new(
+            Code::CertificateRequired,
+            "show a certificate of the cluster: a node gets one with a join token, see \
+             `ashlar node token create`",
+        )
+    }
+
+    pub(super) fn wrong_role(role: NodeRole, roles: &[NodeRole]) -> Self {
+        let words: Vec<&str> = roles.iter().map(|role| role.word()).collect();
+        let words = words.join(" or ");
+        Self::new(
+            Code::RoleRefused,
+            format!("a {role} may not ask this: it is for a {words}"),
+        )
+    }
+
+    pub(super) fn no_authority() -> Self {
+        Self::new(
+            Code::NoAuthority,
+            "this conductor has not the key of the cluster's authority: give it --identity-dir with \
+             what `ashlar cluster init` made",
+        )
+    }
+
+    pub(super) fn no_randomness() -> Self {
+        Self::new(Code::Internal, "the system gives no random numbers")
+    }
+
+    /// Its code.
+    pub(super) fn code(&self) -> &'static str {
+        self.code.facts().0
+    }
+
     pub(super) fn stopping() -> Self {
         Self::new(
             Code::Stopping,
@@ -417,6 +493,7 @@ impl From<Refusal> for Refused {
             },
             Refusal::Reservations(ReservationsRefusal::Changed { .. }) => Code::ReservationsChanged,
             Refusal::Access(refusal) => Code::Access(code_of(refusal)),
+            Refusal::Identity(refusal) => code_of_identity(refusal),
         };
         let retry_seconds = match &refusal {
             Refusal::Access(AccessRefusal::TooOften { seconds }) => Some(*seconds),
@@ -426,6 +503,20 @@ impl From<Refusal> for Refused {
             retry_seconds,
             ..Self::new(code, refusal.to_string())
         }
+    }
+}
+
+fn code_of_identity(refusal: &IdentityRefusal) -> Code {
+    match refusal {
+        IdentityRefusal::TokenUnknown => Code::JoinTokenUnknown,
+        IdentityRefusal::TokenExpired { .. } => Code::JoinTokenExpired,
+        IdentityRefusal::TokenUsed { .. } => Code::JoinTokenUsed,
+        IdentityRefusal::TokenOfOther { .. } => Code::JoinTokenOfOther,
+        IdentityRefusal::TokenNotFound { .. } => Code::JoinTokenNotFound,
+        IdentityRefusal::Denied { .. } => Code::IdentityDenied,
+        IdentityRefusal::NotDenied { .. } => Code::IdentityNotDenied,
+        IdentityRefusal::Ttl | IdentityRefusal::Serial { .. } => Code::Invalid,
+        IdentityRefusal::SpeaksForOther { .. } => Code::SpeaksForOther,
     }
 }
 

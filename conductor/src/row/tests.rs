@@ -542,3 +542,60 @@ fn rows_of_who_may_do_what_survive_their_bytes_and_show_no_secret() {
         assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
     }
 }
+
+#[test]
+fn stored_join_tokens_are_those_of_version_10() {
+    use ashlar_proto::api::NodeRole;
+    let row = AnyRow::JoinToken(JoinTokenRow {
+        id: "0123456789abcdef".to_owned(),
+        hash: "ab".to_owned(),
+        role: NodeRole::FrontEnd,
+        name: None,
+        expires_ms: 7,
+        used: Some(UsedRow {
+            name: "n".to_owned(),
+            request: "cd".to_owned(),
+        }),
+    });
+    let Change::Put { key, value } = row.put() else {
+        panic!("a put")
+    };
+    assert_eq!(key.as_str(), "join-token/0123456789abcdef");
+    let golden = concat!(
+        r#"{"version":10,"row":{"id":"0123456789abcdef","hash":"ab","role":"front-end","#,
+        r#""name":null,"expires_ms":7,"used":{"name":"n","request":"cd"}}}"#
+    );
+    assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
+    assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+}
+
+#[test]
+fn stored_denials_of_identities_are_those_of_version_10() {
+    use ashlar_proto::api::IdentitySubject;
+    let row = AnyRow::DeniedIdentity(DeniedIdentityRow {
+        subject: IdentitySubject::Node("n1".to_owned()),
+        reason: Some("r".to_owned()),
+    });
+    let Change::Put { key, value } = row.put() else {
+        panic!("a put")
+    };
+    assert_eq!(key.as_str(), "denied-identity/node/n1");
+    let golden = r#"{"version":10,"row":{"subject":{"node":"n1"},"reason":"r"}}"#;
+    assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
+    assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+    let serial = IdentitySubject::Serial("ab".to_owned());
+    let rest = denied_identity_key(&serial);
+    let rest = rest.as_str().strip_prefix("denied-identity/").unwrap();
+    assert_eq!(denied_subject(rest), Some(serial));
+    assert_eq!(denied_subject("what/ab"), None);
+}
+
+/// Before there were users and join tokens.
+#[test]
+fn names_of_version_9_are_read() {
+    let value = br#"{"version":9,"row":{"name":"a","volume":"0000000000000007"}}"#;
+    let AnyRow::Name(row) = AnyRow::decode(&name_key("a"), value).unwrap() else {
+        panic!("a name")
+    };
+    assert_eq!(row.volume, VolumeId::new(7));
+}

@@ -6,7 +6,7 @@ use ashlar_proto::{DiskId, GroupId, Layer, NodeId, PortalGroup, ReplicaId, Shard
 use super::resize::{self, space};
 use super::{At, ClusterState, Held};
 use crate::meta::Key;
-use crate::row::{AnyRow, RowError, ShardRow, SnapshotRow, VolumeRow};
+use crate::row::{AnyRow, RowError, ShardRow, SnapshotRow, VolumeRow, denied_subject};
 
 impl ClusterState {
     /// Applies a row as it stands from `revision` on, or its removal.
@@ -50,6 +50,13 @@ impl ClusterState {
             AnyRow::Server(row) => {
                 self.servers.insert(row.group, row);
                 self.targets_changed = revision.max(self.targets_changed);
+            }
+            AnyRow::JoinToken(row) => {
+                self.join_tokens.insert(row.id.clone(), row);
+            }
+            AnyRow::DeniedIdentity(row) => {
+                self.denied_identities.insert(row.subject.clone(), row);
+                self.identities_changed = revision.max(self.identities_changed);
             }
             AnyRow::Reservations(row) => {
                 let volume = row.volume;
@@ -178,6 +185,14 @@ impl ClusterState {
             }
             "denied" => {
                 self.denied.remove(rest);
+            }
+            "join-token" => {
+                self.join_tokens.remove(rest);
+            }
+            "denied-identity" => {
+                let subject = denied_subject(rest).ok_or_else(unknown)?;
+                self.denied_identities.remove(&subject);
+                self.identities_changed = revision;
             }
             "target" => {
                 let name = rest.parse().map_err(|_| unknown())?;

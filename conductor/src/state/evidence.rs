@@ -142,6 +142,7 @@ impl ClusterState {
                 let disk = self.disks.iter().find(of_node)?;
                 Some(PeerTarget {
                     node: *id,
+                    node_name: Some(row.name.clone()),
                     address: row.address.clone(),
                     disk: *disk.0,
                 })

@@ -61,6 +61,7 @@ impl ClusterState {
             Some(DiskLocation {
                 disk,
                 node: row.node,
+                node_name: Some(node.name.clone()),
                 lanes,
                 address,
             })

@@ -107,6 +107,11 @@ impl ClusterState {
         }
     }
 
+    /// The name of a node.
+    pub(crate) fn name_of_node(&self, node: NodeId) -> Option<String> {
+        self.nodes.get(&node).map(|row| row.name.clone())
+    }
+
     /// The nodes that are up.
     pub(crate) fn nodes_up(&self) -> Vec<NodeId> {
         self.nodes

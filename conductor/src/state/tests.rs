@@ -25,6 +25,7 @@ mod drain;
 mod evidence;
 mod groups;
 mod healing;
+mod identities;
 mod random;
 mod rebalance;
 mod repairs;

@@ -21,6 +21,9 @@ pub const OWNER_STORES_MAX: usize = 4096;
 pub struct PeerTarget {
     /// Its node.
     pub node: NodeId,
+    /// The node's name, as its certificate has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
     /// Where its data plane listens.
     pub address: Address,
     /// One of its disks: connections are to lanes.

@@ -3,8 +3,9 @@
 //! The reader is one future that lives as long as the link and is polled by whoever receives, so
 //! that a receive that is dropped loses neither bytes nor its place.
 
+use super::wire::Wire;
 use super::{Failure, Frame, LinkError, STALL_MAX};
-use crate::{Buffer, NetError, Reactor, Stream};
+use crate::{Buffer, Reactor};
 use ashlar_proto::frame::open_meta;
 use ashlar_proto::{FRAME_HEADER_BYTES, FrameHeader};
 use std::cell::{Cell, RefCell};
@@ -27,7 +28,7 @@ pub(super) struct Inbound {
 struct Shared {
     reactor: Reactor,
     /// Gone when the link is detached.
-    stream: RefCell<Option<Stream>>,
+    wire: RefCell<Option<Wire>>,
     failure: Failure,
     /// The frame that the reader has finished and nobody has taken yet.
     frame: RefCell<Option<Frame>>,
@@ -61,8 +62,8 @@ impl Stage {
 }
 
 impl Inbound {
-    /// The half of `stream`, of which `staged` was received already.
-    pub(super) fn new(reactor: &Reactor, stream: Stream, failure: Failure, staged: &[u8]) -> Self {
+    /// The half of `wire`, of which `staged` was received already.
+    pub(super) fn new(reactor: &Reactor, wire: Wire, failure: Failure, staged: &[u8]) -> Self {
         let mut stage = Stage::default();
         if !staged.is_empty() {
             let mut buffer = reactor.buffer(staged.len().max(STAGE_BYTES));
@@ -72,7 +73,7 @@ impl Inbound {
         }
         let shared = Rc::new(Shared {
             reactor: reactor.clone(),
-            stream: RefCell::new(Some(stream)),
+            wire: RefCell::new(Some(wire)),
             failure,
             frame: RefCell::new(None),
             stage: RefCell::new(stage),
@@ -94,8 +95,8 @@ impl Inbound {
             };
             if let Poll::Ready(error) = polled {
                 let error = shared.failure.first_or(error);
-                if let Some(stream) = &*shared.stream.borrow() {
-                    stream.shutdown();
+                if let Some(wire) = &*shared.wire.borrow() {
+                    wire.shutdown();
                 }
                 return Poll::Ready(Err(error));
             }
@@ -117,7 +118,7 @@ impl Inbound {
             !shared.receiving.get() && shared.frame.borrow().is_none(),
             "a link that receives cannot leave its reactor"
         );
-        drop(shared.stream.take());
+        drop(shared.wire.take());
         let mut stage = shared.stage.borrow_mut();
         let mut staged = vec![0; stage.len()];
         stage.take(&mut staged);
@@ -225,17 +226,15 @@ impl Shared {
     }
 
     async fn receive(&self, buffer: Buffer, from: usize) -> (Buffer, Result<usize, LinkError>) {
-        let Some(stream) = self.stream.borrow().clone() else {
+        let Some(wire) = self.wire.borrow().clone() else {
             return (buffer, Err(LinkError::Shutdown));
         };
         self.receiving.set(true);
-        let (buffer, received) = stream.recv_at(buffer, from).await;
+        let (buffer, received) = wire.recv_at(buffer, from).await;
         self.receiving.set(false);
         let received = match received {
             Ok(0) => Err(LinkError::Closed),
-            Ok(bytes) => Ok(bytes),
-            Err(NetError::Reset) => Err(LinkError::Net(NetError::Reset)),
-            Err(error) => Err(error.into()),
+            received => received,
         };
         (buffer, received)
     }

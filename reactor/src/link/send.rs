@@ -1,8 +1,9 @@
 //! The sending half of a link: a bounded queue and the task that empties it.
 
+use super::wire::Wire;
 use super::{Failure, Frame, LinkError, STALL_MAX};
 use crate::channel::{Permit, Semaphore};
-use crate::{Reactor, SharedBuffer, Stream};
+use crate::{Reactor, SharedBuffer};
 use ashlar_proto::FRAME_HEADER_BYTES;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -19,7 +20,7 @@ const GATHER_BYTES_MAX: usize = 1 << 20;
 
 /// See the module.
 pub(super) struct Outbound {
-    stream: RefCell<Option<Stream>>,
+    wire: RefCell<Option<Wire>>,
     failure: Failure,
     queue: RefCell<VecDeque<(Frame, Permit)>>,
     room: Semaphore,
@@ -32,10 +33,10 @@ pub(super) struct Outbound {
 }
 
 impl Outbound {
-    /// The half of `stream`, with its writer running.
-    pub(super) fn start(reactor: &Reactor, stream: Stream, failure: Failure) -> Rc<Self> {
+    /// The half of `wire`, with its writer running.
+    pub(super) fn start(reactor: &Reactor, wire: Wire, failure: Failure) -> Rc<Self> {
         let outbound = Rc::new(Self {
-            stream: RefCell::new(Some(stream)),
+            wire: RefCell::new(Some(wire)),
             failure,
             queue: RefCell::default(),
             room: Semaphore::new(QUEUE_BYTES_MAX),
@@ -79,8 +80,8 @@ impl Outbound {
     /// Ends the link, for `error` if it is the first reason.
     pub(super) fn fail(&self, error: LinkError) {
         self.failure.first_or(error);
-        if let Some(stream) = &*self.stream.borrow() {
-            stream.shutdown();
+        if let Some(wire) = &*self.wire.borrow() {
+            wire.shutdown();
         }
         // Gives the permits back: senders that wait go on and see the failure.
         let queued = self.queue.take();
@@ -95,16 +96,16 @@ impl Outbound {
         self.wake_writer();
     }
 
-    /// Takes the stream away; the writer ends.
-    pub(super) fn take_stream(&self) -> Stream {
+    /// Takes the wire away; the writer ends.
+    pub(super) fn take_wire(&self) -> Wire {
         assert!(
             !self.sending.get() && self.queue.borrow().is_empty(),
             "a link that sends cannot leave its reactor"
         );
-        let stream = self.stream.take().expect("a link is detached once");
+        let wire = self.wire.take().expect("a link is detached once");
         self.failure.first_or(LinkError::Shutdown);
         self.wake_writer();
-        stream
+        wire
     }
 
     fn wake_writer(&self) {
@@ -121,7 +122,7 @@ impl Outbound {
     }
 
     /// Waits for something to send; `None` when there never will be.
-    async fn next_gather(&self, reactor: &Reactor) -> Option<(Stream, Gather)> {
+    async fn next_gather(&self, reactor: &Reactor) -> Option<(Wire, Gather)> {
         poll_fn(|context| {
             if self.failure.is_set() {
                 return Poll::Ready(false);
@@ -137,23 +138,23 @@ impl Outbound {
         })
         .await
         .then(|| {
-            let stream = self.stream.borrow().clone()?;
-            Some((stream, Gather::take(reactor, &mut self.queue.borrow_mut())))
+            let wire = self.wire.borrow().clone()?;
+            Some((wire, Gather::take(reactor, &mut self.queue.borrow_mut())))
         })?
     }
 }
 
 /// Sends what is queued until the link ends.
 async fn run_writer(reactor: Reactor, outbound: Rc<Outbound>) {
-    while let Some((stream, gather)) = outbound.next_gather(&reactor).await {
+    while let Some((wire, gather)) = outbound.next_gather(&reactor).await {
         outbound.sending.set(true);
         let Gather { pieces, permits } = gather;
-        let sent = reactor.timeout(STALL_MAX, stream.send(pieces)).await;
+        let sent = reactor.timeout(STALL_MAX, wire.send(pieces)).await;
         drop(permits);
         outbound.sending.set(false);
         match sent {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => outbound.fail(error.into()),
+            Ok(Err(error)) => outbound.fail(error),
             Err(_) => outbound.fail(LinkError::Stalled),
         }
         if outbound.queue.borrow().is_empty() {
@@ -161,9 +162,9 @@ async fn run_writer(reactor: Reactor, outbound: Rc<Outbound>) {
         }
     }
     if outbound.finishing.get()
-        && let Some(stream) = &*outbound.stream.borrow()
+        && let Some(wire) = &*outbound.wire.borrow()
     {
-        stream.shutdown();
+        wire.shutdown();
     }
 }
 

@@ -1,11 +1,14 @@
 //! Links in a simulated world: whole frames, hostile bytes, stalls, hand-over.
 
+mod secured;
+
 use super::*;
 use crate::sim::World;
 use crate::{Buffer, Task};
 use ashlar_proto::frame::seal_meta;
 use ashlar_proto::{BlockCount, FRAME_HEADER_BYTES, FrameKind};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));

@@ -18,9 +18,11 @@ pub mod namespaces;
 pub mod nbd;
 pub mod process;
 pub mod raw_disk;
+pub mod secured;
 pub mod tool;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use guest::Guest;
 pub use process::Service;
+pub use secured::Secured;
 pub use tool::{Finished, Tool};

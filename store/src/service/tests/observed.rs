@@ -9,6 +9,7 @@ use crate::peers::Peers;
 fn target(node: u64, disk: u128, address: &str) -> PeerTarget {
     PeerTarget {
         node: NodeId::new(node),
+        node_name: None,
         address: address.parse().unwrap(),
         disk: disk_id(disk),
     }
@@ -17,6 +18,7 @@ fn target(node: u64, disk: u128, address: &str) -> PeerTarget {
 fn seen(node: u64, reached: bool) -> PeerSeen {
     PeerSeen {
         node: NodeId::new(node),
+        node_name: None,
         reached,
     }
 }

@@ -581,6 +581,7 @@ fn map_of(sites: &[Site], replicas: u8, ack: AckRule) -> Conductor {
     let disks = sites.iter().map(|site| DiskLocation {
         disk: disk_id(site.number),
         node: NodeId::new(u64::from(site.number)),
+        node_name: None,
         lanes: LANES,
         address: site.address(),
     });

@@ -1,0 +1,86 @@
+//! Join tokens, and who is let in no more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ashlar_proto::api::{
+    AllowIdentity, CreateJoinToken, DeniedIdentities, DenyIdentity, JoinToken, NodeRole, Revision,
+};
+
+use super::{Cluster, ClusterError, View};
+use crate::meta::MetaStore;
+use crate::state::TokenUse;
+
+impl<M: MetaStore> Cluster<M> {
+    /// Keeps a token that was made.
+    pub(crate) async fn create_join_token(
+        self: &Arc<Self>,
+        request: CreateJoinToken,
+        id: String,
+        hash: String,
+    ) -> Result<JoinToken, ClusterError> {
+        let now_ms = self.runtime.wall_ms();
+        let plan = move |view: &View| view.state.plan_create_token(&request, &id, &hash, now_ms);
+        Ok(self.transact(plan).await?.0)
+    }
+
+    /// A token is good no more.
+    pub(crate) async fn revoke_join_token(
+        self: &Arc<Self>,
+        id: String,
+    ) -> Result<(), ClusterError> {
+        let plan = move |view: &View| view.state.plan_revoke_token(&id);
+        Ok(self.transact(plan).await?.0)
+    }
+
+    /// What a token would make of who shows it; uses nothing up.
+    pub(crate) fn look_at_join_token(&self, shown: &TokenUse) -> Result<NodeRole, ClusterError> {
+        let now_ms = self.runtime.wall_ms();
+        let plan = self.read(|view| view.state.plan_use_token(shown, now_ms));
+        Ok(plan?.answer)
+    }
+
+    /// A node uses a token.
+    pub(crate) async fn use_join_token(
+        self: &Arc<Self>,
+        shown: TokenUse,
+    ) -> Result<NodeRole, ClusterError> {
+        let now_ms = self.runtime.wall_ms();
+        let plan = move |view: &View| view.state.plan_use_token(&shown, now_ms);
+        Ok(self.transact(plan).await?.0)
+    }
+
+    /// Who is denied; where that is no news to who knows it as of `after`, once it is, or after `wait`.
+    pub(crate) async fn denied_identities(
+        &self,
+        after: Revision,
+        wait: Duration,
+    ) -> DeniedIdentities {
+        let news = |view: &View| {
+            let list = view.state.denied_identities();
+            view.state.is_newer(list.revision, after).then_some(list)
+        };
+        match self.wait_for(wait, news).await {
+            Some(list) => list,
+            None => self.read(|view| view.state.denied_identities()),
+        }
+    }
+
+    /// Lets a node or a certificate in no more.
+    pub(crate) async fn deny_identity(
+        self: &Arc<Self>,
+        request: DenyIdentity,
+    ) -> Result<(), ClusterError> {
+        let plan = move |view: &View| view.state.plan_deny_identity(&request);
+        Ok(self.transact(plan).await?.0)
+    }
+
+    /// Lets it in again.
+    pub(crate) async fn allow_identity(
+        self: &Arc<Self>,
+        request: AllowIdentity,
+    ) -> Result<(), ClusterError> {
+        let plan = move |view: &View| view.state.plan_allow_identity(&request.subject);
+        Ok(self.transact(plan).await?.0)
+    }
+}

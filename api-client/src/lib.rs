@@ -6,4 +6,4 @@
 
 mod client;
 
-pub use client::{ApiClient, ApiError, OWNER_WAIT};
+pub use client::{ApiClient, ApiError, OWNER_WAIT, VolumeFilter};

@@ -13,8 +13,8 @@ use ashlar_proto::api::{
 
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
-use crate::{clones, rebalance, resize, space, targets, transfer};
-use ashlar_api_client::{ApiClient, ApiError};
+use crate::{clones, labels, rebalance, resize, space, targets, transfer};
+use ashlar_api_client::{ApiClient, ApiError, VolumeFilter};
 
 /// How long a front end may hold a volume that nobody uses any more.
 const LET_GO: Duration = Duration::from_millis(600);
@@ -40,6 +40,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
             replicas,
             ack,
             reserve,
+            label,
         } => {
             let size_bytes = ByteCount::new(size);
             let request = CreateVolume {
@@ -48,6 +49,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
                 replicas,
                 ack: ack.into(),
                 reserve,
+                labels: label.into_iter().collect(),
             };
             let volume = ask(api, async |client| client.create_volume(&request).await)?;
             if json {
@@ -68,8 +70,13 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
                 volume.name
             ))
         }
-        VolumeCommand::List => {
-            let volumes = ask(api, async |client| client.volumes().await)?.items;
+        VolumeCommand::Label(args) => labels::run(api, &args, json),
+        VolumeCommand::List(args) => {
+            let filter = VolumeFilter {
+                prefix: args.prefix,
+                labels: args.labels,
+            };
+            let volumes = ask(api, async |client| client.volumes_selected(&filter).await)?.items;
             if json {
                 return print_json(&volumes);
             }
@@ -161,6 +168,7 @@ fn show_volume(volume: &Volume) -> anyhow::Result<()> {
         ("health", word(&volume.health)),
         ("generation", volume.generation.to_string()),
         ("snapshots", volume.snapshots.to_string()),
+        ("labels", labels::told(&volume.labels)),
         ("layers", layers(volume)),
         ("clone of", origin(volume)),
         (

@@ -9,7 +9,9 @@ mod clients;
 mod clones;
 mod groups;
 mod healing;
+mod labels;
 mod leading;
+mod once;
 mod rebalance;
 mod requests;
 mod schedule;
@@ -17,6 +19,7 @@ mod servers;
 mod snapshots;
 mod space;
 mod targets;
+mod tasks;
 
 use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};

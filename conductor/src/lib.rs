@@ -7,6 +7,7 @@
 //! [`Cluster`] is what lies behind the routes, over any [`MetaStore`] and [`Runtime`].
 
 mod absence;
+mod asking;
 mod cluster;
 mod conductor;
 mod events;
@@ -23,8 +24,10 @@ pub mod placement;
 mod refusal;
 mod row;
 mod runtime;
+mod selector;
 mod spell;
 mod state;
+mod tasks;
 
 pub use cluster::{Cluster, ClusterError, ClusterOptions, Timing};
 pub use conductor::{Conductor, ConductorOptions, StartError};
@@ -32,9 +35,9 @@ pub use meta::MetaStore;
 pub use meta::etcd_store::{EtcdError, EtcdOptions, EtcdStore};
 pub use meta::redb_store::RedbStore;
 pub use refusal::{
-    DiskRefusal, GroupRefusal, InvalidRequest, InvalidTarget, NodeRefusal, Refusal,
-    ReservationsRefusal, ResizeRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal,
-    VolumeRefusal,
+    ConditionRefusal, DiskRefusal, GroupRefusal, InvalidRequest, InvalidTarget, NodeRefusal,
+    Refusal, ReservationsRefusal, ResizeRefusal, SnapshotRefusal, SpaceRefusal, TargetRefusal,
+    TaskRefusal, VolumeRefusal,
 };
 pub use row::RowError;
 pub use runtime::{Runtime, TokioRuntime, Work};

@@ -1,7 +1,11 @@
 //! Why the cluster refuses a request: what happened, to what, and what to do next.
 
+mod once;
 mod servers;
 mod targets;
+mod tasks;
+
+use std::collections::BTreeMap;
 
 use ashlar_proto::api::VolumeState;
 use ashlar_proto::api::{
@@ -16,9 +20,11 @@ use ashlar_proto::{
 };
 
 use crate::placement::PlacementError;
+pub use once::ConditionRefusal;
 pub use servers::ServerRefusal;
 pub use targets::{InvalidTarget, ReservationsRefusal, TargetRefusal};
 pub(crate) use targets::{check_alias, check_chap};
+pub use tasks::TaskRefusal;
 
 /// Most disks of one node.
 pub(crate) const NODE_DISKS_MAX: usize = 256;
@@ -476,6 +482,10 @@ pub enum Refusal {
     Server(#[from] ServerRefusal),
     #[error(transparent)]
     Reservations(#[from] ReservationsRefusal),
+    #[error(transparent)]
+    Condition(#[from] ConditionRefusal),
+    #[error(transparent)]
+    Task(#[from] TaskRefusal),
 }
 
 /// Checks the name of a volume, snapshot or node.
@@ -501,6 +511,24 @@ pub(crate) fn check_text(field: &'static str, text: &str) -> Result<(), InvalidR
         Ok(())
     } else {
         Err(InvalidRequest::Text { field })
+    }
+}
+
+/// Checks labels of a node or a volume.
+pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), InvalidRequest> {
+    check_count("labels", labels.len(), MAP_ENTRIES_MAX)?;
+    let fits = |text: &str| {
+        (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
+    };
+    match labels
+        .iter()
+        .find(|(name, value)| !fits(name) || !fits(value))
+    {
+        Some((name, value)) => {
+            let label = format!("{name}={value}").chars().take(160).collect();
+            Err(InvalidRequest::Label { label })
+        }
+        None => Ok(()),
     }
 }
 

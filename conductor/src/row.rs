@@ -14,18 +14,21 @@
 //! target/NAME                  an iSCSI target: its logical units, who may log in, secrets of CHAP
 //! iscsi-server/GROUP            an iSCSI server, by its portal group
 //! reservations/VOLUME          the persistent reservations of a volume
+//! once/KEY                     what was done for a request that may be sent again
 //! rebalance                    whether disks are evened out; not there until somebody or something
 //!                              has changed that
 //! ```
 //!
-//! A row is JSON: `{"version":9,"row":{…}}`. A version that is too new is refused, never guessed at.
+//! A row is JSON: `{"version":10,"row":{…}}`. A version that is too new is refused, never guessed at.
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
 //! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail
 //! and of denied clients; version 5 of snapshots and of how layers are read; version 6 of volumes that change
 //! their size; version 7 of clones, of groups of snapshots, of reservations and of the rules of space;
-//! version 8 of iSCSI targets and of persistent reservations; version 9 of iSCSI servers and of what they serve.
+//! version 8 of iSCSI targets and of persistent reservations; version 9 of iSCSI servers and of what they serve;
+//! version 10 of labels of volumes and of requests that may be sent again.
 //! What an older row does not say is not so.
 
+mod once;
 mod servers;
 mod targets;
 
@@ -42,13 +45,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::meta::{Change, Key};
+pub(crate) use once::{OnceRow, once_key};
 pub(crate) use servers::{ServerRow, server_key};
 pub(crate) use targets::{
     DiscoveryRow, ReservationsRow, TargetRow, UnitRow, discovery_key, reservations_key, target_key,
 };
 
 /// The version of the rows that this build writes.
-const ROW_VERSION: u32 = 9;
+const ROW_VERSION: u32 = 10;
 
 /// The oldest version that it reads.
 const ROW_VERSION_OLDEST: u32 = 1;
@@ -146,6 +150,9 @@ pub(crate) struct VolumeRow {
     /// Its owner copies what it shows of its origin: all below this is copied, durably.
     #[serde(default)]
     pub(crate) flattened_to: Option<ByteCount>,
+    /// Labels, for people.
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
     /// The iSCSI server that has it attached, if one has.
     #[serde(default)]
     pub(crate) served_by: Option<PortalGroup>,
@@ -298,6 +305,7 @@ pub(crate) enum AnyRow {
     Discovery(DiscoveryRow),
     Server(ServerRow),
     Reservations(ReservationsRow),
+    Once(OnceRow),
 }
 
 pub(crate) fn cluster_key() -> Key {
@@ -409,6 +417,7 @@ impl AnyRow {
             "discovery" => read(key, value).map(Self::Discovery),
             "iscsi-server" => read(key, value).map(Self::Server),
             "reservations" => read(key, value).map(Self::Reservations),
+            "once" => read(key, value).map(Self::Once),
             _ => Err(RowError::Unknown { key: key.clone() }),
         }
     }
@@ -431,6 +440,7 @@ impl AnyRow {
             Self::Discovery(row) => put(discovery_key(), row),
             Self::Server(row) => put(server_key(row.group), row),
             Self::Reservations(row) => put(reservations_key(row.volume), row),
+            Self::Once(row) => put(once_key(&row.key), row),
         }
     }
 }

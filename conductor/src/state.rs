@@ -18,9 +18,12 @@ mod clones;
 mod evidence;
 mod groups;
 mod healing;
+mod labels;
 mod layers;
 mod map;
 mod nodes;
+mod objects;
+mod once;
 mod owners;
 mod rebalance;
 mod removed;
@@ -34,6 +37,7 @@ mod snapshots;
 mod space;
 mod subjects;
 mod targets;
+mod tasks;
 mod view;
 mod volumes;
 
@@ -55,6 +59,8 @@ use clones::CloneIndex;
 pub(crate) use evidence::Judgment;
 pub(crate) use groups::Progress;
 pub(crate) use healing::Outlook;
+pub(crate) use objects::Object;
+use once::OnceIndex;
 pub(crate) use removed::removed_node;
 pub(crate) use repairs::Turns;
 use snapshots::SnapshotIndex;
@@ -81,6 +87,17 @@ impl<T> Plan<T> {
             reads: Vec::new(),
             changes: Vec::new(),
             answer,
+        }
+    }
+}
+
+impl<T> Plan<T> {
+    /// The same changes, for who needs no answer.
+    pub(crate) fn without_answer(self) -> Plan<()> {
+        Plan {
+            reads: self.reads,
+            changes: self.changes,
+            answer: (),
         }
     }
 }
@@ -125,6 +142,8 @@ pub(crate) struct ClusterState {
     servers: BTreeMap<PortalGroup, ServerRow>,
     /// The persistent reservations of volumes that have any, or had.
     reservations: BTreeMap<VolumeId, ReservationsRow>,
+    /// Requests that may be sent again, and what was done for them.
+    once: OnceIndex,
     /// The disks that ail and have not failed.
     ailing: BTreeSet<DiskId>,
     /// What lies on each disk.
@@ -174,6 +193,7 @@ impl ClusterState {
             targets_changed: Revision(0),
             servers: BTreeMap::new(),
             reservations: BTreeMap::new(),
+            once: OnceIndex::default(),
             ailing: BTreeSet::new(),
             holds: BTreeMap::new(),
             unmade: BTreeMap::new(),

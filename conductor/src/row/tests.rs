@@ -18,7 +18,7 @@ fn rows_survive_their_bytes() {
 }
 
 #[test]
-fn stored_bytes_are_those_of_version_9() {
+fn stored_bytes_are_those_of_version_10() {
     let row = NameRow {
         name: "a".to_owned(),
         volume: VolumeId::new(7),
@@ -26,7 +26,7 @@ fn stored_bytes_are_those_of_version_9() {
     let Change::Put { value, .. } = AnyRow::Name(row).put() else {
         panic!("a put")
     };
-    let golden = r#"{"version":9,"row":{"name":"a","volume":"0000000000000007"}}"#;
+    let golden = r#"{"version":10,"row":{"name":"a","volume":"0000000000000007"}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let row = ShardRow {
         volume: VolumeId::new(7),
@@ -47,7 +47,7 @@ fn stored_bytes_are_those_of_version_9() {
         panic!("a put")
     };
     let golden = concat!(
-        r#"{"version":9,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
+        r#"{"version":10,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
         r#""replicas":[{"id":"0000000000000008","node":1,"#,
         r#""disk":"00000000000000000000000000000009","#,
         r#""in_sync":false,"fresh":true,"leaving":false}],"made":["0000000000000008"],"#,
@@ -62,7 +62,7 @@ fn stored_bytes_are_those_of_version_9() {
         panic!("a put")
     };
     assert_eq!(key.as_str(), "rebalance");
-    let golden = r#"{"version":9,"row":{"paused":true,"active":false}}"#;
+    let golden = r#"{"version":10,"row":{"paused":true,"active":false}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let row = DeniedRow {
         client: "nbd@a/b *".to_owned(),
@@ -72,7 +72,7 @@ fn stored_bytes_are_those_of_version_9() {
         panic!("a put")
     };
     assert_eq!(key.as_str(), "denied/nbd@a/b *");
-    let golden = r#"{"version":9,"row":{"client":"nbd@a/b *","reason":"r"}}"#;
+    let golden = r#"{"version":10,"row":{"client":"nbd@a/b *","reason":"r"}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let ailing = Ailing {
         reason: "r".to_owned(),
@@ -102,7 +102,7 @@ fn stored_bytes_are_those_of_version_9() {
         panic!("a put")
     };
     let golden = concat!(
-        r#"{"version":9,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
+        r#"{"version":10,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
         r#""path":"/d","lanes":1,"usable_bytes":1,"used_bytes":0,"volatile_cache":false,"#,
         r#""damage":{},"ailing":{"reason":"r","incident":5}},"schedulable":"open","#,
         r#""ailing":{"reason":"r","incident":5},"cleared":4}}"#
@@ -176,6 +176,7 @@ fn volume_row() -> VolumeRow {
         generation: Generation::new(2),
         head_layer: Layer::new(9),
         attached_by: None,
+        labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
         served_by: None,
         wanted_by: None,
         attached_for_repair: false,
@@ -209,20 +210,20 @@ const VOLUME_OF_VERSION_4: &str = concat!(
 );
 
 #[test]
-fn stored_volumes_and_snapshots_are_those_of_version_9() {
+fn stored_volumes_and_snapshots_are_those_of_version_10() {
     let row = AnyRow::Volume(volume_row());
     let Change::Put { key, value } = row.put() else {
         panic!("a put")
     };
     let golden = format!(
         "{}{VOLUME_OF_VERSION_4}{}",
-        r#"{"version":9,"#,
+        r#"{"version":10,"#,
         concat!(
             r#","layers":{"version":3,"live":[{"low":1,"high":2},{"low":3,"high":8}],"#,
             r#""dropped":[{"low":4,"high":5}]},"layers_applied":2,"settled_layer":6,"#,
             r#""settled":true,"grows_to":16384,"kept_bytes":12288,"reserve":"all","#,
             r#""origin":{"volume":"0000000000000003","layer":2,"bytes":4096},"#,
-            r#""flattened_to":4096,"served_by":null,"wanted_by":null}}"#
+            r#""flattened_to":4096,"labels":{"tier":"gold"},"served_by":null,"wanted_by":null}}"#
         )
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -242,7 +243,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_9() {
     };
     assert_eq!(key.as_str(), "snapshot/0000000000000007/0000001a");
     let golden = concat!(
-        r#"{"version":9,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
+        r#"{"version":10,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
         r#""size_bytes":8192,"created_ms":1700000000000,"origin":null,"deleted":true,"group":3}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -267,7 +268,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_9() {
     };
     assert_eq!(key.as_str(), "group/000000000000001a");
     let golden = concat!(
-        r#"{"version":9,"row":{"id":26,"name":"before","members":[{"#,
+        r#"{"version":10,"row":{"id":26,"name":"before","members":[{"#,
         r#""volume":"0000000000000007","generation":2,"holds":true,"sealed":4}]}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -275,7 +276,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_9() {
 }
 
 #[test]
-fn stored_targets_are_those_of_version_9() {
+fn stored_targets_are_those_of_version_10() {
     use ashlar_proto::api::{ChapLogin, InitiatorSecret, Secret};
     let login = |user: &str| ChapLogin {
         user: user.to_owned(),
@@ -301,7 +302,7 @@ fn stored_targets_are_those_of_version_9() {
     };
     assert_eq!(key.as_str(), "target/iqn.2026-11.io.ashlar:a");
     let golden = concat!(
-        r#"{"version":9,"row":{"name":"iqn.2026-11.io.ashlar:a","alias":"A","#,
+        r#"{"version":10,"row":{"name":"iqn.2026-11.io.ashlar:a","alias":"A","#,
         r#""units":[{"lun":1,"volume":"0000000000000007","read_only":true}],"#,
         r#""initiators":["iqn.1994-05.com.redhat:*"],"#,
         r#""chap":[{"user":"u","secret":"twelve bytes","initiator":"iqn.1994-05.com.redhat:b"}],"#,
@@ -312,7 +313,7 @@ fn stored_targets_are_those_of_version_9() {
 }
 
 #[test]
-fn stored_secrets_of_discovery_are_those_of_version_9() {
+fn stored_secrets_of_discovery_are_those_of_version_10() {
     use ashlar_proto::api::{ChapLogin, InitiatorSecret, Secret};
     let login = |user: &str| ChapLogin {
         user: user.to_owned(),
@@ -330,7 +331,7 @@ fn stored_secrets_of_discovery_are_those_of_version_9() {
     };
     assert_eq!(key.as_str(), "discovery");
     let golden = concat!(
-        r#"{"version":9,"row":{"chap":[{"user":"u","secret":"twelve bytes"}],"#,
+        r#"{"version":10,"row":{"chap":[{"user":"u","secret":"twelve bytes"}],"#,
         r#""mutual":{"user":"t","secret":"twelve bytes"}}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -338,7 +339,7 @@ fn stored_secrets_of_discovery_are_those_of_version_9() {
 }
 
 #[test]
-fn stored_reservations_are_those_of_version_9() {
+fn stored_reservations_are_those_of_version_10() {
     use ashlar_proto::api::{
         PersistentReservations, Registration, Reservation, ReservationKey, ReservationType,
         TargetPort,
@@ -369,7 +370,7 @@ fn stored_reservations_are_those_of_version_9() {
     };
     assert_eq!(key.as_str(), "reservations/0000000000000007");
     let golden = concat!(
-        r#"{"version":9,"row":{"volume":"0000000000000007","version":3,"reservations":{"#,
+        r#"{"version":10,"row":{"volume":"0000000000000007","version":3,"reservations":{"#,
         r#""generation":2,"registrations":[{"#,
         r#""initiator":"iqn.1994-05.com.redhat:b,i,0x00023d000001","#,
         r#""through":{"target":"iqn.2026-11.io.ashlar:a","portal_group":1},"#,
@@ -397,6 +398,7 @@ fn volumes_of_version_4_are_read_and_are_not_settled() {
         reserve: ashlar_proto::api::Reserve::None,
         origin: None,
         flattened_to: None,
+        labels: BTreeMap::new(),
         ..volume_row()
     };
     assert_eq!(row, expected);
@@ -404,17 +406,17 @@ fn volumes_of_version_4_are_read_and_are_not_settled() {
 
 #[test]
 fn newer_rows_are_refused() {
-    let refused = AnyRow::decode(&cluster_key(), br#"{"version":10,"row":{"what":1}}"#);
+    let refused = AnyRow::decode(&cluster_key(), br#"{"version":11,"row":{"what":1}}"#);
     assert!(matches!(
         refused,
-        Err(RowError::Version { version: 10, .. })
+        Err(RowError::Version { version: 11, .. })
     ));
     let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
     assert!(matches!(unknown, Err(RowError::Unknown { .. })));
 }
 
 #[test]
-fn stored_servers_are_those_of_version_9() {
+fn stored_servers_are_those_of_version_10() {
     let row = AnyRow::Server(ServerRow {
         group: ashlar_proto::PortalGroup::FIRST,
         name: "san-1".to_owned(),
@@ -427,7 +429,7 @@ fn stored_servers_are_those_of_version_9() {
     };
     assert_eq!(key.as_str(), "iscsi-server/0001");
     let golden = concat!(
-        r#"{"version":9,"row":{"group":1,"name":"san-1","portals":["10.0.0.1:3260"],"#,
+        r#"{"version":10,"row":{"group":1,"name":"san-1","portals":["10.0.0.1:3260"],"#,
         r#""owner":"iscsi@san-1 pid 7","up":true}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -449,4 +451,41 @@ fn reservations_of_version_8_are_read() {
     };
     assert_eq!(row.reservations.aborts, 0);
     assert_eq!(row.reservations.registrations[0].through, None);
+}
+
+#[test]
+fn stored_requests_are_those_of_version_10() {
+    let row = AnyRow::Once(OnceRow {
+        key: "a/b".to_owned(),
+        request: "0123".to_owned(),
+        at_ms: 7,
+        answer: serde_json::json!("0000000000000007"),
+    });
+    let Change::Put { key, value } = row.put() else {
+        panic!("a put")
+    };
+    assert_eq!(key.as_str(), "once/a/b");
+    let golden = concat!(
+        r#"{"version":10,"row":{"key":"a/b","request":"0123","at_ms":7,"#,
+        r#""answer":"0000000000000007"}}"#
+    );
+    assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
+    assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+}
+
+/// Before volumes had labels.
+#[test]
+fn volumes_of_version_9_are_read_and_have_no_labels() {
+    let Change::Put { key, value } = AnyRow::Volume(volume_row()).put() else {
+        panic!("a put")
+    };
+    let text = String::from_utf8(value).unwrap();
+    let before = text
+        .replace(r#""version":10"#, r#""version":9"#)
+        .replace(r#""labels":{"tier":"gold"},"#, "");
+    assert!(!before.contains("labels"));
+    let AnyRow::Volume(row) = AnyRow::decode(&key, before.as_bytes()).unwrap() else {
+        panic!("a volume")
+    };
+    assert_eq!(row.labels, BTreeMap::new());
 }

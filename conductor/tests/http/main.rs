@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod clients;
+mod described;
 mod drain;
 mod groups;
 mod healing;
 mod maps;
+mod once;
+mod openapi;
 mod owners;
+mod pages;
 mod problems;
 mod rebalance;
 mod restart;

@@ -28,7 +28,7 @@ fn send(requests: &[String]) -> Result<Duration> {
         .args(["--config", "-"])
         .stdin(config.into_bytes())
         .limit(Duration::from_secs(900))
-        .success()?;
+        .check()?;
     Ok(start.elapsed())
 }
 

@@ -16,6 +16,8 @@ export ASHLAR_GUEST_ISCSI=${ASHLAR_GUEST_ISCSI:-$CARGO_TARGET_DIR/guest/iscsi}
 export ASHLAR_GUEST_MULTIPATH=${ASHLAR_GUEST_MULTIPATH:-$CARGO_TARGET_DIR/guest/multipath}
 # The CSI community's suite, built here too.
 export ASHLAR_CSI_SANITY=${ASHLAR_CSI_SANITY:-$CARGO_TARGET_DIR/csi/csi-sanity}
+# Schemathesis, which sends the API what its document allows and what it does not; installed here as well.
+export ASHLAR_SCHEMATHESIS=${ASHLAR_SCHEMATHESIS:-$CARGO_TARGET_DIR/schemathesis/bin/schemathesis}
 # The binary that the end-to-end tests, the guest and the benchmark run.
 export ASHLAR_BIN=${ASHLAR_BIN:-$CARGO_TARGET_DIR/release/ashlar}
 

@@ -3,8 +3,11 @@
 mod access;
 mod conductors;
 mod identities;
+mod lists;
+mod once;
 mod servers;
 mod targets;
+mod tasks;
 mod token;
 
 use std::time::Duration;
@@ -12,15 +15,16 @@ use std::time::Duration;
 use crate::tls;
 use ashlar_proto::api::{
     AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied,
-    CloneSnapshot, ClusterStatus, CreateSnapshot, CreateSnapshotGroup, CreateVolume, DeniedClient,
-    DenyClient, DetachRequest, Disk, Events, FlattenVolume, Heartbeat, HeartbeatAnswer, HoldAnswer,
-    InSyncCommitted, List, Node, OwnerHeartbeat, Problem, ProposeInSync, Rebalance, RebalancePlan,
+    CloneSnapshot, ClusterStatus, CreateSnapshot, CreateSnapshotGroup, CreateVolume, DenyClient,
+    DetachRequest, Disk, Events, FlattenVolume, Heartbeat, HeartbeatAnswer, HoldAnswer,
+    InSyncCommitted, Node, OwnerHeartbeat, Problem, ProposeInSync, Rebalance, RebalancePlan,
     RegisterNode, Registered, ReportFlatten, ReportHold, ReportLayers, ReserveVolume, ResizeVolume,
     Revision, RollbackVolume, Schedulable, SetRebalance, SetSchedulable, SetSpace, Snapshot,
     SnapshotGroup, SnapshotMap, Space, VOLUME_KEY_HEADER, Volume, VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
 use conductors::Conductors;
+pub use lists::VolumeFilter;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use rustls::ClientConfig;
@@ -207,24 +211,9 @@ impl ApiClient {
         Ok(bytes.into())
     }
 
-    /// `GET /v1/volumes`.
-    pub async fn volumes(&self) -> Result<List<Volume>, ApiError> {
-        self.get(&["volumes"]).await
-    }
-
     /// `GET /v1/volumes/{name}`.
     pub async fn volume(&self, name: &str) -> Result<Volume, ApiError> {
         self.get(&["volumes", name]).await
-    }
-
-    /// `GET /v1/nodes`.
-    pub async fn nodes(&self) -> Result<List<Node>, ApiError> {
-        self.get(&["nodes"]).await
-    }
-
-    /// `GET /v1/disks`.
-    pub async fn disks(&self) -> Result<List<Disk>, ApiError> {
-        self.get(&["disks"]).await
     }
 
     /// `POST /v1/volumes`: returns when the stores have made it, or after 30 s as it then stands.
@@ -258,21 +247,6 @@ impl ApiClient {
             .request(Method::DELETE, &["volumes", name])
             .query(&[("force", force)]);
         send(delete.timeout(STORES_MAX), &self.base).await.map(drop)
-    }
-
-    /// `GET /v1/snapshots`, or those of one volume.
-    pub async fn snapshots(
-        &self,
-        volume: Option<&str>,
-        deleted: bool,
-    ) -> Result<List<Snapshot>, ApiError> {
-        let path: &[&str] = match volume {
-            Some(volume) => &["volumes", volume, "snapshots"],
-            None => &["snapshots"],
-        };
-        let get = self.request(Method::GET, path);
-        let get = get.query(&[("deleted", deleted)]);
-        json(send(get, &self.base).await?, &self.base).await
     }
 
     /// `GET /v1/volumes/{volume}/snapshots/{snapshot}`.
@@ -465,11 +439,6 @@ impl ApiClient {
         send(delete, &self.base).await.map(drop)
     }
 
-    /// `GET /v1/clients/denied`.
-    pub async fn denied_clients(&self) -> Result<List<DeniedClient>, ApiError> {
-        self.get(&["clients", "denied"]).await
-    }
-
     /// `POST /v1/clients/deny`: returns when the replicas of its volumes refuse it, or after 30 s.
     pub async fn deny_client(&self, request: &DenyClient) -> Result<ClientDenied, ApiError> {
         let post = self.request(Method::POST, &["clients", "deny"]);
@@ -592,7 +561,11 @@ impl ApiClient {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push("v1").extend(path);
         }
-        let request = self.http.request(method, url).timeout(ANSWER_MAX);
+        let key = once::key(&method, path);
+        let mut request = self.http.request(method, url).timeout(ANSWER_MAX);
+        if let Some(key) = key {
+            request = request.header(once::HEADER, key);
+        }
         match self.token.as_ref().and_then(Token::current) {
             Some(token) => request.bearer_auth(token.reveal()),
             None => request,

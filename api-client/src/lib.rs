@@ -7,5 +7,5 @@
 mod client;
 mod tls;
 
-pub use client::{ApiClient, ApiError, OWNER_WAIT, Token, VolumeKeys};
+pub use client::{ApiClient, ApiError, OWNER_WAIT, Token, VolumeFilter, VolumeKeys};
 pub use tls::identify;

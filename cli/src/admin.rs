@@ -14,9 +14,10 @@ use ashlar_proto::api::{
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
 use crate::{
-    access, clones, credentials, node_identities, rebalance, resize, space, targets, transfer,
+    access, clones, credentials, labels, node_identities, rebalance, resize, space, targets,
+    transfer,
 };
-use ashlar_api_client::{ApiClient, ApiError};
+use ashlar_api_client::{ApiClient, ApiError, VolumeFilter};
 
 /// How long a front end may hold a volume that nobody uses any more.
 const LET_GO: Duration = Duration::from_millis(600);
@@ -42,6 +43,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
             replicas,
             ack,
             reserve,
+            label,
         } => {
             let size_bytes = ByteCount::new(size);
             let request = CreateVolume {
@@ -50,6 +52,7 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
                 replicas,
                 ack: ack.into(),
                 reserve,
+                labels: label.into_iter().collect(),
             };
             let volume = ask(api, async |client| client.create_volume(&request).await)?;
             if json {
@@ -70,8 +73,13 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
                 volume.name
             ))
         }
-        VolumeCommand::List => {
-            let volumes = ask(api, async |client| client.volumes().await)?.items;
+        VolumeCommand::Label(args) => labels::run(api, &args, json),
+        VolumeCommand::List(args) => {
+            let filter = VolumeFilter {
+                prefix: args.prefix,
+                labels: args.labels,
+            };
+            let volumes = ask(api, async |client| client.volumes_selected(&filter).await)?.items;
             if json {
                 return print_json(&volumes);
             }
@@ -164,6 +172,7 @@ fn show_volume(volume: &Volume) -> anyhow::Result<()> {
         ("health", word(&volume.health)),
         ("generation", volume.generation.to_string()),
         ("snapshots", volume.snapshots.to_string()),
+        ("labels", labels::told(&volume.labels)),
         ("layers", layers(volume)),
         ("clone of", origin(volume)),
         (

@@ -12,6 +12,7 @@ mod resize;
 mod snapshots;
 mod space;
 mod targets;
+mod tasks;
 mod transfer;
 
 use std::path::PathBuf;
@@ -49,6 +50,7 @@ pub use space::{EventsArgs, SetSpaceArgs, SetVolumeArgs, SpaceCommand};
 pub use targets::{
     AclCommand, ChapCommand, ClearChapArgs, DiscoveryChapCommand, SetChapArgs, TargetCommand,
 };
+pub use tasks::{LabelArgs, ListArgs, TaskCommand};
 pub use transfer::{ExportArgs, ImageFormat, ImportArgs};
 
 /// The least `--owner-silence`.
@@ -246,6 +248,15 @@ more than 3 % apart. Lost replicas and drained disks come first.")]
         /// What to do [default: status].
         #[command(subcommand)]
         command: Option<RebalanceCommand>,
+    },
+    /// List, show, await and call off long operations.
+    Task {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: TaskCommand,
     },
     /// Show and change how space is given out: over-commit and thresholds.
     #[command(after_help = "\
@@ -619,10 +630,15 @@ pub enum VolumeCommand {
         /// Bytes of each copy that are kept for it, whatever others write: a size, or all of it.
         #[arg(long, value_name = "SIZE|all", default_value = "none", hide_default_value = true, value_parser = space::parse_reserve)]
         reserve: Reserve,
+        /// A label, as NAME=VALUE; may be given more than once.
+        #[arg(long, value_name = "NAME=VALUE", value_parser = crate::labels::parse)]
+        label: Vec<(String, String)>,
     },
     /// List the volumes.
     #[command(after_help = "Example:\n  ashlar volume list --json | jq '.[].name'")]
-    List,
+    List(ListArgs),
+    /// Give a volume labels, or take them away.
+    Label(LabelArgs),
     /// Show one volume, its shards and replicas.
     #[command(after_help = "Example:\n  ashlar volume show data")]
     Show {

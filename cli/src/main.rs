@@ -23,6 +23,7 @@ mod host;
 mod identity;
 mod io_threads;
 mod iscsi_role;
+mod labels;
 mod machine_memory;
 mod map_watch;
 mod meta;
@@ -41,6 +42,7 @@ mod store_agent;
 mod store_role;
 mod target_catalog;
 mod targets;
+mod tasks;
 mod transfer;
 mod up;
 
@@ -123,6 +125,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Some(RebalanceCommand::Pause) => rebalance::pause(&api.api, true, json),
             Some(RebalanceCommand::Resume) => rebalance::pause(&api.api, false, json),
         },
+        Command::Task { api, command } => tasks::run(&api.api, &command, json),
         Command::Space { api, command } => {
             let command = command.unwrap_or(SpaceCommand::Show);
             space::run(&api.api, &command, json)

@@ -12,7 +12,9 @@ mod clones;
 mod groups;
 mod healing;
 mod identities;
+mod labels;
 mod leading;
+mod once;
 mod rebalance;
 mod requests;
 mod schedule;
@@ -20,6 +22,7 @@ mod servers;
 mod snapshots;
 mod space;
 mod targets;
+mod tasks;
 
 use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -8,25 +8,35 @@ mod access;
 mod auth;
 mod clients;
 mod clones;
+mod codes;
+mod conditions;
 mod extract;
 mod gate;
 mod groups;
+mod headers;
 pub(crate) mod identities;
+mod labels;
 mod leader;
 pub(crate) mod listener;
 mod metadata;
 mod nodes;
+mod openapi;
+mod operation;
+mod page;
 pub(crate) mod peer;
 mod problem;
 mod rebalance;
+mod routes;
 mod schedule;
 pub(crate) mod secure;
 mod servers;
 mod snapshots;
 mod space;
 mod targets;
+mod tasks;
 mod volumes;
 mod watch;
+mod watched;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,13 +47,15 @@ use ashlar_proto::limits::{
     TARGET_INITIATORS_MAX,
 };
 use ashlar_proto::volume_name::VOLUME_NAME_BYTES_MAX;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::Method;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
 use axum::{Json, Router};
+use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::{Semaphore, watch as signal};
 
 use crate::access::gate::Gate;
@@ -52,7 +64,10 @@ use crate::cluster::Cluster;
 use crate::meta::MetaStore;
 use crate::tls::ConductorTls;
 pub(crate) use auth::Refusals;
+use conditions::Conditions;
+use operation::{Operation, op};
 use problem::{Answer, Refused};
+use routes::Routes;
 
 /// Largest request body: a registration of 256 disks with their damage counts fits many times.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -94,100 +109,30 @@ pub(crate) struct Api<M> {
 type Shared<M> = State<Arc<Api<M>>>;
 
 /// The query of a long poll.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct AfterQuery {
+    /// The revision of what is known: anything later is news.
     #[serde(default)]
     after: Revision,
+    /// How long to wait for news: milliseconds, 60000 at most.
     wait_ms: Option<u64>,
 }
 
 /// All routes.
 pub(crate) fn router<M: MetaStore>(api: Arc<Api<M>>) -> Router {
-    Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/v1/leader", get(leader::show::<M>))
-        .route("/v1/status", get(status::<M>))
-        .route(
-            "/v1/volumes",
-            get(volumes::list::<M>).post(volumes::create::<M>),
-        )
-        .route(
-            "/v1/volumes/{name}",
-            get(volumes::show::<M>).delete(volumes::delete::<M>),
-        )
-        .route("/v1/volumes/{name}/map", get(volumes::map::<M>))
-        .route("/v1/volumes/{name}/attach", post(volumes::attach::<M>))
-        .route("/v1/volumes/{name}/resize", post(volumes::resize::<M>))
-        .route("/v1/volumes/{name}/reserve", post(space::reserve::<M>))
-        .route("/v1/volumes/{name}/detach", post(volumes::detach::<M>))
-        .route("/v1/volumes/{name}/in-sync", post(volumes::in_sync::<M>))
-        .route("/v1/volumes/{name}/layers", post(snapshots::report::<M>))
-        .route(
-            "/v1/volumes/{name}/snapshots",
-            get(snapshots::list::<M>).post(snapshots::create::<M>),
-        )
-        .route(
-            "/v1/volumes/{name}/snapshots/{snapshot}",
-            get(snapshots::show::<M>).delete(snapshots::delete::<M>),
-        )
-        .route(
-            "/v1/volumes/{name}/snapshots/{snapshot}/map",
-            get(snapshots::map::<M>),
-        )
-        .route(
-            "/v1/volumes/{name}/snapshots/{snapshot}/rollback",
-            post(snapshots::rollback::<M>),
-        )
-        .route(
-            "/v1/volumes/{name}/snapshots/{snapshot}/clone",
-            post(clones::clone::<M>),
-        )
-        .route("/v1/volumes/{name}/flatten", post(clones::flatten::<M>))
-        .route("/v1/volumes/{name}/flattened", post(clones::report::<M>))
-        .route("/v1/volumes/{name}/hold", post(groups::report_hold::<M>))
-        .route("/v1/snapshot-groups", post(groups::create::<M>))
-        .route("/v1/snapshots", get(snapshots::list_all::<M>))
-        .route("/v1/maps", post(volumes::maps::<M>))
-        .route("/v1/nodes", get(nodes::list::<M>))
-        .route("/v1/nodes/register", post(nodes::register::<M>))
-        .route("/v1/nodes/{id}/heartbeat", post(nodes::heartbeat::<M>))
-        .route("/v1/nodes/{id}/assignments", get(nodes::assignments::<M>))
-        .route("/v1/owners/heartbeat", post(nodes::hear_owner::<M>))
-        .route("/v1/nodes/{id}", delete(schedule::remove_node::<M>))
-        .route("/v1/nodes/{id}/cordon", post(schedule::cordon_node::<M>))
-        .route(
-            "/v1/nodes/{id}/uncordon",
-            post(schedule::uncordon_node::<M>),
-        )
-        .route("/v1/nodes/{id}/drain", post(schedule::drain_node::<M>))
-        .route("/v1/disks", get(nodes::list_disks::<M>))
-        .route("/v1/disks/{id}", delete(schedule::remove_disk::<M>))
-        .route("/v1/disks/{id}/cordon", post(schedule::cordon_disk::<M>))
-        .route(
-            "/v1/disks/{id}/uncordon",
-            post(schedule::uncordon_disk::<M>),
-        )
-        .route("/v1/disks/{id}/drain", post(schedule::drain_disk::<M>))
-        .route("/v1/disks/{id}/clear", post(schedule::clear_disk::<M>))
-        .route("/v1/clients/denied", get(clients::denied::<M>))
-        .route("/v1/clients/deny", post(clients::deny::<M>))
-        .route("/v1/clients/allow", post(clients::allow::<M>))
-        .merge(metadata::routes())
-        .merge(targets::routes())
-        .merge(servers::routes())
-        .merge(access::routes())
-        .merge(identities::routes())
-        .route("/v1/space", get(space::show::<M>).post(space::set::<M>))
-        .route("/v1/events", get(space::events::<M>))
-        .route("/v1/rebalance", get(rebalance::show::<M>))
-        .route("/v1/rebalance/plan", get(rebalance::plan::<M>))
-        .route("/v1/rebalance/pause", post(rebalance::pause::<M>))
-        .route("/v1/rebalance/resume", post(rebalance::resume::<M>))
+    let (routes, operations) = all_routes().into_parts();
+    let conditions = Conditions::new(Arc::clone(&api), &operations);
+    routes
+        .route_layer(middleware::from_fn_with_state(
+            conditions,
+            conditions::apply::<M>,
+        ))
         .fallback(async |request: Request| Refused::no_route(request.uri().path()))
         .method_not_allowed_fallback(async |method: Method, request: Request| {
             Refused::no_method(&method, request.uri().path())
         })
+        .layer(Extension(Document::of(&operations)))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&api),
@@ -205,6 +150,76 @@ pub(crate) fn router<M: MetaStore>(api: Arc<Api<M>>) -> Router {
         .with_state(api)
 }
 
+/// The routes, as the document tells of them.
+fn all_routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    Routes::new()
+        .get(
+            "/healthz",
+            async || "ok\n",
+            op("getHealth", "Says that the process answers")
+                .text("text/plain; charset=utf-8", "it answers"),
+        )
+        .get(
+            "/v1/openapi.json",
+            document,
+            op("getDocument", "This document").gives::<Value>(),
+        )
+        .get(
+            "/v1/leader",
+            leader::show::<M>,
+            op(
+                "getLeader",
+                "Whether this conductor leads, else which one does",
+            )
+            .gives::<leader::LeaderShown>(),
+        )
+        .get(
+            "/v1/status",
+            status::<M>,
+            op("getStatus", "The cluster in one look").gives::<ClusterStatus>(),
+        )
+        .with(volumes::routes())
+        .with(labels::routes())
+        .with(snapshots::routes())
+        .with(clones::routes())
+        .with(groups::routes())
+        .with(nodes::routes())
+        .with(schedule::routes())
+        .with(clients::routes())
+        .with(targets::routes())
+        .with(servers::routes())
+        .with(space::routes())
+        .with(rebalance::routes())
+        .with(tasks::routes())
+        .with(metadata::routes())
+        .with(identities::routes())
+        .with(access::routes())
+}
+
+/// Method and path of each route.
+#[cfg(test)]
+pub(crate) fn routes_told<M: MetaStore>() -> Vec<(String, String)> {
+    let (_, operations) = all_routes::<M>().into_parts();
+    let told = operations.iter();
+    told.map(|operation| (operation.method.to_string(), operation.path.to_owned()))
+        .collect()
+}
+
+/// The document, as it is served.
+#[derive(Clone)]
+struct Document(Bytes);
+
+impl Document {
+    fn of(operations: &[Operation]) -> Self {
+        Self(openapi::text(&openapi::document(operations)).into())
+    }
+}
+
+async fn document(Extension(document): Extension<Document>) -> Response {
+    let json = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, json)], document.0).into_response()
+}
+
 /// Ends requests that take too long. A watch has answered by then; its body goes on.
 async fn bound_time(request: Request, next: Next) -> Response {
     let limit = Duration::from_secs(REQUEST_SECONDS_MAX);
@@ -219,6 +234,16 @@ async fn status<M: MetaStore>(State(api): Shared<M>) -> Json<ClusterStatus> {
     Json(api.cluster.read(|view| view.state.status(&view.live, now)))
 }
 
+/// A list that is given as a whole.
+fn list<T>(revision: Revision, items: Vec<T>) -> Json<List<T>> {
+    let next = None;
+    Json(List {
+        revision,
+        items,
+        next,
+    })
+}
+
 /// Ends a wait early when the conductor stops.
 async fn unless_stopping<T, M>(api: &Api<M>, work: impl Future<Output = Answer<T>>) -> Answer<T> {
     let mut stopping = api.stopping.clone();
@@ -226,10 +251,6 @@ async fn unless_stopping<T, M>(api: &Api<M>, work: impl Future<Output = Answer<T
         answer = work => answer,
         _ = stopping.wait_for(|stopping| *stopping) => Err(Refused::stopping()),
     }
-}
-
-fn list<T>(revision: Revision, items: Vec<T>) -> Json<List<T>> {
-    Json(List { revision, items })
 }
 
 /// `wait_ms` as a duration within bounds.

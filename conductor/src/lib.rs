@@ -8,6 +8,7 @@
 
 mod absence;
 mod access;
+mod asking;
 mod audit_file;
 mod audited;
 mod cluster;
@@ -26,8 +27,10 @@ pub mod placement;
 mod refusal;
 mod row;
 mod runtime;
+mod selector;
 mod spell;
 mod state;
+mod tasks;
 mod tls;
 pub mod upkeep;
 
@@ -38,9 +41,9 @@ pub use meta::MetaStore;
 pub use meta::etcd_store::{EtcdError, EtcdOptions, EtcdStore};
 pub use meta::redb_store::RedbStore;
 pub use refusal::{
-    AccessRefusal, DiskRefusal, GroupRefusal, IdentityRefusal, InvalidRequest, InvalidTarget,
-    NodeRefusal, Refusal, ReservationsRefusal, ResizeRefusal, SnapshotRefusal, SpaceRefusal,
-    TargetRefusal, VolumeRefusal,
+    AccessRefusal, ConditionRefusal, DiskRefusal, GroupRefusal, IdentityRefusal, InvalidRequest,
+    InvalidTarget, NodeRefusal, Refusal, ReservationsRefusal, ResizeRefusal, SnapshotRefusal,
+    SpaceRefusal, TargetRefusal, TaskRefusal, VolumeRefusal,
 };
 pub use row::RowError;
 pub use runtime::{Runtime, TokioRuntime, Work};

@@ -17,6 +17,7 @@ use crate::membership::{Membership, Moment};
 use crate::row::DiskRow;
 use crate::spell::Spell;
 use crate::state::{Judgment, Turns};
+use crate::tasks::TaskBook;
 
 /// The volatile side of the cluster.
 #[derive(Debug)]
@@ -53,6 +54,8 @@ pub(crate) struct Live {
     pub(crate) over_committed: bool,
     /// What has happened of late.
     pub(crate) events: EventLog,
+    /// What is under way, and has ended of late.
+    pub(crate) tasks: TaskBook,
 }
 
 impl Live {
@@ -80,6 +83,7 @@ impl Live {
             levels: Levels::default(),
             over_committed: false,
             events: EventLog::default(),
+            tasks: TaskBook::default(),
         }
     }
 

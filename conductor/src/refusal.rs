@@ -2,8 +2,12 @@
 
 mod access;
 mod identities;
+mod once;
 mod servers;
 mod targets;
+mod tasks;
+
+use std::collections::BTreeMap;
 
 use ashlar_proto::api::VolumeState;
 use ashlar_proto::api::{
@@ -21,9 +25,11 @@ use ashlar_proto::{
 use crate::placement::PlacementError;
 pub use access::AccessRefusal;
 pub use identities::IdentityRefusal;
+pub use once::ConditionRefusal;
 pub use servers::ServerRefusal;
 pub use targets::{InvalidTarget, ReservationsRefusal, TargetRefusal};
 pub(crate) use targets::{check_alias, check_chap};
+pub use tasks::TaskRefusal;
 
 /// Most disks of one node.
 pub(crate) const NODE_DISKS_MAX: usize = 256;
@@ -486,6 +492,11 @@ pub enum Refusal {
     /// As its name says.
     #[error(transparent)]
     Identity(#[from] IdentityRefusal),
+    /// As its name says.
+    #[error(transparent)]
+    Condition(#[from] ConditionRefusal),
+    #[error(transparent)]
+    Task(#[from] TaskRefusal),
 }
 
 /// Checks the name of a snapshot, node, user or project.
@@ -513,6 +524,24 @@ pub(crate) fn check_text(field: &'static str, text: &str) -> Result<(), InvalidR
         Ok(())
     } else {
         Err(InvalidRequest::Text { field })
+    }
+}
+
+/// Checks labels of a node or a volume.
+pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), InvalidRequest> {
+    check_count("labels", labels.len(), MAP_ENTRIES_MAX)?;
+    let fits = |text: &str| {
+        (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
+    };
+    match labels
+        .iter()
+        .find(|(name, value)| !fits(name) || !fits(value))
+    {
+        Some((name, value)) => {
+            let label = format!("{name}={value}").chars().take(160).collect();
+            Err(InvalidRequest::Label { label })
+        }
+        None => Ok(()),
     }
 }
 

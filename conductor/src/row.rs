@@ -22,6 +22,7 @@
 //! audit/NUMBER                 an entry of the audit log
 //! join-token/ID                a token with which a node may get its first certificate, hashed
 //! denied-identity/KIND/WHO     a node or a certificate that is let in no more
+//! once/KEY                     what was done for a request that may be sent again
 //! rebalance                    whether disks are evened out; not there until somebody or something
 //!                              has changed that
 //! ```
@@ -32,11 +33,12 @@
 //! and of denied clients; version 5 of snapshots and of how layers are read; version 6 of volumes that change
 //! their size; version 7 of clones, of groups of snapshots, of reservations and of the rules of space;
 //! version 8 of iSCSI targets and of persistent reservations; version 9 of iSCSI servers and of what they serve;
-//! version 10 of who may do what, and of who may join.
+//! version 10 of who may do what, of who may join, of labels of volumes and of requests that may be sent again.
 //! What an older row does not say is not so.
 
 mod access;
 mod identities;
+mod once;
 mod servers;
 mod targets;
 
@@ -60,6 +62,7 @@ pub(crate) use access::{
 pub(crate) use identities::{
     DeniedIdentityRow, JoinTokenRow, UsedRow, denied_identity_key, denied_subject, join_token_key,
 };
+pub(crate) use once::{OnceRow, once_key};
 pub(crate) use servers::{ServerRow, server_key};
 pub(crate) use targets::{
     DiscoveryRow, ReservationsRow, TargetRow, UnitRow, discovery_key, reservations_key, target_key,
@@ -164,6 +167,9 @@ pub(crate) struct VolumeRow {
     /// Its owner copies what it shows of its origin: all below this is copied, durably.
     #[serde(default)]
     pub(crate) flattened_to: Option<ByteCount>,
+    /// Labels, for people.
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
     /// The iSCSI server that has it attached, if one has.
     #[serde(default)]
     pub(crate) served_by: Option<PortalGroup>,
@@ -327,6 +333,7 @@ pub(crate) enum AnyRow {
     Audit(AuditRow),
     JoinToken(JoinTokenRow),
     DeniedIdentity(DeniedIdentityRow),
+    Once(OnceRow),
 }
 
 pub(crate) fn cluster_key() -> Key {
@@ -446,6 +453,7 @@ impl AnyRow {
             "audit" => read(key, value).map(Self::Audit),
             "join-token" => read(key, value).map(Self::JoinToken),
             "denied-identity" => read(key, value).map(Self::DeniedIdentity),
+            "once" => read(key, value).map(Self::Once),
             _ => Err(RowError::Unknown { key: key.clone() }),
         }
     }
@@ -476,6 +484,7 @@ impl AnyRow {
             Self::Audit(row) => put(audit_key(row.entry.id), row),
             Self::JoinToken(row) => put(join_token_key(&row.id), row),
             Self::DeniedIdentity(row) => put(denied_identity_key(&row.subject), row),
+            Self::Once(row) => put(once_key(&row.key), row),
         }
     }
 }

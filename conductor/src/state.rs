@@ -21,9 +21,12 @@ mod evidence;
 mod groups;
 mod healing;
 mod identities;
+mod labels;
 mod layers;
 mod map;
 mod nodes;
+mod objects;
+mod once;
 mod owners;
 mod projects;
 mod rebalance;
@@ -38,6 +41,7 @@ mod snapshots;
 mod space;
 mod subjects;
 mod targets;
+mod tasks;
 mod tokens;
 mod view;
 mod volume_keys;
@@ -64,6 +68,8 @@ pub(crate) use evidence::Judgment;
 pub(crate) use groups::Progress;
 pub(crate) use healing::Outlook;
 pub(crate) use identities::TokenUse;
+pub(crate) use objects::Object;
+use once::OnceIndex;
 pub(crate) use removed::removed_node;
 pub(crate) use repairs::Turns;
 pub(crate) use resize::shards_needed;
@@ -92,6 +98,17 @@ impl<T> Plan<T> {
             reads: Vec::new(),
             changes: Vec::new(),
             answer,
+        }
+    }
+}
+
+impl<T> Plan<T> {
+    /// The same changes, for who needs no answer.
+    pub(crate) fn without_answer(self) -> Plan<()> {
+        Plan {
+            reads: self.reads,
+            changes: self.changes,
+            answer: (),
         }
     }
 }
@@ -148,6 +165,8 @@ pub(crate) struct ClusterState {
     projects: projects::Projects,
     /// What was done of late, and by whom.
     audit: audit::AuditLog,
+    /// Requests that may be sent again, and what was done for them.
+    once: OnceIndex,
     /// The disks that ail and have not failed.
     ailing: BTreeSet<DiskId>,
     /// What lies on each disk.
@@ -203,6 +222,7 @@ impl ClusterState {
             access: access::Access::default(),
             projects: projects::Projects::default(),
             audit: audit::AuditLog::default(),
+            once: OnceIndex::default(),
             ailing: BTreeSet::new(),
             holds: BTreeMap::new(),
             unmade: BTreeMap::new(),

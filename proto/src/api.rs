@@ -8,6 +8,7 @@ mod clones;
 mod disks;
 mod groups;
 mod identities;
+mod labels;
 mod maps;
 mod rebalance;
 mod reservations;
@@ -17,6 +18,7 @@ mod servers;
 mod snapshots;
 mod space;
 mod targets;
+mod tasks;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -51,6 +53,7 @@ pub use identities::{
     DeniedIdentity, DenyIdentity, Enrol, Enrolled, IdentitySubject, JoinToken, JoinTokenCreated,
     NodeRole, ParseNodeRoleError, RenewCertificate,
 };
+pub use labels::{LabelVolume, SetLabels};
 pub use maps::{AskMaps, AskedMap, VolumeMaps};
 pub use rebalance::{
     DiskFill, DiskPlace, PlannedMove, Rebalance, RebalanceMove, RebalancePlan, RebalanceState,
@@ -80,16 +83,19 @@ pub use targets::{
     AllowInitiator, CreateTarget, MapUnit, RemoveInitiator, ServedTarget, ServedTargets, SetAcl,
     Target, TargetUnit,
 };
+pub use tasks::{CancelTask, Task, TaskKind, TaskState};
 
 /// A counter over all changes of the metadata; `list` answers carry it, `watch` resumes from it.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Revision(pub u64);
 
 /// How many replicas must hold a write before it is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AckRule {
     /// ⌊n/2⌋ + 1 of the n in-sync replicas: 2 of 3, 2 of 2, 1 of 1.
@@ -112,6 +118,7 @@ impl AckRule {
 
 /// `POST /v1/volumes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateVolume {
     /// 1 to 63 of `a-z 0-9 . _ -`, beginning with a letter or digit.
@@ -126,10 +133,14 @@ pub struct CreateVolume {
     /// What is kept for it.
     #[serde(default, skip_serializing_if = "Reserve::is_none")]
     pub reserve: Reserve,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Where a volume is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum VolumeState {
     /// Its replicas are being made on the stores.
@@ -142,6 +153,7 @@ pub enum VolumeState {
 
 /// How well a volume's replicas keep up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
     /// All replicas of all shards are in sync.
@@ -154,6 +166,7 @@ pub enum Health {
 
 /// A volume, as lists and `show` give it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Volume {
     /// Its id, never used again.
     pub id: VolumeId,
@@ -177,6 +190,9 @@ pub struct Volume {
     pub state: VolumeState,
     /// How well its replicas keep up.
     pub health: Health,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The generation of the last attach.
     pub generation: Generation,
     /// The layer that writes go to.
@@ -215,6 +231,7 @@ pub struct Volume {
 
 /// A shard and its replicas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Shard {
     /// Its position in the volume.
     pub index: ShardIndex,
@@ -226,6 +243,7 @@ pub struct Shard {
 
 /// One copy of one shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Replica {
     /// This life of it.
     pub id: ReplicaId,
@@ -245,6 +263,7 @@ pub struct Replica {
 
 /// What an owner needs to reach a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DiskLocation {
     /// The disk.
     pub disk: DiskId,
@@ -261,6 +280,7 @@ pub struct DiskLocation {
 
 /// `POST /v1/volumes/{name}/attach`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AttachRequest {
     /// Who attaches: text for people, unique for one run of one front end.
@@ -338,6 +358,7 @@ fn is_first_table(table: &LayerTable) -> bool {
 
 /// The grant of an attach: older generations can change nothing from here on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Attachment {
     /// The cluster.
     pub cluster: ClusterId,
@@ -353,6 +374,7 @@ pub struct Attachment {
 /// follows. Answers at once when the volume, one of its shards or the place of one of its disks has
 /// changed after that revision, else when it does or the wait ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VolumeMap {
     /// The volume, with its shards. Another one may have the name since.
     pub volume: Volume,
@@ -365,6 +387,7 @@ pub struct VolumeMap {
 /// `POST /v1/volumes/{name}/detach`: gives the volume back, if the name is still that of the volume
 /// and `generation` its current one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DetachRequest {
     /// The volume that was attached: another may have its name since.
@@ -384,6 +407,7 @@ pub struct DetachRequest {
 /// Committed if the name is still that of the volume, and generation and epoch are current.
 /// Repeating a proposal that was committed answers as the first time did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ProposeInSync {
     /// The volume that was attached: another may have its name since.
@@ -400,6 +424,7 @@ pub struct ProposeInSync {
 
 /// The shard as it stands after a proposal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InSyncCommitted {
     /// The shard with its new epoch.
     pub shard: Shard,
@@ -407,6 +432,7 @@ pub struct InSyncCommitted {
 
 /// `POST /v1/nodes/register`: a store says that it is there. Idempotent by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RegisterNode {
     /// The node's name; the same one returns as the same node.
@@ -422,6 +448,7 @@ pub struct RegisterNode {
 
 /// The answer to [`RegisterNode`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Registered {
     /// The node's id.
     pub node: NodeId,
@@ -433,6 +460,7 @@ pub struct Registered {
 
 /// `POST /v1/nodes/{id}/heartbeat`: the disks as they are now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Heartbeat {
     /// The node's disks.
@@ -446,6 +474,7 @@ pub struct Heartbeat {
 
 /// One replica that a node must hold.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Assignment {
     /// The volume.
     pub volume: VolumeId,
@@ -468,6 +497,7 @@ pub struct Assignment {
 
 /// A detached volume that a node attaches as its repair owner, to bring its replicas back.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RepairTask {
     /// The volume.
     pub volume: VolumeId,
@@ -481,6 +511,7 @@ pub struct RepairTask {
 /// `GET /v1/nodes/{id}/assignments?after=REVISION&wait_ms=N`: all that the node must hold. Answers
 /// at once when it has changed after that revision, else when it does or the wait ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Assignments {
     /// The cluster: a store of another one must not carry the list out.
     pub cluster: ClusterId,
@@ -496,6 +527,7 @@ pub struct Assignments {
 
 /// Whether a node answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
     /// Its heartbeats arrive.
@@ -508,6 +540,7 @@ pub enum NodeState {
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Schedulable {
     /// It takes replicas.
@@ -521,11 +554,13 @@ pub enum Schedulable {
 
 /// `POST /v1/nodes/{id}/cordon`, `…/uncordon`, `…/drain`, and the same for disks: an empty object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetSchedulable {}
 
 /// A store node, as lists give it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Node {
     /// Its id.
     pub id: NodeId,
@@ -557,6 +592,7 @@ pub struct Node {
 
 /// A disk, as lists give it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Disk {
     /// Its node.
     pub node: NodeId,
@@ -586,15 +622,23 @@ pub struct Disk {
 
 /// A list and the revision that it stands for; `GET …?watch=true&after=R` goes on from there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "{T}List"))]
 pub struct List<T> {
     /// The metadata's revision.
     pub revision: Revision,
     /// The items.
     pub items: Vec<T>,
+    /// Where there are more: `GET …?continue=` this gives the next ones. The revision stays that of the
+    /// first page, so that a watch from there misses nothing.
+    #[serde(rename = "continue", default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// One line of a watch: newline-delimited JSON, kept open, a [`WatchEvent::Bookmark`] when idle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "{T}Event"))]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum WatchEvent<T> {
     /// An item was made or changed.
@@ -622,6 +666,7 @@ pub enum WatchEvent<T> {
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClusterStatus {
     /// The cluster.
     pub cluster: ClusterId,
@@ -665,6 +710,7 @@ pub struct ClusterStatus {
 
 /// Replicas that are to come in sync, of all volumes that are ready.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Healing {
     /// Replicas that are not in sync.
     pub out_of_sync: u32,
@@ -690,6 +736,7 @@ pub struct Healing {
 
 /// A refusal, as RFC 9457 (`application/problem+json`) has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Problem {
     /// A stable URN: `urn:ashlar:problem:CODE`.
     #[serde(rename = "type")]

@@ -23,6 +23,7 @@ pub const DROPPED_MAX: usize = 4096;
 
 /// A run of labels, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LayerRange {
     /// The lowest.
     pub low: Layer,
@@ -47,6 +48,7 @@ impl LayerRange {
 /// The intervals of a volume, as the conductor gives them. Of two tables the one with the higher
 /// version holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LayerTable {
     /// Raised at each change; 0 before the first.
     pub version: u32,

@@ -14,6 +14,8 @@ pub mod limits;
 pub mod message;
 pub mod planted;
 pub mod room;
+#[cfg(feature = "schema")]
+mod schema;
 pub mod status;
 pub mod volume_name;
 

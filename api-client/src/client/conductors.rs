@@ -2,12 +2,14 @@
 //!
 //! A call goes to the conductor that answered the last one. It is sent again, to another one,
 //! - where it was surely not carried out: nobody listens, or the one that was asked does not lead;
-//! - where no answer came, if it is one that may be carried out twice: then it has little time at each.
+//! - where no answer came, if it is one that may be carried out twice, or is carried out once however often
+//!   it is sent (`once`): then it has little time at each.
 //!
 //! One that may not is sent to a conductor that has just said that it leads: one that hangs is passed over
 //! before it is trusted with it.
 //!
-//! Who has one address alone is sent on, too, but waits for nobody.
+//! Who has one address alone is sent on, too, but waits for nobody, unless an answer was lost of what is
+//! carried out once.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,7 +20,7 @@ use reqwest::{Method, Request, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{ANSWER_MAX, ApiError, root_cause};
+use super::{ANSWER_MAX, ApiError, once, root_cause};
 
 /// How long one of several conductors may take for an answer that waits for nobody.
 const ATTEMPT_MAX: Duration = Duration::from_secs(2);
@@ -113,6 +115,8 @@ impl Conductors {
             *request.timeout_mut() = Some(timeout.saturating_sub(ANSWER_MAX) + ATTEMPT_MAX);
         }
         let deadline = Instant::now() + SEARCH_MAX;
+        let is_once = request.headers().contains_key(once::HEADER);
+        let mut is_in_doubt = false;
         let (mut sent_on, mut url) = (0, first);
         if self.are_several() && !is_repeatable {
             url = self.find(&http, &request, deadline).await.unwrap_or(url);
@@ -139,6 +143,7 @@ impl Conductors {
                 Attempt::Failed(error) => error,
             };
             let may_have_happened = matches!(error, ApiError::NoAnswer { .. });
+            is_in_doubt |= may_have_happened && is_once;
             let is_over = Instant::now() >= deadline || (may_have_happened && !is_repeatable);
             let is_final = match &error {
                 ApiError::Refused(problem) => !passes(problem, is_repeatable),
@@ -155,7 +160,7 @@ impl Conductors {
                 return Err(error);
             }
             self.learn(next.clone());
-            if !self.are_several() || is_over {
+            if !(self.are_several() || is_in_doubt) || is_over {
                 return Err(error);
             }
             (sent_on, url) = (0, next);
@@ -252,6 +257,7 @@ fn is_repeatable(request: &Request) -> bool {
         .path_segments()
         .and_then(|mut path| path.next_back());
     *request.method() == Method::GET
+        || request.headers().contains_key(once::HEADER)
         || *request.method() == Method::POST && last.is_some_and(|last| REPEATABLE.contains(&last))
 }
 

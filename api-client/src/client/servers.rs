@@ -4,19 +4,14 @@ use std::time::Duration;
 
 use ashlar_proto::PortalGroup;
 use ashlar_proto::api::{
-    ConfirmReservations, HandOver, IscsiServer, List, RegisterServer, ReservationsConfirmed,
-    ServerHeartbeat, ServerRegistered,
+    ConfirmReservations, HandOver, RegisterServer, ReservationsConfirmed, ServerHeartbeat,
+    ServerRegistered,
 };
 use reqwest::Method;
 
 use super::{ANSWER_MAX, ApiClient, ApiError, json, send};
 
 impl ApiClient {
-    /// `GET /v1/iscsi/servers`.
-    pub async fn servers(&self) -> Result<List<IscsiServer>, ApiError> {
-        self.get(&["iscsi", "servers"]).await
-    }
-
     /// `POST /v1/iscsi/servers`.
     pub async fn register_server(
         &self,

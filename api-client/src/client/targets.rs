@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ashlar_proto::api::{
-    AllowInitiator, ClearChap, CreateTarget, DiscoveryChap, List, MapUnit, RemoveInitiator,
+    AllowInitiator, ClearChap, CreateTarget, DiscoveryChap, MapUnit, RemoveInitiator,
     ReplaceReservations, Revision, ServedTargets, SetChap, Target, VolumeReservations,
 };
 use ashlar_proto::{IscsiName, Lun};
@@ -12,11 +12,6 @@ use reqwest::Method;
 use super::{ApiClient, ApiError, json, send};
 
 impl ApiClient {
-    /// `GET /v1/targets`.
-    pub async fn targets(&self) -> Result<List<Target>, ApiError> {
-        self.get(&["targets"]).await
-    }
-
     /// `GET /v1/targets/{name}`.
     pub async fn target(&self, name: &IscsiName) -> Result<Target, ApiError> {
         self.get(&["targets", name.as_str()]).await

@@ -59,6 +59,7 @@ fn map(name: &str) -> VolumeMap {
             reserve: ashlar_proto::api::Reserve::None,
             state: VolumeState::Ready,
             health: Health::Healthy,
+            labels: std::collections::BTreeMap::new(),
             generation: Generation::new(1),
             head_layer: Layer::new(1),
             layers: LayerTable::default(),

@@ -150,6 +150,7 @@ async fn create_with(client: &ApiClient, name: &str, replicas: u8) -> Volume {
             replicas,
             ack: AckRule::Majority,
             reserve: ashlar_proto::api::Reserve::None,
+            labels: std::collections::BTreeMap::new(),
         };
         match client.create_volume(&request).await {
             Ok(volume) => return volume,

@@ -250,6 +250,7 @@ fn create(api: &str, args: &ImportArgs, size_bytes: u64) -> anyhow::Result<Volum
         replicas: args.replicas,
         ack: args.ack.into(),
         reserve: Reserve::None,
+        labels: std::collections::BTreeMap::new(),
     };
     ask(api, async |client| client.create_volume(&request).await)
         .with_context(|| format!("cannot create the volume {}", args.volume))

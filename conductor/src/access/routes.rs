@@ -156,6 +156,7 @@ use Need::{Administer, Attach, FrontEnd, Known, Operate, Store, View};
 pub(crate) const RULES: &[Rule] = &[
     get("/healthz", Need::Nothing, Nothing),
     get("/v1/leader", Need::Nothing, Nothing),
+    get("/v1/openapi.json", Need::Nothing, Nothing),
     get("/v1/status", View, Cluster),
     // All rows, secrets and hashes with them.
     Rule { noted: Noted::Always, ..get("/v1/metadata/backup", Administer, Cluster) },
@@ -243,6 +244,11 @@ pub(crate) const RULES: &[Rule] = &[
     get("/v1/identities/denied", View, Cluster),
     change("POST", "/v1/identities/deny", Administer, Cluster),
     change("POST", "/v1/identities/allow", Administer, Cluster),
+    change("POST", "/v1/volumes/{name}/label", Operate, Volume),
+    change("PUT", "/v1/volumes/{name}/labels", Operate, Volume),
+    get("/v1/tasks", View, Cluster),
+    get("/v1/tasks/{id}", View, Cluster),
+    change("POST", "/v1/tasks/{id}/cancel", Operate, Cluster),
     get("/v1/whoami", Known, Nothing),
     get("/v1/users", Administer, Cluster),
     change("POST", "/v1/users", Administer, Cluster),

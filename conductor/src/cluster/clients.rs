@@ -21,7 +21,7 @@ impl<M: MetaStore> Cluster<M> {
             reason: request.reason.clone(),
         };
         let plan = move |view: &View| view.state.plan_deny(&request);
-        let (volumes, _) = self.transact(plan).await?;
+        let volumes = self.transact_once(plan).await?;
         if !volumes.is_empty() {
             tracing::warn!(
                 client = denied.client,
@@ -44,6 +44,6 @@ impl<M: MetaStore> Cluster<M> {
     /// Lets a client attach again.
     pub(crate) async fn allow(self: &Arc<Self>, request: AllowClient) -> Result<(), ClusterError> {
         let plan = move |view: &View| view.state.plan_allow(&request);
-        self.transact(plan).await.map(|_| ())
+        self.transact_once(plan).await
     }
 }

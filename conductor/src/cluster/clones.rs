@@ -28,7 +28,7 @@ impl<M: MetaStore> Cluster<M> {
             let state = &view.state;
             state.plan_clone(&view.live, &volume, &snapshot, &request, shard_bytes)
         };
-        let (id, _) = self.transact(plan).await?;
+        let id = self.transact_once(plan).await?;
         self.created(id, name, wait).await
     }
 
@@ -45,7 +45,7 @@ impl<M: MetaStore> Cluster<M> {
     ) -> Result<Volume, ClusterError> {
         let not_found = VolumeRefusal::NotFound { name: name.clone() };
         let plan = move |view: &View| view.state.plan_flatten(&name, request);
-        let (id, _) = self.transact(plan).await?;
+        let id = self.transact_once(plan).await?;
         self.bring_on_layers(id).await?;
         let is_over = |view: &View| {
             let volume = view.state.volume(id);

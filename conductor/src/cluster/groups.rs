@@ -12,9 +12,10 @@ use ashlar_proto::{GroupId, VolumeId};
 use tokio::sync::oneshot;
 
 use super::{Cluster, ClusterError, View};
+use crate::asking::Asking;
 use crate::meta::MetaStore;
 use crate::refusal::{GroupRefusal, Refusal};
-use crate::state::Progress;
+use crate::state::{Plan, Progress};
 
 /// How long owners may take to say whether they kept still: a conductor that does not answer for a
 /// moment is asked again.
@@ -39,9 +40,9 @@ impl<M: MetaStore> Cluster<M> {
         wait: Duration,
     ) -> Result<SnapshotGroup, ClusterError> {
         let (answer, answered) = oneshot::channel();
-        let cluster = Arc::clone(self);
+        let (cluster, asking) = (Arc::clone(self), Asking::current());
         self.runtime.spawn(Box::pin(async move {
-            let _ = answer.send(cluster.make_group(&request, now_ms).await);
+            let _ = answer.send(cluster.make_group(asking, &request, now_ms).await);
         }));
         let made = answered.await.map_err(|_| ClusterError::Stopping)?;
         let (group, volumes) = made?;
@@ -102,13 +103,26 @@ impl<M: MetaStore> Cluster<M> {
     /// From hold to confirm; gives the group and its volumes.
     async fn make_group(
         self: &Arc<Self>,
+        asking: Arc<Asking>,
         request: &CreateSnapshotGroup,
         now_ms: u64,
     ) -> Result<(GroupId, Vec<VolumeId>), ClusterError> {
         let request = request.clone();
-        let plan = move |view: &View| view.state.plan_group_hold(&request);
-        let (group, _) = self.transact(plan).await?;
-        let volumes = self.read(|view| view.state.group_volumes(group));
+        let plan = move |view: &View| {
+            let planned = view.state.plan_group_hold(&request)?;
+            let members = request.volumes.iter();
+            let ids: Vec<VolumeId> = members.filter_map(|name| view.state.id_of(name)).collect();
+            Ok(Plan {
+                reads: planned.reads,
+                changes: planned.changes,
+                answer: (planned.answer, ids),
+            })
+        };
+        let made = self.make_once(asking, plan).await?;
+        let (group, volumes) = made.answer;
+        if made.again {
+            return self.made_earlier(group, volumes).await;
+        }
         match self.seal_and_confirm(group, &volumes, now_ms).await {
             Ok(()) => {
                 for volume in &volumes {
@@ -131,6 +145,25 @@ impl<M: MetaStore> Cluster<M> {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Waits for the end of a group that an earlier request has begun.
+    async fn made_earlier(
+        &self,
+        group: GroupId,
+        volumes: Vec<VolumeId>,
+    ) -> Result<(GroupId, Vec<VolumeId>), ClusterError> {
+        let is_over = |view: &View| view.state.group_volumes(group).is_empty().then_some(());
+        self.wait_for(HOLD_WAIT + CONFIRM_WAIT, is_over).await;
+        let is_made = |view: &View| {
+            let is_over = view.state.group_volumes(group).is_empty();
+            is_over && !view.state.snapshots_of_group(group, &volumes).is_empty()
+        };
+        if self.read(is_made) {
+            Ok((group, volumes))
+        } else {
+            Err(Refusal::from(GroupRefusal::Over).into())
         }
     }
 

@@ -46,7 +46,7 @@ impl<M: MetaStore> Cluster<M> {
         paused: bool,
     ) -> Result<Rebalance, ClusterError> {
         let plan = move |view: &View| Ok(view.state.plan_pause(paused));
-        self.transact(plan).await?;
+        self.transact_once(plan).await?;
         self.heal().await?;
         Ok(self.read(|view| view.state.show_rebalance(&view.live)))
     }

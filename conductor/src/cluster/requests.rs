@@ -35,7 +35,7 @@ impl<M: MetaStore> Cluster<M> {
         let name = request.name.clone();
         let shard_bytes = self.shard_bytes;
         let plan = move |view: &View| view.state.plan_create(&view.live, &request, shard_bytes);
-        let (id, _) = self.transact(plan).await?;
+        let id = self.transact_once(plan).await?;
         self.created(id, name, wait).await
     }
 
@@ -66,8 +66,8 @@ impl<M: MetaStore> Cluster<M> {
         force: bool,
         wait: Duration,
     ) -> Result<Option<Volume>, ClusterError> {
-        let (id, _) = self
-            .transact(move |view| view.state.plan_delete(&name, force))
+        let id = self
+            .transact_once(move |view| view.state.plan_delete(&name, force))
             .await?;
         self.settle().await?;
         let gone = |view: &View| view.state.volume(id).is_none().then_some(());
@@ -88,7 +88,7 @@ impl<M: MetaStore> Cluster<M> {
     ) -> Result<Volume, ClusterError> {
         let not_found = VolumeRefusal::NotFound { name: name.clone() };
         let plan = move |view: &View| view.state.plan_resize(&view.live, &name, &request);
-        let ((id, target), _) = self.transact(plan).await?;
+        let (id, target) = self.transact_once(plan).await?;
         self.settle().await?;
         let is_over = |view: &View| {
             let volume = view.state.volume(id);
@@ -383,6 +383,7 @@ impl<M: MetaStore> Cluster<M> {
         }
         self.look_at_servers().await?;
         self.look_at_space();
+        self.look_at_tasks();
         self.heal().await
     }
 }

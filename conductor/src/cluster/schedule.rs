@@ -20,7 +20,7 @@ impl<M: MetaStore> Cluster<M> {
         schedulable: Schedulable,
     ) -> Result<Node, ClusterError> {
         let plan = move |view: &super::View| view.state.plan_schedule_node(&node, schedulable);
-        let (id, _) = self.transact(plan).await?;
+        let id = self.transact_once(plan).await?;
         self.heal().await?;
         let now = self.now();
         let node = self.read(|view| view.state.node(id, &view.live, now));
@@ -37,7 +37,7 @@ impl<M: MetaStore> Cluster<M> {
         schedulable: Schedulable,
     ) -> Result<Disk, ClusterError> {
         let plan = move |view: &super::View| view.state.plan_schedule_disk(disk, schedulable);
-        self.transact(plan).await?;
+        self.transact_once(plan).await?;
         self.heal().await?;
         let found = self.read(|view| view.state.disk(disk, &view.live));
         found.ok_or_else(|| Refusal::from(DiskRefusal::NotFound { disk }).into())
@@ -46,7 +46,7 @@ impl<M: MetaStore> Cluster<M> {
     /// A disk that ails is used all the same, until it does so again.
     pub(crate) async fn clear_disk(self: &Arc<Self>, disk: DiskId) -> Result<Disk, ClusterError> {
         let plan = move |view: &super::View| view.state.plan_clear_disk(disk);
-        self.transact(plan).await?;
+        self.transact_once(plan).await?;
         self.heal().await?;
         let found = self.read(|view| view.state.disk(disk, &view.live));
         found.ok_or_else(|| Refusal::from(DiskRefusal::NotFound { disk }).into())
@@ -58,7 +58,7 @@ impl<M: MetaStore> Cluster<M> {
     /// [`ClusterError`].
     pub async fn remove_node(self: &Arc<Self>, node: String) -> Result<(), ClusterError> {
         let plan = move |view: &super::View| view.state.plan_remove_node(&node);
-        self.transact(plan).await.map(|_| ())
+        self.transact_once(plan).await
     }
 
     /// Forgets a disk.
@@ -67,6 +67,6 @@ impl<M: MetaStore> Cluster<M> {
     /// [`ClusterError`].
     pub async fn remove_disk(self: &Arc<Self>, disk: DiskId) -> Result<(), ClusterError> {
         let plan = move |view: &super::View| view.state.plan_remove_disk(disk);
-        self.transact(plan).await.map(|_| ())
+        self.transact_once(plan).await
     }
 }

@@ -52,7 +52,7 @@ impl<M: MetaStore> Cluster<M> {
     /// Forgets a server.
     pub(crate) async fn forget_server(self: &Arc<Self>, name: String) -> Result<(), ClusterError> {
         let plan = move |view: &View| view.state.plan_server_forget(&name);
-        self.transact(plan).await.map(|_| ())
+        self.transact_once(plan).await
     }
 
     /// Looks for silent servers; to be called a few times per silence.

@@ -33,7 +33,7 @@ impl<M: MetaStore> Cluster<M> {
         let free = |view: &View| (!view.state.is_held(&volume)).then_some(());
         self.wait_for(HOLD_MAX, free).await;
         let plan = move |view: &View| view.state.plan_snapshot_create(&volume, &request, now_ms);
-        let ((volume, layer), _) = self.transact(plan).await?;
+        let (volume, layer) = self.transact_once(plan).await?;
         self.bring_on_layers(volume).await?;
         let settled = |view: &View| {
             let snapshot = view.state.snapshot_at(volume, layer);
@@ -61,7 +61,7 @@ impl<M: MetaStore> Cluster<M> {
             let state = &view.state;
             state.plan_snapshot_delete(&volume, &snapshot, when_unused)
         };
-        let (change, _) = self.transact(plan).await?;
+        let change = self.transact_once(plan).await?;
         self.bring_on_layers(change.volume).await?;
         let applied = |view: &View| view.state.is_applied(change).then_some(());
         self.wait_for(wait, applied).await;
@@ -82,7 +82,7 @@ impl<M: MetaStore> Cluster<M> {
     ) -> Result<Volume, ClusterError> {
         let name = volume.clone();
         let plan = move |view: &View| view.state.plan_rollback(&volume, &snapshot, request);
-        let (change, _) = self.transact(plan).await?;
+        let change = self.transact_once(plan).await?;
         self.bring_on_layers(change.volume).await?;
         let applied = |view: &View| view.state.is_applied(change).then_some(());
         self.wait_for(wait, applied).await;

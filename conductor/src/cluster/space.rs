@@ -16,7 +16,7 @@ impl<M: MetaStore> Cluster<M> {
     /// [`ClusterError`].
     pub async fn set_space(self: &Arc<Self>, request: SetSpace) -> Result<Space, ClusterError> {
         let plan = move |view: &View| view.state.plan_space(&request);
-        self.transact(plan).await?;
+        self.transact_once(plan).await?;
         self.look_at_space();
         Ok(self.read(|view| view.state.show_space(&view.live)))
     }
@@ -35,7 +35,7 @@ impl<M: MetaStore> Cluster<M> {
         let not_found = VolumeRefusal::NotFound { name: name.clone() };
         let of = name.clone();
         let plan = move |view: &View| view.state.plan_reserve(&view.live, &of, &request);
-        let (id, _) = self.transact(plan).await?;
+        let id = self.transact_once(plan).await?;
         let is_kept = |view: &View| {
             let mut nodes = view.state.nodes_up_of(&name);
             nodes.all(|node| Some(view.live.applied(node)) >= view.state.assigned(node))

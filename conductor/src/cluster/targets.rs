@@ -20,7 +20,7 @@ impl<M: MetaStore> Cluster<M> {
         plan: impl Fn(&ClusterState) -> Result<Plan<IscsiName>, Refusal> + Send + 'static,
     ) -> Result<Target, ClusterError> {
         let plan = move |view: &View| plan(&view.state);
-        let (name, _) = self.transact(plan).await?;
+        let name = self.transact_once(plan).await?;
         let target = self.read(|view| view.state.target(&name));
         target.map_err(|refusal| Refusal::from(refusal).into())
     }
@@ -31,7 +31,7 @@ impl<M: MetaStore> Cluster<M> {
         name: IscsiName,
     ) -> Result<(), ClusterError> {
         let plan = move |view: &View| view.state.plan_target_delete(&name);
-        self.transact(plan).await.map(|_| ())
+        self.transact_once(plan).await
     }
 
     /// Changes what discovery asks for; gives it as it then stands, without the secrets.
@@ -40,7 +40,7 @@ impl<M: MetaStore> Cluster<M> {
         plan: impl Fn(&ClusterState) -> Result<Plan<()>, Refusal> + Send + 'static,
     ) -> Result<DiscoveryChap, ClusterError> {
         let plan = move |view: &View| plan(&view.state);
-        self.transact(plan).await?;
+        self.transact_once(plan).await?;
         Ok(self.read(|view| view.state.discovery_chap()))
     }
 
@@ -62,6 +62,6 @@ impl<M: MetaStore> Cluster<M> {
         request: ReplaceReservations,
     ) -> Result<VolumeReservations, ClusterError> {
         let plan = move |view: &View| view.state.plan_reservations(&volume, &request);
-        Ok(self.transact(plan).await?.0)
+        self.transact_once(plan).await
     }
 }

@@ -8,15 +8,18 @@ use ashlar_proto::api::{
     Nothing, Project, RevokedToken, SetQuota, SetUserRole, TokenCreated, User, VolumeKeySet,
     WhoAmI,
 };
+use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::routing::{delete, get, post};
-use axum::{Json, Router};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::auth::AccessCode;
 use super::auth::Asks;
 use super::extract::{JsonBody, PathPart, QueryOf};
-use super::problem::Answer;
+use super::operation::op;
+use super::problem::{Answer, Code};
+use super::routes::Routes;
 use super::{Api, Shared, unless_stopping};
 use crate::access::gate::now_ms;
 use crate::meta::MetaStore;
@@ -31,27 +34,187 @@ const NOT_STORED: [(HeaderName, HeaderValue); 1] =
 type Told<T> = ([(HeaderName, HeaderValue); 1], Json<T>);
 
 /// The routes of this file.
-pub(super) fn routes<M: MetaStore>() -> Router<Arc<Api<M>>> {
-    Router::new()
-        .route("/v1/whoami", get(whoami))
-        .route("/v1/users", get(users::<M>).post(create_user::<M>))
-        .route("/v1/users/{name}", delete(delete_user::<M>))
-        .route("/v1/users/{name}/role", post(set_role::<M>))
-        .route("/v1/users/{name}/deny", post(deny_user::<M>))
-        .route("/v1/users/{name}/allow", post(allow_user::<M>))
-        .route("/v1/users/{name}/keys", post(create_key::<M>))
-        .route("/v1/keys", get(keys::<M>))
-        .route("/v1/keys/{id}/revoke", post(revoke_key::<M>))
-        .route("/v1/tokens", post(create_token::<M>))
-        .route("/v1/tokens/revoked", get(revoked_tokens::<M>))
-        .route("/v1/tokens/{id}/revoke", post(revoke_token::<M>))
-        .route("/v1/tokens/rotate", post(rotate::<M>))
-        .route("/v1/projects", get(projects::<M>).post(create_project::<M>))
-        .route("/v1/projects/{name}", delete(delete_project::<M>))
-        .route("/v1/projects/{name}/quota", post(set_quota::<M>))
-        .route("/v1/volumes/{name}/key/set", post(set_volume_key::<M>))
-        .route("/v1/volumes/{name}/key/clear", post(clear_volume_key::<M>))
-        .route("/v1/audit", get(audit::<M>))
+pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    Routes::new()
+        .get(
+            "/v1/whoami",
+            whoami,
+            op("whoAmI", "Who asks, as the conductor sees it").gives::<WhoAmI>(),
+        )
+        .get(
+            "/v1/users",
+            users::<M>,
+            op("listUsers", "Lists users").gives::<List<User>>(),
+        )
+        .post(
+            "/v1/users",
+            create_user::<M>,
+            op("createUser", "Makes a user")
+                .body::<CreateUser>()
+                .answers::<User>(StatusCode::CREATED, "it is made")
+                .refuses(&[
+                    Code::Access(AccessCode::UserExists),
+                    Code::Access(AccessCode::Invalid),
+                ]),
+        )
+        .delete(
+            "/v1/users/{name}",
+            delete_user::<M>,
+            op("deleteUser", "Removes a user, and the keys of that one")
+                .done("it is gone")
+                .refuses(&[
+                    Code::Access(AccessCode::UserNotFound),
+                    Code::Access(AccessCode::LastAdmin),
+                ]),
+        )
+        .post(
+            "/v1/users/{name}/role",
+            set_role::<M>,
+            op("setUserRole", "Gives a user another role")
+                .body::<SetUserRole>()
+                .gives::<User>()
+                .refuses(&[
+                    Code::Access(AccessCode::UserNotFound),
+                    Code::Access(AccessCode::LastAdmin),
+                    Code::Access(AccessCode::Invalid),
+                ]),
+        )
+        .post(
+            "/v1/users/{name}/deny",
+            deny_user::<M>,
+            op("denyUser", "Lets a user in no more")
+                .body::<Nothing>()
+                .gives::<User>()
+                .refuses(&[
+                    Code::Access(AccessCode::UserNotFound),
+                    Code::Access(AccessCode::LastAdmin),
+                ]),
+        )
+        .post(
+            "/v1/users/{name}/allow",
+            allow_user::<M>,
+            op("allowUser", "Lets a user in again")
+                .body::<Nothing>()
+                .gives::<User>()
+                .refuses(&[Code::Access(AccessCode::UserNotFound)]),
+        )
+        .post(
+            "/v1/users/{name}/keys",
+            create_key::<M>,
+            op("createKey", "Makes a key of a user; it is shown this once")
+                .body::<CreateKey>()
+                .answers::<KeyCreated>(StatusCode::CREATED, "it is made")
+                .refuses(&[
+                    Code::Access(AccessCode::UserNotFound),
+                    Code::Access(AccessCode::Invalid),
+                ]),
+        )
+        .get(
+            "/v1/keys",
+            keys::<M>,
+            op("listKeys", "Lists keys, without their secrets")
+                .query::<KeysQuery>()
+                .gives::<List<ApiKey>>(),
+        )
+        .post(
+            "/v1/keys/{id}/revoke",
+            revoke_key::<M>,
+            op("revokeKey", "Makes a key good no more")
+                .body::<Nothing>()
+                .gives::<ApiKey>()
+                .refuses(&[Code::Access(AccessCode::KeyNotFound)]),
+        )
+        .post(
+            "/v1/tokens",
+            create_token::<M>,
+            op("createToken", "Makes a token of who asks, for some time")
+                .body::<CreateToken>()
+                .answers::<TokenCreated>(StatusCode::CREATED, "it is made")
+                .refuses(&[Code::Access(AccessCode::Invalid)]),
+        )
+        .get(
+            "/v1/tokens/revoked",
+            revoked_tokens::<M>,
+            op(
+                "listRevokedTokens",
+                "Lists the tokens that are good no more",
+            )
+            .gives::<List<RevokedToken>>(),
+        )
+        .post(
+            "/v1/tokens/{id}/revoke",
+            revoke_token::<M>,
+            op("revokeToken", "Makes a token good no more")
+                .body::<Nothing>()
+                .gives::<RevokedToken>(),
+        )
+        .post(
+            "/v1/tokens/rotate",
+            rotate::<M>,
+            op("rotateTokens", "Signs tokens with another key from now on")
+                .body::<Rotate>()
+                .done("it is done"),
+        )
+        .get(
+            "/v1/projects",
+            projects::<M>,
+            op("listProjects", "Lists projects, and what they use").gives::<List<Project>>(),
+        )
+        .post(
+            "/v1/projects",
+            create_project::<M>,
+            op("createProject", "Makes a project")
+                .body::<CreateProject>()
+                .answers::<Project>(StatusCode::CREATED, "it is made")
+                .refuses(&[
+                    Code::Access(AccessCode::ProjectExists),
+                    Code::Access(AccessCode::Invalid),
+                ]),
+        )
+        .delete(
+            "/v1/projects/{name}",
+            delete_project::<M>,
+            op("deleteProject", "Removes a project that has no volumes")
+                .done("it is gone")
+                .refuses(&[
+                    Code::Access(AccessCode::ProjectNotFound),
+                    Code::Access(AccessCode::ProjectInUse),
+                ]),
+        )
+        .post(
+            "/v1/projects/{name}/quota",
+            set_quota::<M>,
+            op("setQuota", "Gives a project another quota")
+                .body::<SetQuota>()
+                .gives::<Project>()
+                .refuses(&[Code::Access(AccessCode::ProjectNotFound)]),
+        )
+        .post(
+            "/v1/volumes/{name}/key/set",
+            set_volume_key::<M>,
+            op(
+                "setVolumeKey",
+                "Gives a volume a key that whoever attaches it has to show",
+            )
+            .body::<Nothing>()
+            .gives::<VolumeKeySet>()
+            .refuses(&[Code::VolumeNotFound]),
+        )
+        .post(
+            "/v1/volumes/{name}/key/clear",
+            clear_volume_key::<M>,
+            op("clearVolumeKey", "Takes the key of a volume away")
+                .body::<Nothing>()
+                .done("it has none")
+                .refuses(&[Code::VolumeNotFound]),
+        )
+        .get(
+            "/v1/audit",
+            audit::<M>,
+            op("listAudit", "What was done of late, and by whom")
+                .query::<AuditQuery>()
+                .gives::<List<AuditEntry>>(),
+        )
 }
 
 async fn whoami(Asks(caller): Asks) -> Json<WhoAmI> {
@@ -128,7 +291,7 @@ async fn create_key<M: MetaStore>(
     Ok((StatusCode::CREATED, (NOT_STORED, Json(made))))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct KeysQuery {
     user: Option<String>,
@@ -182,7 +345,7 @@ async fn revoke_token<M: MetaStore>(
     Ok(Json(revoked.await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Rotate {
     /// What older keys have signed is good no more.
@@ -259,7 +422,7 @@ async fn clear_volume_key<M: MetaStore>(
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct AuditQuery {
     after: Option<u64>,

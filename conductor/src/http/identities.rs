@@ -8,14 +8,15 @@ use ashlar_proto::api::{
     AllowIdentity, CreateJoinToken, DeniedIdentities, DenyIdentity, Enrol, Enrolled, JoinToken,
     JoinTokenCreated, List, NodeRole, RenewCertificate, Secret,
 };
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{delete, get, post};
-use axum::{Json, Router};
 
 use super::extract::{JsonBody, PathPart, QueryOf};
+use super::operation::op;
 use super::peer::Caller;
-use super::problem::{Answer, Refused};
+use super::problem::{Answer, Code, Refused};
+use super::routes::Routes;
 use super::{AfterQuery, Api, Shared, unless_stopping};
 use crate::meta::MetaStore;
 use crate::refusal::{IdentityRefusal, Refusal};
@@ -23,15 +24,82 @@ use crate::state::TokenUse;
 use crate::tls::ConductorTls;
 
 /// The routes of this file.
-pub(super) fn routes<M: MetaStore>() -> Router<Arc<Api<M>>> {
-    Router::new()
-        .route("/v1/join-tokens", get(tokens::<M>).post(create::<M>))
-        .route("/v1/join-tokens/{id}", delete(revoke::<M>))
-        .route("/v1/enrol", post(enrol::<M>))
-        .route("/v1/enrol/renew", post(renew::<M>))
-        .route("/v1/identities/denied", get(denied::<M>))
-        .route("/v1/identities/deny", post(deny::<M>))
-        .route("/v1/identities/allow", post(allow::<M>))
+pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    Routes::new()
+        .get(
+            "/v1/join-tokens",
+            tokens::<M>,
+            op("listJoinTokens", "Lists join tokens, without their secrets")
+                .gives::<List<JoinToken>>(),
+        )
+        .post(
+            "/v1/join-tokens",
+            create::<M>,
+            op(
+                "createJoinToken",
+                "Makes a token with which a node may join; it is shown this once",
+            )
+            .body::<CreateJoinToken>()
+            .gives::<JoinTokenCreated>()
+            .refuses(&[Code::NoAuthority]),
+        )
+        .delete(
+            "/v1/join-tokens/{id}",
+            revoke::<M>,
+            op("revokeJoinToken", "Makes a join token good no more")
+                .done("it is gone")
+                .refuses(&[Code::JoinTokenNotFound]),
+        )
+        .post(
+            "/v1/enrol",
+            enrol::<M>,
+            op(
+                "enrol",
+                "Gives a node its first certificate, for a join token",
+            )
+            .body::<Enrol>()
+            .gives::<Enrolled>()
+            .refuses(&[
+                Code::NoAuthority,
+                Code::JoinTokenUnknown,
+                Code::JoinTokenExpired,
+                Code::JoinTokenUsed,
+                Code::JoinTokenOfOther,
+            ]),
+        )
+        .post(
+            "/v1/enrol/renew",
+            renew::<M>,
+            op("renewCertificate", "Gives a node its next certificate")
+                .body::<RenewCertificate>()
+                .gives::<Enrolled>()
+                .refuses(&[Code::NoAuthority]),
+        )
+        .get(
+            "/v1/identities/denied",
+            denied::<M>,
+            op(
+                "listDeniedIdentities",
+                "Lists the nodes and certificates that are let in no more",
+            )
+            .query::<AfterQuery>()
+            .gives::<DeniedIdentities>(),
+        )
+        .post(
+            "/v1/identities/deny",
+            deny::<M>,
+            op("denyIdentity", "Lets a node or a certificate in no more")
+                .body::<DenyIdentity>()
+                .done("it is denied"),
+        )
+        .post(
+            "/v1/identities/allow",
+            allow::<M>,
+            op("allowIdentity", "Takes that back")
+                .body::<AllowIdentity>()
+                .done("it is let in")
+                .refuses(&[Code::IdentityNotDenied]),
+        )
 }
 
 fn tls<M>(api: &Api<M>) -> Answer<&ConductorTls> {

@@ -11,6 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::problem::Refused;
@@ -19,8 +20,9 @@ use crate::cluster::ClusterError;
 use crate::meta::MetaStore;
 
 /// What is read from the leader's memory.
-const OF_LEADER: [&str; 4] = [
+const OF_LEADER: [&str; 5] = [
     "/v1/events",
+    "/v1/tasks",
     "/v1/space",
     "/v1/rebalance",
     "/v1/rebalance/plan",
@@ -38,7 +40,7 @@ const OF_LEADER_BY_NODE: &str = "/assignments";
 const QUESTIONS: [&str; 1] = ["/v1/maps"];
 
 /// `GET /v1/leader`.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct LeaderShown {
     /// Whether it is the conductor that was asked.
     leads: bool,
@@ -91,6 +93,7 @@ fn is_answered_by_all(method: &Method, path: &str) -> bool {
         return true;
     }
     let is_of_leader = OF_LEADER.contains(&path)
+        || path.starts_with("/v1/tasks/")
         || OF_LEADER_BY_VOLUME.iter().any(|end| path.ends_with(end))
         || path.ends_with(OF_LEADER_BY_NODE);
     matches!(*method, Method::GET | Method::HEAD) && !is_of_leader

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use ashlar_proto::ClusterId;
-use axum::Router;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 
+use super::operation::op;
 use super::problem::{Answer, Refused};
+use super::routes::Routes;
 use super::{Api, Shared};
 use crate::cluster::ClusterError;
 use crate::meta::MetaStore;
@@ -17,8 +17,13 @@ use crate::upkeep::backup::{self, Backup};
 use crate::upkeep::snapshot::{self, SnapshotError};
 
 /// Its routes.
-pub(super) fn routes<M: MetaStore>() -> Router<Arc<Api<M>>> {
-    Router::new().route("/v1/metadata/backup", get(take::<M>))
+pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    Routes::new().get(
+        "/v1/metadata/backup",
+        take::<M>,
+        op("backUpMetadata", "All metadata at one moment, as a file")
+            .text("application/octet-stream", "the file"),
+    )
 }
 
 /// All rows at one revision, as a file. Any conductor answers.

@@ -1,48 +1,116 @@
 //! `/v1/nodes` and `/v1/disks`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ashlar_proto::NodeId;
 use ashlar_proto::api::{
-    Assignments, Heartbeat, HeartbeatAnswer, OwnerHeartbeat, RegisterNode, Registered,
+    Assignments, Disk, Heartbeat, HeartbeatAnswer, List, Node, OwnerHeartbeat, RegisterNode,
+    Registered,
 };
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
 use super::extract::{JsonBody, PathPart, QueryOf};
+use super::operation::op;
+use super::page::{LabelledQuery, NamedQuery};
 use super::peer::Caller;
-use super::problem::Answer;
-use super::watch::{self, ListQuery};
+use super::problem::{Answer, Code};
+use super::routes::Routes;
+use super::watch::{self, Wanted};
 use super::{AfterQuery, Api, Shared, unless_stopping};
 use crate::meta::MetaStore;
 
+/// The routes of this file.
+pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    Routes::new()
+        .get(
+            "/v1/nodes",
+            list::<M>,
+            op("listNodes", "Lists store nodes")
+                .query::<LabelledQuery>()
+                .answers::<List<Node>>(StatusCode::OK, "a page of them")
+                .watched::<Node>(),
+        )
+        .get(
+            "/v1/disks",
+            list_disks::<M>,
+            op(
+                "listDisks",
+                "Lists disks with their last report; `prefix` is of their nodes' names",
+            )
+            .query::<NamedQuery>()
+            .answers::<List<Disk>>(StatusCode::OK, "a page of them")
+            .watched::<Disk>(),
+        )
+        .with(routes_of_stores())
+}
+
+fn routes_of_stores<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    Routes::new()
+        .post(
+            "/v1/nodes/register",
+            register::<M>,
+            op(
+                "registerNode",
+                "A store says that it is there; the same name is the same node",
+            )
+            .body::<RegisterNode>()
+            .gives::<Registered>()
+            .refuses(&[Code::NodeNameTaken, Code::DiskElsewhere]),
+        )
+        .post(
+            "/v1/nodes/{id}/heartbeat",
+            heartbeat::<M>,
+            op(
+                "nodeHeartbeat",
+                "A store is up, and says how its disks are and whom it sees",
+            )
+            .part::<NodeId>("id")
+            .body::<Heartbeat>()
+            .gives::<HeartbeatAnswer>()
+            .refuses(&[Code::NodeNotFound, Code::DiskElsewhere]),
+        )
+        .get(
+            "/v1/nodes/{id}/assignments",
+            assignments::<M>,
+            op(
+                "getAssignments",
+                "All that a node must hold, and what it is to repair",
+            )
+            .part::<NodeId>("id")
+            .query::<AfterQuery>()
+            .gives::<Assignments>()
+            .refuses(&[Code::NodeNotFound]),
+        )
+        .post(
+            "/v1/owners/heartbeat",
+            hear_owner::<M>,
+            op(
+                "ownerHeartbeat",
+                "An owner has volumes attached, and says which stores it reaches",
+            )
+            .body::<OwnerHeartbeat>()
+            .done("it is noted"),
+        )
+}
+
 pub(super) async fn list<M: MetaStore>(
     State(api): Shared<M>,
-    QueryOf(query): QueryOf<ListQuery>,
+    wanted: Wanted,
+    QueryOf(query): QueryOf<LabelledQuery>,
 ) -> Answer<Response> {
-    if query.watch {
-        return watch::nodes(&api, query.after);
-    }
-    let now = api.cluster.now();
-    let all = api
-        .cluster
-        .read(|view| super::list(view.state.revision(), view.state.nodes(&view.live, now)));
-    Ok(all.into_response())
+    watch::list::<Node, M>(&api, query.selection()?, &wanted)
 }
 
 pub(super) async fn list_disks<M: MetaStore>(
     State(api): Shared<M>,
-    QueryOf(query): QueryOf<ListQuery>,
+    wanted: Wanted,
+    QueryOf(query): QueryOf<NamedQuery>,
 ) -> Answer<Response> {
-    if query.watch {
-        return watch::disks(&api, query.after);
-    }
-    let all = api
-        .cluster
-        .read(|view| super::list(view.state.revision(), view.state.disks(&view.live)));
-    Ok(all.into_response())
+    watch::list::<Disk, M>(&api, query.selection(), &wanted)
 }
 
 pub(super) async fn register<M: MetaStore>(

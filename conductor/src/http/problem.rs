@@ -9,9 +9,9 @@ use crate::cluster::{ClusterError, NotMade};
 use crate::meta::MetaError;
 use crate::meta::etcd_store::EtcdError;
 use crate::refusal::{
-    AccessRefusal, ClientRefusal, DiskRefusal, GroupRefusal, IdentityRefusal, NodeRefusal, Refusal,
-    ReservationsRefusal, ResizeRefusal, ServerRefusal, SnapshotRefusal, SpaceRefusal,
-    TargetRefusal, VolumeRefusal,
+    AccessRefusal, ClientRefusal, ConditionRefusal, DiskRefusal, GroupRefusal, IdentityRefusal,
+    NodeRefusal, Refusal, ReservationsRefusal, ResizeRefusal, ServerRefusal, SnapshotRefusal,
+    SpaceRefusal, TargetRefusal, TaskRefusal, VolumeRefusal,
 };
 
 /// A handler's answer.
@@ -31,8 +31,8 @@ pub(crate) struct Refused {
 pub(super) struct ProblemCode(pub(super) &'static str);
 
 /// Every problem there is. `docs/api.md` lists them; a code once given keeps its meaning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Code {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Code {
     RouteNotFound,
     MethodNotAllowed,
     Malformed,
@@ -88,6 +88,11 @@ enum Code {
     ServerReplaced,
     ServerUp,
     ReservationsChanged,
+    KeyReused,
+    ObjectChanged,
+    MatchNeeded,
+    TaskNotFound,
+    TaskNotCancelable,
     TooManyWatches,
     TimedOut,
     Stopping,
@@ -115,7 +120,7 @@ enum Code {
 
 impl Code {
     /// Code, title and status.
-    fn facts(self) -> (&'static str, &'static str, StatusCode) {
+    pub(super) fn facts(self) -> (&'static str, &'static str, StatusCode) {
         use StatusCode as S;
         match self {
             Self::RouteNotFound => ("route-not-found", "No such route", S::NOT_FOUND),
@@ -239,6 +244,27 @@ impl Code {
                 "Reservations have changed",
                 S::PRECONDITION_FAILED,
             ),
+            Self::KeyReused => (
+                "idempotency-key-reused",
+                "Idempotency key is that of another request",
+                S::UNPROCESSABLE_ENTITY,
+            ),
+            Self::ObjectChanged => (
+                "object-changed",
+                "Object is not as the request says",
+                S::PRECONDITION_FAILED,
+            ),
+            Self::MatchNeeded => (
+                "if-match-needed",
+                "Request must say which revision it is for",
+                S::PRECONDITION_REQUIRED,
+            ),
+            Self::TaskNotFound => ("task-not-found", "No such task", S::NOT_FOUND),
+            Self::TaskNotCancelable => (
+                "task-not-cancelable",
+                "Task cannot be called off",
+                S::CONFLICT,
+            ),
             Self::TooManyWatches => ("too-many-watches", "Too many watches", S::TOO_MANY_REQUESTS),
             Self::TimedOut => ("timed-out", "Request took too long", S::SERVICE_UNAVAILABLE),
             Self::Stopping => ("stopping", "Conductor is stopping", S::SERVICE_UNAVAILABLE),
@@ -345,6 +371,13 @@ impl Refused {
         Self::new(
             Code::NotJson,
             "send the body with `Content-Type: application/json`",
+        )
+    }
+
+    pub(super) fn no_match() -> Self {
+        Self::new(
+            Code::MatchNeeded,
+            "it replaces the whole: read it first, and send `If-Match` with its `ETag`, or `*`",
         )
     }
 
@@ -494,6 +527,14 @@ impl From<Refusal> for Refused {
             Refusal::Reservations(ReservationsRefusal::Changed { .. }) => Code::ReservationsChanged,
             Refusal::Access(refusal) => Code::Access(code_of(refusal)),
             Refusal::Identity(refusal) => code_of_identity(refusal),
+            Refusal::Condition(refusal) => match refusal {
+                ConditionRefusal::KeyReused => Code::KeyReused,
+                ConditionRefusal::Changed { .. } | ConditionRefusal::Gone => Code::ObjectChanged,
+            },
+            Refusal::Task(refusal) => match refusal {
+                TaskRefusal::NotFound { .. } => Code::TaskNotFound,
+                TaskRefusal::NotCancelable { .. } => Code::TaskNotCancelable,
+            },
         };
         let retry_seconds = match &refusal {
             Refusal::Access(AccessRefusal::TooOften { seconds }) => Some(*seconds),

@@ -8,37 +8,104 @@ use ashlar_proto::api::{
     ConfirmReservations, HandOver, IscsiServer, List, RegisterServer, ReservationsConfirmed,
     ServerHeartbeat, ServerRegistered,
 };
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{delete, get, post};
-use axum::{Json, Router};
+use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::extract::{JsonBody, PathPart, QueryOf};
-use super::problem::Answer;
+use super::operation::op;
+use super::page::NamedQuery;
+use super::problem::{Answer, Code};
+use super::routes::Routes;
+use super::watch::{self, Wanted};
 use super::{Api, Shared, unless_stopping};
 use crate::meta::MetaStore;
 
 /// The routes of this file.
-pub(super) fn routes<M: MetaStore>() -> Router<Arc<Api<M>>> {
-    Router::new()
-        .route("/v1/iscsi/servers", get(list::<M>).post(register::<M>))
-        .route("/v1/iscsi/servers/{server}", delete(forget::<M>))
-        .route("/v1/iscsi/servers/{server}/heartbeat", post(hear::<M>))
-        .route("/v1/volumes/{name}/hand-over", post(hand_over::<M>))
-        .route(
-            "/v1/volumes/{name}/reservations/confirm",
-            post(confirm::<M>),
+pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    Routes::new()
+        .get(
+            "/v1/iscsi/servers",
+            list::<M>,
+            op("listServers", "Lists the iSCSI servers")
+                .query::<NamedQuery>()
+                .answers::<List<IscsiServer>>(StatusCode::OK, "a page of them")
+                .watched::<IscsiServer>(),
         )
-        .route(
+        .post(
+            "/v1/iscsi/servers",
+            register::<M>,
+            op("registerServer", "A run of a server is there")
+                .body::<RegisterServer>()
+                .gives::<ServerRegistered>(),
+        )
+        .delete(
+            "/v1/iscsi/servers/{server}",
+            forget::<M>,
+            op("forgetServer", "Forgets a server that is down")
+                .done("it is forgotten")
+                .keyed()
+                .refuses(&[Code::ServerNotFound, Code::ServerUp]),
+        )
+        .post(
+            "/v1/iscsi/servers/{server}/heartbeat",
+            hear::<M>,
+            op("serverHeartbeat", "That run still serves, or ends")
+                .part::<PortalGroup>("server")
+                .body::<ServerHeartbeat>()
+                .done("it is noted")
+                .refuses(&[Code::ServerNotFound, Code::ServerReplaced]),
+        )
+        .with(routes_of_volumes())
+}
+
+fn routes_of_volumes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    Routes::new()
+        .post(
+            "/v1/volumes/{name}/hand-over",
+            hand_over::<M>,
+            op(
+                "handOver",
+                "Asks who has the volume attached to let it go to a server",
+            )
+            .body::<HandOver>()
+            .done("it is asked")
+            .refuses(&Code::OF_VOLUME)
+            .refuses(&[Code::ServerNotFound]),
+        )
+        .post(
+            "/v1/volumes/{name}/reservations/confirm",
+            confirm::<M>,
+            op(
+                "confirmReservations",
+                "The owner goes by a version of the reservations",
+            )
+            .body::<ConfirmReservations>()
+            .done("it is noted")
+            .refuses(&Code::OF_VOLUME),
+        )
+        .get(
             "/v1/volumes/{name}/reservations/confirmed",
-            get(confirmed::<M>),
+            confirmed::<M>,
+            op(
+                "getReservationsConfirmed",
+                "Whether it does, or nobody serves the volume",
+            )
+            .query::<VersionQuery>()
+            .gives::<ReservationsConfirmed>()
+            .refuses(&[Code::VolumeNotFound]),
         )
 }
 
-async fn list<M: MetaStore>(State(api): Shared<M>) -> Json<List<IscsiServer>> {
-    api.cluster
-        .read(|view| super::list(view.state.revision(), view.state.servers()))
+async fn list<M: MetaStore>(
+    State(api): Shared<M>,
+    wanted: Wanted,
+    QueryOf(query): QueryOf<NamedQuery>,
+) -> Answer<Response> {
+    watch::list::<IscsiServer, M>(&api, query.selection(), &wanted)
 }
 
 async fn register<M: MetaStore>(
@@ -84,10 +151,12 @@ async fn confirm<M: MetaStore>(
 }
 
 /// The query of a wait for a version.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct VersionQuery {
+    /// The version, or a later one.
     version: u64,
+    /// How long to wait for it: milliseconds, 60000 at most.
     wait_ms: Option<u64>,
 }
 

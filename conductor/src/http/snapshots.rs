@@ -1,5 +1,6 @@
 //! `/v1/snapshots`, and the snapshots and layers of a volume.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ashlar_proto::api::{
@@ -9,75 +10,186 @@ use ashlar_proto::api::{
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::auth::Asks;
 use super::extract::{JsonBody, PathPart, QueryOf};
-use super::problem::Answer;
-use super::{Shared, unless_stopping};
+use super::operation::op;
+use super::page::{Selection, SnapshotsQuery};
+use super::problem::{Answer, Code, Refused};
+use super::routes::Routes;
+use super::watch::{self, Wanted};
+use super::{Api, Shared, unless_stopping};
 use crate::meta::MetaStore;
 
 /// How long create and rollback wait for an owner unless told otherwise.
 pub(super) const OWNER_WAIT: Duration = Duration::from_secs(30);
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct OfVolumeQuery {
-    volume: Option<String>,
-    /// Those too that are deleted and wait for their clones to go.
-    #[serde(default)]
-    deleted: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct DeletedQuery {
-    #[serde(default)]
-    deleted: bool,
-}
-
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DeleteQuery {
     /// One with clones is out of sight at once, and goes with the last of them.
     #[serde(default)]
     when_unused: bool,
+    /// How long to wait until all in-sync replicas go by it: milliseconds, 60000 at most.
     wait_ms: Option<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitQuery {
+    /// How long to wait until it is done: milliseconds, 60000 at most.
     pub(super) wait_ms: Option<u64>,
+}
+
+/// The routes of this file.
+pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    routes_of_lists().with(routes_of_one())
+}
+
+fn routes_of_lists<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    Routes::new()
+        .get(
+            "/v1/snapshots",
+            list_all::<M>,
+            op(
+                "listSnapshots",
+                "Lists the snapshots of all volumes, or of one",
+            )
+            .query::<SnapshotsQuery>()
+            .answers::<List<Snapshot>>(StatusCode::OK, "a page of them")
+            .watched::<Snapshot>()
+            .refuses(&[Code::VolumeNotFound]),
+        )
+        .get(
+            "/v1/volumes/{name}/snapshots",
+            list::<M>,
+            op(
+                "listSnapshotsOfVolume",
+                "Lists those of one volume, by layer",
+            )
+            .query::<SnapshotsQuery>()
+            .answers::<List<Snapshot>>(StatusCode::OK, "a page of them")
+            .watched::<Snapshot>()
+            .refuses(&[Code::VolumeNotFound]),
+        )
+        .post(
+            "/v1/volumes/{name}/snapshots",
+            create::<M>,
+            op(
+                "createSnapshot",
+                "Keeps the volume as it is now under a name",
+            )
+            .query::<WaitQuery>()
+            .body::<CreateSnapshot>()
+            .answers::<Snapshot>(StatusCode::CREATED, "it is ready")
+            .answers::<Snapshot>(
+                StatusCode::ACCEPTED,
+                "its last writes are still on their way",
+            )
+            .keyed()
+            .tagged()
+            .refuses(&Code::OF_VOLUME)
+            .refuses(&[
+                Code::SnapshotExists,
+                Code::SnapshotNotFound,
+                Code::TooManySnapshots,
+                Code::LayersExhausted,
+            ]),
+        )
+        .post(
+            "/v1/volumes/{name}/layers",
+            report::<M>,
+            op(
+                "reportLayers",
+                "An owner says how far it has brought its replicas",
+            )
+            .body::<ReportLayers>()
+            .done("it is noted")
+            .refuses(&Code::OF_VOLUME),
+        )
+}
+
+fn routes_of_one<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    Routes::new()
+        .get(
+            "/v1/volumes/{name}/snapshots/{snapshot}",
+            show::<M>,
+            op("getSnapshot", "One snapshot")
+                .gives::<Snapshot>()
+                .tagged()
+                .refuses(&[Code::VolumeNotFound, Code::SnapshotNotFound]),
+        )
+        .delete(
+            "/v1/volumes/{name}/snapshots/{snapshot}",
+            delete::<M>,
+            op("deleteSnapshot", "Deletes a snapshot")
+                .query::<DeleteQuery>()
+                .done("it is deleted, whether the wait was long enough or not")
+                .keyed()
+                .tagged()
+                .refuses(&Code::OF_VOLUME)
+                .refuses(&[Code::SnapshotNotFound, Code::SnapshotHasClones]),
+        )
+        .get(
+            "/v1/volumes/{name}/snapshots/{snapshot}/map",
+            map::<M>,
+            op("getSnapshotMap", "What a reader of a snapshot needs")
+                .gives::<SnapshotMap>()
+                .refuses(&[Code::VolumeNotFound, Code::SnapshotNotFound]),
+        )
+        .post(
+            "/v1/volumes/{name}/snapshots/{snapshot}/rollback",
+            rollback::<M>,
+            op("rollBack", "Makes the volume what it was at the snapshot")
+                .query::<WaitQuery>()
+                .body::<RollbackVolume>()
+                .answers::<Volume>(StatusCode::OK, "all in-sync replicas go by it")
+                .answers::<Volume>(StatusCode::ACCEPTED, "not all do yet")
+                .keyed()
+                .tagged()
+                .refuses(&Code::OF_VOLUME)
+                .refuses(&[
+                    Code::SnapshotNotFound,
+                    Code::SnapshotNotReady,
+                    Code::SnapshotNotNewest,
+                    Code::SnapshotHasClones,
+                    Code::LayersExhausted,
+                ]),
+        )
 }
 
 pub(super) async fn list_all<M: MetaStore>(
     State(api): Shared<M>,
     Asks(caller): Asks,
-    QueryOf(query): QueryOf<OfVolumeQuery>,
-) -> Answer<Json<List<Snapshot>>> {
-    let answer = api.cluster.read(|view| {
-        let mut items = match &query.volume {
-            Some(volume) => view.state.snapshots_of(volume, query.deleted)?,
-            None => view.state.snapshots(query.deleted),
-        };
-        items.retain(|snapshot| caller.sees(&snapshot.volume_name));
-        Ok::<_, crate::refusal::Refusal>(super::list(view.state.revision(), items))
-    });
-    Ok(answer?)
+    wanted: Wanted,
+    QueryOf(query): QueryOf<SnapshotsQuery>,
+) -> Answer<Response> {
+    selected(&api, query.selection(None).seen_by(caller), &wanted)
 }
 
 pub(super) async fn list<M: MetaStore>(
     State(api): Shared<M>,
+    Asks(caller): Asks,
+    wanted: Wanted,
     PathPart(volume): PathPart<String>,
-    asks: Asks,
-    QueryOf(query): QueryOf<DeletedQuery>,
-) -> Answer<Json<List<Snapshot>>> {
-    let query = OfVolumeQuery {
-        volume: Some(volume),
-        deleted: query.deleted,
-    };
-    list_all(State(api), asks, QueryOf(query)).await
+    QueryOf(query): QueryOf<SnapshotsQuery>,
+) -> Answer<Response> {
+    selected(&api, query.selection(Some(volume)).seen_by(caller), &wanted)
+}
+
+fn selected<M: MetaStore>(
+    api: &Arc<Api<M>>,
+    selection: Selection,
+    wanted: &Wanted,
+) -> Answer<Response> {
+    if let Some(volume) = &selection.filter.volume {
+        let id = api.cluster.read(|view| view.state.id_of(volume));
+        id.ok_or_else(|| Refused::no_volume(volume))?;
+    }
+    watch::list::<Snapshot, M>(api, selection, wanted)
 }
 
 pub(super) async fn create<M: MetaStore>(

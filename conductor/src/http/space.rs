@@ -1,24 +1,79 @@
 //! `/v1/space`, `/v1/events`, and the reservations of volumes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ashlar_proto::api::{Events, ReserveVolume, SetSpace, Space, Volume};
 use axum::Json;
 use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::extract::{JsonBody, PathPart, QueryOf};
-use super::problem::Answer;
+use super::operation::op;
+use super::problem::{Answer, Code, Refused};
+use super::routes::Routes;
 use super::volumes::{STORES_WAIT, WaitQuery};
-use super::{Shared, unless_stopping};
+use super::{Api, Shared, unless_stopping};
 use crate::meta::MetaStore;
 
-#[derive(Deserialize)]
+/// Most events of one answer: as many as are kept.
+const EVENTS_MAX: u16 = 1000;
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EventsQuery {
+    /// The number of the last event that is known.
     #[serde(default)]
     after: u64,
+    /// Most events that are given; who wants more asks after the last one.
+    #[schemars(range(min = 1, max = 1000))]
+    limit: Option<u16>,
+    /// How long to wait where there is none: milliseconds, 60000 at most.
     wait_ms: Option<u64>,
+}
+
+/// The routes of this file.
+pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    Routes::new()
+        .get(
+            "/v1/space",
+            show::<M>,
+            op(
+                "getSpace",
+                "The rules of space, and how the cluster stands by them",
+            )
+            .gives::<Space>()
+            .tagged(),
+        )
+        .post(
+            "/v1/space",
+            set::<M>,
+            op("setSpace", "Changes the rules; what is left out stays")
+                .body::<SetSpace>()
+                .gives::<Space>()
+                .keyed()
+                .tagged(),
+        )
+        .post(
+            "/v1/volumes/{name}/reserve",
+            reserve::<M>,
+            op("reserveVolume", "Changes what is kept for a volume")
+                .query::<WaitQuery>()
+                .body::<ReserveVolume>()
+                .gives::<Volume>()
+                .keyed()
+                .tagged()
+                .refuses(&Code::OF_VOLUME)
+                .refuses(&Code::OF_PLACEMENT),
+        )
+        .get(
+            "/v1/events",
+            events::<M>,
+            op("listEvents", "What has happened of late, the oldest first")
+                .query::<EventsQuery>()
+                .gives::<Events>(),
+        )
 }
 
 pub(super) async fn show<M: MetaStore>(State(api): Shared<M>) -> Json<Space> {
@@ -48,8 +103,13 @@ pub(super) async fn events<M: MetaStore>(
     State(api): Shared<M>,
     QueryOf(query): QueryOf<EventsQuery>,
 ) -> Answer<Json<Events>> {
+    let limit = query.limit.unwrap_or(EVENTS_MAX);
+    if !(1..=EVENTS_MAX).contains(&limit) {
+        return Err(Refused::malformed(format!("`limit` is 1 to {EVENTS_MAX}")));
+    }
     let wait = super::wait(query.wait_ms, Duration::ZERO);
     let work = async { Ok(api.cluster.events(query.after, wait).await) };
-    let items = unless_stopping(&api, work).await?;
+    let mut items = unless_stopping(&api, work).await?;
+    items.truncate(usize::from(limit));
     Ok(Json(Events { items }))
 }

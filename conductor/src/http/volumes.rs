@@ -1,54 +1,188 @@
 //! `/v1/volumes`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ashlar_proto::api::{
-    AskMaps, AttachRequest, Attachment, CreateVolume, DetachRequest, InSyncCommitted,
+    AskMaps, AttachRequest, Attachment, CreateVolume, DetachRequest, InSyncCommitted, List,
     ProposeInSync, ResizeVolume, Volume, VolumeMap, VolumeMaps, VolumeState,
 };
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::auth::Asks;
 use super::extract::{JsonBody, PathPart, QueryOf};
-use super::problem::{Answer, Refused};
-use super::watch::{self, ListQuery};
-use super::{AfterQuery, Shared, unless_stopping};
+use super::operation::op;
+use super::page::LabelledQuery;
+use super::problem::{Answer, Code, Refused};
+use super::routes::Routes;
+use super::watch::{self, Wanted};
+use super::{AfterQuery, Api, Shared, unless_stopping};
 use crate::meta::MetaStore;
 
 /// How long create, resize and delete wait for the stores unless told otherwise.
 pub(super) const STORES_WAIT: Duration = Duration::from_secs(30);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DeleteQuery {
+    /// Though it is attached or mapped in a target, and with its snapshots.
     #[serde(default)]
     force: bool,
+    /// How long to wait for its stores: milliseconds, 60000 at most.
     wait_ms: Option<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitQuery {
+    /// How long to wait until it is done: milliseconds, 60000 at most.
     pub(super) wait_ms: Option<u64>,
+}
+
+const OK: StatusCode = StatusCode::OK;
+const CREATED: StatusCode = StatusCode::CREATED;
+const ACCEPTED: StatusCode = StatusCode::ACCEPTED;
+
+/// The routes of this file.
+pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    routes_of_people().with(routes_of_owners())
+}
+
+fn routes_of_people<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    Routes::new()
+        .get(
+            "/v1/volumes",
+            list::<M>,
+            op("listVolumes", "Lists volumes, without their shards")
+                .query::<LabelledQuery>()
+                .answers::<List<Volume>>(OK, "a page of them")
+                .watched::<Volume>(),
+        )
+        .post(
+            "/v1/volumes",
+            create::<M>,
+            op("createVolume", "Places and makes a volume")
+                .query::<WaitQuery>()
+                .body::<CreateVolume>()
+                .answers::<Volume>(CREATED, "it is ready")
+                .answers::<Volume>(ACCEPTED, "it is still being made")
+                .keyed()
+                .refuses(&[Code::VolumeExists, Code::VolumeNotFound])
+                .refuses(&Code::OF_PLACEMENT),
+        )
+        .get(
+            "/v1/volumes/{name}",
+            show::<M>,
+            op("getVolume", "One volume, with its shards and replicas")
+                .gives::<Volume>()
+                .tagged()
+                .refuses(&[Code::VolumeNotFound]),
+        )
+        .delete(
+            "/v1/volumes/{name}",
+            delete::<M>,
+            op("deleteVolume", "Removes its replicas, then the volume")
+                .query::<DeleteQuery>()
+                .done("it is gone")
+                .answers::<Volume>(ACCEPTED, "it is still being removed")
+                .keyed()
+                .tagged()
+                .refuses(&Code::OF_VOLUME)
+                .refuses(&[
+                    Code::VolumeHasSnapshots,
+                    Code::SnapshotHasClones,
+                    Code::VolumeMapped,
+                ]),
+        )
+        .post(
+            "/v1/volumes/{name}/resize",
+            resize::<M>,
+            op("resizeVolume", "Gives it another size")
+                .query::<WaitQuery>()
+                .body::<ResizeVolume>()
+                .answers::<Volume>(OK, "it is as large as asked")
+                .answers::<Volume>(ACCEPTED, "it still grows")
+                .keyed()
+                .tagged()
+                .refuses(&Code::OF_VOLUME)
+                .refuses(&Code::OF_PLACEMENT)
+                .refuses(&[
+                    Code::VolumeLarger,
+                    Code::VolumeUnseen,
+                    Code::VolumeHasSnapshots,
+                    Code::SnapshotHasClones,
+                ]),
+        )
+}
+
+fn routes_of_owners<M: MetaStore>() -> Routes<Arc<Api<M>>> {
+    Routes::new()
+        .get(
+            "/v1/volumes/{name}/map",
+            map::<M>,
+            op(
+                "getVolumeMap",
+                "What the owner of an attached volume follows",
+            )
+            .query::<AfterQuery>()
+            .gives::<VolumeMap>()
+            .refuses(&[Code::VolumeNotFound]),
+        )
+        .post(
+            "/v1/maps",
+            maps::<M>,
+            op(
+                "getMaps",
+                "The same for all volumes that one process has attached",
+            )
+            .query::<WaitQuery>()
+            .body::<AskMaps>()
+            .gives::<VolumeMaps>(),
+        )
+        .post(
+            "/v1/volumes/{name}/attach",
+            attach::<M>,
+            op("attachVolume", "Grants the next generation to an owner")
+                .body::<AttachRequest>()
+                .gives::<Attachment>()
+                .refuses(&Code::OF_VOLUME)
+                .refuses(&[
+                    Code::ClientDenied,
+                    Code::ServerNotFound,
+                    Code::ServerReplaced,
+                ]),
+        )
+        .post(
+            "/v1/volumes/{name}/detach",
+            detach::<M>,
+            op("detachVolume", "Ends the attach of a generation")
+                .body::<DetachRequest>()
+                .done("it is over")
+                .refuses(&Code::OF_VOLUME),
+        )
+        .post(
+            "/v1/volumes/{name}/in-sync",
+            in_sync::<M>,
+            op("proposeInSync", "Commits a shard's next in-sync set")
+                .body::<ProposeInSync>()
+                .gives::<InSyncCommitted>()
+                .refuses(&Code::OF_VOLUME)
+                .refuses(&[Code::StaleEpoch, Code::ShardNotFound, Code::ReplicaGone]),
+        )
 }
 
 pub(super) async fn list<M: MetaStore>(
     State(api): Shared<M>,
     Asks(caller): Asks,
-    QueryOf(query): QueryOf<ListQuery>,
+    wanted: Wanted,
+    QueryOf(query): QueryOf<LabelledQuery>,
 ) -> Answer<Response> {
-    if query.watch {
-        return watch::volumes(&api, query.after, caller);
-    }
-    let (revision, mut volumes) = api
-        .cluster
-        .read(|view| (view.state.revision(), view.state.volumes()));
-    volumes.retain(|volume| caller.sees(&volume.name));
-    Ok(super::list(revision, volumes).into_response())
+    watch::list::<Volume, M>(&api, query.selection()?.seen_by(caller), &wanted)
 }
 
 pub(super) async fn create<M: MetaStore>(

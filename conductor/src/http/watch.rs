@@ -16,20 +16,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ashlar_proto::api::{Disk, Node, Revision, Volume, WatchEvent};
+use ashlar_proto::api::{Revision, WatchEvent};
 use axum::body::{Body, Bytes};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_core::Stream;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::page::{Filter, Selection, page};
 use super::problem::{Answer, Refused};
+use super::watched::Watched;
 use super::{Api, WATCHES_MAX};
-use crate::access::caller::Caller;
 use crate::cluster::{Cluster, ClusterError, EVENTS_MAX, View};
-use crate::membership::Moment;
-use crate::meta::{Events, MetaStore};
+use crate::meta::{Event, Events, MetaStore};
 use crate::row::AnyRow;
 use crate::state::Subject;
 
@@ -42,115 +44,70 @@ const SLOW_READER: Duration = Duration::from_secs(20);
 /// How long a conductor that follows is waited for to come to where a reader is.
 const BEHIND_MAX: Duration = Duration::from_secs(2);
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ListQuery {
-    #[serde(default)]
-    pub(super) watch: bool,
-    pub(super) after: Option<Revision>,
+/// How the lines of a watch are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    /// Newline-delimited JSON.
+    Lines,
+    /// Server-sent events (HTML Standard section 9.2): the id of each is its revision.
+    Events,
 }
 
-/// What can be watched.
-trait Watched: Serialize + Send + Sync + Sized + 'static {
-    /// All of them.
-    fn all(view: &View, at: Moment) -> Vec<Self>;
-
-    /// The item, if the subject is one of these.
-    fn find(view: &View, at: Moment, subject: Subject) -> Option<Self>;
-
-    /// The item as a removed row last said it was.
-    fn removed(view: &View, row: AnyRow) -> Option<Self>;
-
-    /// Whether it is the business of who watches; what is of no project is that of whoever got so far.
-    fn is_seen_by(&self, _: &Caller) -> bool {
-        true
-    }
+/// What the headers of a request for a list say of a watch.
+pub(super) struct Wanted {
+    style: Style,
+    last_event: Option<Revision>,
 }
 
-impl Watched for Volume {
-    fn all(view: &View, _: Moment) -> Vec<Self> {
-        view.state.volumes()
-    }
+impl<S: Send + Sync> FromRequestParts<S> for Wanted {
+    type Rejection = Refused;
 
-    fn find(view: &View, _: Moment, subject: Subject) -> Option<Self> {
-        match subject {
-            Subject::Volume(id) => view.state.volume(id),
-            Subject::Node(_) | Subject::Disk(_) => None,
-        }
-    }
-
-    fn removed(_: &View, row: AnyRow) -> Option<Self> {
-        match row {
-            AnyRow::Volume(row) => Some(crate::state::ClusterState::empty().show_removed(&row)),
-            _ => None,
-        }
-    }
-
-    fn is_seen_by(&self, caller: &Caller) -> bool {
-        caller.sees(&self.name)
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+        let accepted = parts.headers.get_all(header::ACCEPT).iter();
+        let mut accepted = accepted
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|v| v.split(','));
+        let is_events =
+            |kind: &str| kind.split(';').next().map(str::trim) == Some("text/event-stream");
+        let style = if accepted.any(is_events) {
+            Style::Events
+        } else {
+            Style::Lines
+        };
+        let last = parts
+            .headers
+            .get("last-event-id")
+            .filter(|_| style == Style::Events);
+        let last_event = last.map(|value| {
+            let number = value
+                .to_str()
+                .ok()
+                .and_then(|text| text.trim().parse().ok());
+            number.ok_or_else(|| Refused::malformed("`Last-Event-ID` is no revision"))
+        });
+        let last_event = last_event.transpose()?.map(Revision);
+        Ok(Self { style, last_event })
     }
 }
 
-impl Watched for Node {
-    fn all(view: &View, at: Moment) -> Vec<Self> {
-        view.state.nodes(&view.live, at)
-    }
-
-    fn find(view: &View, at: Moment, subject: Subject) -> Option<Self> {
-        match subject {
-            Subject::Node(id) => view.state.node(id, &view.live, at),
-            Subject::Volume(_) | Subject::Disk(_) => None,
-        }
-    }
-
-    fn removed(_: &View, row: AnyRow) -> Option<Self> {
-        match row {
-            AnyRow::Node(row) => Some(crate::state::removed_node(row)),
-            _ => None,
-        }
-    }
-}
-
-impl Watched for Disk {
-    fn all(view: &View, _: Moment) -> Vec<Self> {
-        view.state.disks(&view.live)
-    }
-
-    fn find(view: &View, _: Moment, subject: Subject) -> Option<Self> {
-        match subject {
-            Subject::Disk(id) => view.state.disk(id, &view.live),
-            Subject::Volume(_) | Subject::Node(_) => None,
-        }
-    }
-
-    fn removed(view: &View, row: AnyRow) -> Option<Self> {
-        match row {
-            AnyRow::Disk(row) => Some(view.state.removed_disk(row)),
-            _ => None,
-        }
-    }
-}
-
-pub(super) fn volumes<M: MetaStore>(
+/// A page of a list, or a watch of it.
+pub(super) fn list<T: Watched, M: MetaStore>(
     api: &Arc<Api<M>>,
-    after: Option<Revision>,
-    caller: Caller,
+    selection: Selection,
+    wanted: &Wanted,
 ) -> Answer<Response> {
-    open::<Volume, M>(api, after, Some(caller))
-}
-
-pub(super) fn nodes<M: MetaStore>(api: &Arc<Api<M>>, after: Option<Revision>) -> Answer<Response> {
-    open::<Node, M>(api, after, None)
-}
-
-pub(super) fn disks<M: MetaStore>(api: &Arc<Api<M>>, after: Option<Revision>) -> Answer<Response> {
-    open::<Disk, M>(api, after, None)
+    if !selection.watch && wanted.style == Style::Lines {
+        return Ok(page::<T, M>(api, &selection)?.into_response());
+    }
+    let after = wanted.last_event.or(selection.after);
+    open::<T, M>(api, after, selection.filter, wanted.style)
 }
 
 fn open<T: Watched, M: MetaStore>(
     api: &Arc<Api<M>>,
     after: Option<Revision>,
-    caller: Option<Caller>,
+    filter: Filter,
+    style: Style,
 ) -> Answer<Response> {
     let Ok(permit) = Arc::clone(&api.watches).try_acquire_owned() else {
         return Err(Refused::too_many_watches(WATCHES_MAX));
@@ -160,7 +117,8 @@ fn open<T: Watched, M: MetaStore>(
     let feeder = Feeder {
         cluster: Arc::clone(&api.cluster),
         lines,
-        caller,
+        filter,
+        style,
         _permit: permit,
     };
     tokio::spawn(async move {
@@ -173,9 +131,13 @@ fn open<T: Watched, M: MetaStore>(
             _ = stopping.wait_for(|stopping| *stopping) => {}
         }
     });
-    let kind = HeaderValue::from_static("application/x-ndjson");
+    let kind = HeaderValue::from_static(match style {
+        Style::Lines => "application/x-ndjson",
+        Style::Events => "text/event-stream",
+    });
+    let fresh = HeaderValue::from_static("no-store");
     Ok((
-        [(header::CONTENT_TYPE, kind)],
+        [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, fresh)],
         Body::from_stream(Lines(queued)),
     )
         .into_response())
@@ -208,8 +170,8 @@ impl From<ClusterError> for Ended {
 struct Feeder<M> {
     cluster: Arc<Cluster<M>>,
     lines: mpsc::Sender<Bytes>,
-    /// Who watches, where only some items are to be seen.
-    caller: Option<Caller>,
+    filter: Filter,
+    style: Style,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -262,22 +224,19 @@ impl<M: MetaStore> Feeder<M> {
         }
     }
 
-    fn shows<T: Watched>(&self, item: &T) -> bool {
-        let caller = self.caller.as_ref();
-        caller.is_none_or(|caller| item.is_seen_by(caller))
-    }
-
     fn bookmark(&self) -> Duration {
         self.cluster.timing().bookmark
     }
 
     async fn send_all<T: Watched>(&self) -> Result<Revision, Ended> {
         let at = self.cluster.now();
-        let (revision, items) = self
-            .cluster
-            .read(|view| (view.state.revision(), T::all(view, at)));
-        for item in items.into_iter().filter(|item| self.shows(item)) {
-            self.send(&WatchEvent::Put { revision, item }).await?;
+        let (revision, items) = self.cluster.read(|view| {
+            let items: Vec<T> = T::after(view, at, None, &self.filter).collect();
+            (view.state.revision(), items)
+        });
+        for item in items {
+            self.send_part(&WatchEvent::Put { revision, item }, false)
+                .await?;
         }
         Ok(revision)
     }
@@ -300,27 +259,21 @@ impl<M: MetaStore> Feeder<M> {
             if let (None, Some(before)) = (&event.value, &event.before) {
                 let row = AnyRow::decode(&event.key, before).map_err(ClusterError::from)?;
                 let item = self.cluster.read(|view| T::removed(view, row));
-                let item = item.filter(|item| self.shows(item));
+                let item = item.filter(|item| item.is_seen(&self.filter));
                 gone.entry(event.revision).or_default().extend(item);
             }
         }
         let puts = self.cluster.read(|view| {
-            let keys: BTreeSet<_> = list
-                .iter()
-                .map(|event| (&event.key, event.revision))
-                .collect();
-            for (key, revision) in keys {
-                for subject in view.state.subjects(key) {
-                    let seen = latest.entry(subject).or_insert(revision);
-                    *seen = (*seen).max(revision);
-                }
+            for (subject, revision) in subjects_of::<T>(view, &list)? {
+                let seen = latest.entry(subject).or_insert(revision);
+                *seen = (*seen).max(revision);
             }
             let found = latest.iter().filter_map(|(subject, revision)| {
-                let item = T::find(view, now, *subject)?;
-                self.shows(&item).then_some((*revision, item))
+                let item = T::find(view, now, subject)?;
+                item.is_seen(&self.filter).then_some((*revision, item))
             });
-            found.collect::<Vec<_>>()
-        });
+            Ok::<_, ClusterError>(found.collect::<Vec<_>>())
+        })?;
         let mut lines: Vec<(Revision, WatchEvent<T>)> = Vec::new();
         for (revision, items) in gone {
             let deleted = items
@@ -328,28 +281,78 @@ impl<M: MetaStore> Feeder<M> {
                 .map(|item| WatchEvent::Delete { revision, item });
             lines.extend(deleted.map(|line| (revision, line)));
         }
-        lines.extend(
-            puts.into_iter()
-                .map(|(at, item)| (at, WatchEvent::Put { revision: at, item })),
-        );
+        lines.extend(puts.into_iter().map(|(revision, item)| {
+            // What is asked for no more is gone for who asks.
+            let line = if item.is_selected(&self.filter) {
+                WatchEvent::Put { revision, item }
+            } else {
+                WatchEvent::Delete { revision, item }
+            };
+            (revision, line)
+        }));
         // By revision, so that whoever resumes after any line has missed nothing before it.
         lines.sort_by_key(|(revision, _)| *revision);
         let sent = !lines.is_empty();
-        for (_, line) in lines {
-            self.send(&line).await?;
+        let mut lines = lines.into_iter().peekable();
+        while let Some((revision, line)) = lines.next() {
+            // Whoever resumes in the middle of a revision would miss the rest of it.
+            let is_whole = lines.peek().is_none_or(|(next, _)| *next != revision);
+            self.send_part(&line, is_whole).await?;
         }
         Ok(Some((up_to, sent)))
     }
 
     async fn send<T: Serialize>(&self, event: &WatchEvent<T>) -> Result<(), Ended> {
-        let Ok(mut line) = serde_json::to_vec(event) else {
+        self.send_part(event, true).await
+    }
+
+    /// Sends an event, and whether with it all up to its revision has been sent.
+    async fn send_part<T: Serialize>(
+        &self,
+        event: &WatchEvent<T>,
+        is_whole: bool,
+    ) -> Result<(), Ended> {
+        let Some(line) = told(event, self.style, is_whole) else {
             return Ok(());
         };
-        line.push(b'\n');
         match tokio::time::timeout(SLOW_READER, self.lines.send(line.into())).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Ended::ReaderGone),
             Err(_) => Err(Ended::ReaderSlow),
         }
     }
+}
+
+/// Whose appearance these events may change, and when.
+fn subjects_of<T: Watched>(
+    view: &View,
+    list: &[Event],
+) -> Result<BTreeSet<(Subject, Revision)>, ClusterError> {
+    let mut subjects = BTreeSet::new();
+    for event in list {
+        let mut of = view.state.subjects(&event.key);
+        if T::IS_SNAPSHOT {
+            of.extend(view.state.snapshots_touched(event)?);
+        }
+        subjects.extend(of.into_iter().map(|subject| (subject, event.revision)));
+    }
+    Ok(subjects)
+}
+
+/// An event as a reader gets it. One that is the last of its revision has an id, by which the reader goes
+/// on after it.
+fn told<T: Serialize>(event: &WatchEvent<T>, style: Style, is_whole: bool) -> Option<Vec<u8>> {
+    let json = serde_json::to_string(event).ok()?;
+    let (kind, revision) = match event {
+        WatchEvent::Put { revision, .. } => ("put", Some(revision)),
+        WatchEvent::Delete { revision, .. } => ("delete", Some(revision)),
+        WatchEvent::Bookmark { revision } => ("bookmark", Some(revision)),
+        WatchEvent::Reset => ("reset", None),
+    };
+    let text = match (style, revision.filter(|_| is_whole)) {
+        (Style::Lines, _) => format!("{json}\n"),
+        (Style::Events, Some(at)) => format!("id: {}\nevent: {kind}\ndata: {json}\n\n", at.0),
+        (Style::Events, None) => format!("event: {kind}\ndata: {json}\n\n"),
+    };
+    Some(text.into_bytes())
 }

@@ -176,6 +176,7 @@ fn volume_row() -> VolumeRow {
         generation: Generation::new(2),
         head_layer: Layer::new(9),
         attached_by: None,
+        labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
         served_by: None,
         wanted_by: None,
         attached_for_repair: false,
@@ -223,7 +224,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_10() {
             r#""dropped":[{"low":4,"high":5}]},"layers_applied":2,"settled_layer":6,"#,
             r#""settled":true,"grows_to":16384,"kept_bytes":12288,"reserve":"all","#,
             r#""origin":{"volume":"0000000000000003","layer":2,"bytes":4096},"#,
-            r#""flattened_to":4096,"served_by":null,"wanted_by":null}}"#
+            r#""flattened_to":4096,"labels":{"tier":"gold"},"served_by":null,"wanted_by":null}}"#
         )
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -398,6 +399,7 @@ fn volumes_of_version_4_are_read_and_are_not_settled() {
         reserve: ashlar_proto::api::Reserve::None,
         origin: None,
         flattened_to: None,
+        labels: BTreeMap::new(),
         ..volume_row()
     };
     assert_eq!(row, expected);
@@ -453,6 +455,26 @@ fn reservations_of_version_8_are_read() {
 }
 
 #[test]
+fn stored_requests_are_those_of_version_10() {
+    let row = AnyRow::Once(OnceRow {
+        key: "a/b".to_owned(),
+        request: "0123".to_owned(),
+        at_ms: 7,
+        answer: serde_json::json!("0000000000000007"),
+    });
+    let Change::Put { key, value } = row.put() else {
+        panic!("a put")
+    };
+    assert_eq!(key.as_str(), "once/a/b");
+    let golden = concat!(
+        r#"{"version":10,"row":{"key":"a/b","request":"0123","at_ms":7,"#,
+        r#""answer":"0000000000000007"}}"#
+    );
+    assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
+    assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+}
+
+#[test]
 fn rows_of_version_9_are_read() {
     let value = r#"{"version":9,"row":{"client":"nbd@a","reason":null}}"#;
     let row = AnyRow::decode(&denied_key("nbd@a"), value.as_bytes()).unwrap();
@@ -463,10 +485,17 @@ fn rows_of_version_9_are_read() {
         panic!("a volume")
     };
     assert_eq!(row.key_hash, None);
-    assert_eq!(row, volume_row());
+    let labels = BTreeMap::new();
+    assert_eq!(
+        row,
+        VolumeRow {
+            labels,
+            ..volume_row()
+        }
+    );
 }
 
-/// A volume as version 9 wrote it: it knew of no keys.
+/// A volume as version 9 wrote it: it knew of no keys and no labels.
 fn version_9_volume() -> AnyRow {
     let Change::Put { key, value } = AnyRow::Volume(volume_row()).put() else {
         panic!("a put")
@@ -474,6 +503,8 @@ fn version_9_volume() -> AnyRow {
     let text = String::from_utf8(value).unwrap();
     assert!(!text.contains("key_hash"));
     let text = text.replacen(r#""version":10"#, r#""version":9"#, 1);
+    let text = text.replace(r#""labels":{"tier":"gold"},"#, "");
+    assert!(!text.contains("labels"));
     AnyRow::decode(&key, text.as_bytes()).unwrap()
 }
 

@@ -64,6 +64,7 @@ impl ClusterState {
                 // Who serves the volume goes by them.
                 self.remap(volume, revision);
             }
+            AnyRow::Once(row) => self.once.put(row),
             AnyRow::Name(row) => {
                 self.names.insert(row.name, row.volume);
             }
@@ -183,6 +184,7 @@ impl ClusterState {
             "name" => {
                 self.names.remove(rest);
             }
+            "once" => self.once.remove(rest),
             "denied" => {
                 self.denied.remove(rest);
             }

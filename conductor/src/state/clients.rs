@@ -26,7 +26,8 @@ impl DeniedRow {
         }
     }
 
-    fn show(&self) -> DeniedClient {
+    /// As people see it.
+    pub(crate) fn show(&self) -> DeniedClient {
         DeniedClient {
             client: self.client.clone(),
             reason: self.reason.clone(),
@@ -38,6 +39,11 @@ impl ClusterState {
     /// All clients that are denied, by their texts.
     pub(crate) fn denied(&self) -> Vec<DeniedClient> {
         self.denied.values().map(DeniedRow::show).collect()
+    }
+
+    /// One of them.
+    pub(crate) fn denied_client(&self, client: &str) -> Option<DeniedClient> {
+        self.denied.get(client).map(DeniedRow::show)
     }
 
     /// Refuses who may attach nothing.

@@ -119,6 +119,7 @@ impl ClusterState {
             replicas: request.replicas.unwrap_or(current.replicas),
             ack: request.ack.unwrap_or(current.ack),
             reserve: Reserve::None,
+            labels: std::collections::BTreeMap::new(),
         };
         let origin = OriginRow {
             volume: current.id,

@@ -6,13 +6,14 @@
 use std::collections::BTreeSet;
 
 use ashlar_proto::api::{DiskReport, RegisterNode, Schedulable};
-use ashlar_proto::limits::{MISSING_REPORTED_MAX, NAME_BYTES_MAX, USES_REPORTED_MAX};
+use ashlar_proto::limits::{MISSING_REPORTED_MAX, USES_REPORTED_MAX};
 use ashlar_proto::{DiskId, NodeId};
 
 use super::{ClusterState, Plan};
 use crate::meta::{Change, Key};
 use crate::refusal::{
-    InvalidRequest, MAP_ENTRIES_MAX, NODE_DISKS_MAX, NodeRefusal, Refusal, check_name, check_text,
+    InvalidRequest, MAP_ENTRIES_MAX, NODE_DISKS_MAX, NodeRefusal, Refusal, check_labels,
+    check_name, check_text,
 };
 use crate::row::{AnyRow, DiskRow, NodeRow, disk_key, node_key};
 
@@ -231,21 +232,7 @@ fn is_news(stored: &DiskReport, report: &DiskReport) -> bool {
 
 fn check_registration(request: &RegisterNode) -> Result<(), InvalidRequest> {
     check_name(&request.name)?;
-    if request.labels.len() > MAP_ENTRIES_MAX {
-        return Err(InvalidRequest::TooMany {
-            field: "labels",
-            most: MAP_ENTRIES_MAX,
-        });
-    }
-    for (name, value) in &request.labels {
-        let fits = |text: &str| {
-            (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
-        };
-        if !fits(name) || !fits(value) {
-            let label = format!("{name}={value}").chars().take(160).collect();
-            return Err(InvalidRequest::Label { label });
-        }
-    }
+    check_labels(&request.labels)?;
     check_reports(&request.disks)
 }
 

@@ -1,15 +1,35 @@
 //! What is no more, as its row last said, for those who watch.
 
 use ashlar_proto::ByteCount;
-use ashlar_proto::api::{Disk, DiskLevel, Evacuation, Node, NodeState, Volume};
+use ashlar_proto::api::{
+    Disk, DiskLevel, Evacuation, Node, NodeState, Snapshot, SnapshotState, Volume,
+};
 
 use super::ClusterState;
-use crate::row::{DiskRow, NodeRow, VolumeRow};
+use crate::row::{DiskRow, NodeRow, SnapshotRow, VolumeRow};
 
 impl ClusterState {
     /// A volume that is no more, as its row last said.
     pub(crate) fn show_removed(&self, row: &VolumeRow) -> Volume {
         self.show_volume(row, false)
+    }
+
+    /// A snapshot that is no more; the name of its volume is empty where that is no more, too.
+    pub(crate) fn removed_snapshot(&self, row: SnapshotRow) -> Snapshot {
+        let volume = self.volumes.get(&row.volume);
+        Snapshot {
+            volume: row.volume,
+            volume_name: volume.map(|volume| volume.name.clone()).unwrap_or_default(),
+            name: row.name,
+            layer: row.layer,
+            size_bytes: row.size_bytes,
+            created_ms: row.created_ms,
+            state: SnapshotState::Ready,
+            origin: self.show_origin(row.origin),
+            clones: 0,
+            deleted: row.deleted,
+            group: row.group,
+        }
     }
 
     /// A disk that is no more; the name of its node is empty where that is no more, too.

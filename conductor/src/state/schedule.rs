@@ -12,7 +12,7 @@ use crate::row::{AnyRow, DiskRow, NodeRow, disk_key, node_key};
 
 impl ClusterState {
     /// The node of that name, else of that id.
-    fn require_node(&self, node: &str) -> Result<&NodeRow, NodeRefusal> {
+    pub(super) fn require_node(&self, node: &str) -> Result<&NodeRow, NodeRefusal> {
         let named = self.nodes.values().find(|row| row.name == node);
         let by_id = || self.nodes.get(&NodeId::new(node.parse().ok()?));
         let found = named.or_else(by_id);

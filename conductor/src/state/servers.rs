@@ -20,17 +20,28 @@ use crate::refusal::{
 };
 use crate::row::{AnyRow, ServerRow, VolumeRow, server_key};
 
+impl ServerRow {
+    /// As people see it.
+    pub(crate) fn show(&self) -> IscsiServer {
+        IscsiServer {
+            name: self.name.clone(),
+            group: self.group,
+            portals: self.portals.clone(),
+            owner: self.owner.clone(),
+            up: self.up,
+        }
+    }
+}
+
 impl ClusterState {
     /// All servers, by portal group.
     pub(crate) fn servers(&self) -> Vec<IscsiServer> {
-        let show = |row: &ServerRow| IscsiServer {
-            name: row.name.clone(),
-            group: row.group,
-            portals: row.portals.clone(),
-            owner: row.owner.clone(),
-            up: row.up,
-        };
-        self.servers.values().map(show).collect()
+        self.servers.values().map(ServerRow::show).collect()
+    }
+
+    /// One of them.
+    pub(crate) fn server(&self, group: PortalGroup) -> Option<IscsiServer> {
+        self.servers.get(&group).map(ServerRow::show)
     }
 
     /// The servers that are up.

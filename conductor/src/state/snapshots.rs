@@ -20,6 +20,7 @@ use ashlar_proto::api::{
 };
 use ashlar_proto::planted::{Planted, is_planted};
 use ashlar_proto::{GroupId, Layer, VolumeId};
+use serde::{Deserialize, Serialize};
 
 use super::layers::{gone_back, joined, sealed_top};
 use super::owners::stale_generation;
@@ -37,7 +38,7 @@ pub(crate) const SNAPSHOTS_MAX: usize = 4096;
 const NEWER_NAMED_MAX: usize = 5;
 
 /// A change of a volume's table, for who waits until it is applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TableChange {
     pub(crate) volume: VolumeId,
     pub(crate) version: u32,

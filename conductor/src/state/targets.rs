@@ -243,7 +243,8 @@ impl ClusterState {
         found.ok_or_else(|| TargetRefusal::NotFound { name: name.clone() })
     }
 
-    fn show_target(&self, row: &TargetRow) -> Target {
+    /// A target, without its secrets.
+    pub(crate) fn show_target(&self, row: &TargetRow) -> Target {
         Target {
             name: row.name.clone(),
             alias: row.alias.clone(),

@@ -89,6 +89,7 @@ fn volume(name: &str, replicas: u8) -> CreateVolume {
         replicas,
         ack: AckRule::Majority,
         reserve: ashlar_proto::api::Reserve::None,
+        labels: std::collections::BTreeMap::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The state as the API shows it.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use ashlar_proto::api::{
     ClusterStatus, Disk, Flattening, Healing, Health, Node, NodeState, Replica, Shard, Volume,
@@ -15,6 +16,7 @@ use crate::row::{ShardRow, VolumeRow};
 
 impl ClusterState {
     /// All volumes, without their shards and layers.
+    #[cfg(test)]
     pub(crate) fn volumes(&self) -> Vec<Volume> {
         self.volumes
             .values()
@@ -26,6 +28,22 @@ impl ClusterState {
     pub(crate) fn volume_by_name(&self, name: &str) -> Option<Volume> {
         self.volume_named(name)
             .map(|row| self.show_volume(row, true))
+    }
+
+    /// The id of the volume of that name.
+    pub(crate) fn id_of(&self, name: &str) -> Option<VolumeId> {
+        self.names.get(name).copied()
+    }
+
+    /// The volumes beyond an id, by id, without their shards and layers.
+    pub(crate) fn volumes_after(
+        &self,
+        after: Option<VolumeId>,
+    ) -> impl Iterator<Item = &VolumeRow> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.volumes
+            .range((from, Bound::Unbounded))
+            .map(|(_, row)| row)
     }
 
     /// A volume, without its shards and layers.
@@ -40,7 +58,7 @@ impl ClusterState {
         self.volumes.get(&id).map(|row| self.show_volume(row, true))
     }
 
-    pub(super) fn show_volume(&self, row: &VolumeRow, with_shards: bool) -> Volume {
+    pub(crate) fn show_volume(&self, row: &VolumeRow, with_shards: bool) -> Volume {
         let shards = with_shards.then(|| self.served_shards(row).map(|s| self.show_shard(s)));
         Volume {
             id: row.id,
@@ -53,6 +71,7 @@ impl ClusterState {
             reserve: row.reserve,
             state: row.state,
             health: self.health(row),
+            labels: row.labels.clone(),
             generation: row.generation,
             head_layer: row.head_layer,
             layers: if with_shards {

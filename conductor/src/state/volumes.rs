@@ -23,7 +23,9 @@ use super::{At, ClusterState, Plan};
 use crate::live::Live;
 use crate::meta::Change;
 use crate::placement::{Candidate, Want, place};
-use crate::refusal::{InvalidRequest, Refusal, SnapshotRefusal, VolumeRefusal, check_volume_name};
+use crate::refusal::{
+    InvalidRequest, Refusal, SnapshotRefusal, VolumeRefusal, check_labels, check_volume_name,
+};
 use crate::row::{
     AnyRow, ClusterRow, NameRow, OriginRow, ShardRow, VolumeRow, name_key, project_key,
     reservations_key, shard_key, snapshot_key, volume_key,
@@ -85,6 +87,7 @@ impl ClusterState {
             grows_to: None,
             kept_bytes: ByteCount::default(),
             reserve: request.reserve,
+            labels: request.labels.clone(),
             origin,
             flattened_to: None,
             key_hash: None,
@@ -278,6 +281,7 @@ fn check_create(request: &CreateVolume) -> Result<(), InvalidRequest> {
     check_volume_name(canonical(&request.name))?;
     check_size(request.size_bytes)?;
     check_reserve(request.reserve, request.size_bytes)?;
+    check_labels(&request.labels)?;
     if !(1..=REPLICAS_MAX).contains(&usize::from(request.replicas)) {
         return Err(InvalidRequest::Replicas {
             replicas: request.replicas,

@@ -4,11 +4,15 @@
 
 mod access;
 mod clients;
+mod described;
 mod drain;
 mod groups;
 mod healing;
 mod maps;
+mod once;
+mod openapi;
 mod owners;
+mod pages;
 mod problems;
 mod rebalance;
 mod restart;

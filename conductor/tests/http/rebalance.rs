@@ -19,6 +19,7 @@ async fn filled(bench: &Bench) -> Vec<Store> {
             replicas: 3,
             ack: AckRule::Majority,
             reserve: ashlar_proto::api::Reserve::None,
+            labels: std::collections::BTreeMap::new(),
         };
         let volume: Volume = bench.posted("/v1/volumes", &request).await;
         assert_eq!(volume.shards.len(), 1);

@@ -16,12 +16,16 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::described::Described;
+
 pub const GIB: u64 = 1 << 30;
 
 /// A conductor and a client of it.
 pub struct Bench {
     pub conductor: Conductor,
     pub http: reqwest::Client,
+    /// Answers are held against it.
+    described: Described,
 }
 
 pub async fn start(directory: &Path) -> Bench {
@@ -44,7 +48,13 @@ pub async fn start_impatient(directory: &Path, rebuild_after: Duration) -> Bench
     };
     let conductor = Conductor::start_with(options, timing).await.unwrap();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    Bench { conductor, http }
+    let url = format!("http://{}/v1/openapi.json", conductor.address());
+    let described = Described::of(&http, &url).await;
+    Bench {
+        conductor,
+        http,
+        described,
+    }
 }
 
 impl Bench {
@@ -53,11 +63,26 @@ impl Bench {
     }
 
     pub async fn send(&self, method: Method, path: &str) -> Response {
-        self.http
-            .request(method, self.url(path))
-            .send()
-            .await
-            .unwrap()
+        let request = self.http.request(method.clone(), self.url(path));
+        let response = request.send().await.unwrap();
+        self.checked(&method, path, response).await
+    }
+
+    /// The answer, if it is as the document says.
+    async fn checked(&self, method: &Method, path: &str, response: Response) -> Response {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let kind = headers
+            .get("content-type")
+            .map(|kind| kind.to_str().unwrap().to_owned());
+        let kind = kind.unwrap_or_default();
+        if ["application/x-ndjson", "text/event-stream"].contains(&kind.as_str()) {
+            return response;
+        }
+        let body = response.bytes().await.unwrap();
+        self.described.check(method, path, status, &kind, &body);
+        let mut whole = http::Response::new(body);
+        (*whole.status_mut(), *whole.headers_mut()) = (status, headers);
+        whole.into()
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
@@ -67,12 +92,9 @@ impl Bench {
     }
 
     pub async fn post(&self, path: &str, body: &impl Serialize) -> Response {
-        self.http
-            .post(self.url(path))
-            .json(body)
-            .send()
-            .await
-            .unwrap()
+        let post = self.http.post(self.url(path)).json(body);
+        let response = post.send().await.unwrap();
+        self.checked(&Method::POST, path, response).await
     }
 
     pub async fn posted<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> T {
@@ -142,6 +164,7 @@ pub fn volume(name: &str, replicas: u8) -> CreateVolume {
         replicas,
         ack: AckRule::Majority,
         reserve: ashlar_proto::api::Reserve::None,
+        labels: std::collections::BTreeMap::new(),
     }
 }
 

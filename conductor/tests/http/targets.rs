@@ -16,6 +16,10 @@ fn path(rest: &str) -> String {
 
 async fn put(bench: &Bench, path: &str, body: &serde_json::Value) -> reqwest::Response {
     let put = bench.http.put(bench.url(path)).json(body);
+    let put = match path.ends_with("/acl") {
+        true => put.header("if-match", "*"),
+        false => put,
+    };
     put.send().await.unwrap()
 }
 

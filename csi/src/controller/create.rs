@@ -73,6 +73,7 @@ impl ControllerService {
                     replicas: parameters.replicas.unwrap_or(REPLICAS_DEFAULT),
                     ack: parameters.ack.unwrap_or_default(),
                     reserve: parameters.mutable.reserve.unwrap_or_default(),
+                    labels: std::collections::BTreeMap::new(),
                 };
                 let made = self.api.create_volume(&request).await;
                 made.map_err(refusal::of_api)?

@@ -9,6 +9,7 @@ use crate::ids::ByteCount;
 
 /// What somebody may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Everything, and who else may do what.
@@ -39,6 +40,7 @@ impl Role {
 
 /// Somebody who may do something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct User {
     /// The name: 1 to 63 of `a-z 0-9 . _ -`, beginning with a letter or digit.
     pub name: String,
@@ -56,6 +58,7 @@ pub struct User {
 
 /// `POST /v1/users`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateUser {
     /// As [`User::name`].
@@ -70,6 +73,7 @@ pub struct CreateUser {
 /// `POST /v1/users/{name}/role`: another role or other projects, from now on, for the keys and tokens
 /// too that the user has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetUserRole {
     /// As [`User::role`].
@@ -81,11 +85,13 @@ pub struct SetUserRole {
 
 /// `POST /v1/users/{name}/deny`, `…/allow` and others that say all in their path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
 /// A key of a user, without its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ApiKey {
     /// What it is found by: 16 hexadecimal digits, no secret.
     pub id: String,
@@ -106,6 +112,7 @@ pub struct ApiKey {
 
 /// `POST /v1/users/{name}/keys`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateKey {
     /// As [`ApiKey::note`].
@@ -118,6 +125,7 @@ pub struct CreateKey {
 
 /// The answer to [`CreateKey`]: the only one with the secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KeyCreated {
     /// The key.
     pub key: ApiKey,
@@ -127,6 +135,7 @@ pub struct KeyCreated {
 
 /// `POST /v1/tokens`: a token that shows who asks for it, or, asked by an admin, another user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateToken {
     /// Whose; who asks, if not given.
@@ -138,6 +147,7 @@ pub struct CreateToken {
 
 /// The answer to [`CreateToken`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TokenCreated {
     /// What to give as `Authorization: Bearer …`: a JWT (RFC 7519).
     pub token: Secret,
@@ -151,6 +161,7 @@ pub struct TokenCreated {
 
 /// A token that is not let in any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RevokedToken {
     /// Its `jti`.
     pub id: String,
@@ -160,6 +171,7 @@ pub struct RevokedToken {
 
 /// `GET /v1/whoami`: who the conductor takes the caller for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WhoAmI {
     /// The name.
     pub name: String,
@@ -174,6 +186,7 @@ pub struct WhoAmI {
 
 /// A project: volumes whose names begin with its own and a `/`. Those of `default` have plain names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Project {
     /// The name: 1 to 63 of `a-z 0-9 . _ -`, beginning with a letter or digit.
     pub name: String,
@@ -191,6 +204,7 @@ pub struct Project {
 
 /// `POST /v1/projects`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateProject {
     /// As [`Project::name`].
@@ -205,6 +219,7 @@ pub struct CreateProject {
 
 /// `POST /v1/projects/{name}/quota`: other quotas. What is there already stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetQuota {
     /// As [`Project::quota_bytes`].
@@ -217,6 +232,7 @@ pub struct SetQuota {
 
 /// `POST /v1/volumes/{name}/key/set`: the only answer with the key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VolumeKeySet {
     /// The volume.
     pub volume: String,
@@ -229,6 +245,7 @@ pub const VOLUME_KEY_HEADER: &str = "volume-key";
 
 /// How a request of the audit log ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum AuditOutcome {
     /// It took effect.
@@ -241,6 +258,7 @@ pub enum AuditOutcome {
 
 /// What became of one row of the metadata. Only fields that differ are there; secrets are not.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AuditChange {
     /// The row.
     pub row: String,
@@ -254,6 +272,7 @@ pub struct AuditChange {
 
 /// One entry of the audit log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AuditEntry {
     /// Its number; later ones have higher ones. 0 in the file of a conductor that did not lead.
     pub id: u64,

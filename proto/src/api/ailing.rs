@@ -4,11 +4,13 @@ use serde::{Deserialize, Serialize};
 
 /// One occasion on which a store found that a disk ails: another one, another number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Incident(pub u32);
 
 /// A store's word that a disk is going bad, though it serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ailing {
     /// What the store counted, for people.
     pub reason: String,
@@ -18,6 +20,7 @@ pub struct Ailing {
 
 /// What becomes of a disk that ails: nobody has asked for it, unlike for [`Schedulable`](super::Schedulable).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Evacuation {
     /// It does not ail.
@@ -37,5 +40,6 @@ pub enum Evacuation {
 
 /// `POST /v1/disks/{id}/clear`: an empty object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ClearDisk {}

@@ -12,6 +12,7 @@ use crate::iscsi::{InitiatorPattern, IscsiName};
 /// [255](crate::limits::CHAP_SECRET_BYTES_MAX) bytes, which the conductor checks. It shows in JSON,
 /// and nowhere else.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Secret(String);
 
@@ -37,6 +38,7 @@ impl fmt::Debug for Secret {
 
 /// A secret, and the name that goes with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ChapLogin {
     /// `CHAP_N`: 1 to 255 bytes.
     pub user: String,
@@ -46,6 +48,7 @@ pub struct ChapLogin {
 
 /// What initiators have to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InitiatorSecret {
     /// The name and the secret.
     #[serde(flatten)]
@@ -57,6 +60,7 @@ pub struct InitiatorSecret {
 
 /// The name by which initiators show who they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ChapUser {
     /// The name.
     pub user: String,
@@ -68,6 +72,7 @@ pub struct ChapUser {
 /// `GET /v1/iscsi/discovery`: what initiators have to show in discovery sessions, of all targets
 /// together, without the secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DiscoveryChap {
     /// The names by which initiators show who they are. Where there are any, an initiator that has
     /// none of them is told nothing.
@@ -79,6 +84,7 @@ pub struct DiscoveryChap {
 
 /// The same with the secrets, for front ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DiscoverySecrets {
     /// What initiators have to know.
     pub chap: Vec<InitiatorSecret>,
@@ -123,6 +129,7 @@ pub(super) fn logins_of<'a>(
 /// `POST /v1/targets/{name}/chap/set` and `POST /v1/iscsi/discovery/chap/set`: gives initiators, or the
 /// target, a secret; instead of the one of the same name and initiator, or of the target's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetChap {
     /// The name: 1 to 255 bytes.
@@ -139,6 +146,7 @@ pub struct SetChap {
 
 /// `POST /v1/targets/{name}/chap/clear` and `POST /v1/iscsi/discovery/chap/clear`: takes secrets back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "what", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ClearChap {
     /// That of one name.

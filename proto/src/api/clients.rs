@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A client that may attach no volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeniedClient {
     /// Whom it concerns: what the owner of an attach says of itself, or the first word of that; with
     /// a trailing `*` whatever begins so.
@@ -16,6 +17,7 @@ pub struct DeniedClient {
 /// `POST /v1/clients/deny`: these clients may attach no volume from now on, and lose those that
 /// they have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DenyClient {
     /// As [`DeniedClient::client`].
@@ -27,6 +29,7 @@ pub struct DenyClient {
 
 /// The answer to [`DenyClient`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClientDenied {
     /// Who is denied.
     #[serde(flatten)]
@@ -40,6 +43,7 @@ pub struct ClientDenied {
 
 /// `POST /v1/clients/allow`: takes a [`DenyClient`] of the same text back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AllowClient {
     /// The text that was denied.

@@ -7,6 +7,7 @@ use crate::ids::{ByteCount, Generation, Layer, VolumeId};
 
 /// `POST /v1/volumes/{volume}/snapshots/{snapshot}/clone`: a new volume with what the snapshot shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CloneSnapshot {
     /// The new volume's name, as in [`CreateVolume::name`](super::CreateVolume::name).
@@ -24,6 +25,7 @@ pub struct CloneSnapshot {
 
 /// The snapshot that a clone shows wherever nothing was written to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Origin {
     /// The snapshot's volume.
     pub volume: VolumeId,
@@ -60,6 +62,7 @@ pub fn layer_of_snapshot(name: &str) -> Option<Layer> {
 
 /// How far a clone has come with copying what it has of its origin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Flattening {
     /// What lies below is copied.
     pub done_bytes: ByteCount,
@@ -68,6 +71,7 @@ pub struct Flattening {
 /// `POST /v1/volumes/{volume}/flatten`: has whoever owns the volume copy what it shows of its origin,
 /// so that it needs that no more. Repeating it changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct FlattenVolume {
     /// Stop a copy that is under way instead: the volume keeps its origin.
@@ -78,6 +82,7 @@ pub struct FlattenVolume {
 /// `POST /v1/volumes/{volume}/flattened`: how far an owner has come. Taken if the name is still that of
 /// the volume, `generation` its current one and `origin_*` its origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReportFlatten {
     /// The volume that was attached.

@@ -8,6 +8,7 @@ use crate::ids::{ByteCount, DiskId, ReplicaId};
 
 /// A disk, as its store reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DiskReport {
     /// Its id, from its superblock.
@@ -60,6 +61,7 @@ pub struct DiskReport {
 
 /// What has been written to a disk since its store started, and by whom.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct WriteReport {
     /// Data that requests wrote: those of owners, and copies from other replicas.
@@ -86,6 +88,7 @@ impl WriteReport {
 /// How the map of a disk uses memory, and what it costs that not all of it is there. Counts are
 /// since the store started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MapReport {
     /// What leaves and overlay may take together.

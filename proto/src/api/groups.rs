@@ -8,6 +8,7 @@ use crate::ids::{Generation, GroupId, Layer, VolumeId};
 
 /// `POST /v1/snapshot-groups`: a snapshot of each volume, all of one moment, or of none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateSnapshotGroup {
     /// The name that each of the snapshots gets: 1 to 63 of `a-z 0-9 . _ -`, beginning with a letter
@@ -19,6 +20,7 @@ pub struct CreateSnapshotGroup {
 
 /// A group of snapshots that was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SnapshotGroup {
     /// Its id.
     pub group: GroupId,
@@ -30,6 +32,7 @@ pub struct SnapshotGroup {
 /// What the map of a volume says of a group in the making, to the owner of the generation that it was
 /// asked of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VolumeHold {
     /// The group.
     pub group: GroupId,
@@ -40,6 +43,7 @@ pub struct VolumeHold {
 
 /// What an owner says of a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum HoldWord {
     /// From now on it gives no write a seq until it learns of the seal or its patience ends.
@@ -53,6 +57,7 @@ pub enum HoldWord {
 /// `POST /v1/volumes/{volume}/hold`: what an owner says of a hold. Taken if the name is still that of
 /// the volume, `generation` its current one, and the group in the making.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReportHold {
     /// The volume that was attached.
@@ -67,6 +72,7 @@ pub struct ReportHold {
 
 /// What has become of a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum HoldOutcome {
     /// Others have yet to hold.
@@ -80,6 +86,7 @@ pub enum HoldOutcome {
 /// The answer to [`ReportHold`]; to [`HoldWord::Held`] it comes when the hold may end, or after a
 /// second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HoldAnswer {
     /// What has become of it.
     pub outcome: HoldOutcome,

@@ -12,6 +12,7 @@ pub const CERTIFICATE_REQUEST_BYTES_MAX: usize = 8 << 10;
 
 /// What a node of the cluster is; its certificate names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeRole {
     /// Keeps replicas; also an owner, for repairs.
@@ -62,6 +63,7 @@ impl FromStr for NodeRole {
 
 /// A token with which one node may get its first certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JoinToken {
     /// Its id: not secret.
     pub id: String,
@@ -79,6 +81,7 @@ pub struct JoinToken {
 
 /// `POST /v1/join-tokens`: makes a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateJoinToken {
     /// What the node becomes.
@@ -92,6 +95,7 @@ pub struct CreateJoinToken {
 
 /// The answer to [`CreateJoinToken`]: the only time that the token itself is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JoinTokenCreated {
     /// What it is.
     #[serde(flatten)]
@@ -103,6 +107,7 @@ pub struct JoinTokenCreated {
 /// `POST /v1/enrol`: the first certificate of a node. Repeating it with the same key gives another one as
 /// long as the token has not expired.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Enrol {
     /// The token, as it was shown.
@@ -116,6 +121,7 @@ pub struct Enrol {
 /// `POST /v1/enrol/renew`, with the certificate that is to be replaced: another one for the same role and
 /// name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RenewCertificate {
     /// As [`Enrol::request`].
@@ -124,6 +130,7 @@ pub struct RenewCertificate {
 
 /// A certificate was issued.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Enrolled {
     /// The role in it.
     pub role: NodeRole,
@@ -135,6 +142,7 @@ pub struct Enrolled {
 
 /// A node or a certificate that is let in no more.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum IdentitySubject {
     /// All certificates of a node, whatever its role.
@@ -145,6 +153,7 @@ pub enum IdentitySubject {
 
 /// One that is denied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeniedIdentity {
     /// Who.
     pub subject: IdentitySubject,
@@ -155,6 +164,7 @@ pub struct DeniedIdentity {
 
 /// `POST /v1/identities/deny`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DenyIdentity {
     /// Who.
@@ -166,6 +176,7 @@ pub struct DenyIdentity {
 
 /// `POST /v1/identities/allow`: takes a [`DenyIdentity`] back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AllowIdentity {
     /// Who.
@@ -174,6 +185,7 @@ pub struct AllowIdentity {
 
 /// `GET /v1/identities/denied`: all that are denied. With `after` and `wait_ms` it waits for news.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeniedIdentities {
     /// The revision at which the list last changed, or a later one.
     pub revision: Revision,

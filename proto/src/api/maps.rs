@@ -6,6 +6,7 @@ use super::{Revision, VolumeMap};
 
 /// One of the volumes of [`AskMaps`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AskedMap {
     /// The volume's name.
@@ -18,6 +19,7 @@ pub struct AskedMap {
 /// once when some have changed, each after its revision, or are gone, else when one does or the
 /// wait ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AskMaps {
     /// The volumes, at most [`crate::limits::MAPS_ASKED_MAX`].
@@ -26,6 +28,7 @@ pub struct AskMaps {
 
 /// The answer to [`AskMaps`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VolumeMaps {
     /// Of those that have changed the first, at most [`crate::limits::MAPS_ANSWERED_MAX`].
     pub maps: Vec<VolumeMap>,

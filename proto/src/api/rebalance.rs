@@ -7,6 +7,7 @@ use crate::ids::{ByteCount, DiskId, NodeId, ReplicaId, ShardIndex, VolumeId};
 
 /// What rebalance is about: moves of replicas from fuller disks to emptier ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum RebalanceState {
     /// Disks are even enough, or no move would make them more so.
@@ -22,6 +23,7 @@ pub enum RebalanceState {
 
 /// Rebalance in one line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RebalanceSummary {
     /// What it is about.
     pub state: RebalanceState,
@@ -35,6 +37,7 @@ pub struct RebalanceSummary {
 
 /// `GET /v1/rebalance`, and the answer to `POST /v1/rebalance/pause` and `…/resume`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rebalance {
     /// What it is about.
     #[serde(flatten)]
@@ -56,6 +59,7 @@ pub struct Rebalance {
 /// A disk and how full it is: what is used, and what is promised but not written yet, as a part of
 /// all that it may use or promise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DiskFill {
     /// Where it is.
     #[serde(flatten)]
@@ -75,6 +79,7 @@ pub struct DiskFill {
 
 /// A disk and its node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DiskPlace {
     /// The disk.
     pub disk: DiskId,
@@ -86,6 +91,7 @@ pub struct DiskPlace {
 
 /// The move of one replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RebalanceMove {
     /// The volume.
     pub volume: VolumeId,
@@ -105,6 +111,7 @@ pub struct RebalanceMove {
 
 /// A move that would begin, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedMove {
     /// The move.
     #[serde(flatten)]
@@ -121,6 +128,7 @@ pub struct PlannedMove {
 
 /// `GET /v1/rebalance/plan`: what would move if nothing else changed, whether it is paused or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RebalancePlan {
     /// The moves in their order; those under way are not among them.
     pub moves: Vec<PlannedMove>,
@@ -136,5 +144,6 @@ pub struct RebalancePlan {
 
 /// `POST /v1/rebalance/pause` and `…/resume`: an empty object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetRebalance {}

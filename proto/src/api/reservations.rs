@@ -66,6 +66,7 @@ impl<'de> Deserialize<'de> for ReservationKey {
 
 /// A port of a target.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TargetPort {
     /// The target.
@@ -76,6 +77,7 @@ pub struct TargetPort {
 
 /// An initiator port that is registered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Registration {
     /// The initiator port: what its `TransportID` names (SPC-4 section 7.6.4.6).
@@ -89,6 +91,7 @@ pub struct Registration {
 
 /// What others than the holder are kept from (SPC-4 table 66).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ReservationType {
     /// Code 1: writing.
@@ -145,6 +148,7 @@ impl ReservationType {
 
 /// The reservation, of the whole logical unit (scope `LU_SCOPE`, the only one there is).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Reservation {
     /// Its type.
@@ -157,6 +161,7 @@ pub struct Reservation {
 
 /// Who is registered with a logical unit, and who has it reserved.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PersistentReservations {
     /// `PRGENERATION`: counts the changes that SPC-4 section 5.13.5 says it counts, and wraps.
@@ -221,6 +226,7 @@ impl PersistentReservations {
 
 /// `GET /v1/volumes/{name}/reservations`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VolumeReservations {
     /// The volume.
     pub volume: VolumeId,
@@ -233,6 +239,7 @@ pub struct VolumeReservations {
 /// `PUT /v1/volumes/{name}/reservations`: replaces them, if the name is still that of the volume and
 /// they are of that version. The answer has the new version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReplaceReservations {
     /// The volume.

@@ -9,6 +9,7 @@ use crate::ids::{ByteCount, Generation};
 ///
 /// The present size ends a growth that has not come to its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ResizeVolume {
     /// The size that it is to have: a multiple of 4 KiB, from 1 MiB to 4 PiB.

@@ -18,6 +18,7 @@ pub const OWNER_STORES_MAX: usize = 4096;
 
 /// A store that another one is to watch over the data connections.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PeerTarget {
     /// Its node.
     pub node: NodeId,
@@ -32,6 +33,7 @@ pub struct PeerTarget {
 
 /// Whether somebody reaches a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PeerSeen {
     /// The store's node.
@@ -42,6 +44,7 @@ pub struct PeerSeen {
 
 /// An owner that has a session with a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct OwnerSeen {
     /// The volume that it has opened.
@@ -54,6 +57,7 @@ pub struct OwnerSeen {
 
 /// What a store sees of others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Observed {
     /// The stores that it watches, once it knows whether it reaches them.
@@ -67,6 +71,7 @@ pub struct Observed {
 
 /// The answer to a heartbeat.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HeartbeatAnswer {
     /// The stores to watch from now on; at most [`PEERS_WATCHED_MAX`].
     #[serde(default)]
@@ -75,6 +80,7 @@ pub struct HeartbeatAnswer {
 
 /// `POST /v1/owners/heartbeat`: an owner says that it lives, and which stores it reaches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct OwnerHeartbeat {
     /// Who it is, as in its attach.
@@ -88,6 +94,7 @@ pub struct OwnerHeartbeat {
 
 /// One volume of an owner that lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct OwnerBeat {
     /// The volume.

@@ -12,6 +12,7 @@ use crate::iscsi::PortalGroup;
 
 /// An iSCSI server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct IscsiServer {
     /// Its name.
     pub name: String,
@@ -28,6 +29,7 @@ pub struct IscsiServer {
 /// `POST /v1/iscsi/servers`: a run of a server says that it is there. It takes the place of an earlier
 /// run of that name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RegisterServer {
     /// See [`IscsiServer::name`]: 1 to 63 of `a-z 0-9 . _ -`, beginning with a letter or
@@ -41,6 +43,7 @@ pub struct RegisterServer {
 
 /// The answer to [`RegisterServer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServerRegistered {
     /// Its portal group.
     pub group: PortalGroup,
@@ -51,6 +54,7 @@ pub struct ServerRegistered {
 /// `POST /v1/iscsi/servers/{group}/heartbeat`: that run still serves. Refused once another run has taken
 /// its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ServerHeartbeat {
     /// As it registered.
@@ -63,6 +67,7 @@ pub struct ServerHeartbeat {
 /// That an iSCSI server attaches. It takes a volume from no other server that is heard, not with
 /// [`super::AttachRequest::force`] either, unless `take` says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AttachServer {
     /// Its portal group.
@@ -74,6 +79,7 @@ pub struct AttachServer {
 
 /// Takes a volume from an iSCSI server, if nobody has taken it since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TakeVolume {
     /// The generation of the attach that is to end. Any other is refused with `stale-generation`.
@@ -85,6 +91,7 @@ pub struct TakeVolume {
 
 /// What iSCSI servers need to know of a volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VolumeService {
     /// The server that has it attached, or whose earlier run has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,6 +115,7 @@ impl VolumeService {
 /// `POST /v1/volumes/{name}/hand-over`: asks who has the volume attached in that generation to let it go
 /// to another server. Nobody must rely on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HandOver {
     /// The volume: another may have its name since.
@@ -122,6 +130,7 @@ pub struct HandOver {
 /// that version of its reservations: nothing that came by an earlier one has any effect later than this
 /// version allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ConfirmReservations {
     /// The volume: another may have its name since.
@@ -135,6 +144,7 @@ pub struct ConfirmReservations {
 /// `GET /v1/volumes/{name}/reservations/confirmed?version=V&wait_ms=N`: whether whoever serves the volume
 /// goes by that version, or a later one; waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ReservationsConfirmed {
     /// Whether it does, or nobody serves it.
     pub confirmed: bool,

@@ -7,6 +7,7 @@ use crate::ids::{ByteCount, ClusterId, Generation, GroupId, Layer, VolumeId};
 
 /// `POST /v1/volumes/{volume}/snapshots`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateSnapshot {
     /// 1 to 63 of `a-z 0-9 . _ -`, beginning with a letter or digit; unique within the volume.
@@ -15,6 +16,7 @@ pub struct CreateSnapshot {
 
 /// Where a snapshot is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum SnapshotState {
     /// Its layer is sealed; writes of that layer may still be on their way, or its group is not
@@ -26,6 +28,7 @@ pub enum SnapshotState {
 
 /// A snapshot of a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Snapshot {
     /// The volume.
     pub volume: VolumeId,
@@ -58,6 +61,7 @@ pub struct Snapshot {
 
 /// `POST /v1/volumes/{volume}/snapshots/{snapshot}/rollback`: the volume is as it was then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RollbackVolume {
     /// Take the volume from an owner that has it attached.
@@ -70,6 +74,7 @@ pub struct RollbackVolume {
 
 /// `GET /v1/volumes/{volume}/snapshots/{snapshot}/map`: what a reader of a snapshot needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SnapshotMap {
     /// The cluster.
     pub cluster: ClusterId,
@@ -88,6 +93,7 @@ pub struct SnapshotMap {
 /// `POST /v1/volumes/{volume}/layers`: how far an owner has brought its replicas. Taken if the name is
 /// still that of the volume and `generation` its current one; each part only grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReportLayers {
     /// The volume that was attached.

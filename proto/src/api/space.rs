@@ -7,6 +7,7 @@ use crate::ids::{ByteCount, ReplicaId};
 
 /// What is kept for a volume on each disk that holds a replica of it, whatever others write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Reserve {
     /// Nothing: it shares what is free with all others.
@@ -42,6 +43,7 @@ impl Reserve {
 
 /// `POST /v1/volumes/{name}/reserve`: changes what is kept for a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReserveVolume {
     /// What is to be kept.
@@ -50,6 +52,7 @@ pub struct ReserveVolume {
 
 /// What a replica takes of its disk: its blocks in all layers, and their part of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReplicaUse {
     /// The replica.
@@ -60,6 +63,7 @@ pub struct ReplicaUse {
 
 /// How space is given out. `GET /v1/space` answers with it, `POST /v1/space` changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SpaceRules {
     /// Bytes that may be promised to volumes, in percent of the bytes that there are; 0 for any.
@@ -83,6 +87,7 @@ impl Default for SpaceRules {
 
 /// `POST /v1/space`: what is left out stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetSpace {
     /// See [`SpaceRules::over_commit_percent`].
@@ -98,6 +103,7 @@ pub struct SetSpace {
 
 /// The rules, and how the cluster stands by them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Space {
     /// The rules.
     #[serde(flatten)]
@@ -118,6 +124,7 @@ pub struct Space {
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DiskLevel {
     /// Below the soft threshold.
@@ -133,6 +140,7 @@ pub enum DiskLevel {
 
 /// What has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
     /// A disk has become fuller than the soft threshold.
@@ -153,6 +161,7 @@ pub enum EventKind {
 
 /// Something that has happened in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
     /// Later ones have greater numbers, also after the conductor was started again.
     pub id: u64,
@@ -169,6 +178,7 @@ pub struct Event {
 /// `GET /v1/events?after=ID&wait_ms=N`: the events after that one, the oldest first. Answers at once
 /// where there are any, else when one comes or the wait ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Events {
     /// The events; the conductor keeps the last thousand, and forgets them when it stops.
     pub items: Vec<Event>,

@@ -13,6 +13,7 @@ use crate::iscsi::{InitiatorPattern, IscsiName, Lun};
 
 /// A logical unit of a target: a volume under a number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TargetUnit {
     /// Its number; no other unit of the target has it.
     pub lun: Lun,
@@ -26,6 +27,7 @@ pub struct TargetUnit {
 
 /// A target, without its secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Target {
     /// Its iSCSI name.
     pub name: IscsiName,
@@ -46,6 +48,7 @@ pub struct Target {
 
 /// `POST /v1/targets`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateTarget {
     /// Its iSCSI name.
@@ -60,6 +63,7 @@ pub struct CreateTarget {
 
 /// `POST /v1/targets/{name}/units`: offers a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MapUnit {
     /// The volume's name.
@@ -74,6 +78,7 @@ pub struct MapUnit {
 
 /// `PUT /v1/targets/{name}/acl`: who may log in, instead of those who may now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetAcl {
     /// Who may.
@@ -82,6 +87,7 @@ pub struct SetAcl {
 
 /// `POST /v1/targets/{name}/acl/allow`: these may log in as well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AllowInitiator {
     /// Who may.
@@ -90,6 +96,7 @@ pub struct AllowInitiator {
 
 /// `POST /v1/targets/{name}/acl/remove`: takes an [`AllowInitiator`] of the same text back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RemoveInitiator {
     /// The text that was allowed.
@@ -98,6 +105,7 @@ pub struct RemoveInitiator {
 
 /// A target as front ends need it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServedTarget {
     /// As [`Target::name`].
     pub name: IscsiName,
@@ -118,6 +126,7 @@ pub struct ServedTarget {
 /// `GET /v1/iscsi/targets?after=R&wait_ms=N`: all targets with their secrets, and all servers. Waits until
 /// one of these has changed since `after`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServedTargets {
     /// When one of them last changed, or later: what to give as `after`.
     pub revision: Revision,

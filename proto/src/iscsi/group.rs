@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// all of its portals; it is the relative identifier of its port and the number of its target port group
 /// as well (SPC-4 sections 3.1.115 and 5.15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct PortalGroup(NonZeroU16);
 

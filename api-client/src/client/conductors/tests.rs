@@ -88,6 +88,16 @@ async fn allow(addresses: &[&str]) -> Result<(), ApiError> {
     client.allow_client("a").await
 }
 
+async fn hand_over(addresses: &[&str]) -> Result<(), ApiError> {
+    let client = ApiClient::new(&addresses.join(",")).unwrap();
+    let request = ashlar_proto::api::HandOver {
+        volume: ashlar_proto::VolumeId::new(1),
+        generation: ashlar_proto::Generation::new(1),
+        to: ashlar_proto::PortalGroup::FIRST,
+    };
+    client.hand_over("v", &request).await
+}
+
 async fn detach(addresses: &[&str]) -> Result<(), ApiError> {
     let client = ApiClient::new(&addresses.join(",")).unwrap();
     let request = ashlar_proto::api::DetachRequest {
@@ -125,7 +135,7 @@ async fn what_may_have_been_done_is_repeated_only_where_that_is_harmless() {
     assert_eq!(asked.load(Ordering::Relaxed), 1);
     // It says that it leads, and falls silent when it is asked to do something.
     let (hangs, knocked) = server_at("/v1/leader", LEADS).await;
-    let error = allow(&[&hangs, &leader]).await.unwrap_err();
+    let error = hand_over(&[&hangs, &leader]).await.unwrap_err();
     assert!(matches!(error, ApiError::NoAnswer { .. }), "{error}");
     assert_eq!(knocked.load(Ordering::Relaxed), 2);
     assert_eq!(asked.load(Ordering::Relaxed), 1);
@@ -137,6 +147,39 @@ async fn one_that_hangs_is_not_trusted_with_what_may_not_be_repeated() {
     let (leader, _) = server(Some(STATUS_OK.to_owned())).await;
     allow(&[&silent, &leader]).await.unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 1);
+    // It has a key, by which a conductor knows it again.
+    allow(&[&silent, &leader]).await.unwrap();
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+/// Takes two requests in, answers the second, and gives the keys of both.
+async fn keys_of_two(listener: TcpListener) -> [Option<String>; 2] {
+    let mut keys = [None, None];
+    for (index, key) in keys.iter_mut().enumerate() {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 4096];
+        let length = socket.read(&mut request).await.unwrap();
+        let text = String::from_utf8_lossy(&request[..length]).into_owned();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("idempotency-key: "));
+        *key = line.map(str::to_owned);
+        if index == 1 {
+            socket.write_all(STATUS_OK.as_bytes()).await.unwrap();
+        }
+    }
+    keys
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_is_asked_for_again_with_the_same_key() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let keys = tokio::spawn(keys_of_two(listener));
+    allow(&[&address]).await.unwrap();
+    let [first, second] = keys.await.unwrap();
+    assert!(first.is_some(), "no key");
+    assert_eq!(first, second);
 }
 
 #[tokio::test]

@@ -1,5 +1,4 @@
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -15,63 +14,10 @@ fn caller(role: Role, projects: Option<&[&str]>) -> Caller {
     }
 }
 
-/// The source files of the API.
-fn sources() -> Vec<PathBuf> {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut found = vec![src.join("http.rs")];
-    let mut left = vec![src.join("http")];
-    while let Some(directory) = left.pop() {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                left.push(path);
-            } else {
-                found.push(path);
-            }
-        }
-    }
-    found
-}
-
-/// What lies between the parentheses that are opened where the text begins.
-fn within(text: &str) -> &str {
-    let mut depth = 1;
-    for (at, character) in text.char_indices() {
-        match character {
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return &text[..at];
-        }
-    }
-    panic!("no end")
-}
-
-/// The routes that the routers have: method and path.
+/// The routes that the API tells of: method and path.
 fn routed() -> BTreeSet<(String, String)> {
-    let mut routes = BTreeSet::new();
-    for source in sources() {
-        let text = std::fs::read_to_string(&source).unwrap();
-        for (at, mark) in text.match_indices(".route(") {
-            let inside = within(&text[at + mark.len()..]);
-            let mut parts = inside.splitn(3, '"');
-            let (path, handlers) = (parts.nth(1).unwrap(), parts.next().unwrap());
-            for method in ["get", "post", "put", "delete", "patch", "any"] {
-                let called = handlers
-                    .match_indices(&format!("{method}("))
-                    .any(|(at, _)| {
-                        let before = handlers[..at].chars().next_back();
-                        !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
-                    });
-                if called {
-                    routes.insert((method.to_uppercase(), path.to_owned()));
-                }
-            }
-        }
-    }
-    routes
+    let routes = crate::http::routes_told::<crate::meta::redb_store::RedbStore>();
+    routes.into_iter().collect()
 }
 
 #[test]

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use crate::refusal::AccessRefusal;
 
 /// See the module. A code once given keeps its meaning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum AccessCode {
     NotAuthenticated,
     CredentialsRefused,

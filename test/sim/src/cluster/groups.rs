@@ -224,6 +224,7 @@ impl Groups {
             replicas: 3,
             ack: AckRule::Majority,
             reserve: ashlar_proto::api::Reserve::None,
+            labels: std::collections::BTreeMap::new(),
         };
         let road = self.road(reader, host(READER));
         let end = self.world.now() + PATIENCE;

@@ -151,6 +151,7 @@ impl Cluster {
             replicas: u8::try_from(self.replicas).unwrap_or(u8::MAX),
             ack: self.ack,
             reserve: ashlar_proto::api::Reserve::None,
+            labels: std::collections::BTreeMap::new(),
         };
         let limit = self.world.now() + FOUND_LIMIT;
         let mut asked: Option<Instant> = None;

@@ -601,6 +601,7 @@ fn map_of(sites: &[Site], replicas: u8, ack: AckRule) -> Conductor {
         reserve: ashlar_proto::api::Reserve::None,
         state: VolumeState::Ready,
         health: Health::Healthy,
+        labels: std::collections::BTreeMap::new(),
         generation: Generation::new(0),
         head_layer: Layer::new(1),
         layers: LayerTable::default(),

@@ -13,7 +13,7 @@ use ashlar_proto::api::{
 
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
-use crate::{clones, rebalance, resize, space, targets, transfer};
+use crate::{clones, config, rebalance, resize, space, targets, transfer};
 use ashlar_api_client::{ApiClient, ApiError};
 
 /// How long a front end may hold a volume that nobody uses any more.
@@ -40,15 +40,20 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
             replicas,
             ack,
             reserve,
+            rules,
         } => {
             let size_bytes = ByteCount::new(size);
             let request = CreateVolume {
+                settings: rules.settings(),
                 name,
                 size_bytes,
                 replicas,
                 ack: ack.into(),
                 reserve,
             };
+            if rules.dry_run {
+                return config::explain_placement(api, &request, json);
+            }
             let volume = ask(api, async |client| client.create_volume(&request).await)?;
             if json {
                 return print_json(&volume);

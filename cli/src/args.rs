@@ -2,9 +2,11 @@
 
 mod bench;
 mod clones;
+mod config;
 mod csi;
 mod etcd;
 mod iscsi;
+mod process;
 mod resize;
 mod snapshots;
 mod space;
@@ -26,9 +28,11 @@ use crate::machine_memory;
 
 pub use bench::{BenchArgs, BenchPattern};
 pub use clones::{CloneArgs, FlattenArgs};
+pub use config::{ConfigCommand, OfVolume, VolumeRules};
 pub use csi::{AttacherArg, CsiArgs, CsiMode};
 pub use etcd::EtcdArgs;
 pub use iscsi::{ISCSI_LISTEN, IscsiArgs, IscsiChoice, IscsiListen};
+pub use process::ProcessArgs;
 pub use resize::ResizeArgs;
 pub use snapshots::{CreateName, SnapshotCommand, SnapshotName};
 pub use space::{EventsArgs, SetSpaceArgs, SetVolumeArgs, SpaceCommand};
@@ -182,6 +186,15 @@ Examples:
         #[command(subcommand)]
         command: Option<SpaceCommand>,
     },
+    /// Show, explain and change settings of the cluster and of volumes; they hold at once, everywhere.
+    Config {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Show what has happened in the cluster of late: disks that ran full, lost capacity.
     Events {
         /// How to find the cluster.
@@ -314,6 +327,10 @@ pub struct UpArgs {
     #[arg(long, default_value = "auto", hide_default_value = true, value_name = "SIZE|auto", value_parser = parse_map_cache)]
     pub map_cache: MapCacheArg,
 
+    /// What every role has.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+
     /// How the reactor thread runs.
     #[command(flatten)]
     pub reactor: ReactorArgs,
@@ -357,6 +374,10 @@ pub struct ConductorArgs {
     /// repaired without it and may be attached elsewhere without --force.
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = parse_owner_silence)]
     pub owner_silence: Duration,
+
+    /// What every role has.
+    #[command(flatten)]
+    pub process: ProcessArgs,
 }
 
 /// `ashlar store`.
@@ -398,6 +419,10 @@ pub struct StoreArgs {
     /// [default: by the disks' size and the machine's memory].
     #[arg(long, default_value = "auto", hide_default_value = true, value_name = "SIZE|auto", value_parser = parse_map_cache)]
     pub map_cache: MapCacheArg,
+
+    /// What every role has.
+    #[command(flatten)]
+    pub process: ProcessArgs,
 
     /// How the reactor threads run.
     #[command(flatten)]
@@ -472,6 +497,10 @@ pub struct NbdArgs {
     #[command(flatten)]
     pub scrub: ScrubArgs,
 
+    /// What every role has.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+
     /// How the reactor thread runs.
     #[command(flatten)]
     pub reactor: ReactorArgs,
@@ -517,6 +546,9 @@ pub enum VolumeCommand {
         /// Bytes of each copy that are kept for it, whatever others write: a size, or all of it.
         #[arg(long, value_name = "SIZE|all", default_value = "none", hide_default_value = true, value_parser = space::parse_reserve)]
         reserve: Reserve,
+        /// Where its replicas may lie, its limits, and whether it is made at all.
+        #[command(flatten)]
+        rules: VolumeRules,
     },
     /// List the volumes.
     #[command(after_help = "Example:\n  ashlar volume list --json | jq '.[].name'")]

@@ -17,6 +17,14 @@ const UNREACHABLE: u8 = 5;
 /// What a shell expects of a program ended by SIGINT.
 const INTERRUPTED: u8 = 130;
 
+/// The command line, or a settings file, is wrong: what clap ends with.
+const WRONG_USAGE: u8 = 2;
+
+/// The exit code of wrong settings.
+pub fn wrong_usage() -> ExitCode {
+    ExitCode::from(WRONG_USAGE)
+}
+
 /// Prints the error, with its causes, and gives the exit code for it.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if is_closed_pipe(error) {

@@ -14,6 +14,7 @@ mod rebalance;
 mod requests;
 mod schedule;
 mod servers;
+mod settings;
 mod snapshots;
 mod space;
 mod targets;
@@ -27,9 +28,10 @@ use ashlar_proto::limits::SHARD_BYTES_DEFAULT;
 use ashlar_proto::{ByteCount, ClusterId, GroupId};
 use tokio::sync::{Mutex, Notify, oneshot, watch};
 
+use crate::gauges::Tallies;
 use crate::live::Live;
 use crate::membership::Moment;
-use crate::meta::{Events, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX, Term};
+use crate::meta::{Events, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX, Term, Transaction};
 use crate::refusal::Refusal;
 use crate::row::RowError;
 use crate::runtime::Runtime;
@@ -175,6 +177,7 @@ pub struct Cluster<M> {
     started: Duration,
     timing: Timing,
     shard_bytes: ByteCount,
+    tallies: Tallies,
 }
 
 impl<M: MetaStore> Cluster<M> {
@@ -221,6 +224,7 @@ impl<M: MetaStore> Cluster<M> {
             started,
             timing,
             shard_bytes,
+            tallies: Tallies::default(),
         });
         cluster.attend().await?;
         Ok(cluster)
@@ -231,7 +235,12 @@ impl<M: MetaStore> Cluster<M> {
         Moment::after_start(self.uptime())
     }
 
-    fn uptime(&self) -> Duration {
+    /// What it counts.
+    pub(crate) fn tallies(&self) -> &Tallies {
+        &self.tallies
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
         self.runtime.elapsed().saturating_sub(self.started)
     }
 
@@ -289,7 +298,7 @@ impl<M: MetaStore> Cluster<M> {
                 return Ok((planned.answer, at));
             }
             transaction.term = Some(term);
-            match self.store.commit(transaction).await? {
+            match self.commit(transaction).await? {
                 Outcome::Committed(revision) => {
                     self.follow().await?;
                     return Ok((planned.answer, revision));
@@ -299,6 +308,16 @@ impl<M: MetaStore> Cluster<M> {
             }
         }
         Err(ClusterError::Contended)
+    }
+
+    /// Commits, and counts how long that takes.
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, MetaError> {
+        let began = self.uptime();
+        let outcome = self.store.commit(transaction).await;
+        let is_done = matches!(outcome, Ok(Outcome::Committed(_) | Outcome::Conflict));
+        let took = self.uptime().saturating_sub(began);
+        self.tallies.note_commit(took, is_done);
+        outcome
     }
 
     /// Applies what the store has committed beyond the state.

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, ClusterError, ClusterOptions, Timing};
+use crate::gauges::Observer;
 use crate::http::listener::BoundedListener;
 use crate::http::{Api, WATCHES_MAX, router};
 use crate::meta::etcd_store::{EtcdOptions, EtcdStore};
@@ -96,6 +97,7 @@ pub struct Conductor {
     resign: Option<Resign>,
     server: JoinHandle<()>,
     clock: JoinHandle<()>,
+    observer: Observer,
 }
 
 type Resign = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -162,6 +164,7 @@ impl Conductor {
         let resign: Resign = Box::pin(async move { store.resign().await });
         let stopping = watch::Sender::new(false);
         let clock = tokio::spawn(keep_time(Arc::clone(&cluster), stopping.subscribe()));
+        let observer = Observer::of(&cluster);
         let api = Api {
             cluster,
             stopping: stopping.subscribe(),
@@ -186,6 +189,7 @@ impl Conductor {
             resign: Some(resign),
             server,
             clock,
+            observer,
         })
     }
 
@@ -193,6 +197,12 @@ impl Conductor {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A view on it, as long as it runs.
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        self.observer.clone()
     }
 
     /// Ends watches and waits, finishes what is in progress, and closes the metadata.

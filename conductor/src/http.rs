@@ -15,6 +15,7 @@ mod problem;
 mod rebalance;
 mod schedule;
 mod servers;
+mod settings;
 mod snapshots;
 mod space;
 mod targets;
@@ -159,6 +160,7 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
         .route("/v1/clients/allow", post(clients::allow::<M>))
         .merge(targets::routes())
         .merge(servers::routes())
+        .merge(settings::routes())
         .route("/v1/space", get(space::show::<M>).post(space::set::<M>))
         .route("/v1/events", get(space::events::<M>))
         .route("/v1/rebalance", get(rebalance::show::<M>))
@@ -175,7 +177,22 @@ pub(crate) fn router<M: MetaStore>(api: Api<M>) -> Router {
             leader::send_on::<M>,
         ))
         .layer(middleware::from_fn(bound_time))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), tally::<M>))
         .with_state(api)
+}
+
+/// Counts a request, and how long its answer takes to begin.
+async fn tally<M: MetaStore>(
+    State(api): State<Arc<Api<M>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let began = api.cluster.uptime();
+    let response = next.run(request).await;
+    let took = api.cluster.uptime().saturating_sub(began);
+    let has_failed = response.status().is_server_error();
+    api.cluster.tallies().note_request(took, has_failed);
+    response
 }
 
 /// Ends requests that take too long. A watch has answered by then; its body goes on.

@@ -14,19 +14,23 @@
 //! target/NAME                  an iSCSI target: its logical units, who may log in, secrets of CHAP
 //! iscsi-server/GROUP            an iSCSI server, by its portal group
 //! reservations/VOLUME          the persistent reservations of a volume
+//! settings/cluster             settings of the cluster
+//! settings/VOLUME              settings of a volume
 //! rebalance                    whether disks are evened out; not there until somebody or something
 //!                              has changed that
 //! ```
 //!
-//! A row is JSON: `{"version":9,"row":{…}}`. A version that is too new is refused, never guessed at.
+//! A row is JSON: `{"version":10,"row":{…}}`. A version that is too new is refused, never guessed at.
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
 //! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail
 //! and of denied clients; version 5 of snapshots and of how layers are read; version 6 of volumes that change
 //! their size; version 7 of clones, of groups of snapshots, of reservations and of the rules of space;
-//! version 8 of iSCSI targets and of persistent reservations; version 9 of iSCSI servers and of what they serve.
+//! version 8 of iSCSI targets and of persistent reservations; version 9 of iSCSI servers and of what they serve;
+//! version 10 of settings.
 //! What an older row does not say is not so.
 
 mod servers;
+mod settings;
 mod targets;
 
 use std::collections::BTreeMap;
@@ -43,12 +47,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::meta::{Change, Key};
 pub(crate) use servers::{ServerRow, server_key};
+pub(crate) use settings::{SettingsRow, settings_key};
 pub(crate) use targets::{
     DiscoveryRow, ReservationsRow, TargetRow, UnitRow, discovery_key, reservations_key, target_key,
 };
 
 /// The version of the rows that this build writes.
-const ROW_VERSION: u32 = 9;
+const ROW_VERSION: u32 = 10;
 
 /// The oldest version that it reads.
 const ROW_VERSION_OLDEST: u32 = 1;
@@ -298,6 +303,7 @@ pub(crate) enum AnyRow {
     Discovery(DiscoveryRow),
     Server(ServerRow),
     Reservations(ReservationsRow),
+    Settings(SettingsRow),
 }
 
 pub(crate) fn cluster_key() -> Key {
@@ -409,6 +415,7 @@ impl AnyRow {
             "discovery" => read(key, value).map(Self::Discovery),
             "iscsi-server" => read(key, value).map(Self::Server),
             "reservations" => read(key, value).map(Self::Reservations),
+            "settings" => read(key, value).map(Self::Settings),
             _ => Err(RowError::Unknown { key: key.clone() }),
         }
     }
@@ -431,6 +438,7 @@ impl AnyRow {
             Self::Discovery(row) => put(discovery_key(), row),
             Self::Server(row) => put(server_key(row.group), row),
             Self::Reservations(row) => put(reservations_key(row.volume), row),
+            Self::Settings(row) => put(settings_key(row.volume), row),
         }
     }
 }

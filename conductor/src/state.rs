@@ -16,6 +16,7 @@ mod chap;
 mod clients;
 mod clones;
 mod evidence;
+mod explain;
 mod groups;
 mod healing;
 mod layers;
@@ -29,6 +30,7 @@ mod reservations;
 mod resize;
 mod schedule;
 mod servers;
+mod settings;
 mod slots;
 mod snapshots;
 mod space;
@@ -113,6 +115,7 @@ pub(crate) struct ClusterState {
     disks: BTreeMap<DiskId, DiskRow>,
     rebalance: RebalanceRow,
     space: SpaceRow,
+    settings: settings::AllSettings,
     /// Clients that may attach nothing.
     denied: BTreeMap<String, DeniedRow>,
     /// iSCSI targets.
@@ -168,6 +171,7 @@ impl ClusterState {
             disks: BTreeMap::new(),
             rebalance: RebalanceRow::default(),
             space: SpaceRow::default(),
+            settings: settings::AllSettings::default(),
             denied: BTreeMap::new(),
             targets: BTreeMap::new(),
             discovery: DiscoveryRow::default(),

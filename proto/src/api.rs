@@ -7,11 +7,13 @@ mod clones;
 mod disks;
 mod groups;
 mod maps;
+mod placement;
 mod rebalance;
 mod reservations;
 mod resize;
 mod seen;
 mod servers;
+mod settings;
 mod snapshots;
 mod space;
 mod targets;
@@ -40,6 +42,7 @@ pub use groups::{
     CreateSnapshotGroup, HoldAnswer, HoldOutcome, HoldWord, ReportHold, SnapshotGroup, VolumeHold,
 };
 pub use maps::{AskMaps, AskedMap, VolumeMaps};
+pub use placement::{ExplainedDisk, ExplainedPlacement, Verdict};
 pub use rebalance::{
     DiskFill, DiskPlace, PlannedMove, Rebalance, RebalanceMove, RebalancePlan, RebalanceState,
     RebalanceSummary, SetRebalance,
@@ -56,6 +59,9 @@ pub use seen::{
 pub use servers::{
     AttachServer, ConfirmReservations, HandOver, IscsiServer, RegisterServer,
     ReservationsConfirmed, ServerHeartbeat, ServerRegistered, TakeVolume, VolumeService,
+};
+pub use settings::{
+    ChangeSettings, Setting, SettingScope, SettingSource, Settings, VolumeSettings,
 };
 pub use snapshots::{
     CreateSnapshot, ReportLayers, RollbackVolume, Snapshot, SnapshotMap, SnapshotState,
@@ -114,6 +120,9 @@ pub struct CreateVolume {
     /// What is kept for it.
     #[serde(default, skip_serializing_if = "Reserve::is_none")]
     pub reserve: Reserve,
+    /// Its settings by name, see `GET /v1/config`: where its replicas may lie, among others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Where a volume is in its life.
@@ -196,6 +205,9 @@ pub struct Volume {
     /// The group of snapshots in the making for which its owner holds back writes, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<VolumeHold>,
+    /// What its owner does by its settings.
+    #[serde(default, skip_serializing_if = "VolumeSettings::is_empty")]
+    pub settings: VolumeSettings,
     /// Its shards; left out of lists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<Shard>,

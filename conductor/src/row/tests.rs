@@ -18,7 +18,7 @@ fn rows_survive_their_bytes() {
 }
 
 #[test]
-fn stored_bytes_are_those_of_version_9() {
+fn stored_bytes_are_those_of_version_10() {
     let row = NameRow {
         name: "a".to_owned(),
         volume: VolumeId::new(7),
@@ -26,7 +26,7 @@ fn stored_bytes_are_those_of_version_9() {
     let Change::Put { value, .. } = AnyRow::Name(row).put() else {
         panic!("a put")
     };
-    let golden = r#"{"version":9,"row":{"name":"a","volume":"0000000000000007"}}"#;
+    let golden = r#"{"version":10,"row":{"name":"a","volume":"0000000000000007"}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let row = ShardRow {
         volume: VolumeId::new(7),
@@ -47,7 +47,7 @@ fn stored_bytes_are_those_of_version_9() {
         panic!("a put")
     };
     let golden = concat!(
-        r#"{"version":9,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
+        r#"{"version":10,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
         r#""replicas":[{"id":"0000000000000008","node":1,"#,
         r#""disk":"00000000000000000000000000000009","#,
         r#""in_sync":false,"fresh":true,"leaving":false}],"made":["0000000000000008"],"#,
@@ -62,7 +62,7 @@ fn stored_bytes_are_those_of_version_9() {
         panic!("a put")
     };
     assert_eq!(key.as_str(), "rebalance");
-    let golden = r#"{"version":9,"row":{"paused":true,"active":false}}"#;
+    let golden = r#"{"version":10,"row":{"paused":true,"active":false}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let row = DeniedRow {
         client: "nbd@a/b *".to_owned(),
@@ -72,7 +72,7 @@ fn stored_bytes_are_those_of_version_9() {
         panic!("a put")
     };
     assert_eq!(key.as_str(), "denied/nbd@a/b *");
-    let golden = r#"{"version":9,"row":{"client":"nbd@a/b *","reason":"r"}}"#;
+    let golden = r#"{"version":10,"row":{"client":"nbd@a/b *","reason":"r"}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let ailing = Ailing {
         reason: "r".to_owned(),
@@ -102,7 +102,7 @@ fn stored_bytes_are_those_of_version_9() {
         panic!("a put")
     };
     let golden = concat!(
-        r#"{"version":9,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
+        r#"{"version":10,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
         r#""path":"/d","lanes":1,"usable_bytes":1,"used_bytes":0,"volatile_cache":false,"#,
         r#""damage":{},"ailing":{"reason":"r","incident":5}},"schedulable":"open","#,
         r#""ailing":{"reason":"r","incident":5},"cleared":4}}"#
@@ -242,7 +242,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_9() {
     };
     assert_eq!(key.as_str(), "snapshot/0000000000000007/0000001a");
     let golden = concat!(
-        r#"{"version":9,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
+        r#"{"version":10,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
         r#""size_bytes":8192,"created_ms":1700000000000,"origin":null,"deleted":true,"group":3}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -267,7 +267,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_9() {
     };
     assert_eq!(key.as_str(), "group/000000000000001a");
     let golden = concat!(
-        r#"{"version":9,"row":{"id":26,"name":"before","members":[{"#,
+        r#"{"version":10,"row":{"id":26,"name":"before","members":[{"#,
         r#""volume":"0000000000000007","generation":2,"holds":true,"sealed":4}]}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -301,7 +301,7 @@ fn stored_targets_are_those_of_version_9() {
     };
     assert_eq!(key.as_str(), "target/iqn.2026-11.io.ashlar:a");
     let golden = concat!(
-        r#"{"version":9,"row":{"name":"iqn.2026-11.io.ashlar:a","alias":"A","#,
+        r#"{"version":10,"row":{"name":"iqn.2026-11.io.ashlar:a","alias":"A","#,
         r#""units":[{"lun":1,"volume":"0000000000000007","read_only":true}],"#,
         r#""initiators":["iqn.1994-05.com.redhat:*"],"#,
         r#""chap":[{"user":"u","secret":"twelve bytes","initiator":"iqn.1994-05.com.redhat:b"}],"#,
@@ -330,7 +330,7 @@ fn stored_secrets_of_discovery_are_those_of_version_9() {
     };
     assert_eq!(key.as_str(), "discovery");
     let golden = concat!(
-        r#"{"version":9,"row":{"chap":[{"user":"u","secret":"twelve bytes"}],"#,
+        r#"{"version":10,"row":{"chap":[{"user":"u","secret":"twelve bytes"}],"#,
         r#""mutual":{"user":"t","secret":"twelve bytes"}}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -369,7 +369,7 @@ fn stored_reservations_are_those_of_version_9() {
     };
     assert_eq!(key.as_str(), "reservations/0000000000000007");
     let golden = concat!(
-        r#"{"version":9,"row":{"volume":"0000000000000007","version":3,"reservations":{"#,
+        r#"{"version":10,"row":{"volume":"0000000000000007","version":3,"reservations":{"#,
         r#""generation":2,"registrations":[{"#,
         r#""initiator":"iqn.1994-05.com.redhat:b,i,0x00023d000001","#,
         r#""through":{"target":"iqn.2026-11.io.ashlar:a","portal_group":1},"#,
@@ -404,17 +404,17 @@ fn volumes_of_version_4_are_read_and_are_not_settled() {
 
 #[test]
 fn newer_rows_are_refused() {
-    let refused = AnyRow::decode(&cluster_key(), br#"{"version":10,"row":{"what":1}}"#);
+    let refused = AnyRow::decode(&cluster_key(), br#"{"version":11,"row":{"what":1}}"#);
     assert!(matches!(
         refused,
-        Err(RowError::Version { version: 10, .. })
+        Err(RowError::Version { version: 11, .. })
     ));
     let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
     assert!(matches!(unknown, Err(RowError::Unknown { .. })));
 }
 
 #[test]
-fn stored_servers_are_those_of_version_9() {
+fn stored_servers_are_those_of_version_10() {
     let row = AnyRow::Server(ServerRow {
         group: ashlar_proto::PortalGroup::FIRST,
         name: "san-1".to_owned(),
@@ -427,7 +427,7 @@ fn stored_servers_are_those_of_version_9() {
     };
     assert_eq!(key.as_str(), "iscsi-server/0001");
     let golden = concat!(
-        r#"{"version":9,"row":{"group":1,"name":"san-1","portals":["10.0.0.1:3260"],"#,
+        r#"{"version":10,"row":{"group":1,"name":"san-1","portals":["10.0.0.1:3260"],"#,
         r#""owner":"iscsi@san-1 pid 7","up":true}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -449,4 +449,40 @@ fn reservations_of_version_8_are_read() {
     };
     assert_eq!(row.reservations.aborts, 0);
     assert_eq!(row.reservations.registrations[0].through, None);
+}
+
+#[test]
+fn stored_settings_are_those_of_version_10() {
+    for (volume, name) in [
+        (None, "cluster"),
+        (Some(VolumeId::new(7)), "0000000000000007"),
+    ] {
+        let values = [("rebuild-after".to_owned(), "5m".to_owned())];
+        let row = AnyRow::Settings(SettingsRow {
+            volume,
+            values: values.into(),
+        });
+        let Change::Put { key, value } = row.put() else {
+            panic!("a put")
+        };
+        assert_eq!(key.as_str(), format!("settings/{name}"));
+        let of = volume.map_or("null".to_owned(), |_| format!("\"{name}\""));
+        let golden = format!(
+            r#"{{"version":10,"row":{{"volume":{of},"values":{{"rebuild-after":"5m"}}}}}}"#
+        );
+        assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
+        assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+    }
+}
+
+/// Metadata of version 9 have no settings, and all of their rows are read as they were.
+#[test]
+fn rows_of_version_9_are_read() {
+    let value = br#"{"version":9,"row":{"paused":true,"active":false}}"#;
+    let row = RebalanceRow {
+        paused: true,
+        active: false,
+    };
+    let read = AnyRow::decode(&rebalance_key(), value).unwrap();
+    assert_eq!(read, AnyRow::Rebalance(row));
 }

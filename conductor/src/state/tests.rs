@@ -31,6 +31,7 @@ mod repairs;
 mod reservations;
 mod resize;
 mod servers;
+mod settings;
 mod slots;
 mod snapshots;
 mod space;

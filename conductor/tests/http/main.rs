@@ -11,6 +11,7 @@ mod owners;
 mod problems;
 mod rebalance;
 mod restart;
+mod settings;
 mod snapshots;
 mod support;
 mod targets;

@@ -118,6 +118,7 @@ fn has(count: usize) -> &'static str {
 }
 
 /// A candidate with what this placement has given it.
+#[derive(Clone)]
 struct Bin<'a> {
     candidate: &'a Candidate,
     weight: u128,
@@ -183,7 +184,7 @@ pub fn place_by(
         let chosen = place_shard(rules, (volume, shard), replicas, *want, &mut bins);
         let Ok(chosen) = chosen else {
             // Without the rules there would be places: it is for them that there is none.
-            let mut free: Vec<Bin<'_>> = candidates.iter().map(Bin::new).collect();
+            let mut free = bins.clone();
             let none = Rules::default();
             if place_shard(&none, (volume, shard), replicas, *want, &mut free).is_ok() {
                 let found = chosen.err().unwrap_or_default();

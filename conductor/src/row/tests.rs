@@ -209,14 +209,14 @@ const VOLUME_OF_VERSION_4: &str = concat!(
 );
 
 #[test]
-fn stored_volumes_and_snapshots_are_those_of_version_9() {
+fn stored_volumes_and_snapshots_are_those_of_version_10() {
     let row = AnyRow::Volume(volume_row());
     let Change::Put { key, value } = row.put() else {
         panic!("a put")
     };
     let golden = format!(
         "{}{VOLUME_OF_VERSION_4}{}",
-        r#"{"version":9,"#,
+        r#"{"version":10,"#,
         concat!(
             r#","layers":{"version":3,"live":[{"low":1,"high":2},{"low":3,"high":8}],"#,
             r#""dropped":[{"low":4,"high":5}]},"layers_applied":2,"settled_layer":6,"#,
@@ -275,7 +275,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_9() {
 }
 
 #[test]
-fn stored_targets_are_those_of_version_9() {
+fn stored_targets_are_those_of_version_10() {
     use ashlar_proto::api::{ChapLogin, InitiatorSecret, Secret};
     let login = |user: &str| ChapLogin {
         user: user.to_owned(),
@@ -312,7 +312,7 @@ fn stored_targets_are_those_of_version_9() {
 }
 
 #[test]
-fn stored_secrets_of_discovery_are_those_of_version_9() {
+fn stored_secrets_of_discovery_are_those_of_version_10() {
     use ashlar_proto::api::{ChapLogin, InitiatorSecret, Secret};
     let login = |user: &str| ChapLogin {
         user: user.to_owned(),
@@ -338,7 +338,7 @@ fn stored_secrets_of_discovery_are_those_of_version_9() {
 }
 
 #[test]
-fn stored_reservations_are_those_of_version_9() {
+fn stored_reservations_are_those_of_version_10() {
     use ashlar_proto::api::{
         PersistentReservations, Registration, Reservation, ReservationKey, ReservationType,
         TargetPort,

@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use crate::tls;
 use ashlar_proto::api::{
-    AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ClearDisk, ClientDenied,
-    CloneSnapshot, ClusterStatus, CreateSnapshot, CreateSnapshotGroup, CreateVolume, DenyClient,
-    DetachRequest, Disk, Events, FlattenVolume, Heartbeat, HeartbeatAnswer, HoldAnswer,
-    InSyncCommitted, Node, OwnerHeartbeat, Problem, ProposeInSync, Rebalance, RebalancePlan,
-    RegisterNode, Registered, ReportFlatten, ReportHold, ReportLayers, ReserveVolume, ResizeVolume,
-    Revision, RollbackVolume, Schedulable, SetRebalance, SetSchedulable, SetSpace, Snapshot,
-    SnapshotGroup, SnapshotMap, Space, VOLUME_KEY_HEADER, Volume, VolumeMaps,
+    AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ChangeSettings, ClearDisk,
+    ClientDenied, CloneSnapshot, ClusterStatus, CreateSnapshot, CreateSnapshotGroup, CreateVolume,
+    DenyClient, DetachRequest, Disk, Events, ExplainedPlacement, FlattenVolume, Heartbeat,
+    HeartbeatAnswer, HoldAnswer, InSyncCommitted, Node, OwnerHeartbeat, Problem, ProposeInSync,
+    Rebalance, RebalancePlan, RegisterNode, Registered, ReportFlatten, ReportHold, ReportLayers,
+    ReserveVolume, ResizeVolume, Revision, RollbackVolume, Schedulable, SetRebalance,
+    SetSchedulable, SetSpace, Settings, Snapshot, SnapshotGroup, SnapshotMap, Space,
+    VOLUME_KEY_HEADER, Volume, VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
 use conductors::Conductors;
@@ -452,6 +453,30 @@ impl ApiClient {
             client: client.to_owned(),
         };
         self.tell(&["clients", "allow"], &request).await
+    }
+
+    /// `POST /v1/placement:explain`.
+    pub async fn explain_placement(
+        &self,
+        request: &CreateVolume,
+    ) -> Result<ExplainedPlacement, ApiError> {
+        self.post(&["placement:explain"], request).await
+    }
+
+    /// `GET /v1/config`: of the cluster, or of a volume.
+    pub async fn settings(&self, volume: Option<&str>) -> Result<Settings, ApiError> {
+        let get = self.request(Method::GET, &["config"]);
+        let query: Vec<(&str, &str)> = volume.map(|name| ("volume", name)).into_iter().collect();
+        json(
+            send(get.query(&query).timeout(ANSWER_MAX), &self.base).await?,
+            &self.base,
+        )
+        .await
+    }
+
+    /// `POST /v1/config`.
+    pub async fn change_settings(&self, request: &ChangeSettings) -> Result<Settings, ApiError> {
+        self.post(&["config"], request).await
     }
 
     /// `GET /v1/space`.

@@ -14,8 +14,8 @@ use ashlar_proto::api::{
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
 use crate::{
-    access, clones, credentials, labels, node_identities, rebalance, resize, space, targets,
-    transfer,
+    access, clones, config, credentials, labels, node_identities, rebalance, resize, space,
+    targets, transfer,
 };
 use ashlar_api_client::{ApiClient, ApiError, VolumeFilter};
 
@@ -44,9 +44,11 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
             ack,
             reserve,
             label,
+            rules,
         } => {
             let size_bytes = ByteCount::new(size);
             let request = CreateVolume {
+                settings: rules.settings(),
                 name,
                 size_bytes,
                 replicas,
@@ -54,6 +56,9 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
                 reserve,
                 labels: label.into_iter().collect(),
             };
+            if rules.dry_run {
+                return config::explain_placement(api, &request, json);
+            }
             let volume = ask(api, async |client| client.create_volume(&request).await)?;
             if json {
                 return print_json(&volume);

@@ -3,11 +3,13 @@
 mod access;
 mod bench;
 mod clones;
+mod config;
 mod csi;
 mod etcd;
 mod identity;
 mod iscsi;
 mod meta;
+mod process;
 mod resize;
 mod snapshots;
 mod space;
@@ -34,6 +36,7 @@ pub use access::{
 };
 pub use bench::{BenchArgs, BenchPattern};
 pub use clones::{CloneArgs, FlattenArgs};
+pub use config::{ConfigCommand, OfVolume, VolumeRules};
 pub use csi::{AttacherArg, CsiArgs, CsiMode};
 pub use etcd::EtcdArgs;
 pub use identity::{
@@ -44,6 +47,7 @@ pub use iscsi::{ISCSI_LISTEN, IscsiArgs, IscsiChoice, IscsiListen};
 pub use meta::{
     BackupArgs, CheckArgs, MetaCommand, MetaPlace, MetaTarget, MigrateArgs, RestoreArgs,
 };
+pub use process::ProcessArgs;
 pub use resize::ResizeArgs;
 pub use snapshots::{CreateName, SnapshotCommand, SnapshotName};
 pub use space::{EventsArgs, SetSpaceArgs, SetVolumeArgs, SpaceCommand};
@@ -272,6 +276,15 @@ Examples:
         #[command(subcommand)]
         command: Option<SpaceCommand>,
     },
+    /// Show, explain and change settings of the cluster and of volumes; they hold at once, everywhere.
+    Config {
+        /// How to find the cluster.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// What to do.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Show what has happened in the cluster of late: disks that ran full, lost capacity.
     Events {
         /// How to find the cluster.
@@ -418,6 +431,10 @@ pub struct UpArgs {
     #[arg(long, default_value = "auto", hide_default_value = true, value_name = "SIZE|auto", value_parser = parse_map_cache)]
     pub map_cache: MapCacheArg,
 
+    /// What every role has.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+
     /// How the reactor thread runs.
     #[command(flatten)]
     pub reactor: ReactorArgs,
@@ -469,6 +486,10 @@ pub struct ConductorArgs {
     /// repaired without it and may be attached elsewhere without --force.
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = parse_owner_silence)]
     pub owner_silence: Duration,
+
+    /// What every role has.
+    #[command(flatten)]
+    pub process: ProcessArgs,
 }
 
 /// `ashlar store`.
@@ -510,6 +531,10 @@ pub struct StoreArgs {
     /// [default: by the disks' size and the machine's memory].
     #[arg(long, default_value = "auto", hide_default_value = true, value_name = "SIZE|auto", value_parser = parse_map_cache)]
     pub map_cache: MapCacheArg,
+
+    /// What every role has.
+    #[command(flatten)]
+    pub process: ProcessArgs,
 
     /// How the reactor threads run.
     #[command(flatten)]
@@ -584,6 +609,10 @@ pub struct NbdArgs {
     #[command(flatten)]
     pub scrub: ScrubArgs,
 
+    /// What every role has.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+
     /// How the reactor thread runs.
     #[command(flatten)]
     pub reactor: ReactorArgs,
@@ -633,6 +662,9 @@ pub enum VolumeCommand {
         /// A label, as NAME=VALUE; may be given more than once.
         #[arg(long, value_name = "NAME=VALUE", value_parser = crate::labels::parse)]
         label: Vec<(String, String)>,
+        /// Where its replicas may lie, its limits, and whether it is made at all.
+        #[command(flatten)]
+        rules: VolumeRules,
     },
     /// List the volumes.
     #[command(after_help = "Example:\n  ashlar volume list --json | jq '.[].name'")]

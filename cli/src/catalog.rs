@@ -18,7 +18,8 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use ashlar_client::{
-    BlockDevice, BlockError, Durability, Geometry, Snapshot, Volume, VolumeOptions, ZeroMode,
+    BlockDevice, BlockError, Durability, Geometry, Snapshot, Volume, VolumeHealth, VolumeOptions,
+    ZeroMode,
 };
 use ashlar_nbd_server::{ChangesError, ExportCatalog, ExportDevice, ExportInfo, OpenError};
 use ashlar_proto::api::{AttachServer, TakeVolume};
@@ -98,6 +99,21 @@ impl VolumeCatalog {
         let asked = inner.source.export(name);
         let answer = inner.reactor.timeout(patience, asked).await;
         !matches!(answer, Err(_) | Ok(Err(OpenError::Unavailable)))
+    }
+
+    /// The volumes that are attached, by name, and how they fare.
+    pub fn attached(&self) -> Vec<(String, VolumeHealth)> {
+        let entries = self.0.entries.borrow();
+        let health = |(name, entry): (&String, &Entry)| match entry {
+            Entry::Open {
+                device: Exported::Volume(volume),
+                ..
+            } => Some((name.clone(), volume.health())),
+            _ => None,
+        };
+        let mut attached: Vec<_> = entries.iter().filter_map(health).collect();
+        attached.sort_by(|a, b| a.0.cmp(&b.0));
+        attached
     }
 
     /// This process is an iSCSI server, too: it says so when it attaches.

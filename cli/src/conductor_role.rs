@@ -5,6 +5,7 @@ use ashlar_conductor::{Conductor, ConductorOptions, Timing};
 use ashlar_proto::Address;
 
 use crate::args::{ConductorArgs, IdentityArgs};
+use crate::telemetry::{ConductorSource, Probe, Telemetry};
 use crate::{etcd, gate, identity, signals};
 
 /// Runs until SIGINT or SIGTERM.
@@ -14,6 +15,7 @@ pub fn run(args: ConductorArgs, who: &IdentityArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
+    let telemetry = Telemetry::start(runtime.handle(), &args.process, "conductor")?;
     runtime.block_on(async {
         let timing = Timing {
             rebuild_after: args.rebuild_after,
@@ -43,9 +45,26 @@ pub fn run(args: ConductorArgs, who: &IdentityArgs) -> anyhow::Result<()> {
             tokio::spawn(conducting.keep());
         }
         tracing::info!(api = %format!("{scheme}://{}", conductor.address()), "conductor serves");
+        observe(&telemetry, &conductor);
+        telemetry.serves();
         signals::stop_requested().await?;
+        telemetry.stops();
         tracing::info!("stopping");
         conductor.shutdown().await;
         Ok(())
     })
+}
+
+/// Has `telemetry` tell of the conductor: it is ready while somebody leads, and lives while its state can
+/// be looked at.
+pub fn observe(telemetry: &Telemetry, conductor: &Conductor) {
+    let observer = conductor.observer();
+    telemetry.add_source(ConductorSource::new(observer.clone()));
+    let asked = observer.clone();
+    telemetry.add_condition(move || asked.leader().err());
+    let alive = Probe::of(move || {
+        let observer = observer.clone();
+        async move { drop(observer.leader()) }
+    });
+    telemetry.add_probe("conductor", alive);
 }

@@ -8,6 +8,7 @@ use ashlar_csi::{
 };
 
 use crate::args::{AttacherArg, CsiArgs, CsiMode, IdentityArgs};
+use crate::telemetry::{Probe, Telemetry};
 use crate::{host, identity, signals};
 
 /// Runs until SIGINT or SIGTERM.
@@ -19,6 +20,7 @@ pub fn run(args: CsiArgs, who: &IdentityArgs) -> anyhow::Result<()> {
         .build()?;
     identity::join(who, &host::server_name(), &args.conductor, runtime.handle())?;
     let api = crate::credentials::client(&args.conductor).context("--conductor")?;
+    let telemetry = Telemetry::start(runtime.handle(), &args.process, "csi")?;
     runtime.block_on(async {
         let options = DriverOptions {
             socket: args.endpoint,
@@ -26,10 +28,13 @@ pub fn run(args: CsiArgs, who: &IdentityArgs) -> anyhow::Result<()> {
             node,
         };
         tracing::info!(driver = DRIVER_NAME, socket = %options.socket.display(), "CSI driver serves");
+        telemetry.add_probe("control", Probe::of(async || {}));
+        telemetry.serves();
         let stop = async {
             if let Err(error) = signals::stop_requested().await {
                 tracing::error!(%error, "signals cannot be waited for: stopping");
             }
+            telemetry.stops();
         };
         serve(options, stop).await.context("cannot serve CSI")
     })

@@ -20,6 +20,14 @@ const NOT_PERMITTED: u8 = 6;
 /// What a shell expects of a program ended by SIGINT.
 const INTERRUPTED: u8 = 130;
 
+/// The command line, or a settings file, is wrong: what clap ends with.
+const WRONG_USAGE: u8 = 2;
+
+/// The exit code of wrong settings.
+pub fn wrong_usage() -> ExitCode {
+    ExitCode::from(WRONG_USAGE)
+}
+
 /// Prints the error, with its causes, and gives the exit code for it.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if is_closed_pipe(error) {

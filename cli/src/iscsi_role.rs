@@ -16,6 +16,7 @@ use crate::args::{ISCSI_LISTEN, IdentityArgs, IscsiArgs, IscsiChoice};
 use crate::catalog::VolumeCatalog;
 use crate::cluster_source::HttpClusterSource;
 use crate::target_catalog::ClusterTargets;
+use crate::telemetry::{OwnersSource, Telemetry};
 use crate::{host, identity, runtime, signals};
 use ashlar_api_client::ApiClient;
 
@@ -30,13 +31,14 @@ pub fn run(args: IscsiArgs, who: &IdentityArgs) -> anyhow::Result<()> {
         .thread_name("ashlar-control")
         .enable_all()
         .build()?;
+    let telemetry = Telemetry::start(tokio.handle(), &args.process, "iscsi")?;
     let stop = signals::stop_channel(tokio.handle())?;
     let name = args.name.clone().unwrap_or_else(host::server_name);
     identity::join(who, &name, &args.conductor, tokio.handle())?;
     let api = crate::credentials::client(&args.conductor).context("--conductor")?;
     let control = tokio.handle().clone();
     let served = runtime::run(&args.reactor, |reactor| {
-        serve(reactor, &args, api, control, stop)
+        serve(reactor, &args, (api, control, telemetry), stop)
     });
     tokio.shutdown_timeout(Duration::from_secs(1));
     served
@@ -45,8 +47,7 @@ pub fn run(args: IscsiArgs, who: &IdentityArgs) -> anyhow::Result<()> {
 async fn serve(
     reactor: Reactor,
     args: &IscsiArgs,
-    api: ApiClient,
-    control: Handle,
+    (api, control, telemetry): (ApiClient, Handle, Telemetry),
     stop: remote::Receiver<()>,
 ) -> anyhow::Result<()> {
     let owner = host::owner("iscsi");
@@ -57,13 +58,17 @@ async fn serve(
     let source = HttpClusterSource::new(api, &control);
     let catalog = VolumeCatalog::new(&reactor, source.clone(), options);
     let targets = ClusterTargets::new(&reactor, source, catalog.clone(), args.all_volumes);
+    telemetry.add_reactor("0", reactor.remote());
+    telemetry.add_source(OwnersSource::new(&reactor, &catalog));
     let front = Front::start(&reactor, targets.clone(), &args.listen).await?;
     for address in front.addresses() {
         tracing::info!(%address, "iSCSI server serves");
     }
     let name = args.name.clone().unwrap_or_else(host::server_name);
     targets.take_part(&name, &owner, &args.portal, &front.addresses());
+    telemetry.serves();
     stop.recv().await;
+    telemetry.stops();
     tracing::info!("stopping: draining commands, detaching volumes");
     front.stop().await;
     catalog.detach_all().await;

@@ -12,6 +12,7 @@ mod clones;
 mod cluster_command;
 mod cluster_source;
 mod conductor_role;
+mod config;
 mod credentials;
 mod csi_role;
 mod disk;
@@ -24,6 +25,7 @@ mod identity;
 mod io_threads;
 mod iscsi_role;
 mod labels;
+mod logging;
 mod machine_memory;
 mod map_watch;
 mod meta;
@@ -35,6 +37,7 @@ mod rebalance;
 mod resize;
 mod runtime;
 mod server_calls;
+mod settings;
 mod signals;
 mod snapshots;
 mod space;
@@ -43,13 +46,13 @@ mod store_role;
 mod target_catalog;
 mod targets;
 mod tasks;
+mod telemetry;
 mod transfer;
 mod up;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
-use tracing_subscriber::EnvFilter;
+use clap::CommandFactory;
 
 use crate::args::{Cli, Command, DiskCommand, RebalanceCommand, SpaceCommand};
 
@@ -57,8 +60,12 @@ use crate::args::{Cli, Command, DiskCommand, RebalanceCommand, SpaceCommand};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    start_logging();
+    let cli = match read_settings() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let process = settings::process(&cli.command);
+    logging::start(process.and_then(|process| process.log.as_deref()));
     ashlar_proto::crc::self_test();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,15 +73,32 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs go to standard error; `ASHLAR_LOG` sets what is shown, as `info` or `ashlar_store=debug`.
-fn start_logging() {
-    let filter = EnvFilter::try_from_env("ASHLAR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+/// The arguments from everywhere; or the exit code, when what is wrong with them was said.
+fn read_settings() -> Result<Cli, ExitCode> {
+    let argv = std::env::args_os().collect();
+    let cli = match settings::parse(argv, |name| std::env::var(name).ok()) {
+        Ok(cli) => cli,
+        Err(settings::Refused::CommandLine(error)) => error.exit(),
+        Err(settings::Refused::Settings(faults)) => {
+            eprint!("{faults}");
+            return Err(exit::wrong_usage());
+        }
+    };
+    let process = settings::process(&cli.command);
+    let only_checks = process.is_some_and(|process| process.check_config);
+    let has_file = process.is_some_and(|process| process.config.is_some());
+    if only_checks || has_file {
+        let faults = settings::check(&cli.command);
+        if !faults.is_empty() {
+            eprint!("{}", settings::Faults(faults));
+            return Err(exit::wrong_usage());
+        }
+    }
+    if only_checks {
+        println!("the settings are right");
+        return Err(ExitCode::SUCCESS);
+    }
+    Ok(cli)
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
@@ -130,6 +154,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let command = command.unwrap_or(SpaceCommand::Show);
             space::run(&api.api, &command, json)
         }
+        Command::Config { api, command } => config::run(&api.api, &command, json),
         Command::Events { api, args } => space::events(&api.api, &args, json),
         Command::Meta { api, command } => meta::run(&api.api, command, json),
         Command::Status { api } => admin::status(&api.api, json),

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use crate::args::{IdentityArgs, NbdArgs, TlsArgs};
 use crate::catalog::VolumeCatalog;
 use crate::cluster_source::HttpClusterSource;
+use crate::telemetry::{OwnersSource, Telemetry};
 use crate::{host, identity, runtime, signals};
 use ashlar_api_client::ApiClient;
 
@@ -24,12 +25,13 @@ pub fn run(args: NbdArgs, who: &IdentityArgs) -> anyhow::Result<()> {
         .thread_name("ashlar-control")
         .enable_all()
         .build()?;
+    let telemetry = Telemetry::start(tokio.handle(), &args.process, "nbd")?;
     let stop = signals::stop_channel(tokio.handle())?;
     identity::join(who, &host::server_name(), &args.conductor, tokio.handle())?;
     let api = crate::credentials::client(&args.conductor).context("--conductor")?;
     let control = tokio.handle().clone();
     let served = runtime::run(&args.reactor, |reactor| {
-        serve(reactor, &args, api, control, stop)
+        serve(reactor, &args, (api, control, telemetry), stop)
     });
     tokio.shutdown_timeout(Duration::from_secs(1));
     served
@@ -38,8 +40,7 @@ pub fn run(args: NbdArgs, who: &IdentityArgs) -> anyhow::Result<()> {
 async fn serve(
     reactor: Reactor,
     args: &NbdArgs,
-    api: ApiClient,
-    control: Handle,
+    (api, control, telemetry): (ApiClient, Handle, Telemetry),
     stop: remote::Receiver<()>,
 ) -> anyhow::Result<()> {
     let mut options = VolumeOptions::new(host::owner("nbd"));
@@ -47,11 +48,15 @@ async fn serve(
     args.scrub.apply(&mut options);
     let source = HttpClusterSource::new(api, &control);
     let catalog = VolumeCatalog::new(&reactor, source, options);
+    telemetry.add_reactor("0", reactor.remote());
+    telemetry.add_source(OwnersSource::new(&reactor, &catalog));
     let front = Front::start(&reactor, &catalog, &args.listen, &args.tls).await?;
     for address in front.addresses() {
         tracing::info!(%address, "NBD server serves");
     }
+    telemetry.serves();
     stop.recv().await;
+    telemetry.stops();
     tracing::info!("stopping: draining requests, detaching volumes");
     front.stop().await;
     catalog.detach_all().await;
@@ -107,7 +112,11 @@ impl Front {
     }
 }
 
-fn tls_mode(args: &TlsArgs) -> anyhow::Result<Tls> {
+/// How the server uses TLS, by its arguments.
+///
+/// # Errors
+/// Certificates that cannot be used.
+pub fn tls_mode(args: &TlsArgs) -> anyhow::Result<Tls> {
     let Some(dir) = &args.tls_certificates else {
         return Ok(Tls::Off);
     };

@@ -113,6 +113,7 @@ enum Broken {
 #[derive(Debug)]
 pub struct StoreAgent {
     task: JoinHandle<()>,
+    registered: watch::Receiver<bool>,
 }
 
 impl StoreAgent {
@@ -124,15 +125,23 @@ impl StoreAgent {
         store: impl Store,
         repairs: RepairTasks,
     ) -> Self {
+        let (told, registered) = watch::channel(false);
         let agent = Agent {
             client,
             options,
             store,
             repairs,
+            told,
         };
         Self {
             task: runtime.spawn(agent.run()),
+            registered,
         }
+    }
+
+    /// Becomes true when the conductor has taken the store in for the first time.
+    pub fn registered(&self) -> watch::Receiver<bool> {
+        self.registered.clone()
     }
 
     /// Ends it. Call it before the store is stopped.
@@ -153,6 +162,7 @@ struct Agent<S> {
     options: AgentOptions,
     store: S,
     repairs: RepairTasks,
+    told: watch::Sender<bool>,
 }
 
 impl<S: Store> Agent<S> {
@@ -167,6 +177,7 @@ impl<S: Store> Agent<S> {
                         cluster = %registered.cluster,
                         "registered with the conductor"
                     );
+                    self.told.send_replace(true);
                     let since = tokio::time::Instant::now();
                     let broken = self.serve(registered).await;
                     if since.elapsed() > RETRY_LAST {

@@ -19,11 +19,13 @@ use ashlar_reactor::future::{Either, race};
 use ashlar_reactor::{DiskOptions, Reactor};
 use ashlar_store::{StoreOptions, StoreService};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::args::{IdentityArgs, StoreArgs};
 use crate::cluster_source::HttpClusterSource;
 use crate::io_threads::IoThreads;
 use crate::store_agent::{AgentOptions, StoreAgent};
+use crate::telemetry::{StoreSource, Telemetry};
 use crate::{host, identity, runtime, signals};
 use ashlar_api_client::ApiClient;
 
@@ -35,6 +37,7 @@ pub fn run(args: StoreArgs, who: &IdentityArgs) -> anyhow::Result<()> {
         .thread_name("ashlar-control")
         .enable_all()
         .build()?;
+    let telemetry = Telemetry::start(tokio.handle(), &args.process, "store")?;
     let stop = signals::stop_channel(tokio.handle())?;
     let name = args.name.clone().unwrap_or_else(host::name);
     identity::join(who, &name, &args.conductor, tokio.handle())?;
@@ -43,7 +46,7 @@ pub fn run(args: StoreArgs, who: &IdentityArgs) -> anyhow::Result<()> {
     let options = runtime::options(&args.reactor);
     let threads = IoThreads::start(options, args.threads - 1)?;
     let served = runtime::run_with(options, |reactor| {
-        serve(reactor, &args, &threads, api, control, stop)
+        serve(reactor, &args, &threads, (api, control, telemetry), stop)
     });
     tokio.shutdown_timeout(Duration::from_secs(1));
     // The lanes on them are closed.
@@ -55,10 +58,14 @@ async fn serve(
     reactor: Reactor,
     args: &StoreArgs,
     threads: &IoThreads,
-    api: ApiClient,
-    control: Handle,
+    (api, control, telemetry): (ApiClient, Handle, Telemetry),
     stop: remote::Receiver<()>,
 ) -> anyhow::Result<()> {
+    telemetry.wait_for(NOT_REGISTERED);
+    telemetry.add_reactor("0", reactor.remote());
+    for (number, remote) in (1..).zip(threads.remotes()) {
+        telemetry.add_reactor(&format!("{number}"), remote);
+    }
     let options = StoreOptions {
         disks: args.disk.iter().map(DiskOptions::new).collect(),
         listen: vec![args.listen.clone()],
@@ -85,19 +92,33 @@ async fn serve(
         labels: args.label.iter().cloned().collect(),
     };
     tracing::info!(name = agent.name, %address, disks = args.disk.len(), "store serves");
+    telemetry.add_source(StoreSource::new(&agent.name, store.control()));
     let source = HttpClusterSource::new(api.clone(), &control);
     let (repairs, tasks) = RepairOwners::start(&reactor, source, &agent.name, Vec::new());
     let agent = StoreAgent::start(&control, api, agent, store.control(), tasks);
+    telemetry.serves();
+    control.spawn(tell_registered(agent.registered(), telemetry.clone()));
     match race(stop.recv(), threads.lost_one()).await {
         Either::First(_) => tracing::info!("stopping: draining requests, taking checkpoints"),
         Either::Second(()) => tracing::error!("a thread has ended: stopping the others"),
     }
+    telemetry.stops();
     control.spawn(agent.stop());
     repairs.stop().await;
     if store.control().stop().await.is_ok() {
         store.stopped().await;
     }
     Ok(())
+}
+
+/// Why a store that has recovered is not ready yet.
+const NOT_REGISTERED: &str = "no conductor has taken this store in yet";
+
+/// Makes the store ready when it has registered.
+async fn tell_registered(mut registered: watch::Receiver<bool>, telemetry: Telemetry) {
+    if registered.wait_for(|registered| *registered).await.is_ok() {
+        telemetry.is_there(NOT_REGISTERED);
+    }
 }
 
 /// An address that means "every interface" is one that no owner can connect to.

@@ -30,10 +30,12 @@ use tokio::runtime::Handle;
 use crate::args::{IdentityArgs, IscsiChoice, UpArgs};
 use crate::catalog::VolumeCatalog;
 use crate::cluster_source::HttpClusterSource;
+use crate::conductor_role::observe;
 use crate::nbd_role::Front;
 use crate::output::print_text;
 use crate::store_agent::{AgentOptions, StoreAgent};
 use crate::target_catalog::ClusterTargets;
+use crate::telemetry::{OwnersSource, StoreSource, Telemetry};
 use crate::{credentials, disk, gate, host, identity, iscsi_role, runtime, signals};
 use ashlar_api_client::{ApiClient, Token};
 
@@ -67,14 +69,17 @@ pub fn run(args: UpArgs, who: &IdentityArgs) -> anyhow::Result<()> {
         owner_silence: args.owner_silence,
         ..Timing::default()
     };
+    let telemetry = Telemetry::start(tokio.handle(), &args.process, "up")?;
     let secret = process_secret()?;
     let mut access = gate::options(&args.gate)?;
     access.process_secret = Some(secret.clone());
     gate::warn(&access, args.api);
     let conductor = Conductor::start_guarded(options, timing, &access);
     let conductor = tokio.block_on(conductor).context("--api")?;
+    observe(&telemetry, &conductor);
     let stop = signals::stop_channel(tokio.handle())?;
     let cluster = Cluster {
+        telemetry,
         api: credentials::client_showing(
             &format!("http://{}", conductor.address()),
             Token::fixed(secret),
@@ -162,6 +167,7 @@ fn disks(args: &UpArgs, data: &Path) -> anyhow::Result<Vec<StorePlan>> {
 
 /// Everything but the conductor, about to run on one reactor.
 struct Cluster<'a> {
+    telemetry: Telemetry,
     api: ApiClient,
     api_url: String,
     control: Handle,
@@ -171,9 +177,13 @@ struct Cluster<'a> {
 
 impl Cluster<'_> {
     async fn serve(&self, reactor: Reactor, stop: remote::Receiver<()>) -> anyhow::Result<()> {
+        self.telemetry.add_reactor("0", reactor.remote());
         let mut stores = Vec::new();
         for plan in &self.disks {
-            stores.push(self.start_store(&reactor, plan).await?);
+            let store = self.start_store(&reactor, plan).await?;
+            let source = StoreSource::new(&plan.name, store.handle.control());
+            self.telemetry.add_source(source);
+            stores.push(store);
         }
         let local: Vec<(Address, Address)> = stores
             .iter()
@@ -195,6 +205,8 @@ impl Cluster<'_> {
         options.local = local;
         self.args.scrub.apply(&mut options);
         let catalog = VolumeCatalog::new(&reactor, source.clone(), options);
+        self.telemetry
+            .add_source(OwnersSource::new(&reactor, &catalog));
         let front = Front::start(&reactor, &catalog, &self.args.nbd, &self.args.tls).await?;
         let targets = ClusterTargets::new(&reactor, source, catalog.clone(), true);
         let choice = IscsiChoice::of(&self.args.iscsi);
@@ -205,7 +217,9 @@ impl Cluster<'_> {
             targets.take_part(&name, &owner, &[], &iscsi_at);
         }
         self.announce(&reactor, &nbd_at, &iscsi_at, &stop).await?;
+        self.telemetry.serves();
         stop.recv().await;
+        self.telemetry.stops();
         tracing::info!("stopping: draining requests, detaching volumes, checkpointing stores");
         let stops: [Pin<Box<dyn Future<Output = ()>>>; 2] =
             [Box::pin(front.stop()), Box::pin(iscsi.stop())];

@@ -43,12 +43,13 @@ use crate::origin::Origin;
 use crate::peer::{LaneUser, Peer, PeerKey, PeerTimes};
 use crate::quorum::{Mask, Quorum};
 use crate::route::Route;
-use crate::scrub;
+use crate::scrub::{self, ScrubPace};
 use crate::shard::{Replica, Shard};
 use crate::signal::{Promise, Signal};
 use crate::snapshot::OpenSnapshotError;
 use crate::source::{AnySource, ClusterSource, SourceError};
 use crate::takeover::{Takeover, TakeoverError};
+use crate::throttle::Throttle;
 use crate::volume::{Core, Phase};
 use crate::window::Seqs;
 use crate::write_log::{AckOrder, WriteLog};
@@ -439,9 +440,12 @@ fn serve(
         repairs: Cell::new(0),
         repairing: RefCell::default(),
         hedges: HedgeBudget::full(),
+        throttle: Throttle::default(),
+        scrub_pace: ScrubPace::default(),
         zeroes: zeroes.freeze(),
     });
     core.flatten.note(&grant.volume);
+    core.note_settings(&grant.volume.settings);
     let weak = Rc::downgrade(&core);
     take_in(&core, candidates, window.start());
     let background = flush::run_background(weak, Rc::clone(&core.work));

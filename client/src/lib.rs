@@ -61,6 +61,7 @@ mod source;
 mod takeover;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod volume;
 mod window;
 mod wire;

@@ -83,6 +83,7 @@ pub(crate) fn take_note(core: &Core, map: VolumeMap) {
     core.nodes.replace(nodes);
     core.growth.note(core, &map);
     core.flatten.note(&map.volume);
+    core.note_settings(&map.volume.settings);
     core.news.replace(Some(map));
     core.lacking.raise();
 }

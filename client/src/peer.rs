@@ -23,6 +23,7 @@ use ashlar_proto::{
     ShardIndex, Status, VolumeId,
 };
 use ashlar_reactor::link::{self, Frame, Link};
+use ashlar_reactor::meters::{Operation, Stage, bytes_of};
 use ashlar_reactor::{Instant, Reactor};
 use slab::Slab;
 
@@ -521,7 +522,9 @@ impl Peer {
         }
         self.note_room(&header);
         let mut pulse = self.pulse.get();
-        pulse.note_reply(self.reactor.now(), request.sent_at, header.kind);
+        let now = self.reactor.now();
+        pulse.note_reply(now, request.sent_at, header.kind);
+        self.note_time(&request, now);
         self.pulse.set(pulse);
         match request.waiting {
             // Another run of the lane answers: what the session counted on is gone.
@@ -558,6 +561,14 @@ impl Peer {
             }
         }
         true
+    }
+
+    /// Counts a request whose answer has come.
+    fn note_time(&self, request: &Request, now: Instant) {
+        let operation = Operation::from(request.header.kind);
+        let (bytes, took) = (bytes_of(&request.header), now - request.sent_at);
+        let meters = self.reactor.meters();
+        meters.note(Stage::Link, operation, bytes, took);
     }
 
     /// Since when there has always been a request that waited, if there is one now.

@@ -10,10 +10,12 @@
 //! caught up as a whole instead. Invariant: a repair writes a version under its own seq, so nothing
 //! newer is ever outranked.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use ashlar_proto::api::VolumeSettings;
 use ashlar_proto::crc::crc32c;
 use ashlar_proto::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, FRAME_DATA_BLOCKS_MAX};
 use ashlar_proto::message::{
@@ -24,10 +26,12 @@ use ashlar_reactor::future::join_all;
 use ashlar_reactor::{Instant, Reactor};
 
 use crate::hedge::note_failed;
+use crate::options::VolumeOptions;
 use crate::quorum::{Mask, Slot};
 use crate::read::{Blocks, verify};
 use crate::repair;
 use crate::shard::{Replica, Shard};
+use crate::signal::Signal;
 use crate::volume::Core;
 use crate::wire::{self, Body};
 use crate::write_log::Span;
@@ -44,25 +48,76 @@ const FIRST_PASS: u32 = 24;
 /// Blocks that one question of a deep scrub covers.
 const DEEP_BLOCKS: u32 = FRAME_DATA_BLOCKS_MAX as u32;
 
+/// How a volume is scrubbed, by its settings.
+#[derive(Debug, Default)]
+pub(crate) struct ScrubPace {
+    /// The pause before each pass; zero for none.
+    interval: Cell<Duration>,
+    /// Bytes a second that each replica reads.
+    bytes: Cell<u64>,
+    changed: Rc<Signal>,
+}
+
+impl ScrubPace {
+    /// As the settings say, or where they say nothing, as the owner's process has it.
+    pub(crate) fn note(&self, options: &VolumeOptions, settings: &VolumeSettings) {
+        let interval = settings.scrub_interval_ms.map(Duration::from_millis);
+        let interval = interval.unwrap_or(options.scrub_interval);
+        let bytes = settings.scrub_bytes_per_second;
+        self.bytes
+            .set(bytes.map_or(options.scrub_pace, |bytes| bytes.get()));
+        if self.interval.replace(interval) != interval {
+            self.changed.raise();
+        }
+    }
+
+    /// Whoever waits looks again.
+    pub(crate) fn raise(&self) {
+        self.changed.raise();
+    }
+}
+
+/// Waits for the next pass. The pause begins anew where another one is set; false at the end of the volume.
+async fn wait_for_pass(core: &Weak<Core>, reactor: &Reactor, is_first: bool) -> bool {
+    loop {
+        let Some(strong) = core.upgrade().filter(|core| core.is_running()) else {
+            return false;
+        };
+        let interval = strong.scrub_pace.interval.get();
+        let changed = Rc::clone(&strong.scrub_pace.changed);
+        let moment = changed.moment();
+        drop(strong);
+        if interval.is_zero() {
+            changed.raised_since(moment).await;
+            continue;
+        }
+        // Sooner at first: some are never attached for long.
+        let pause = if is_first {
+            interval / FIRST_PASS
+        } else {
+            interval
+        };
+        let raised = reactor.timeout(pause, changed.raised_since(moment)).await;
+        if raised.is_err() {
+            return true;
+        }
+    }
+}
+
 /// Scrubs a volume for as long as it is attached.
 pub(crate) async fn run(core: Weak<Core>) {
     let Some(strong) = core.upgrade() else { return };
     let reactor = strong.reactor.clone();
-    let (interval, pace) = (strong.options.scrub_interval, strong.options.scrub_pace);
     drop(strong);
-    if interval.is_zero() {
-        return;
-    }
-    // Sooner at first: some are never attached for long.
-    let mut pause = interval / FIRST_PASS;
-    loop {
-        reactor.sleep(pause).await;
-        pause = interval;
+    let mut is_first = true;
+    while wait_for_pass(&core, &reactor, is_first).await {
+        is_first = false;
         let mut index = 0;
         loop {
             let Some(strong) = core.upgrade().filter(|core| core.is_running()) else {
                 return;
             };
+            let pace = strong.scrub_pace.bytes.get();
             let Some(shard) = strong.shards().get(index).cloned() else {
                 break;
             };

@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 use std::pin::pin;
 use std::rc::Rc;
 
-use ashlar_proto::api::VolumeMap;
+use ashlar_proto::api::{VolumeMap, VolumeSettings};
 use ashlar_proto::message::Extent;
 use ashlar_proto::{BlockIndex, ClusterId, Generation, Layer, ShardIndex, VolumeId, Window};
+use ashlar_reactor::meters::{Measure, Operation, Stage};
 use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
 
 use crate::attach::{self, AttachError};
@@ -31,9 +32,11 @@ use crate::origin::Origin;
 use crate::peer::Peer;
 use crate::quorum::Slot;
 use crate::route::Route;
+use crate::scrub::ScrubPace;
 use crate::shard::Shard;
 use crate::signal::Signal;
 use crate::source::{AnySource, ClusterSource};
+use crate::throttle::Throttle;
 use crate::window::Seqs;
 use crate::write_log::AckOrder;
 use crate::{flush, read, write, zero};
@@ -105,6 +108,8 @@ pub(crate) struct Core {
     /// The copies that are being repaired.
     pub(crate) repairing: RefCell<BTreeSet<(ShardIndex, BlockIndex, Slot)>>,
     pub(crate) hedges: HedgeBudget,
+    pub(crate) throttle: Throttle,
+    pub(crate) scrub_pace: ScrubPace,
     /// A frame's worth of zeroes.
     pub(crate) zeroes: SharedBuffer,
 }
@@ -112,6 +117,8 @@ pub(crate) struct Core {
 impl Drop for Core {
     fn drop(&mut self) {
         self.phase.set(Phase::Detached);
+        self.throttle.limit(None, None);
+        self.scrub_pace.raise();
         self.work.raise();
         self.lacking.raise();
         self.hold.raise();
@@ -161,6 +168,22 @@ impl Core {
         }
     }
 
+    /// Waits until a request of so many bytes of a client is within the volume's limits.
+    pub(crate) async fn admit(&self, bytes: u64) -> Result<(), BlockError> {
+        if !self.throttle.is_open() {
+            self.throttle.pass(&self.reactor, bytes).await;
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// Goes by the settings of the volume from now on.
+    pub(crate) fn note_settings(&self, settings: &VolumeSettings) {
+        let bytes = settings.bytes_per_second.map(|bytes| bytes.get());
+        self.throttle.limit(settings.requests_per_second, bytes);
+        self.scrub_pace.note(&self.options, settings);
+    }
+
     /// Ends everything that runs or waits.
     pub(crate) fn stop(&self, phase: Phase, error: BlockError) {
         self.phase.set(phase);
@@ -171,6 +194,8 @@ impl Core {
         for peer in &peers {
             peer.close();
         }
+        self.throttle.limit(None, None);
+        self.scrub_pace.raise();
         self.acks.raise();
         self.progress.raise();
         self.work.raise();
@@ -417,13 +442,24 @@ impl Volume {
     }
 }
 
+impl Volume {
+    fn measure(&self, operation: Operation, bytes: u64) -> Measure<'_> {
+        self.core.reactor.measure(Stage::Owner, operation, bytes)
+    }
+}
+
 impl BlockDevice for Volume {
     fn geometry(&self) -> Geometry {
         self.core.geometry.get()
     }
 
     async fn read(&self, offset: u64, len: u32) -> Result<Vec<SharedBuffer>, BlockError> {
-        read::read(&self.core, offset, len).await
+        let measure = self.measure(Operation::Read, u64::from(len));
+        let work = async {
+            self.core.admit(u64::from(len)).await?;
+            read::read(&self.core, offset, len).await
+        };
+        measure.end(work.await)
     }
 
     async fn write(
@@ -432,8 +468,13 @@ impl BlockDevice for Volume {
         data: Buffer,
         durability: Durability,
     ) -> Result<(), BlockError> {
-        write::write(&self.core, offset, data).await?;
-        flush::after_write(&self.core, durability).await
+        let measure = self.measure(Operation::Write, data.len() as u64);
+        let work = async {
+            self.core.admit(data.len() as u64).await?;
+            write::write(&self.core, offset, data).await?;
+            flush::after_write(&self.core, durability).await
+        };
+        measure.end(work.await)
     }
 
     async fn write_zeroes(
@@ -443,17 +484,28 @@ impl BlockDevice for Volume {
         mode: ZeroMode,
         durability: Durability,
     ) -> Result<(), BlockError> {
-        zero::write_zeroes(&self.core, offset, len, mode).await?;
-        flush::after_write(&self.core, durability).await
+        let measure = self.measure(Operation::Discard, len);
+        let work = async {
+            self.core.admit(0).await?;
+            zero::write_zeroes(&self.core, offset, len, mode).await?;
+            flush::after_write(&self.core, durability).await
+        };
+        measure.end(work.await)
     }
 
     async fn trim(&self, offset: u64, len: u64, durability: Durability) -> Result<(), BlockError> {
-        zero::trim(&self.core, offset, len).await?;
-        flush::after_write(&self.core, durability).await
+        let measure = self.measure(Operation::Discard, len);
+        let work = async {
+            self.core.admit(0).await?;
+            zero::trim(&self.core, offset, len).await?;
+            flush::after_write(&self.core, durability).await
+        };
+        measure.end(work.await)
     }
 
     async fn flush(&self) -> Result<(), BlockError> {
-        flush::flush(&self.core).await
+        let measure = self.measure(Operation::Flush, 0);
+        measure.end(flush::flush(&self.core).await)
     }
 
     async fn extents(

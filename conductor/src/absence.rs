@@ -31,6 +31,11 @@ impl Absence {
         }
     }
 
+    /// Waits that long from now on, also for those that are away.
+    pub(crate) fn set_grace(&mut self, grace: Duration) {
+        self.grace = grace;
+    }
+
     /// Notes which disks do not serve now. Call it several times per pause.
     pub(crate) fn note(&mut self, now: Moment, away: &BTreeSet<DiskId>) {
         let passed = self.looks.passed(now).unwrap_or_default();

@@ -19,6 +19,7 @@ mod rebalance;
 mod requests;
 mod schedule;
 mod servers;
+mod settings;
 mod snapshots;
 mod space;
 mod targets;
@@ -35,9 +36,10 @@ use ashlar_proto::{ByteCount, ClusterId, GroupId};
 use tokio::sync::{Mutex, Notify, oneshot, watch};
 
 use crate::audited::Asked;
+use crate::gauges::Tallies;
 use crate::live::Live;
 use crate::membership::Moment;
-use crate::meta::{Events, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX, Term};
+use crate::meta::{Events, MetaError, MetaStore, Outcome, PAGE_ROWS_MAX, Term, Transaction};
 use crate::refusal::Refusal;
 use crate::row::RowError;
 use crate::runtime::Runtime;
@@ -195,6 +197,7 @@ pub struct Cluster<M> {
     started: Duration,
     timing: Timing,
     shard_bytes: ByteCount,
+    tallies: Tallies,
 }
 
 impl<M: MetaStore> Cluster<M> {
@@ -241,6 +244,7 @@ impl<M: MetaStore> Cluster<M> {
             started,
             timing,
             shard_bytes,
+            tallies: Tallies::default(),
         });
         cluster.attend().await?;
         Ok(cluster)
@@ -261,7 +265,12 @@ impl<M: MetaStore> Cluster<M> {
         self.runtime.wall_ms()
     }
 
-    fn uptime(&self) -> Duration {
+    /// What it counts.
+    pub(crate) fn tallies(&self) -> &Tallies {
+        &self.tallies
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
         self.runtime.elapsed().saturating_sub(self.started)
     }
 
@@ -325,7 +334,7 @@ impl<M: MetaStore> Cluster<M> {
                 Some(asked) => self.join_entry(asked, &mut transaction).await?,
                 None => None,
             };
-            match self.store.commit(transaction).await? {
+            match self.commit(transaction).await? {
                 Outcome::Committed(revision) => {
                     if let (Some(asked), Some(entry)) = (asked, &entry) {
                         asked.kept(entry);
@@ -338,6 +347,16 @@ impl<M: MetaStore> Cluster<M> {
             }
         }
         Err(ClusterError::Contended)
+    }
+
+    /// Commits, and counts how long that takes.
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, MetaError> {
+        let began = self.uptime();
+        let outcome = self.store.commit(transaction).await;
+        let is_done = matches!(outcome, Ok(Outcome::Committed(_) | Outcome::Conflict));
+        let took = self.uptime().saturating_sub(began);
+        self.tallies.note_commit(took, is_done);
+        outcome
     }
 
     /// Applies what the store has committed beyond the state.

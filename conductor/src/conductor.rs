@@ -22,6 +22,7 @@ use crate::access::AccessOptions;
 use crate::access::gate::Gate;
 use crate::audit_file::AuditFile;
 use crate::cluster::{Cluster, ClusterError, ClusterOptions, Timing};
+use crate::gauges::Observer;
 use crate::http::identities::{follow_denials, take_over_denials};
 use crate::http::listener::BoundedListener;
 use crate::http::secure::ApiListener;
@@ -123,6 +124,7 @@ pub struct Conductor {
     resign: Option<Resign>,
     server: JoinHandle<()>,
     clock: JoinHandle<()>,
+    observer: Observer,
 }
 
 type Resign = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -240,6 +242,7 @@ impl Conductor {
         let resign: Resign = Box::pin(async move { store.resign().await });
         let stopping = watch::Sender::new(false);
         let clock = tokio::spawn(keep_time(Arc::clone(&cluster), stopping.subscribe()));
+        let observer = Observer::of(&cluster);
         let api = Api {
             cluster,
             stopping: stopping.subscribe(),
@@ -275,6 +278,7 @@ impl Conductor {
             resign: Some(resign),
             server,
             clock,
+            observer,
         })
     }
 
@@ -282,6 +286,12 @@ impl Conductor {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A view on it, as long as it runs.
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        self.observer.clone()
     }
 
     /// Ends watches and waits, finishes what is in progress, and closes the metadata.

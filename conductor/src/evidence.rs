@@ -105,6 +105,11 @@ impl Evidence {
         }
     }
 
+    /// That silence of an owner counts from now on.
+    pub(crate) fn set_owner_silence(&mut self, silence: Duration) {
+        self.owner_silence = silence;
+    }
+
     /// The clock is looked at: a long gap since the last time is a pause of the conductor itself. Call
     /// it a few times in a lifetime.
     pub(crate) fn look(&mut self, now: Moment) {

@@ -30,6 +30,7 @@ mod routes;
 mod schedule;
 pub(crate) mod secure;
 mod servers;
+mod settings;
 mod snapshots;
 mod space;
 mod targets;
@@ -147,6 +148,7 @@ pub(crate) fn router<M: MetaStore>(api: Arc<Api<M>>) -> Router {
             peer::admit::<M>,
         ))
         .layer(middleware::from_fn(bound_time))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), tally::<M>))
         .with_state(api)
 }
 
@@ -191,6 +193,7 @@ fn all_routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
         .with(space::routes())
         .with(rebalance::routes())
         .with(tasks::routes())
+        .with(settings::routes())
         .with(metadata::routes())
         .with(identities::routes())
         .with(access::routes())
@@ -218,6 +221,20 @@ impl Document {
 async fn document(Extension(document): Extension<Document>) -> Response {
     let json = HeaderValue::from_static("application/json");
     ([(header::CONTENT_TYPE, json)], document.0).into_response()
+}
+
+/// Counts a request, and how long its answer takes to begin.
+async fn tally<M: MetaStore>(
+    State(api): State<Arc<Api<M>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let began = api.cluster.uptime();
+    let response = next.run(request).await;
+    let took = api.cluster.uptime().saturating_sub(began);
+    let has_failed = response.status().is_server_error();
+    api.cluster.tallies().note_request(took, has_failed);
+    response
 }
 
 /// Ends requests that take too long. A watch has answered by then; its body goes on.

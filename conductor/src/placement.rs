@@ -2,7 +2,8 @@
 //!
 //! Pure and deterministic. Rules, in this order:
 //! 1. replicas of a shard lie on distinct nodes: without that there is no placement;
-//! 2. and in distinct failure domains (labels `zone`, then `rack`) as far as there are any;
+//! 2. and as the volume's own rules have it ([`Rules`]); then in distinct failure domains (labels `zone`,
+//!    then `rack`) as far as there are any;
 //! 3. shards of the volume are spread over disks in proportion to their weights, by the method of
 //!    highest averages (D'Hondt): the disk with the least (shards given + 1) / weight is next;
 //! 4. ties go by a hash, so that equal disks get equal shares over many volumes.
@@ -14,6 +15,7 @@
 //! where no other of equal failure domains has room.
 
 mod fill;
+mod rules;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +23,7 @@ use ashlar_proto::api::SpaceRules;
 use ashlar_proto::{DiskId, NodeId, ShardIndex, VolumeId};
 
 pub use fill::{Fill, Load, Want, Written};
+pub use rules::{Broken, Rules};
 
 use crate::refusal::ratio;
 
@@ -63,6 +66,20 @@ pub enum PlacementError {
         /// Nodes with a working disk that answer.
         up: usize,
     },
+    /// Enough nodes answer, but the volume's own rules leave too few places.
+    #[error(
+        "{} in places that the volume's rules allow, and shard {shard} finds {found}: add nodes with the \
+         labels that the rules ask for, or change the rules (`ashlar config list --volume NAME`)",
+        need(*.replicas)
+    )]
+    Rules {
+        /// Replicas asked for.
+        replicas: usize,
+        /// Places found for the shard.
+        found: usize,
+        /// The first shard that found too few.
+        shard: ShardIndex,
+    },
     /// Enough nodes answer, but their disks are full or promised away.
     #[error(
         "{} with room, {up} {} up and {with_room} {} room for shard {shard}: add or uncordon disks, \
@@ -101,6 +118,7 @@ fn has(count: usize) -> &'static str {
 }
 
 /// A candidate with what this placement has given it.
+#[derive(Clone)]
 struct Bin<'a> {
     candidate: &'a Candidate,
     weight: u128,
@@ -122,8 +140,12 @@ impl<'a> Bin<'a> {
         self.load.has_room(want)
     }
 
-    fn overlap(&self, chosen: &[&BTreeMap<String, String>]) -> u32 {
-        overlap(&self.candidate.labels, chosen)
+    fn overlap(&self, rules: &Rules, chosen: &[&BTreeMap<String, String>]) -> u32 {
+        rules.overlap(&self.candidate.labels, chosen)
+    }
+
+    fn is_allowed(&self, rules: &Rules, chosen: &[&BTreeMap<String, String>]) -> bool {
+        rules.check(&self.candidate.labels, chosen).is_ok()
     }
 }
 
@@ -139,24 +161,12 @@ pub fn overlap(labels: &BTreeMap<String, String>, others: &[&BTreeMap<String, St
         .fold(0, |sum, label| sum * 2 + u32::from(shares(label)))
 }
 
-/// Chooses `replicas` disks for each shard of a new volume.
+/// Chooses `replicas` disks for each shard of a volume from `first` on, by its rules.
 ///
 /// # Errors
 /// [`PlacementError`] that says what is missing.
-pub fn place(
-    volume: VolumeId,
-    replicas: usize,
-    shards: &[Want],
-    candidates: &[Candidate],
-) -> Result<Vec<Vec<(NodeId, DiskId)>>, PlacementError> {
-    place_more(volume, replicas, ShardIndex::new(0), shards, candidates)
-}
-
-/// The same for the shards from `first` on, of a volume that has those before.
-///
-/// # Errors
-/// [`PlacementError`] that says what is missing.
-pub fn place_more(
+pub fn place_by(
+    rules: &Rules,
     volume: VolumeId,
     replicas: usize,
     first: ShardIndex,
@@ -171,7 +181,19 @@ pub fn place_more(
     let mut placed = Vec::with_capacity(shards.len());
     for (index, want) in (first.get()..).zip(shards) {
         let shard = ShardIndex::new(index);
-        let Some(chosen) = place_shard(volume, shard, replicas, *want, &mut bins) else {
+        let chosen = place_shard(rules, (volume, shard), replicas, *want, &mut bins);
+        let Ok(chosen) = chosen else {
+            // Without the rules there would be places: it is for them that there is none.
+            let mut free = bins.clone();
+            let none = Rules::default();
+            if place_shard(&none, (volume, shard), replicas, *want, &mut free).is_ok() {
+                let found = chosen.err().unwrap_or_default();
+                return Err(PlacementError::Rules {
+                    replicas,
+                    found,
+                    shard,
+                });
+            }
             let room = bins.iter().filter(|bin| bin.has_room(*want));
             let with_room = count_nodes(room.map(|bin| bin.candidate));
             let rules = candidates.first().map(|first| first.load.rules);
@@ -191,6 +213,7 @@ pub fn place_more(
 /// Chooses a disk for one more replica of a shard beside `others`, by the same rules.
 #[must_use]
 pub fn place_beside(
+    rules: &Rules,
     volume: VolumeId,
     shard: ShardIndex,
     want: Want,
@@ -200,7 +223,7 @@ pub fn place_beside(
     let bins: Vec<Bin<'_>> = candidates.iter().copied().map(Bin::new).collect();
     let nodes: Vec<NodeId> = others.iter().map(|other| other.node).collect();
     let labels: Vec<_> = others.iter().map(|other| &other.labels).collect();
-    let best = best_bin(volume, shard, want, (&nodes, &labels), &bins)?;
+    let best = best_bin(rules, (volume, shard), want, (&nodes, &labels), &bins)?;
     let chosen = bins[best].candidate;
     Some((chosen.node, chosen.disk))
 }
@@ -212,17 +235,19 @@ fn count_nodes<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> usize {
         .len()
 }
 
+/// The places of a shard's replicas; how many were found, where they are too few.
 fn place_shard<'a>(
-    volume: VolumeId,
-    shard: ShardIndex,
+    rules: &Rules,
+    at: (VolumeId, ShardIndex),
     replicas: usize,
     want: Want,
     bins: &mut [Bin<'a>],
-) -> Option<Vec<(NodeId, DiskId)>> {
+) -> Result<Vec<(NodeId, DiskId)>, usize> {
     let (mut nodes, mut labels) = (Vec::new(), Vec::new());
     let mut picks = Vec::with_capacity(replicas);
     while picks.len() < replicas {
-        let best = best_bin(volume, shard, want, (&nodes, &labels), bins)?;
+        let best = best_bin(rules, at, want, (&nodes, &labels), bins);
+        let best = best.ok_or(picks.len())?;
         nodes.push(bins[best].candidate.node);
         labels.push(&bins[best].candidate.labels);
         picks.push(best);
@@ -231,31 +256,30 @@ fn place_shard<'a>(
         bins[pick].given += 1;
         bins[pick].load = bins[pick].load.with_want(want);
     }
-    Some(
-        picks
-            .iter()
-            .map(|&i| (bins[i].candidate.node, bins[i].candidate.disk))
-            .collect(),
-    )
+    Ok(picks
+        .iter()
+        .map(|&i| (bins[i].candidate.node, bins[i].candidate.disk))
+        .collect())
 }
 
-/// The best of the bins that have room and lie on none of the nodes.
+/// The best of the bins that have room, lie on none of the nodes, and break no rule.
 fn best_bin(
-    volume: VolumeId,
-    shard: ShardIndex,
+    rules: &Rules,
+    (volume, shard): (VolumeId, ShardIndex),
     want: Want,
     (nodes, labels): (&[NodeId], &[&BTreeMap<String, String>]),
     bins: &[Bin<'_>],
 ) -> Option<usize> {
     (0..bins.len())
         .filter(|&i| bins[i].has_room(want) && !nodes.contains(&bins[i].candidate.node))
+        .filter(|&i| bins[i].is_allowed(rules, labels))
         .min_by(|&a, &b| {
             let (a, b) = (&bins[a], &bins[b]);
             let load_a = u128::from(a.given + 1).saturating_mul(b.weight);
             let load_b = u128::from(b.given + 1).saturating_mul(a.weight);
             let tie = |bin: &Bin<'_>| tie_break(volume, shard, bin.candidate.disk);
             let is_high = |bin: &Bin<'_>| bin.load.with_want(want).is_above_soft();
-            (a.overlap(labels).cmp(&b.overlap(labels)))
+            (a.overlap(rules, labels).cmp(&b.overlap(rules, labels)))
                 .then(is_high(a).cmp(&is_high(b)))
                 .then(load_a.cmp(&load_b))
                 .then_with(|| tie(a).cmp(&tie(b)))

@@ -88,6 +88,12 @@ pub enum InvalidRequest {
     Thresholds { soft: u8, hard: u8 },
     #[error("{} times is less than there is: give 1 or more, or unlimited", ratio(*.percent))]
     OverCommit { percent: u32 },
+    #[error("there is no setting `{name}`: see `ashlar config list`")]
+    NoSetting { name: String },
+    #[error("`{name}` is a setting of the cluster, not of a volume: leave --volume out")]
+    NotOfVolumes { name: String },
+    #[error("{name}: {problem}")]
+    Setting { name: String, problem: String },
     #[error(transparent)]
     Target(#[from] InvalidTarget),
 }

@@ -23,6 +23,8 @@
 //! join-token/ID                a token with which a node may get its first certificate, hashed
 //! denied-identity/KIND/WHO     a node or a certificate that is let in no more
 //! once/KEY                     what was done for a request that may be sent again
+//! settings/cluster             settings of the cluster
+//! settings/VOLUME              settings of a volume
 //! rebalance                    whether disks are evened out; not there until somebody or something
 //!                              has changed that
 //! ```
@@ -33,13 +35,15 @@
 //! and of denied clients; version 5 of snapshots and of how layers are read; version 6 of volumes that change
 //! their size; version 7 of clones, of groups of snapshots, of reservations and of the rules of space;
 //! version 8 of iSCSI targets and of persistent reservations; version 9 of iSCSI servers and of what they serve;
-//! version 10 of who may do what, of who may join, of labels of volumes and of requests that may be sent again.
+//! version 10 of who may do what, of who may join, of labels of volumes, of requests that may be sent again
+//! and of settings.
 //! What an older row does not say is not so.
 
 mod access;
 mod identities;
 mod once;
 mod servers;
+mod settings;
 mod targets;
 
 use std::collections::BTreeMap;
@@ -64,6 +68,7 @@ pub(crate) use identities::{
 };
 pub(crate) use once::{OnceRow, once_key};
 pub(crate) use servers::{ServerRow, server_key};
+pub(crate) use settings::{SettingsRow, settings_key};
 pub(crate) use targets::{
     DiscoveryRow, ReservationsRow, TargetRow, UnitRow, discovery_key, reservations_key, target_key,
 };
@@ -334,6 +339,7 @@ pub(crate) enum AnyRow {
     JoinToken(JoinTokenRow),
     DeniedIdentity(DeniedIdentityRow),
     Once(OnceRow),
+    Settings(SettingsRow),
 }
 
 pub(crate) fn cluster_key() -> Key {
@@ -454,6 +460,7 @@ impl AnyRow {
             "join-token" => read(key, value).map(Self::JoinToken),
             "denied-identity" => read(key, value).map(Self::DeniedIdentity),
             "once" => read(key, value).map(Self::Once),
+            "settings" => read(key, value).map(Self::Settings),
             _ => Err(RowError::Unknown { key: key.clone() }),
         }
     }
@@ -485,6 +492,7 @@ impl AnyRow {
             Self::JoinToken(row) => put(join_token_key(&row.id), row),
             Self::DeniedIdentity(row) => put(denied_identity_key(&row.subject), row),
             Self::Once(row) => put(once_key(&row.key), row),
+            Self::Settings(row) => put(settings_key(row.volume), row),
         }
     }
 }

@@ -18,6 +18,7 @@ mod chap;
 mod clients;
 mod clones;
 mod evidence;
+mod explain;
 mod groups;
 mod healing;
 mod identities;
@@ -36,6 +37,7 @@ mod reservations;
 mod resize;
 mod schedule;
 mod servers;
+mod settings;
 mod slots;
 mod snapshots;
 mod space;
@@ -141,6 +143,7 @@ pub(crate) struct ClusterState {
     disks: BTreeMap<DiskId, DiskRow>,
     rebalance: RebalanceRow,
     space: SpaceRow,
+    settings: settings::AllSettings,
     /// Clients that may attach nothing.
     denied: BTreeMap<String, DeniedRow>,
     /// Tokens with which nodes may join.
@@ -210,6 +213,7 @@ impl ClusterState {
             disks: BTreeMap::new(),
             rebalance: RebalanceRow::default(),
             space: SpaceRow::default(),
+            settings: settings::AllSettings::default(),
             denied: BTreeMap::new(),
             join_tokens: BTreeMap::new(),
             denied_identities: BTreeMap::new(),

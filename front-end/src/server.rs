@@ -161,13 +161,17 @@ impl<S: Service> Accepting<S> {
                 connections,
                 "{protocol} connection refused: the limit is reached"
             );
+            self.reactor.meters().note_turned_away();
             stream.shutdown();
             return;
         }
         let running = Running::new(&self.shared);
         let (service, shared) = (Rc::clone(&self.service), Rc::clone(&self.shared));
+        let reactor = self.reactor.clone();
         self.reactor.spawn(async move {
+            reactor.meters().note_connected();
             service.connection(stream, &shared).await;
+            reactor.meters().note_disconnected();
             drop(running);
         });
     }

@@ -15,9 +15,10 @@
 //! stop, requests in flight end, others get `NBD_ESHUTDOWN`.
 
 use crate::catalog::ExportDevice;
-use crate::execute::{Job, execute};
+use crate::contexts::Contexts;
+use crate::execute::{Finished, Job, execute};
 use crate::handshake::Negotiated;
-use crate::reply::Replies;
+use crate::reply::{Answer, Replies};
 use crate::request::{Command, Refusal, RequestHeader, Rules};
 use crate::wire::{Errno, command};
 use ashlar_front_end::InFlight;
@@ -27,6 +28,7 @@ use ashlar_front_end::Outbox;
 use ashlar_front_end::Stop;
 use ashlar_front_end::{Budget, Ration};
 use ashlar_front_end::{Transport, TransportError};
+use ashlar_reactor::meters::{Operation, Stage};
 use ashlar_reactor::{PAGE_BYTES, Reactor};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -181,7 +183,8 @@ pub(crate) async fn serve<D: ExportDevice>(
                 }
             }
             while let Some(job) = shared.started.borrow_mut().pop_front() {
-                in_flight.start(execute(device.clone(), contexts.clone(), job));
+                let (device, contexts) = (device.clone(), contexts.clone());
+                in_flight.start(measured(reactor, device, contexts, job));
             }
             in_flight.poll(context, |finished| {
                 let mut outbox = shared.outbox.borrow_mut();
@@ -234,6 +237,35 @@ async fn unless_stopped<T>(stop: &Stop, future: impl Future<Output = T>) -> Opti
         Poll::Pending => Poll::Pending,
     })
     .await
+}
+
+/// Carries a request out and counts it.
+async fn measured<D: ExportDevice>(
+    reactor: &Reactor,
+    device: D,
+    contexts: Contexts,
+    job: Job,
+) -> Finished {
+    let (operation, bytes) = counted(&job);
+    let measure = reactor.measure(Stage::FrontEnd, operation, bytes);
+    let finished = execute(device, contexts, job).await;
+    if matches!(finished.answer, Answer::Failed(_)) {
+        measure.fail();
+    }
+    finished
+}
+
+/// What a request counts as.
+fn counted(job: &Job) -> (Operation, u64) {
+    match &job.command {
+        Ok(Command::Read { len, .. }) => (Operation::Read, u64::from(*len)),
+        Ok(Command::Write { len, .. }) => (Operation::Write, u64::from(*len)),
+        Ok(Command::Flush) => (Operation::Flush, 0),
+        Ok(Command::Trim { len, .. } | Command::WriteZeroes { len, .. }) => {
+            (Operation::Discard, *len)
+        }
+        _ => (Operation::Other, 0),
+    }
 }
 
 /// Sends replies as they come, as many as there are at a time.

@@ -10,11 +10,13 @@ mod groups;
 mod identities;
 mod labels;
 mod maps;
+mod placement;
 mod rebalance;
 mod reservations;
 mod resize;
 mod seen;
 mod servers;
+mod settings;
 mod snapshots;
 mod space;
 mod targets;
@@ -55,6 +57,7 @@ pub use identities::{
 };
 pub use labels::{LabelVolume, SetLabels};
 pub use maps::{AskMaps, AskedMap, VolumeMaps};
+pub use placement::{ExplainedDisk, ExplainedPlacement, Verdict};
 pub use rebalance::{
     DiskFill, DiskPlace, PlannedMove, Rebalance, RebalanceMove, RebalancePlan, RebalanceState,
     RebalanceSummary, SetRebalance,
@@ -71,6 +74,9 @@ pub use seen::{
 pub use servers::{
     AttachServer, ConfirmReservations, HandOver, IscsiServer, RegisterServer,
     ReservationsConfirmed, ServerHeartbeat, ServerRegistered, TakeVolume, VolumeService,
+};
+pub use settings::{
+    ChangeSettings, Setting, SettingScope, SettingSource, Settings, VolumeSettings,
 };
 pub use snapshots::{
     CreateSnapshot, ReportLayers, RollbackVolume, Snapshot, SnapshotMap, SnapshotState,
@@ -136,6 +142,9 @@ pub struct CreateVolume {
     /// Its labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Its settings by name, see `GET /v1/config`: where its replicas may lie, among others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Where a volume is in its life.
@@ -224,6 +233,9 @@ pub struct Volume {
     /// The group of snapshots in the making for which its owner holds back writes, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<VolumeHold>,
+    /// What its owner does by its settings.
+    #[serde(default, skip_serializing_if = "VolumeSettings::is_empty")]
+    pub settings: VolumeSettings,
     /// Its shards; left out of lists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<Shard>,

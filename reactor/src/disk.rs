@@ -5,6 +5,7 @@
 //! drivers may trust them.
 
 use crate::driver::{DiskHandle, Op, Outcome};
+use crate::meters::{Measure, Operation as Counted, Stage};
 use crate::operations::Operation;
 use crate::reactor::Core;
 use crate::{Buffer, DiskError, DiskOperation, PAGE_BYTES, SharedBuffer};
@@ -143,6 +144,7 @@ impl Disk {
         if buffer.is_empty() {
             return (buffer, Ok(()));
         }
+        let measure = self.measure(Counted::Read, buffer.len() as u64);
         let op = Op::Read {
             disk: self.inner.handle,
             offset,
@@ -155,7 +157,7 @@ impl Disk {
                     offset,
                     error,
                 });
-                (buffer, result)
+                (buffer, measure.end(result))
             }
             outcome => unreachable!("a read ended as {outcome:?}"),
         }
@@ -189,7 +191,8 @@ impl Disk {
             offset,
             buffers,
         };
-        self.run(DiskOperation::Write, offset, op).await
+        let measure = self.measure(Counted::Write, len);
+        measure.end(self.run(DiskOperation::Write, offset, op).await)
     }
 
     /// Makes every write that completed before this call durable: the flush reaches the device.
@@ -200,7 +203,8 @@ impl Disk {
         let op = Op::Flush {
             disk: self.inner.handle,
         };
-        self.run(DiskOperation::Flush, 0, op).await
+        let measure = self.measure(Counted::Flush, 0);
+        measure.end(self.run(DiskOperation::Flush, 0, op).await)
     }
 
     /// Tells the device that a range holds nothing of use: it reads as anything afterwards.
@@ -224,7 +228,12 @@ impl Disk {
             offset,
             len,
         };
-        self.run(DiskOperation::Discard, offset, op).await
+        let measure = self.measure(Counted::Discard, len);
+        measure.end(self.run(DiskOperation::Discard, offset, op).await)
+    }
+
+    fn measure(&self, operation: Counted, bytes: u64) -> Measure<'_> {
+        Measure::begin(&self.inner.core, Stage::Disk, operation, bytes)
     }
 
     async fn run(&self, operation: DiskOperation, offset: u64, op: Op) -> Result<(), DiskError> {

@@ -25,6 +25,7 @@ mod executor;
 pub mod future;
 pub mod link;
 pub mod local;
+pub mod meters;
 mod net;
 mod operations;
 mod os;

@@ -9,6 +9,7 @@ use crate::driver::{Completion, Driver, Wait};
 use crate::executor::Executor;
 use crate::link::LinkSecurity;
 use crate::local::LocalRegistry;
+use crate::meters::{Measure, Meters, Operation, Stage};
 use crate::net::{DetachedStream, Listener, Stream};
 use crate::operations::Operations;
 use crate::remote::{Message, Remote, Shared};
@@ -66,6 +67,10 @@ impl Core {
 
     pub(crate) fn timers(&self) -> &RefCell<Timers> {
         &self.timers
+    }
+
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.shared.meters
     }
 
     pub(crate) fn local(&self) -> &LocalRegistry {
@@ -228,6 +233,18 @@ impl Reactor {
     #[must_use]
     pub fn adopt(&self, stream: DetachedStream) -> Stream {
         Stream::adopt(&self.core, stream)
+    }
+
+    /// What this reactor counts.
+    #[must_use]
+    pub fn meters(&self) -> &Meters {
+        self.core.meters()
+    }
+
+    /// Counts a request of so many bytes that begins at a stage; it ends when the measure is dropped.
+    #[must_use]
+    pub fn measure(&self, stage: Stage, operation: Operation, bytes: u64) -> Measure<'_> {
+        Measure::begin(&self.core, stage, operation, bytes)
     }
 
     /// A handle for other threads.

@@ -6,6 +6,7 @@
 //! sequentially consistent operations, so one of the two sees the other.
 
 use crate::Reactor;
+use crate::meters::Meters;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pending: AtomicBool,
     asleep: AtomicBool,
     unpark: Arc<dyn Unpark>,
+    /// What the reactor counts.
+    pub(crate) meters: Meters,
 }
 
 #[derive(Default)]
@@ -46,6 +49,7 @@ impl Shared {
             pending: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             unpark,
+            meters: Meters::default(),
         }
     }
 
@@ -115,6 +119,12 @@ pub struct Remote {
 pub struct Stopped;
 
 impl Remote {
+    /// What the reactor counts.
+    #[must_use]
+    pub fn meters(&self) -> &Meters {
+        &self.shared.meters
+    }
+
     /// Runs `work` on the reactor's thread, soon. It is control work: it may allocate, it must
     /// not block.
     ///

@@ -145,6 +145,7 @@ impl<'a> Loop<'a> {
             {
                 return output;
             }
+            self.reactor.meters().note_round();
             self.reactor.run_ready(POLLS_MAX);
             self.reactor.take_messages();
             if self.reactor.next_timer().is_some() {
@@ -161,7 +162,9 @@ impl<'a> Loop<'a> {
     /// Nothing to do: passes queued operations on and waits for something to happen.
     fn wait(&mut self) {
         if self.spin.max.is_zero() {
+            let start = self.reactor.now();
             self.sleep();
+            self.reactor.meters().note_rest(self.reactor.now() - start);
             return;
         }
         // What this passes on is work: only what follows is idle time.
@@ -178,6 +181,7 @@ impl<'a> Loop<'a> {
                 let has_events = self.has_events();
                 let now = self.reactor.now();
                 if has_events {
+                    self.reactor.meters().note_rest(now - start);
                     self.spin.waited(now - start, now);
                     return;
                 }
@@ -188,6 +192,7 @@ impl<'a> Loop<'a> {
         }
         self.sleep();
         let now = self.reactor.now();
+        self.reactor.meters().note_rest(now - start);
         self.spin.waited(now - start, now);
     }
 

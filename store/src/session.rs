@@ -13,6 +13,7 @@ use ashlar_proto::{BLOCK_BYTES, FrameHeader, FrameKind, Status};
 use ashlar_reactor::Reactor;
 use ashlar_reactor::channel::{Permit, Semaphore};
 use ashlar_reactor::link::{Frame, Link, LinkError};
+use ashlar_reactor::meters::{Operation, Stage, bytes_of};
 
 use crate::heard::Heard;
 use crate::replica::Replicas;
@@ -60,12 +61,13 @@ pub(crate) async fn serve(
             return LinkError::Shutdown;
         }
         let room = acquire(&bytes, payload_bytes(&frame)).await;
+        let asked = frame.header;
         match replicas.begin(frame) {
             Ok(request) => {
-                let link = link.clone();
+                let (link, reactor_of) = (link.clone(), reactor.clone());
                 let opens = opens.map(|header| (header, Rc::clone(&heard)));
                 drop(reactor.spawn(async move {
-                    let reply = request.carry_out().await;
+                    let reply = measured(&reactor_of, asked, request.carry_out()).await;
                     if let Some((header, heard)) = opens {
                         heard.note_opened(&header, reply.header.status);
                     }
@@ -81,6 +83,21 @@ pub(crate) async fn serve(
             }
         }
     }
+}
+
+/// Carries a request out and counts it.
+async fn measured(
+    reactor: &Reactor,
+    asked: FrameHeader,
+    work: impl Future<Output = Frame>,
+) -> Frame {
+    let operation = Operation::from(asked.kind);
+    let measure = reactor.measure(Stage::Store, operation, bytes_of(&asked));
+    let reply = work.await;
+    if reply.header.status != Status::Ok {
+        measure.fail();
+    }
+    reply
 }
 
 async fn acquire(semaphore: &Semaphore, permits: usize) -> Permit {

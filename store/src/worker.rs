@@ -129,7 +129,10 @@ impl Worker {
         let worker = Rc::clone(self);
         drop(self.reactor.spawn(async move {
             let reactor = worker.reactor.clone();
-            let end = session::serve(reactor, replicas, link.clone(), greeting, heard).await;
+            reactor.meters().note_connected();
+            let end =
+                session::serve(reactor.clone(), replicas, link.clone(), greeting, heard).await;
+            reactor.meters().note_disconnected();
             tracing::debug!(owner = link.peer(), %end, "session ended");
             worker.links.borrow_mut().remove(&number);
             drop(ended);

@@ -6,6 +6,8 @@ use ashlar_csi::NodeName;
 use ashlar_proto::Address;
 use clap::{Args, ValueEnum};
 
+use super::ProcessArgs;
+
 /// Which services of the Container Storage Interface run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CsiMode {
@@ -59,6 +61,10 @@ pub struct CsiArgs {
     /// Where this node keeps what it attaches through.
     #[arg(long, default_value = "/run/ashlar-csi", value_name = "DIR")]
     pub state: PathBuf,
+
+    /// What every role has.
+    #[command(flatten)]
+    pub process: ProcessArgs,
 }
 
 /// Reads `unix:///PATH`, `unix:/PATH` or a path alone.

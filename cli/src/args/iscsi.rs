@@ -5,7 +5,7 @@ use std::str::FromStr;
 use ashlar_proto::Address;
 use clap::Args;
 
-use super::{ReactorArgs, ScrubArgs};
+use super::{ProcessArgs, ReactorArgs, ScrubArgs};
 
 /// Where iSCSI is served unless told otherwise: loopback, at the port that IANA has given it.
 pub const ISCSI_LISTEN: &str = "127.0.0.1:3260";
@@ -55,6 +55,10 @@ pub struct IscsiArgs {
     /// How attached volumes are scrubbed.
     #[command(flatten)]
     pub scrub: ScrubArgs,
+
+    /// What every role has.
+    #[command(flatten)]
+    pub process: ProcessArgs,
 
     /// How the reactor thread runs.
     #[command(flatten)]

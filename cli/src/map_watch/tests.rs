@@ -53,6 +53,7 @@ fn map(name: &str) -> VolumeMap {
             grows_to: None,
             origin: None,
             flattening: None,
+            settings: ashlar_proto::api::VolumeSettings::default(),
             shard_bytes: ByteCount::new(1 << 20),
             replicas: 1,
             ack: AckRule::Majority,

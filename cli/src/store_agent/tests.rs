@@ -145,6 +145,7 @@ async fn create_with(client: &ApiClient, name: &str, replicas: u8) -> Volume {
     for _ in 0..500 {
         let (name, size_bytes) = (name.to_owned(), ByteCount::new(GIB));
         let request = CreateVolume {
+            settings: std::collections::BTreeMap::new(),
             name,
             size_bytes,
             replicas,

@@ -245,6 +245,7 @@ fn check_room(found: &Volume, size_bytes: u64) -> anyhow::Result<()> {
 
 fn create(api: &str, args: &ImportArgs, size_bytes: u64) -> anyhow::Result<Volume> {
     let request = CreateVolume {
+        settings: std::collections::BTreeMap::new(),
         name: args.volume.clone(),
         size_bytes: ByteCount::new(size_bytes),
         replicas: args.replicas,

@@ -239,6 +239,7 @@ impl Cluster {
             grows_to: None,
             origin: None,
             flattening: None,
+            settings: ashlar_proto::api::VolumeSettings::default(),
             shard_bytes: ByteCount::new(SHARD_BYTES),
             replicas,
             ack,

@@ -372,6 +372,7 @@ impl<M: MetaStore> Cluster<M> {
     /// Looks for silent nodes, and for what is amiss; to be called a few times per silence.
     pub(super) async fn tick(self: &Arc<Self>) -> Result<(), ClusterError> {
         let now = self.now();
+        self.keep_to_settings();
         let silent = self.change_live(|view| view.live.membership.silent(now));
         if self.read(|view| !view.state.plan_silence(&silent).changes.is_empty()) {
             let plan = move |view: &View| Ok(view.state.plan_silence(&silent));

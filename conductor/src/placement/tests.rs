@@ -40,7 +40,15 @@ fn place_shards(
     candidates: &[Candidate],
 ) -> Result<Vec<Vec<(NodeId, DiskId)>>, PlacementError> {
     let lengths = vec![thin(SHARD); shards];
-    place(VolumeId::new(9), replicas, &lengths, candidates)
+    let first = ShardIndex::new(0);
+    place_by(
+        &Rules::default(),
+        VolumeId::new(9),
+        replicas,
+        first,
+        &lengths,
+        candidates,
+    )
 }
 
 fn counts(placed: &[Vec<(NodeId, DiskId)>]) -> BTreeMap<u128, usize> {
@@ -168,6 +176,33 @@ fn a_disk_that_reports_no_space_is_no_division_by_zero() {
 }
 
 #[test]
+fn a_hard_rule_is_kept_and_its_want_of_places_is_named() {
+    let disks = [
+        in_zone(disk(1, 1, 100), "a"),
+        in_zone(disk(2, 2, 100), "a"),
+        in_zone(disk(3, 3, 100), "b"),
+    ];
+    let rules = Rules {
+        spread: Some("zone".to_owned()),
+        is_hard: true,
+        ..Rules::default()
+    };
+    let place = |replicas| {
+        let (wants, first) = ([thin(SHARD); 20], ShardIndex::new(0));
+        place_by(&rules, VolumeId::new(9), replicas, first, &wants, &disks)
+    };
+    for shard in place(2).unwrap() {
+        assert!(shard.iter().any(|(node, _)| node.get() == 3), "{shard:?}");
+    }
+    let expected = PlacementError::Rules {
+        replicas: 3,
+        found: 2,
+        shard: ShardIndex::new(0),
+    };
+    assert_eq!(place(3), Err(expected));
+}
+
+#[test]
 fn the_same_input_gives_the_same_places() {
     let disks: Vec<_> = (1..=6).map(|i| disk(u128::from(i), i, 100)).collect();
     assert_eq!(place_shards(3, 20, &disks), place_shards(3, 20, &disks));
@@ -179,7 +214,8 @@ fn small_volumes_share_equal_disks() {
     let mut firsts: BTreeMap<u128, usize> = BTreeMap::new();
     for volume in 0..200 {
         let shards = [thin(SHARD)];
-        let placed = place(VolumeId::new(volume), 1, &shards, &disks).unwrap();
+        let (rules, first) = (Rules::default(), ShardIndex::new(0));
+        let placed = place_by(&rules, VolumeId::new(volume), 1, first, &shards, &disks).unwrap();
         *firsts.entry(placed[0][0].1.get()).or_default() += 1;
     }
     assert!(firsts.values().all(|&n| n > 25), "{firsts:?}");

@@ -575,6 +575,30 @@ fn rows_of_who_may_do_what_survive_their_bytes_and_show_no_secret() {
 }
 
 #[test]
+fn stored_settings_are_those_of_version_10() {
+    for (volume, name) in [
+        (None, "cluster"),
+        (Some(VolumeId::new(7)), "0000000000000007"),
+    ] {
+        let values = [("rebuild-after".to_owned(), "5m".to_owned())];
+        let row = AnyRow::Settings(SettingsRow {
+            volume,
+            values: values.into(),
+        });
+        let Change::Put { key, value } = row.put() else {
+            panic!("a put")
+        };
+        assert_eq!(key.as_str(), format!("settings/{name}"));
+        let of = volume.map_or("null".to_owned(), |_| format!("\"{name}\""));
+        let golden = format!(
+            r#"{{"version":10,"row":{{"volume":{of},"values":{{"rebuild-after":"5m"}}}}}}"#
+        );
+        assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
+        assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+    }
+}
+
+#[test]
 fn stored_join_tokens_are_those_of_version_10() {
     use ashlar_proto::api::NodeRole;
     let row = AnyRow::JoinToken(JoinTokenRow {
@@ -629,4 +653,16 @@ fn names_of_version_9_are_read() {
         panic!("a name")
     };
     assert_eq!(row.volume, VolumeId::new(7));
+}
+
+/// Metadata of version 9 have no settings, and all of their rows are read as they were.
+#[test]
+fn metadata_of_version_9_have_no_settings() {
+    let value = br#"{"version":9,"row":{"paused":true,"active":false}}"#;
+    let row = RebalanceRow {
+        paused: true,
+        active: false,
+    };
+    let read = AnyRow::decode(&rebalance_key(), value).unwrap();
+    assert_eq!(read, AnyRow::Rebalance(row));
 }

@@ -36,6 +36,7 @@ impl ClusterState {
             AnyRow::Cluster(row) => self.cluster = row,
             AnyRow::Rebalance(row) => self.rebalance = row,
             AnyRow::Space(row) => self.space = row,
+            AnyRow::Settings(row) => self.put_settings(revision, row),
             AnyRow::Denied(row) => {
                 self.denied.insert(row.client.clone(), row);
             }
@@ -206,6 +207,13 @@ impl ClusterState {
                 let group = PortalGroup::new(raw).ok_or_else(unknown)?;
                 self.servers.remove(&group);
                 self.targets_changed = revision;
+            }
+            "settings" => {
+                let volume = match rest {
+                    "cluster" => None,
+                    volume => Some(volume.parse().map_err(|_| unknown())?),
+                };
+                self.remove_settings(revision, volume);
             }
             "reservations" => {
                 let volume = rest.parse().map_err(|_| unknown())?;

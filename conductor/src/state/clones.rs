@@ -114,6 +114,7 @@ impl ClusterState {
             .into());
         }
         let create = CreateVolume {
+            settings: std::collections::BTreeMap::new(),
             name: request.name.clone(),
             size_bytes,
             replicas: request.replicas.unwrap_or(current.replicas),

@@ -346,8 +346,9 @@ impl<'a> Healer<'a> {
         want: Want,
     ) -> Option<(NodeId, DiskId)> {
         let (volume, shard) = step.at;
+        let rules = self.state.placement_rules(volume);
         let place = |apart: &[Neighbour], candidates: &[&Candidate]| {
-            place_beside(volume, shard, want, apart, candidates)
+            place_beside(&rules, volume, shard, want, apart, candidates)
         };
         // Who leaves is not met again: its successor may come to lie on another disk of its node.
         let left = successor_of(self.state.volumes.get(&volume)?, row)

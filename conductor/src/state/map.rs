@@ -23,7 +23,8 @@ impl ClusterState {
     /// The revision that last changed the map of the volume of that name, or a later one.
     pub(crate) fn map_changed(&self, name: &str) -> Option<Revision> {
         let row = self.volume_named(name)?;
-        Some(self.mapped.get(&row.id).copied().unwrap_or(self.revision))
+        let mapped = self.mapped.get(&row.id).copied();
+        Some(mapped.unwrap_or(self.revision).max(self.settings_changed()))
     }
 
     /// Of those that are asked for, the maps that have changed and the volumes that are gone, as far as

@@ -23,7 +23,7 @@ use super::volumes::{check_size, new_shards, shard_wants};
 use super::{ClusterState, Plan};
 use crate::live::Live;
 use crate::meta::Change;
-use crate::placement::{Candidate, PlacementError, Want, place_more};
+use crate::placement::{Candidate, PlacementError, Want, place_by};
 use crate::refusal::{Refusal, ResizeRefusal, VolumeRefusal};
 use crate::row::{AnyRow, OriginRow, ShardRow, VolumeRow, project_key, shard_key};
 
@@ -179,7 +179,8 @@ impl ClusterState {
         }
         let mut cluster = self.cluster.clone();
         let (replicas, index) = (usize::from(row.replicas), ShardIndex::new(first));
-        let placed = place_more(row.id, replicas, index, &lengths, &candidates)?;
+        let rules = self.placement_rules(row.id);
+        let placed = place_by(&rules, row.id, replicas, index, &lengths, &candidates)?;
         let mut changes = new_shards(&mut cluster, row.id, first, placed);
         changes.push(AnyRow::Cluster(cluster).put());
         Ok(changes)

@@ -2,8 +2,8 @@
 //!
 //! One that nobody can fill, since nobody could take its shard over, holds no slot, nor does one that
 //! has had its time ([`crate::fills`]): it stays and is filled all the same, but those that wait for a
-//! slot wait no longer for it. Invariant: who takes a slot only where one is free stays within [`DISK_FRESH_MAX`] and
-//! [`NODE_FRESH_MAX`].
+//! slot wait no longer for it. Invariant: who takes a slot only where one is free stays within the limits
+//! that are set, [`DISK_FRESH_MAX`] and [`NODE_FRESH_MAX`] unless told otherwise.
 
 use std::collections::BTreeMap;
 
@@ -26,15 +26,18 @@ pub(super) struct Slots {
     on: BTreeMap<DiskId, usize>,
     all: usize,
     all_max: usize,
+    disk_max: usize,
 }
 
 impl Slots {
     /// All free.
     pub(super) fn free(state: &ClusterState) -> Self {
+        let limits = state.rebuild_limits();
         Self {
             on: BTreeMap::new(),
             all: 0,
-            all_max: NODE_FRESH_MAX * state.nodes_up().len(),
+            all_max: limits.per_node.saturating_mul(state.nodes_up().len()),
+            disk_max: limits.per_disk,
         }
     }
 
@@ -58,7 +61,7 @@ impl Slots {
     pub(super) fn is_free_on(&self, disk: DiskId) -> bool {
         self.on
             .get(&disk)
-            .is_none_or(|taken| *taken < DISK_FRESH_MAX)
+            .is_none_or(|taken| *taken < self.disk_max)
     }
 
     /// A fresh replica is on that disk.

@@ -32,6 +32,7 @@ mod repairs;
 mod reservations;
 mod resize;
 mod servers;
+mod settings;
 mod slots;
 mod snapshots;
 mod space;
@@ -84,6 +85,7 @@ fn node(name: &str, port: u16, disks: &[u128]) -> RegisterNode {
 fn volume(name: &str, replicas: u8) -> CreateVolume {
     let size_bytes = ByteCount::new(10 * GIB);
     CreateVolume {
+        settings: std::collections::BTreeMap::new(),
         name: name.to_owned(),
         size_bytes,
         replicas,

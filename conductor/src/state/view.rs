@@ -87,6 +87,7 @@ impl ClusterState {
             attached_by: row.attached_by.clone(),
             service: self.service_of(row),
             hold: self.hold_of(row),
+            settings: self.volume_settings(row.id),
             shards: shards.into_iter().flatten().collect(),
         }
     }

@@ -22,13 +22,13 @@ use super::space::{check_reserve, want};
 use super::{At, ClusterState, Plan};
 use crate::live::Live;
 use crate::meta::Change;
-use crate::placement::{Candidate, Want, place};
+use crate::placement::{Candidate, Want, place_by};
 use crate::refusal::{
     InvalidRequest, Refusal, SnapshotRefusal, VolumeRefusal, check_labels, check_volume_name,
 };
 use crate::row::{
-    AnyRow, ClusterRow, NameRow, OriginRow, ShardRow, VolumeRow, name_key, project_key,
-    reservations_key, shard_key, snapshot_key, volume_key,
+    AnyRow, ClusterRow, NameRow, OriginRow, SettingsRow, ShardRow, VolumeRow, name_key,
+    project_key, reservations_key, shard_key, snapshot_key, volume_key,
 };
 
 impl ClusterState {
@@ -98,12 +98,9 @@ impl ClusterState {
         cluster.next_volume += 1;
         let shards = shard_wants(&volume, 0);
         let candidates = self.candidates(live);
-        let placed = place(
-            volume.id,
-            usize::from(request.replicas),
-            &shards,
-            &candidates,
-        )?;
+        let (settings, rules) = self.settings_of_new(&request.settings)?;
+        let (replicas, first) = (usize::from(request.replicas), ShardIndex::new(0));
+        let placed = place_by(&rules, volume.id, replicas, first, &shards, &candidates)?;
         let mut changes = new_shards(&mut cluster, volume.id, 0, placed);
         let id = volume.id;
         changes.push(
@@ -114,6 +111,13 @@ impl ClusterState {
             .put(),
         );
         changes.push(AnyRow::Cluster(cluster).put());
+        if !settings.is_empty() {
+            let row = SettingsRow {
+                volume: Some(id),
+                values: settings,
+            };
+            changes.push(AnyRow::Settings(row).put());
+        }
         changes.push(AnyRow::Volume(volume).put());
         Ok(Plan {
             reads: vec![project_key(project_of(name))],
@@ -222,6 +226,7 @@ impl ClusterState {
                     let reservations = self.reservations.get(&volume.id);
                     let reservations = reservations.map(|row| reservations_key(row.volume));
                     changes.extend(reservations.map(|key| Change::Delete { key }));
+                    changes.extend(self.settings_gone(volume.id));
                     changes.push(Change::Delete {
                         key: name_key(&volume.name),
                     });
@@ -277,7 +282,7 @@ impl ClusterState {
     }
 }
 
-fn check_create(request: &CreateVolume) -> Result<(), InvalidRequest> {
+pub(super) fn check_create(request: &CreateVolume) -> Result<(), InvalidRequest> {
     check_volume_name(canonical(&request.name))?;
     check_size(request.size_bytes)?;
     check_reserve(request.reserve, request.size_bytes)?;

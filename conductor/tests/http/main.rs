@@ -17,6 +17,7 @@ mod problems;
 mod rebalance;
 mod restart;
 mod servers;
+mod settings;
 mod snapshots;
 mod support;
 mod targets;

@@ -14,6 +14,7 @@ async fn filled(bench: &Bench) -> Vec<Store> {
     let stores = Store::start_many(bench, 3).await;
     for n in 0..8 {
         let request = CreateVolume {
+            settings: std::collections::BTreeMap::new(),
             name: format!("v{n}"),
             size_bytes: ByteCount::new(4 * GIB),
             replicas: 3,

@@ -159,6 +159,7 @@ pub async fn problem(response: Response) -> Problem {
 pub fn volume(name: &str, replicas: u8) -> CreateVolume {
     let size_bytes = ByteCount::new(10 * GIB);
     CreateVolume {
+        settings: std::collections::BTreeMap::new(),
         name: name.to_owned(),
         size_bytes,
         replicas,

@@ -68,6 +68,7 @@ impl ControllerService {
         let made = match source {
             None => {
                 let request = CreateVolume {
+                    settings: std::collections::BTreeMap::new(),
                     name: name.to_owned(),
                     size_bytes: sizes.choose(None)?,
                     replicas: parameters.replicas.unwrap_or(REPLICAS_DEFAULT),

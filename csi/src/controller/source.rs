@@ -21,6 +21,10 @@ use crate::sizes::SizeRange;
 
 /// What a volume begins as.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives for the length of a call, none is kept"
+)]
 pub(super) enum Source {
     /// A snapshot.
     Snapshot(Snapshot),

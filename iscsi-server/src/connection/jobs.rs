@@ -9,6 +9,7 @@ use crate::scsi::Outcome;
 use crate::session::Session;
 use crate::sessions::Registry;
 use crate::task::{Execution, Task};
+use ashlar_reactor::meters::{Operation, Stage};
 use std::rc::Rc;
 
 /// Responses to a logout (RFC 7143 section 11.15.1).
@@ -70,7 +71,7 @@ pub(super) async fn run<C: TargetCatalog>(
 ) -> Finished {
     match job {
         Job::Command(task) => {
-            let outcome = execute(&session, &task).await;
+            let outcome = measured(&registry, &session, &task).await;
             Finished::Command(task, outcome)
         }
         Job::Management(request, cmd_sn) => Finished::Management {
@@ -92,6 +93,20 @@ pub(super) async fn run<C: TargetCatalog>(
         },
         Job::Logout(request, cid) => log_out(&session, request, cid).await,
     }
+}
+
+/// Executes a task and counts it. What a command is refused with is an answer, not a failure.
+async fn measured<C: TargetCatalog>(
+    registry: &Registry<C>,
+    session: &Rc<Session<C>>,
+    task: &Rc<Task>,
+) -> Outcome {
+    let (operation, bytes) = match &*task.planned.borrow() {
+        Some(planned) => planned.counted(),
+        None => (Operation::Other, 0),
+    };
+    let _measure = registry.reactor.measure(Stage::FrontEnd, operation, bytes);
+    execute(session, task).await
 }
 
 async fn execute<C: TargetCatalog>(session: &Rc<Session<C>>, task: &Rc<Task>) -> Outcome {

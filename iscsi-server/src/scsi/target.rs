@@ -8,6 +8,7 @@ use super::sense::{Refusal, Sense, code};
 use super::unit::{EndTasks, Unit};
 use super::{Aborts, Nexus, NexusId, Outcome, Status, inquiry, luns};
 use crate::catalog::{TargetCatalog, UnitInfo};
+use ashlar_reactor::meters::Operation;
 use ashlar_reactor::{Buffer, Reactor, SharedBuffer};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -29,6 +30,19 @@ pub(crate) struct Planned {
 }
 
 impl Planned {
+    /// What it counts as, and its bytes of data.
+    pub(crate) fn counted(&self) -> (Operation, u64) {
+        match &self.command {
+            Ok(Command::Read { .. }) => (Operation::Read, self.data_in_bytes),
+            Ok(Command::Write { .. } | Command::WriteAndVerify { .. }) => {
+                (Operation::Write, self.data_out_bytes)
+            }
+            Ok(Command::SynchronizeCache { .. }) => (Operation::Flush, 0),
+            Ok(Command::Unmap { .. } | Command::WriteSame { .. }) => (Operation::Discard, 0),
+            _ => (Operation::Other, 0),
+        }
+    }
+
     /// Tells how much Data-Out the initiator offers. A few commands refuse more than they take.
     pub(crate) fn offer(&mut self, bytes: u64) {
         self.offered_bytes = Some(bytes);

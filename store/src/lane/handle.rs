@@ -7,6 +7,7 @@ use ashlar_proto::{
     BLOCK_BYTES, BlockCount, BlockIndex, ByteCount, Epoch, Handle, Incarnation, LaneIndex, Layer,
     LayerTable, ReplicaId, RoomHint, Seq,
 };
+use ashlar_reactor::meters::{Measure, Operation, Stage};
 use ashlar_reactor::{Reactor, SharedBuffer};
 
 use crate::codec::Encoder;
@@ -329,6 +330,21 @@ impl Lane {
         checksums: &[u32],
     ) -> Result<(), LaneError> {
         let bytes: usize = data.iter().map(|piece| piece.len()).sum();
+        let measure = self.measure(Operation::Write, bytes as u64);
+        let written = self.log(key, layer, block, seq, data, checksums);
+        measure.end(written.await)
+    }
+
+    async fn log(
+        &self,
+        key: ShardKey,
+        layer: Layer,
+        block: BlockIndex,
+        seq: Seq,
+        data: Vec<SharedBuffer>,
+        checksums: &[u32],
+    ) -> Result<(), LaneError> {
+        let bytes: usize = data.iter().map(|piece| piece.len()).sum();
         let count = u32::try_from(checksums.len()).map_err(|_| LaneError::OutOfRange)?;
         let whole = data.iter().all(|piece| piece.len() % BLOCK_BYTES == 0);
         if bytes != checksums.len() * BLOCK_BYTES || !whole {
@@ -380,6 +396,7 @@ impl Lane {
         count: BlockCount,
         seq: Seq,
     ) -> Result<(), LaneError> {
+        let measure = self.measure(Operation::Discard, count.bytes());
         let (handle, check) = self.admit(key, layer, block, count.get(), seq)?;
         let entry = Entry {
             handle,
@@ -390,9 +407,10 @@ impl Lane {
             check,
             body: Body::Zero,
         };
-        self.0
-            .log_urgent(|reply| Item::new(entry, Vec::new(), reply))
-            .await
+        let logged = self
+            .0
+            .log_urgent(|reply| Item::new(entry, Vec::new(), reply));
+        measure.end(logged.await)
     }
 
     fn readable(
@@ -423,11 +441,12 @@ impl Lane {
         block: BlockIndex,
         count: BlockCount,
     ) -> Result<(Vec<ReadEntry>, Vec<SharedBuffer>), LaneError> {
+        let measure = self.measure(Operation::Read, count.bytes());
         let handle = self.readable(key, block, count)?;
         let view = View::Layer(layer);
-        self.0
-            .read_range(handle, view, (block.get(), count.get()), Use::Request)
-            .await
+        let range = (block.get(), count.get());
+        let read = self.0.read_range(handle, view, range, Use::Request);
+        measure.end(read.await)
     }
 
     /// Reads every version of some blocks, of all layers, and checks it against its CRC. Gives how many
@@ -498,7 +517,8 @@ impl Lane {
     /// [`LaneError::Device`] when the device failed a flush, now or before: nothing is known to
     /// be durable then until the lane is recovered.
     pub async fn flush(&self) -> Result<(), LaneError> {
-        self.0.flush().await
+        let measure = self.measure(Operation::Flush, 0);
+        measure.end(self.0.flush().await)
     }
 
     /// Takes a checkpoint now.
@@ -507,6 +527,10 @@ impl Lane {
     /// [`LaneError::Device`].
     pub async fn checkpoint(&self) -> Result<(), LaneError> {
         self.0.checkpoint(false).await
+    }
+
+    fn measure(&self, operation: Operation, bytes: u64) -> Measure<'_> {
+        self.0.reactor.measure(Stage::Log, operation, bytes)
     }
 
     pub(crate) fn core(&self) -> &CoreRc {

@@ -50,6 +50,8 @@ pub struct ClusterOptions {
     pub iscsi_arguments: Vec<String>,
     /// More arguments for `ashlar up`.
     pub up_arguments: Vec<String>,
+    /// `--metrics` for each process, at a port of its own.
+    pub metrics: bool,
 }
 
 impl Default for ClusterOptions {
@@ -68,6 +70,7 @@ impl Default for ClusterOptions {
             nbd_arguments: Vec::new(),
             iscsi_arguments: Vec::new(),
             up_arguments: Vec::new(),
+            metrics: false,
         }
     }
 }
@@ -84,6 +87,8 @@ pub struct Cluster {
     /// Of `ashlar iscsi` as `iscsi-0` and `iscsi-1`.
     iscsi_servers: [u16; 2],
     store_ports: Vec<u16>,
+    /// Where processes tell how they are, by their names.
+    metrics: Vec<(String, u16)>,
     services: Vec<(String, Service)>,
     /// Goes after the services.
     network: Option<Namespaces>,
@@ -129,6 +134,7 @@ impl Cluster {
             iscsi_second: free_port()?,
             iscsi_servers: [free_port()?, free_port()?],
             store_ports: (0..stores).map(|_| free_port()).collect::<Result<_>>()?,
+            metrics: metrics_ports(stores)?,
             services: Vec::new(),
             network,
             killed: Arc::default(),
@@ -330,6 +336,17 @@ impl Cluster {
         format!("127.0.0.1:{}", self.iscsi_servers[server])
     }
 
+    /// Where a process tells how it is, if the cluster was asked for that.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such process.
+    pub fn metrics_address(&self, name: &str) -> Result<String> {
+        let known = self.metrics.iter().find(|(known, _)| known == name);
+        let (_, port) = known.with_context(|| format!("{name} tells nothing"))?;
+        Ok(format!("127.0.0.1:{port}"))
+    }
+
     /// The network of an isolated cluster.
     ///
     /// # Panics
@@ -418,6 +435,10 @@ impl Cluster {
             _ => &self.options.store_arguments,
         };
         arguments.extend(more.iter().cloned());
+        if self.options.metrics {
+            let address = self.metrics_address(name)?;
+            arguments.extend(["--metrics".to_owned(), address]);
+        }
         Ok(arguments)
     }
 
@@ -571,6 +592,14 @@ impl Cluster {
             pids.into_iter().for_each(kill_group);
         }
     }
+}
+
+/// A port for each process that may be started.
+fn metrics_ports(stores: usize) -> Result<Vec<(String, u16)>> {
+    let roles = ["up", "conductor", "nbd", "iscsi"].map(str::to_owned);
+    let stores = (0..stores).map(|store| format!("store-{store}"));
+    let names = roles.into_iter().chain(stores);
+    names.map(|name| Ok((name, free_port()?))).collect()
 }
 
 impl Drop for Cluster {

@@ -12,7 +12,7 @@ use ashlar_proto::{ByteCount, DiskId, ReplicaId};
 
 use super::{Move, Why};
 use crate::live::Live;
-use crate::placement::{Candidate, Fill, Load, overlap};
+use crate::placement::{Candidate, Fill, Load};
 use crate::row::ShardRow;
 use crate::state::{At, ClusterState};
 
@@ -215,7 +215,10 @@ impl<'a> Planner<'a> {
         let (own, others): (Vec<_>, Vec<_>) = row.replicas.iter().partition(|r| r.id == replica);
         let own = own.into_iter().find_map(labels);
         let others: Vec<_> = others.into_iter().filter_map(labels).collect();
-        own.is_some_and(|own| overlap(&target.labels, &others) <= overlap(own, &others))
+        let rules = self.state.placement_rules(at.0);
+        let overlap = |labels| rules.overlap(labels, &others);
+        rules.check(&target.labels, &others).is_ok()
+            && own.is_some_and(|own| overlap(&target.labels) <= overlap(own))
     }
 
     pub(super) fn carry_out(

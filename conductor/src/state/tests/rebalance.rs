@@ -702,3 +702,42 @@ fn changing_reports_make_no_ping_pong() {
         assert!(moves <= all, "seed {seed}: {moves} moves of {all} replicas");
     }
 }
+
+#[test]
+fn moves_keep_to_the_hard_rules_of_volumes() {
+    let mut pool = Pool::new(&["a", "b", "c"]);
+    for (name, number, zone) in [("a", 1, "x"), ("b", 2, "y"), ("c", 3, "y")] {
+        pool.bench.label(name, number, zone);
+    }
+    let rules = [("spread", "zone"), ("spread-rule", "hard")];
+    pool.bench.configure(None, &rules);
+    pool.fill(16, 4, 2);
+    let check = |pool: &Pool| {
+        for row in pool.bench.state.shards.values() {
+            let zone = |r: &Replica| pool.bench.state.nodes[&r.node].labels["zone"].clone();
+            let stays = row.replicas.iter().filter(|r| !r.leaving);
+            let zones: std::collections::BTreeSet<String> = stays.clone().map(zone).collect();
+            assert_eq!(zones.len(), stays.count(), "{row:?}");
+        }
+    };
+    check(&pool);
+    // Half of zone x may go to d, and nothing else: half of zone y would lie beside its other copy. Who
+    // says nothing of its zone gets nothing.
+    pool.join("d");
+    pool.bench.label("d", 4, "x");
+    pool.join("e");
+    pool.report();
+    for _ in 0..200 {
+        let begun = pool.look().begun.len();
+        check(&pool);
+        pool.report();
+        pool.finish_moves();
+        pool.report();
+        if begun == 0 && pool.moving().is_empty() {
+            break;
+        }
+    }
+    let on = |disk| pool.bench.state.replicas_on(DiskId::new(disk));
+    assert!(on(4) >= 4, "{}", on(4));
+    assert_eq!((on(1) + on(4), on(2) + on(3), on(5)), (16, 16, 0));
+}

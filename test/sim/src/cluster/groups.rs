@@ -219,6 +219,7 @@ impl Groups {
 
     async fn create(&self, reader: &Process, name: &str) -> Result<(), String> {
         let request = CreateVolume {
+            settings: std::collections::BTreeMap::new(),
             name: name.to_owned(),
             size_bytes: ByteCount::new(VOLUME_BYTES),
             replicas: 3,

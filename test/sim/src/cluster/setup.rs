@@ -146,6 +146,7 @@ impl Cluster {
     pub(super) async fn found_volume(&mut self) -> Result<(), String> {
         let archive = self.conductor.archive().clone();
         let request = CreateVolume {
+            settings: std::collections::BTreeMap::new(),
             name: VOLUME_NAME.to_owned(),
             size_bytes: ByteCount::new(self.shape.sectors * 512),
             replicas: u8::try_from(self.replicas).unwrap_or(u8::MAX),

@@ -595,6 +595,7 @@ fn map_of(sites: &[Site], replicas: u8, ack: AckRule) -> Conductor {
         grows_to: None,
         origin: None,
         flattening: None,
+        settings: ashlar_proto::api::VolumeSettings::default(),
         shard_bytes: ByteCount::new(SHARD_BYTES),
         replicas,
         ack,

@@ -225,8 +225,8 @@ struct Spin {
 
 /// All waits were short.
 const SHARE_ONE: u32 = 1 << 16;
-/// Idle time below this share of all time is too little for polling: 1 in this many.
-const IDLE_SHARE: u32 = 2;
+/// Idle time below this share of all time, in eighths, is too little for polling.
+const IDLE_EIGHTHS: u32 = 5;
 /// How far back the share of idle time reaches.
 const IDLE_WINDOW: Duration = Duration::from_millis(2);
 
@@ -243,7 +243,7 @@ impl Spin {
 
     /// How long to poll now.
     fn limit(&self) -> Duration {
-        if self.idle * IDLE_SHARE < self.total || self.short < SHARE_ONE / 2 {
+        if self.idle * 8 < self.total * IDLE_EIGHTHS || self.short < SHARE_ONE / 2 {
             Duration::ZERO
         } else {
             self.max

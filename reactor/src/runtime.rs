@@ -214,8 +214,8 @@ impl<'a> Loop<'a> {
 /// ended within that time, else not at all. To poll for less than the wait takes costs both the polling and
 /// the sleep. An idle reactor only sleeps.
 ///
-/// A reactor with little idle time does not poll either: it would take events one by one as they
-/// come. Sleeping, it finds several when it wakes, and passes on what they lead to together.
+/// A reactor with little idle time, or with many short waits, does not poll either: it would take events one
+/// by one as they come. Sleeping, it finds several when it wakes, and passes on what they lead to together.
 struct Spin {
     max: Duration,
     /// The share of the last waits that ended within `max`, of [`SHARE_ONE`]; each counts for an eighth.
@@ -224,6 +224,8 @@ struct Spin {
     idle: Duration,
     /// All time likewise.
     total: Duration,
+    /// The count of waits likewise.
+    waits: u32,
     /// The end of the last wait.
     seen: Option<Instant>,
 }
@@ -232,6 +234,8 @@ struct Spin {
 const SHARE_ONE: u32 = 1 << 16;
 /// Idle time below this share of all time is too little for polling: 1 in this many.
 const IDLE_SHARE: u32 = 2;
+/// Waits shorter than this, on average, are those of many operations in flight.
+const WAIT_MIN: Duration = Duration::from_micros(16);
 /// How far back the share of idle time reaches.
 const IDLE_WINDOW: Duration = Duration::from_millis(2);
 
@@ -242,13 +246,15 @@ impl Spin {
             short: 0,
             idle: Duration::ZERO,
             total: Duration::ZERO,
+            waits: 0,
             seen: None,
         }
     }
 
     /// How long to poll now.
     fn limit(&self) -> Duration {
-        if self.idle * IDLE_SHARE < self.total || self.short < SHARE_ONE / 2 {
+        let is_busy = self.idle * IDLE_SHARE < self.total || self.idle < WAIT_MIN * self.waits;
+        if is_busy || self.short < SHARE_ONE / 2 {
             Duration::ZERO
         } else {
             self.max
@@ -267,9 +273,11 @@ impl Spin {
         self.seen = Some(now);
         self.idle += idle;
         self.total += passed;
+        self.waits += 1;
         while self.total > IDLE_WINDOW {
             self.idle /= 2;
             self.total /= 2;
+            self.waits /= 2;
         }
     }
 }
@@ -315,6 +323,12 @@ mod tests {
     #[test]
     fn a_busy_reactor_does_not_spin() {
         assert_eq!(spin_after(1000, 100, 10), Duration::ZERO);
+    }
+
+    #[test]
+    fn spin_is_not_for_many_short_waits() {
+        assert_eq!(spin_after(1000, 5, 10), Duration::ZERO);
+        assert_eq!(spin_after(1000, 5, 20), Duration::from_micros(50));
     }
 
     #[test]

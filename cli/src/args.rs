@@ -40,8 +40,8 @@ pub use config::{ConfigCommand, OfVolume, VolumeRules};
 pub use csi::{AttacherArg, CsiArgs, CsiMode};
 pub use etcd::EtcdArgs;
 pub use identity::{
-    AuthorityArgs, ClusterCommand, IdentityArgs, IdentityCommand, InitArgs, IssueArgs, SubjectArgs,
-    TokenCommand,
+    AuthorityArgs, ClusterCommand, IdentityArgs, IdentityCommand, InitArgs, IssueArgs,
+    JoinTokenCommand, SubjectArgs,
 };
 pub use iscsi::{ISCSI_LISTEN, IscsiArgs, IscsiChoice, IscsiListen};
 pub use meta::{

@@ -8,7 +8,7 @@ use ashlar_proto::api::{
 };
 
 use crate::admin::ask;
-use crate::args::{IdentityCommand, SubjectArgs, TokenCommand};
+use crate::args::{IdentityCommand, JoinTokenCommand, SubjectArgs};
 use crate::output::{print_json, print_table, print_text};
 
 /// Runs one of its commands.
@@ -49,9 +49,9 @@ pub fn run(api: &str, command: &IdentityCommand, json: bool) -> anyhow::Result<(
     }
 }
 
-fn token(api: &str, command: &TokenCommand, json: bool) -> anyhow::Result<()> {
+fn token(api: &str, command: &JoinTokenCommand, json: bool) -> anyhow::Result<()> {
     match command {
-        TokenCommand::Create { role, name, ttl } => {
+        JoinTokenCommand::Create { role, name, ttl } => {
             let request = CreateJoinToken {
                 role: *role,
                 name: name.clone(),
@@ -64,7 +64,7 @@ fn token(api: &str, command: &TokenCommand, json: bool) -> anyhow::Result<()> {
             // Nothing but the token: it goes into a file.
             print_text(made.token.reveal())
         }
-        TokenCommand::List => {
+        JoinTokenCommand::List => {
             let tokens = ask(api, async |client| client.join_tokens().await)?.items;
             if json {
                 return print_json(&tokens);
@@ -74,7 +74,7 @@ fn token(api: &str, command: &TokenCommand, json: bool) -> anyhow::Result<()> {
             let rows = tokens.iter().map(|token| token_row(token, now)).collect();
             print_table(&header, rows)
         }
-        TokenCommand::Revoke { id } => {
+        JoinTokenCommand::Revoke { id } => {
             ask(api, async |client| client.revoke_join_token(id).await)?;
             if json {
                 return print_json(&BTreeMap::from([("revoked", id)]));

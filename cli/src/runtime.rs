@@ -10,7 +10,6 @@ use ashlar_reactor::{Engine, Reactor, RuntimeOptions, probe_engine};
 use crate::args::{EngineArg, ReactorArgs, SnapshotName};
 use crate::cluster_source::HttpClusterSource;
 use crate::{host, identity};
-use ashlar_api_client::ApiClient;
 
 /// Reactor options from the command line; warns where the preferred engine is not to be had.
 pub fn options(args: &ReactorArgs) -> RuntimeOptions {

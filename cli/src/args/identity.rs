@@ -120,7 +120,7 @@ pub struct IssueArgs {
 
 /// `ashlar node token`.
 #[derive(Debug, Subcommand)]
-pub enum TokenCommand {
+pub enum JoinTokenCommand {
     /// Make a token with which one node may get its first certificate, and print it: it is shown once.
     #[command(after_help = "\
 Example:
@@ -167,7 +167,7 @@ pub enum IdentityCommand {
     Token {
         /// What to do.
         #[command(subcommand)]
-        command: TokenCommand,
+        command: JoinTokenCommand,
     },
     /// Let a node or a certificate in no more: its requests are refused at once, and it gets no further
     /// connections to stores. What a front end has attached it keeps until `ashlar client deny`.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use ashlar_api_client::{ApiClient, ApiError};
+use ashlar_api_client::ApiError;
 use ashlar_identity::{CredentialsError, DirectoryError, KeyAndRequest, RequestError};
 use ashlar_proto::api::{RenewCertificate, Revision};
 use tokio::runtime::Handle;

@@ -235,6 +235,7 @@ impl Cluster {
         let map = VolumeMap {
             id: VolumeId::new(77),
             name: "v".into(),
+            labels: Default::default(),
             size_bytes: ByteCount::new(VOLUME_BYTES),
             grows_to: None,
             origin: None,

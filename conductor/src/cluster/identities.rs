@@ -30,7 +30,8 @@ impl<M: MetaStore> Cluster<M> {
         id: String,
     ) -> Result<(), ClusterError> {
         let plan = move |view: &View| view.state.plan_revoke_token(&id);
-        Ok(self.transact(plan).await?.0)
+        self.transact(plan).await?;
+        Ok(())
     }
 
     /// What a token would make of who shows it; uses nothing up.
@@ -72,7 +73,8 @@ impl<M: MetaStore> Cluster<M> {
         request: DenyIdentity,
     ) -> Result<(), ClusterError> {
         let plan = move |view: &View| view.state.plan_deny_identity(&request);
-        Ok(self.transact(plan).await?.0)
+        self.transact(plan).await?;
+        Ok(())
     }
 
     /// Lets it in again.
@@ -81,6 +83,7 @@ impl<M: MetaStore> Cluster<M> {
         request: AllowIdentity,
     ) -> Result<(), ClusterError> {
         let plan = move |view: &View| view.state.plan_allow_identity(&request.subject);
-        Ok(self.transact(plan).await?.0)
+        self.transact(plan).await?;
+        Ok(())
     }
 }

@@ -52,6 +52,7 @@ fn volume() -> VolumeRow {
     VolumeRow {
         id: VolumeId::new(1),
         name: "v".to_owned(),
+        labels: Default::default(),
         size_bytes: ByteCount::new(3 << 20),
         shard_bytes: ByteCount::new(2 << 20),
         replicas: 2,

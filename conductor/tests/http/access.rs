@@ -25,11 +25,7 @@ async fn guarded(directory: &Path, audit_file: bool) -> Bench {
         ..AccessOptions::default()
     };
     let conductor = Conductor::start_guarded(options, Timing::default(), &access);
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    Bench {
-        conductor: conductor.await.unwrap(),
-        http,
-    }
+    Bench::of(conductor.await.unwrap()).await
 }
 
 async fn call(
@@ -39,14 +35,15 @@ async fn call(
     path: &str,
     body: Option<Value>,
 ) -> Response {
-    let mut request = bench.http.request(method, bench.url(path));
+    let mut request = bench.http.request(method.clone(), bench.url(path));
     if let Some(token) = token {
         request = request.bearer_auth(token);
     }
     if let Some(body) = body {
         request = request.json(&body);
     }
-    request.send().await.unwrap()
+    let response = request.send().await.unwrap();
+    bench.checked(&method, path, response).await
 }
 
 async fn post(bench: &Bench, token: &str, path: &str, body: Value) -> Response {

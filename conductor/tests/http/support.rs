@@ -46,18 +46,22 @@ pub async fn start_impatient(directory: &Path, rebuild_after: Duration) -> Bench
         data_dir: directory.to_path_buf(),
         listen,
     };
-    let conductor = Conductor::start_with(options, timing).await.unwrap();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let url = format!("http://{}/v1/openapi.json", conductor.address());
-    let described = Described::of(&http, &url).await;
-    Bench {
-        conductor,
-        http,
-        described,
-    }
+    Bench::of(Conductor::start_with(options, timing).await.unwrap()).await
 }
 
 impl Bench {
+    /// With a conductor that runs.
+    pub async fn of(conductor: Conductor) -> Self {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("http://{}/v1/openapi.json", conductor.address());
+        let described = Described::of(&http, &url).await;
+        Self {
+            conductor,
+            http,
+            described,
+        }
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.conductor.address())
     }
@@ -69,7 +73,7 @@ impl Bench {
     }
 
     /// The answer, if it is as the document says.
-    async fn checked(&self, method: &Method, path: &str, response: Response) -> Response {
+    pub async fn checked(&self, method: &Method, path: &str, response: Response) -> Response {
         let (status, headers) = (response.status(), response.headers().clone());
         let kind = headers
             .get("content-type")

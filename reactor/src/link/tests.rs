@@ -351,7 +351,10 @@ fn local_frames_pass_by_pointer() {
     let exchange = process.reactor().spawn(async move {
         let address: Address = "local:store-0".parse().unwrap();
         let refused = connect(&here, &address).await;
-        assert!(matches!(refused, Err(NetError::Connect { .. })));
+        assert!(matches!(
+            refused,
+            Err(LinkError::Net(NetError::Connect { .. }))
+        ));
         let listener = listen(&here, &address).await.unwrap();
         let near = connect(&here, &address).await.unwrap();
         let far = listener.accept().await.unwrap();

@@ -47,7 +47,7 @@ fn json_body(body: &str) -> [String; 4] {
     ]
 }
 
-fn post<'a>(body: &'a [String; 4]) -> Vec<&'a str> {
+fn post(body: &[String; 4]) -> Vec<&str> {
     body.iter().map(String::as_str).collect()
 }
 

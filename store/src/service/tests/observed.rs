@@ -18,7 +18,6 @@ fn target(node: u64, disk: u128, address: &str) -> PeerTarget {
 fn seen(node: u64, reached: bool) -> PeerSeen {
     PeerSeen {
         node: NodeId::new(node),
-        node_name: None,
         reached,
     }
 }

@@ -178,7 +178,7 @@ mod tests {
         assert!(bucket.set_rate(Some(1)) && !bucket.set_rate(Some(1)));
         assert_eq!(bucket.wait(at(1)), Duration::ZERO);
         bucket.take(u64::MAX);
-        assert!(bucket.wait(at(1)) > Duration::from_secs(1 << 40));
+        assert!(bucket.wait(at(1)) > Duration::from_secs(1 << 34));
         assert!(bucket.set_rate(None));
         assert_eq!(bucket.wait(at(1)), Duration::ZERO);
     }

@@ -160,5 +160,9 @@ impl Code {
     ];
 
     /// Of volumes that are made or grow.
-    pub(super) const OF_PLACEMENT: [Self; 2] = [Self::NoRoom, Self::OverCommitted];
+    pub(super) const OF_PLACEMENT: [Self; 3] = [
+        Self::NoRoom,
+        Self::OverCommitted,
+        Self::Access(AccessCode::QuotaExceeded),
+    ];
 }

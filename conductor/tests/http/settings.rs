@@ -31,7 +31,7 @@ async fn settings_are_changed_all_or_none() {
     assert_eq!(shown.settings.requests_per_second, Some(100));
     let wrong = json!({"set": {"rebuild-after": "1m", "nothing": "1"}});
     let refused = bench.post("/v1/config", &wrong).await;
-    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY);
     assert!(problem(refused).await.detail.contains("nothing"));
     let unchanged: Settings = bench.get("/v1/config").await;
     assert_eq!(unchanged, of_cluster);

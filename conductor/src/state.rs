@@ -45,6 +45,7 @@ mod subjects;
 mod targets;
 mod tasks;
 mod tokens;
+mod totals;
 mod view;
 mod volume_keys;
 mod volumes;
@@ -55,8 +56,7 @@ use ashlar_proto::api::{IdentitySubject, Revision};
 use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::volume_name::canonical;
 use ashlar_proto::{
-    ByteCount, ClusterId, DiskId, GroupId, IscsiName, NodeId, PortalGroup, ReplicaId, ShardIndex,
-    VolumeId,
+    ClusterId, DiskId, GroupId, IscsiName, NodeId, PortalGroup, ReplicaId, ShardIndex, VolumeId,
 };
 
 use crate::meta::{Change, Expect, Key, Transaction};
@@ -166,6 +166,8 @@ pub(crate) struct ClusterState {
     access: access::Access,
     /// Projects, and what their volumes add up to.
     projects: projects::Projects,
+    /// Sums over volumes and what lies on disks.
+    totals: totals::Totals,
     /// What was done of late, and by whom.
     audit: audit::AuditLog,
     /// Requests that may be sent again, and what was done for them.
@@ -225,6 +227,7 @@ impl ClusterState {
             reservations: BTreeMap::new(),
             access: access::Access::default(),
             projects: projects::Projects::default(),
+            totals: totals::Totals::default(),
             audit: audit::AuditLog::default(),
             once: OnceIndex::default(),
             ailing: BTreeSet::new(),
@@ -319,17 +322,6 @@ impl ClusterState {
             .map(|row| row.node)
             .collect();
         nodes.into_iter().filter_map(|node| self.nodes.get(&node))
-    }
-
-    /// Bytes of all replicas on a disk, written or not.
-    fn promised(&self, disk: DiskId) -> ByteCount {
-        let held = self.holds.get(&disk).into_iter().flatten();
-        let bytes = held.map(|((volume, shard), _)| {
-            self.volumes
-                .get(volume)
-                .map_or(0, |row| shard_bytes(row, *shard))
-        });
-        ByteCount::new(bytes.fold(0, u64::saturating_add))
     }
 
     fn modified(&self, key: &Key) -> Revision {

@@ -130,7 +130,10 @@ pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             op("createToken", "Makes a token of who asks, for some time")
                 .body::<CreateToken>()
                 .answers::<TokenCreated>(StatusCode::CREATED, "it is made")
-                .refuses(&[Code::Access(AccessCode::Invalid)]),
+                .refuses(&[
+                    Code::Access(AccessCode::Invalid),
+                    Code::Access(AccessCode::UserNotFound),
+                ]),
         )
         .get(
             "/v1/tokens/revoked",
@@ -177,6 +180,7 @@ pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             op("deleteProject", "Removes a project that has no volumes")
                 .done("it is gone")
                 .refuses(&[
+                    Code::Access(AccessCode::Invalid),
                     Code::Access(AccessCode::ProjectNotFound),
                     Code::Access(AccessCode::ProjectInUse),
                 ]),

@@ -309,11 +309,7 @@ impl Code {
             Self::IdentityDenied => ("identity-denied", "Node is denied", S::FORBIDDEN),
             Self::IdentityNotDenied => ("identity-not-denied", "Not denied", S::NOT_FOUND),
             Self::SpeaksForOther => ("speaks-for-other", "Node speaks for another", S::FORBIDDEN),
-            Self::NoAuthority => (
-                "no-authority",
-                "Conductor has no authority",
-                S::SERVICE_UNAVAILABLE,
-            ),
+            Self::NoAuthority => ("no-authority", "Conductor has no authority", S::CONFLICT),
             Self::JoinTokenUnknown => (
                 "join-token-unknown",
                 "Join token is not known",

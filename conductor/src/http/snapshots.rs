@@ -14,7 +14,7 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::auth::Asks;
+use super::auth::{AccessCode, Asks};
 use super::extract::{JsonBody, PathPart, QueryOf};
 use super::operation::op;
 use super::page::{Selection, SnapshotsQuery};
@@ -138,7 +138,11 @@ fn routes_of_one<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             map::<M>,
             op("getSnapshotMap", "What a reader of a snapshot needs")
                 .gives::<SnapshotMap>()
-                .refuses(&[Code::VolumeNotFound, Code::SnapshotNotFound]),
+                .refuses(&[
+                    Code::VolumeNotFound,
+                    Code::SnapshotNotFound,
+                    Code::Access(AccessCode::VolumeKeyNeeded),
+                ]),
         )
         .post(
             "/v1/volumes/{name}/snapshots/{snapshot}/rollback",

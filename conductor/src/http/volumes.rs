@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::auth::Asks;
+use super::auth::{AccessCode, Asks};
 use super::extract::{JsonBody, PathPart, QueryOf};
 use super::operation::op;
 use super::page::LabelledQuery;
@@ -155,6 +155,7 @@ fn routes_of_owners<M: MetaStore>() -> Routes<Arc<Api<M>>> {
                     Code::ClientDenied,
                     Code::ServerNotFound,
                     Code::ServerReplaced,
+                    Code::Access(AccessCode::VolumeKeyNeeded),
                 ]),
         )
         .post(

@@ -112,7 +112,9 @@ impl ClusterState {
         let (grows_to, space) = (row.grows_to, (space(&row), row.reserve));
         let origin = row.origin;
         self.projects.count(self.volumes.get(&id), Some(&row));
-        let before = self.volumes.insert(id, row);
+        let before = self.volumes.remove(&id);
+        self.count_volume(id, before.as_ref(), Some(&row));
+        self.volumes.insert(id, row);
         let origin_before = before.as_ref().and_then(|before| before.origin);
         self.clones.change((id, None), origin_before, origin);
         let was = before
@@ -229,6 +231,7 @@ impl ClusterState {
                 let volume = rest.parse().map_err(|_| unknown())?;
                 let before = self.volumes.remove(&volume);
                 self.projects.count(before.as_ref(), None);
+                self.count_volume(volume, before.as_ref(), None);
                 if let Some(before) = before {
                     self.clones.change((volume, None), before.origin, None);
                     if let Some(node) = before.repairer {
@@ -287,8 +290,10 @@ impl ClusterState {
         let gone: Vec<&Replica> = before.iter().filter(|r| !is_in(after, r)).collect();
         let new: Vec<&Replica> = after.iter().filter(|r| !is_in(before, r)).collect();
         for replica in &gone {
-            if let Some(held) = self.holds.get_mut(&replica.disk) {
-                held.remove(&at);
+            let held = self.holds.get_mut(&replica.disk);
+            let was_there = held.is_some_and(|held| held.remove(&at).is_some());
+            if let Some(volume) = self.volumes.get(&at.0).filter(|_| was_there) {
+                self.totals.lift(replica.disk, volume, at.1);
             }
         }
         for replica in &new {
@@ -296,7 +301,11 @@ impl ClusterState {
                 replica: replica.id,
                 since: revision,
             };
-            self.holds.entry(replica.disk).or_default().insert(at, held);
+            let on_disk = self.holds.entry(replica.disk).or_default();
+            let is_new = on_disk.insert(at, held).is_none();
+            if let Some(volume) = self.volumes.get(&at.0).filter(|_| is_new) {
+                self.totals.lay(replica.disk, volume, at.1);
+            }
         }
         for replica in gone.into_iter().chain(new) {
             self.touch_disk(replica.disk, revision);

@@ -6,9 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use ashlar_proto::api::{
-    EventKind, Replica, Reserve, ReserveVolume, SetSpace, Space, SpaceRules, VolumeState,
-};
+use ashlar_proto::api::{EventKind, Replica, Reserve, ReserveVolume, SetSpace, Space, SpaceRules};
 use ashlar_proto::limits::BLOCK_BYTES_U64;
 use ashlar_proto::{BlockCount, ByteCount, DiskId, ShardIndex, VolumeId, reserved_blocks};
 
@@ -89,18 +87,11 @@ impl ClusterState {
         })
     }
 
-    /// Sizes of all volumes times their replicas, what they grow to included.
-    fn provisioned(&self) -> u64 {
-        let volumes = self.volumes.values();
-        let bytes = volumes.map(|row| space(row).get().saturating_mul(u64::from(row.replicas)));
-        bytes.fold(0, u64::saturating_add)
-    }
-
     /// How the cluster stands by the rules.
     pub(crate) fn show_space(&self, live: &Live) -> Space {
         let mut shown = Space {
             rules: self.space.rules,
-            provisioned_bytes: ByteCount::new(self.provisioned()),
+            provisioned_bytes: ByteCount::new(self.totals.provisioned()),
             ..Space::default()
         };
         let add = |sum: &mut ByteCount, bytes: ByteCount| {
@@ -146,28 +137,17 @@ impl ClusterState {
         let report = live.report(row);
         // Of reservations that its store has not told of yet, nothing is taken.
         let untold = self
+            .totals
             .reserved(disk)
             .saturating_sub(report.reserved_bytes.get());
         Some(Load {
             usable: report.usable_bytes,
             used: report.used_bytes,
             kept: ByteCount::new(report.unfilled_bytes.get().saturating_add(untold)),
-            promised: self.promised(disk),
+            promised: ByteCount::new(self.totals.promised(disk)),
             level: live.levels.of(disk),
             rules: self.space.rules,
         })
-    }
-
-    /// Bytes that are kept on a disk for all its replicas.
-    fn reserved(&self, disk: DiskId) -> u64 {
-        let held = self.holds.get(&disk).into_iter().flatten();
-        let kept = held.map(|((volume, shard), _)| {
-            self.volumes
-                .get(volume)
-                .filter(|row| row.state != VolumeState::Deleting)
-                .map_or(0, |row| reserved_bytes(row, *shard).get())
-        });
-        kept.fold(0, u64::saturating_add)
     }
 
     /// What a replica of a shard wants of a disk.

@@ -10,6 +10,8 @@ use ashlar_proto::api::{
 use ashlar_proto::limits::SHARD_BYTES_DEFAULT;
 use ashlar_proto::{Epoch, Generation};
 
+use ashlar_proto::ByteCount;
+
 use super::*;
 use crate::absence::Absence;
 use crate::evidence::Evidence;
@@ -197,6 +199,7 @@ impl Bench {
                     Change::Delete { .. } => None,
                 };
                 self.state.apply(revision, change.key(), value).unwrap();
+                assert_eq!(self.state.totals, self.state.summed_anew(), "{change:?}");
             }
         }
         plan.answer

@@ -186,7 +186,7 @@ impl ClusterState {
             evacuation: self.evacuation(id),
             report: row.shown(live.report(row)),
             replicas: count(self.replicas_on(id)),
-            provisioned_bytes: self.promised(id),
+            provisioned_bytes: ByteCount::new(self.totals.promised(id)),
             level: live.levels.of(id),
         })
     }

@@ -7,7 +7,7 @@
 //!
 //! Invariant: ids are never used again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ashlar_proto::api::{CreateVolume, Replica, Schedulable, VolumeState};
 use ashlar_proto::limits::{BLOCK_BYTES_U64, REPLICAS_MAX, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
@@ -193,7 +193,9 @@ impl ClusterState {
     /// when they return, and no id is ever used again.
     pub(crate) fn plan_settle(&self, live: &Live) -> Plan<()> {
         let mut changes = Vec::new();
-        for volume in self.volumes.values() {
+        let growing = self.growing.keys().copied();
+        let under_way: BTreeSet<VolumeId> = self.totals.unsettled().chain(growing).collect();
+        for volume in under_way.iter().filter_map(|id| self.volumes.get(id)) {
             let since = self.modified(&volume_key(volume.id));
             let done = |node: NodeId| live.applied(node) >= since;
             match volume.state {
@@ -274,11 +276,7 @@ impl ClusterState {
 
     /// Whether any volume waits for its stores.
     pub(crate) fn has_unsettled(&self) -> bool {
-        self.volumes
-            .values()
-            .any(|volume| volume.state != VolumeState::Ready)
-            || !self.growing.is_empty()
-            || !self.unmade.is_empty()
+        self.totals.is_any_unsettled() || !self.growing.is_empty() || !self.unmade.is_empty()
     }
 }
 

@@ -4,9 +4,11 @@ use std::future::Future;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ashlar_api_client::ApiClient;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -20,6 +22,12 @@ use crate::protocol::controller_server::ControllerServer;
 use crate::protocol::group_controller_server::GroupControllerServer;
 use crate::protocol::identity_server::IdentityServer;
 use crate::protocol::node_server::NodeServer;
+
+/// How long a socket may be open after its process was killed.
+const DYING_MAX: Duration = Duration::from_secs(2);
+
+/// The pause between looks at it.
+const DYING_LOOK: Duration = Duration::from_millis(50);
 
 /// What the driver serves.
 #[derive(Clone, Debug)]
@@ -110,12 +118,25 @@ async fn listen(path: &Path) -> Result<UnixListener, ServeError> {
         if !found.file_type().is_socket() {
             return Err(ServeError::Taken { path });
         }
-        if UnixStream::connect(&path).await.is_ok() {
+        if is_served(&path).await {
             return Err(ServeError::Served { path });
         }
         let _ = std::fs::remove_file(&path);
     }
     UnixListener::bind(&path).map_err(|source| ServeError::Listen { path, source })
+}
+
+/// Whether a process listens there and goes on doing so. One that was killed while it started a program
+/// leaves its sockets open in the child until that program runs.
+async fn is_served(path: &Path) -> bool {
+    let end = Instant::now() + DYING_MAX;
+    while UnixStream::connect(path).await.is_ok() {
+        if Instant::now() >= end {
+            return true;
+        }
+        sleep(DYING_LOOK).await;
+    }
+    false
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 //! - where no answer came, if it is one that may be carried out twice, or is carried out once however often
 //!   it is sent (`once`): then it has little time at each.
 //!
-//! One that may not is sent to a conductor that has just said that it leads: one that hangs is passed over
-//! before it is trusted with it.
+//! One that changes something is sent to a conductor that has just said that it leads: one that hangs is
+//! passed over before it is trusted with it, and before anybody waits for what it never does.
 //!
 //! Who has one address alone is sent on, too, but waits for nobody, unless an answer was lost of what is
 //! carried out once.
@@ -118,7 +118,7 @@ impl Conductors {
         let is_once = request.headers().contains_key(once::HEADER);
         let mut is_in_doubt = false;
         let (mut sent_on, mut url) = (0, first);
-        if self.are_several() && !is_repeatable {
+        if self.are_several() && (is_once || !is_repeatable) {
             url = self.find(&http, &request, deadline).await.unwrap_or(url);
         }
         loop {
@@ -333,7 +333,6 @@ struct LeaderSaid {
     leader: Option<String>,
 }
 
-/// Where a conductor that does not lead sends.
 /// Where a conductor that does not lead sends; never from TLS to none.
 fn leader_of(response: &Response, asked: &Url) -> Option<Url> {
     if response.status() != reqwest::StatusCode::TEMPORARY_REDIRECT {

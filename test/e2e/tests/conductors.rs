@@ -204,10 +204,15 @@ fn conductors_and_members_of_etcd_may_die_and_hang() -> Result<()> {
     it.await_stores()
 }
 
+/// Once the conductor that is asked has heard who leads.
 fn post(it: &Deployment, index: usize, path: &str, body: &Value) -> Result<(u16, Value)> {
     let body = body.to_string();
     let json = "Content-Type: application/json";
-    it.curl(index, &["-L", "-d", &body, "-H", json], path)
+    wait_for("a leader that is known", LIMIT, || {
+        let answer = it.curl(index, &["-L", "-d", &body, "-H", json], path)?;
+        ensure!(answer.1["code"] != "no-leader", "{answer:?}");
+        Ok(answer)
+    })
 }
 
 /// A client whose answer was lost asks again, at another conductor and after another has taken the lead.

@@ -27,6 +27,7 @@ use crate::http::identities::{follow_denials, take_over_denials};
 use crate::http::listener::BoundedListener;
 use crate::http::secure::ApiListener;
 use crate::http::{Api, Refusals, WATCHES_MAX, peer::Peer, router};
+use crate::meta::any_store::AnyStore;
 use crate::meta::etcd_store::{EtcdOptions, EtcdStore};
 use crate::meta::redb_store::RedbStore;
 use crate::meta::{MetaError, MetaStore};
@@ -180,7 +181,7 @@ impl Conductor {
     ) -> Result<Self, StartError> {
         let ConductorOptions { data_dir, listen } = options;
         let (listener, address) = bind(listen).await?;
-        let store = RedbStore::open(data_dir).await?;
+        let store = AnyStore::File(RedbStore::open(data_dir).await?);
         Self::serve(store, listener, address, timing, access, tls).await
     }
 
@@ -216,12 +217,12 @@ impl Conductor {
         let (listener, address) = bind(listen).await?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let api = advertise.unwrap_or_else(|| format!("{scheme}://{address}"));
-        let store = EtcdStore::open(etcd, Some(api)).await?;
+        let store = AnyStore::Etcd(EtcdStore::open(etcd, Some(api)).await?);
         Self::serve(store, listener, address, timing, access, tls).await
     }
 
-    async fn serve<M: MetaStore + Clone>(
-        store: M,
+    async fn serve(
+        store: AnyStore,
         listener: TcpListener,
         address: SocketAddr,
         timing: Timing,

@@ -11,6 +11,7 @@
 //!
 //! The shape is that of etcd's v3 API: Range, Txn with mod-revision compares, Watch from a revision.
 
+pub(crate) mod any_store;
 pub(crate) mod etcd_store;
 pub(crate) mod redb_store;
 

@@ -122,3 +122,21 @@ fn many_volumes_are_made_listed_labelled_and_deleted() -> Result<()> {
     );
     Ok(())
 }
+
+/// The measurement of a conductor that has many of everything goes through, with few of them.
+#[test]
+fn a_conductor_of_simulated_stores_is_measured() -> Result<()> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/bench-conductor");
+    let few = "--quick --volumes 200 --stores 10 --watches 5";
+    let told = Tool::new("python3")
+        .arg(script)
+        .args(few.split(' '))
+        .env("ASHLAR_BIN", ashlar_e2e::binary::ashlar())
+        .limit(Duration::from_secs(180))
+        .check()?;
+    println!("{told}");
+    for what in ["fan-out", "start-up, full", "node failure"] {
+        ensure!(told.contains(what), "nothing of {what}: {told}");
+    }
+    Ok(())
+}

@@ -123,6 +123,34 @@ fn a_token_for_a_name_is_for_no_other() {
 }
 
 #[test]
+fn a_token_for_no_name_is_for_no_store_that_there_is() {
+    let mut world = with_token("t", None);
+    let plan = world.state.plan_use_token(&shown("t", "a", "r"), NOW);
+    world.commit(plan.unwrap());
+    let registered = world
+        .state
+        .nodes
+        .values()
+        .next()
+        .map(|node| node.name.clone());
+    let Some(name) = registered else {
+        panic!("the bench has no node");
+    };
+    let hash = "hash of u";
+    let plan = world.state.plan_create_token(&create(None), "u", hash, NOW);
+    world.commit(plan.unwrap());
+    let refused = refusal(world.state.plan_use_token(&shown("u", &name, "r"), NOW));
+    assert!(matches!(refused, IdentityRefusal::NameInUse { .. }));
+    // What a node has used before it was registered it may use again.
+    assert!(
+        world
+            .state
+            .plan_use_token(&shown("t", "a", "r"), NOW)
+            .is_ok()
+    );
+}
+
+#[test]
 fn a_revoked_token_is_unknown() {
     let mut world = with_token("t", None);
     let plan = world.state.plan_revoke_token("t").unwrap();

@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn rows_beyond_those_told_are_counted() {
         let change = |number: usize| Change::Delete {
-            key: Key::new(&format!("api-key/{number}")),
+            key: Key::new(format!("api-key/{number}")),
         };
         let mut changes: Vec<Change> = (0..ROWS_MAX).map(change).collect();
         assert_eq!(told(&changes).1, 0);

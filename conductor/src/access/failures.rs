@@ -88,6 +88,15 @@ impl Failures {
 }
 
 #[cfg(test)]
+impl Failures {
+    /// Whether that address was charged, and not given back.
+    pub(super) fn owes(&self, from: IpAddr) -> bool {
+        let spent = self.by_address.get(&from);
+        spent.is_some_and(|spent| *spent > 0)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -128,6 +128,11 @@ impl Hashing {
         lock(&self.0.verified).len()
     }
 
+    /// Whether that address owes something.
+    pub(super) fn has_charged(&self, from: IpAddr) -> bool {
+        lock(&self.0.failures).owes(from)
+    }
+
     /// Whether something is being hashed.
     pub(super) fn is_busy(&self) -> bool {
         self.0.turn.available_permits() == 0

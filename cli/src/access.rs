@@ -348,6 +348,7 @@ mod tests {
             outcome: AuditOutcome::Done,
             code: None,
             changes: Vec::new(),
+            changes_left_out: 0,
             left_out: 0,
         };
         assert_eq!(

@@ -7,6 +7,7 @@
 pub(crate) mod caller;
 pub(crate) mod failures;
 pub(crate) mod gate;
+mod hashing;
 pub(crate) mod issuers;
 pub(crate) mod keys;
 pub(crate) mod routes;

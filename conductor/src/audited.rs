@@ -35,8 +35,9 @@ const SECRET_FIELDS: [&str; 9] = [
     "volume_key",
 ];
 
-/// Rows that say nothing of what was asked for: counters, shards, and entries themselves.
-const ROWS_LEFT_OUT: [&str; 4] = ["audit", "cluster", "name", "shard"];
+/// Rows that say nothing of what was asked for: counters, shards, digests of requests, and entries
+/// themselves.
+const ROWS_LEFT_OUT: [&str; 5] = ["audit", "cluster", "name", "once", "shard"];
 
 tokio::task_local! {
     /// The request that this task answers.
@@ -73,6 +74,23 @@ impl Asked {
         draft.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Adds what the request does that is in no row.
+    pub(crate) fn tell(&self, change: AuditChange) {
+        self.amend(|entry| entry.changes.push(change));
+    }
+
+    /// It is known by now who asks.
+    pub(crate) fn name(&self, who: String, means: &str) {
+        self.amend(|entry| (entry.who, entry.means) = (who, means.to_owned()));
+    }
+
+    fn amend(&self, amend: impl FnOnce(&mut AuditEntry)) {
+        let mut draft = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = draft.as_mut() {
+            amend(entry);
+        }
+    }
+
     /// It is in the metadata.
     pub(crate) fn kept(&self, entry: &AuditEntry) {
         let draft = self.draft.lock();
@@ -89,10 +107,11 @@ pub(crate) fn is_told(key: &Key) -> bool {
     !ROWS_LEFT_OUT.contains(&kind)
 }
 
-/// The rows of a transaction that an entry tells of.
-pub(crate) fn told(changes: &[Change]) -> impl Iterator<Item = &Change> {
+/// The rows of a transaction that an entry tells of, and how many more it would tell of.
+pub(crate) fn told(changes: &[Change]) -> (impl Iterator<Item = &Change>, u64) {
     let told = changes.iter().filter(|change| is_told(change.key()));
-    told.take(ROWS_MAX)
+    let more = told.clone().skip(ROWS_MAX).count();
+    (told.take(ROWS_MAX), u64::try_from(more).unwrap_or(u64::MAX))
 }
 
 /// What became of a row, from its bytes before and after.
@@ -151,9 +170,14 @@ fn redact(value: &mut Value) {
 }
 
 /// The entry of a transaction that takes effect.
-pub(crate) fn done(mut entry: AuditEntry, changes: Vec<AuditChange>) -> AuditEntry {
+pub(crate) fn done(
+    mut entry: AuditEntry,
+    changes: Vec<AuditChange>,
+    changes_left_out: u64,
+) -> AuditEntry {
     entry.outcome = AuditOutcome::Done;
-    entry.changes = changes;
+    entry.changes.extend(changes);
+    entry.changes_left_out = changes_left_out;
     entry
 }
 
@@ -197,11 +221,26 @@ mod tests {
 
     #[test]
     fn counters_shards_and_entries_are_left_out() {
-        for key in ["cluster", "shard/1/0", "name/a", "audit/1"] {
+        for key in ["cluster", "shard/1/0", "name/a", "audit/1", "once/a"] {
             assert!(!is_told(&Key::new(key)), "{key}");
         }
         for key in ["volume/1", "user/a", "space"] {
             assert!(is_told(&Key::new(key)), "{key}");
         }
+    }
+
+    #[test]
+    fn rows_beyond_those_told_are_counted() {
+        let change = |number: usize| Change::Delete {
+            key: Key::new(format!("api-key/{number}")),
+        };
+        let mut changes: Vec<Change> = (0..ROWS_MAX).map(change).collect();
+        assert_eq!(told(&changes).1, 0);
+        changes.extend((0..3).map(change));
+        changes.push(Change::Delete {
+            key: Key::new("shard/1/0"),
+        });
+        let (first, more) = told(&changes);
+        assert_eq!((first.count(), more), (ROWS_MAX, 3));
     }
 }

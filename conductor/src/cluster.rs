@@ -279,6 +279,11 @@ impl<M: MetaStore> Cluster<M> {
         self.timing
     }
 
+    /// How old the state may be at most, where another conductor leads.
+    pub(crate) fn age(&self) -> Duration {
+        self.store.age()
+    }
+
     /// The store, for its events.
     pub(crate) fn store(&self) -> &M {
         &self.store

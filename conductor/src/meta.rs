@@ -17,6 +17,7 @@ pub(crate) mod redb_store;
 
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
 use ashlar_proto::api::Revision;
 use tokio::sync::watch;
@@ -253,6 +254,12 @@ pub trait MetaStore: Send + Sync + 'static {
 
     /// The wake-up of who waits for that to change: it may lag behind [`MetaStore::leadership`].
     fn leaderships(&self) -> watch::Receiver<Leadership>;
+
+    /// How old what it tells of events and of who leads may be at most. Where nobody else changes anything
+    /// it is never old.
+    fn age(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Leads no more, so that another may at once.
     fn resign(&self) -> impl Future<Output = ()> + Send {

@@ -1,7 +1,8 @@
 //! How often wrong credentials may come: by address, and altogether.
 //!
 //! Each failure costs; what is spent comes back with time (a generic cell rate algorithm, as of ITU-T
-//! I.371). Bounded in memory: when there are too many addresses, those that have recovered are
+//! I.371), and no more is ever owed than the burst, so that nobody waits longer than for one more try. What
+//! all together may spend is charged by those alone whose keys are hashed: others cost nothing. Bounded in memory: when there are too many addresses, those that have recovered are
 //! forgotten, then all, while the bound over all of them holds on.
 
 use std::collections::HashMap;
@@ -36,7 +37,9 @@ impl Rate {
     }
 
     fn charge(self, spent_until_ms: u64, now_ms: u64) -> u64 {
-        spent_until_ms.max(now_ms).saturating_add(self.each_ms)
+        let most = now_ms.saturating_add(self.burst * self.each_ms);
+        let spent = spent_until_ms.max(now_ms).saturating_add(self.each_ms);
+        spent.min(most)
     }
 }
 
@@ -57,9 +60,22 @@ impl Failures {
         Some(wait.div_ceil(1000).max(1))
     }
 
-    /// A wrong credential came from there.
-    pub(crate) fn charge(&mut self, from: IpAddr, now_ms: u64) {
+    /// A secret from there is hashed, which may be wrong.
+    pub(crate) fn charge_hashed(&mut self, from: IpAddr, now_ms: u64) {
         self.all = OF_ALL.charge(self.all, now_ms);
+        self.charge_address(from, now_ms);
+    }
+
+    /// It was right.
+    pub(crate) fn give_back(&mut self, from: IpAddr) {
+        self.all = self.all.saturating_sub(OF_ALL.each_ms);
+        if let Some(spent) = self.by_address.get_mut(&from) {
+            *spent = spent.saturating_sub(OF_ADDRESS.each_ms);
+        }
+    }
+
+    /// Something wrong came from there that cost nothing to refuse.
+    pub(crate) fn charge_address(&mut self, from: IpAddr, now_ms: u64) {
         if self.by_address.len() >= ADDRESSES_MAX && !self.by_address.contains_key(&from) {
             self.by_address.retain(|_, spent| *spent > now_ms);
             if self.by_address.len() >= ADDRESSES_MAX {
@@ -68,6 +84,15 @@ impl Failures {
         }
         let spent = self.by_address.entry(from).or_default();
         *spent = OF_ADDRESS.charge(*spent, now_ms);
+    }
+}
+
+#[cfg(test)]
+impl Failures {
+    /// Whether that address was charged, and not given back.
+    pub(super) fn owes(&self, from: IpAddr) -> bool {
+        let spent = self.by_address.get(&from);
+        spent.is_some_and(|spent| *spent > 0)
     }
 }
 
@@ -85,14 +110,46 @@ mod tests {
         let (bad, good) = (address(1), address(2));
         for _ in 0..OF_ADDRESS.burst {
             assert_eq!(failures.wait_seconds(bad, 5), None);
-            failures.charge(bad, 5);
+            failures.charge_hashed(bad, 5);
         }
         assert_eq!(failures.wait_seconds(bad, 5), Some(1));
         assert_eq!(failures.wait_seconds(good, 5), None);
         assert_eq!(failures.wait_seconds(bad, 1005), None);
-        failures.charge(bad, 1005);
+        failures.charge_hashed(bad, 1005);
         assert_eq!(failures.wait_seconds(bad, 1006), Some(1));
         assert_eq!(failures.wait_seconds(bad, 100_000), None);
+    }
+
+    #[test]
+    fn a_flood_from_an_address_is_over_a_second_after_its_end_and_keeps_nobody_else_out() {
+        let mut failures = Failures::default();
+        for _ in 0..100_000 {
+            failures.charge_address(address(1), 5);
+        }
+        assert_eq!(failures.wait_seconds(address(1), 5), Some(1));
+        assert_eq!(failures.wait_seconds(address(1), 1005), None);
+        assert_eq!(failures.wait_seconds(address(2), 5), None);
+    }
+
+    #[test]
+    fn what_all_owe_is_no_more_than_one_try() {
+        let mut failures = Failures::default();
+        for number in 0..100_000 {
+            failures.charge_hashed(address(number), 5);
+        }
+        assert_eq!(failures.wait_seconds(address(200_000), 5), Some(1));
+        let later = 5 + OF_ALL.each_ms;
+        assert_eq!(failures.wait_seconds(address(200_000), later), None);
+    }
+
+    #[test]
+    fn what_was_right_costs_nothing() {
+        let mut failures = Failures::default();
+        for _ in 0..1000 {
+            assert_eq!(failures.wait_seconds(address(1), 5), None);
+            failures.charge_hashed(address(1), 5);
+            failures.give_back(address(1));
+        }
     }
 
     #[test]
@@ -103,7 +160,7 @@ mod tests {
             if failures.wait_seconds(address(number), 7).is_none() {
                 let_through += 1;
             }
-            failures.charge(address(number), 7);
+            failures.charge_hashed(address(number), 7);
             assert!(failures.by_address.len() <= ADDRESSES_MAX);
         }
         assert_eq!(let_through, OF_ALL.burst);

@@ -3,37 +3,27 @@
 //! Invariants:
 //! - a credential that is given counts, also where none is needed; a wrong one lets nobody in;
 //! - one key at a time is hashed, and none for an address that has failed too often: a flood of wrong
-//!   keys costs a bounded part of one processor;
-//! - a key that was hashed once is remembered, but whether it is good is looked up each time.
+//!   keys costs a bounded part of one processor, and what costs nothing to refuse keeps nobody else out;
+//! - a key that was hashed once is remembered, but whether it is good is looked up each time;
+//! - who does not know the secret of a key does not learn whether it is revoked, expired or denied.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use ashlar_proto::api::{Role, Secret};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::http::HeaderValue;
 use jsonwebtoken::decode_header;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
 
 use super::caller::{Caller, Means};
-use super::failures::Failures;
+use super::hashing::Hashing;
 use super::issuers::{ForeignClaims, Issuer};
 use super::keys::{self, KEY_PREFIX};
 use super::tokens::{self, TOKEN_BYTES_MAX};
 use super::{AccessOptions, AuthMode};
 use crate::refusal::AccessRefusal;
-use crate::row::UserRow;
+use crate::row::{ApiKeyRow, UserRow};
 use crate::state::ClusterState;
-
-/// Keys that are remembered as hashed.
-const VERIFIED_MAX: usize = 1024;
-
-/// Longest wait for the turn to have a key hashed.
-const HASHING_WAIT: Duration = Duration::from_secs(5);
 
 /// Where a request comes from, and what its connection has shown.
 #[derive(Clone, Debug, Default)]
@@ -60,11 +50,7 @@ pub(crate) struct Gate {
     mode: AuthMode,
     issuers: Vec<Issuer>,
     process_secret: Option<Secret>,
-    /// Digests of keys, and the hash that each was compared with.
-    verified: Mutex<HashMap<[u8; 32], String>>,
-    failures: Mutex<Failures>,
-    hashing: Semaphore,
-    started: Instant,
+    hashing: Hashing,
 }
 
 /// What has to be known of the state to let somebody in. Short: it is held for no wait.
@@ -79,10 +65,7 @@ impl Gate {
             mode: options.mode,
             issuers: options.issuers.clone(),
             process_secret: options.process_secret.clone(),
-            verified: Mutex::default(),
-            failures: Mutex::default(),
-            hashing: Semaphore::new(1),
-            started: Instant::now(),
+            hashing: Hashing::new(),
         }
     }
 
@@ -114,14 +97,15 @@ impl Gate {
             };
         };
         let admitted = match bearer(authorization) {
-            Some(text) if self.is_of_process(text) => Ok(Caller::free(Means::Process)),
-            Some(key) if key.starts_with(KEY_PREFIX) => self.by_key(known, peer, key).await,
+            Some(text) if self.is_of_process(text) => return Ok(Caller::free(Means::Process)),
+            Some(key) if key.starts_with(KEY_PREFIX) => {
+                return self.by_key(known, peer, key).await;
+            }
             Some(token) => self.by_token(known, token),
             None => Err(AccessRefusal::Wrong),
         };
         if matches!(admitted, Err(AccessRefusal::Wrong)) {
-            let now = self.elapsed_ms();
-            lock(&self.failures).charge(peer.ip(), now);
+            self.hashing.charge_address(peer.ip());
         }
         admitted
     }
@@ -132,60 +116,30 @@ impl Gate {
         secret.is_some_and(is_same)
     }
 
-    fn elapsed_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
     async fn by_key(
         &self,
         known: &impl Known,
         peer: &Peer,
         text: &str,
     ) -> Result<Caller, AccessRefusal> {
-        let (id, secret) = keys::parse(text).ok_or(AccessRefusal::Wrong)?;
-        let row = known.look(|state| state.access().key(id).cloned());
-        let row = row.ok_or(AccessRefusal::Wrong)?;
+        let found = keys::parse(text).and_then(|(id, secret)| {
+            let row = known.look(|state| state.access().key(id).cloned());
+            Some((row?, secret))
+        });
+        let Some((row, secret)) = found else {
+            self.hashing.charge_address(peer.ip());
+            return Err(AccessRefusal::Wrong);
+        };
         let mut seen = [0; 32];
         seen.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
-        let is_verified = || lock(&self.verified).get(&seen) == Some(&row.hash.hash.0);
-        if !is_verified() {
-            self.refuse_frequent(peer)?;
-            let turn = timeout(HASHING_WAIT, self.hashing.acquire()).await;
-            let Ok(Ok(_turn)) = turn else {
-                return Err(AccessRefusal::TooOften { seconds: 1 });
-            };
-            // Those who had the turn before may have failed, or had the same key.
-            if !is_verified() {
-                self.refuse_frequent(peer)?;
-                let (secret, hash) = (secret.to_owned(), row.hash.clone());
-                let hashed = tokio::task::spawn_blocking(move || keys::matches(&secret, &hash));
-                if !hashed.await.unwrap_or(false) {
-                    return Err(AccessRefusal::Wrong);
-                }
-                let mut verified = lock(&self.verified);
-                if verified.len() >= VERIFIED_MAX {
-                    verified.clear();
-                }
-                verified.insert(seen, row.hash.hash.0.clone());
-            }
+        let is_right = self.hashing.is_right(peer.ip(), seen, secret, &row.hash);
+        if !is_right.await? {
+            return Err(AccessRefusal::Wrong);
         }
-        if row.revoked_ms.is_some() {
-            return Err(AccessRefusal::Revoked);
-        }
-        if row.expires_ms.is_some_and(|end| end <= now_ms()) {
-            return Err(AccessRefusal::Expired);
-        }
+        refuse_over(Some(&row))?;
         let user = known.look(|state| state.access().user(&row.user).cloned());
         let user = user.ok_or(AccessRefusal::Revoked)?;
         by_user(&user, Means::Key(row.id))
-    }
-
-    fn refuse_frequent(&self, peer: &Peer) -> Result<(), AccessRefusal> {
-        let now = self.elapsed_ms();
-        match lock(&self.failures).wait_seconds(peer.ip(), now) {
-            Some(seconds) => Err(AccessRefusal::TooOften { seconds }),
-            None => Ok(()),
-        }
     }
 
     fn by_token(&self, known: &impl Known, token: &str) -> Result<Caller, AccessRefusal> {
@@ -204,6 +158,9 @@ impl Gate {
         let claims = tokens::verify(cluster, &key, token)?;
         known.look(|state| {
             let access = state.access();
+            if let Some(id) = &claims.key {
+                refuse_over(access.key(id))?;
+            }
             let user = access.user(&claims.sub);
             let good = user.filter(|user| claims.iat >= user.tokens_since_s);
             match good {
@@ -246,6 +203,18 @@ fn bearer(authorization: &HeaderValue) -> Option<&str> {
         .then_some(token.trim())
 }
 
+/// Refuses a key that is good no more, and what was made with it.
+fn refuse_over(key: Option<&ApiKeyRow>) -> Result<(), AccessRefusal> {
+    match key {
+        None => Err(AccessRefusal::Revoked),
+        Some(key) if key.revoked_ms.is_some() => Err(AccessRefusal::Revoked),
+        Some(key) if key.expires_ms.is_some_and(|end| end <= now_ms()) => {
+            Err(AccessRefusal::Expired)
+        }
+        Some(_) => Ok(()),
+    }
+}
+
 fn by_user(user: &UserRow, means: Means) -> Result<Caller, AccessRefusal> {
     if user.denied {
         return Err(denied(user));
@@ -270,8 +239,12 @@ fn by_claims(
     claims: ForeignClaims,
 ) -> Result<Caller, AccessRefusal> {
     let access = state.access();
-    if let Some(user) = access.user(&claims.sub).filter(|user| user.denied) {
+    let user = access.user(&claims.sub);
+    if let Some(user) = user.filter(|user| user.denied) {
         return Err(denied(user));
+    }
+    if user.is_some_and(|user| !outlasts_denial(user, claims.iat)) {
+        return Err(AccessRefusal::Revoked);
     }
     let id = claims.jti.unwrap_or_default();
     if access.is_revoked(&id) {
@@ -290,8 +263,16 @@ fn by_claims(
     })
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whether a token that another issuer has made at `iat` (RFC 7519 section 4.1.6) is of after the last
+/// denial of that user. One that does not say when it was made is not, once there was a denial.
+fn outlasts_denial(user: &UserRow, iat: Option<f64>) -> bool {
+    let was_denied = user.tokens_since_s > user.created_ms / 1000;
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "seconds since 1970 are exact for millions of years"
+    )]
+    let since = user.tokens_since_s as f64;
+    !was_denied || iat.is_some_and(|iat| iat >= since)
 }
 
 /// Milliseconds since 1970-01-01 UTC; 0 where the clock says that it is earlier.

@@ -49,6 +49,9 @@ struct VerifyingKey {
 pub(crate) struct ForeignClaims {
     pub(crate) sub: String,
     pub(crate) jti: Option<String>,
+    /// Since when, in seconds since 1970: a number that need not be whole (RFC 7519 section 2).
+    #[serde(default)]
+    pub(crate) iat: Option<f64>,
     #[serde(rename = "ashlar_role")]
     pub(crate) role: Role,
     #[serde(rename = "ashlar_projects")]

@@ -239,8 +239,8 @@ pub(crate) const RULES: &[Rule] = &[
     change("POST", "/v1/join-tokens", Administer, Cluster),
     change("DELETE", "/v1/join-tokens/{id}", Administer, Cluster),
     // Its join token is its permission.
-    report("/v1/enrol", Need::Nothing, Nothing),
-    report("/v1/enrol/renew", Known, Nothing),
+    Rule { noted: Noted::Always, ..report("/v1/enrol", Need::Nothing, Nothing) },
+    Rule { noted: Noted::Always, ..report("/v1/enrol/renew", Known, Nothing) },
     get("/v1/identities/denied", View, Cluster),
     change("POST", "/v1/identities/deny", Administer, Cluster),
     change("POST", "/v1/identities/allow", Administer, Cluster),
@@ -288,22 +288,28 @@ pub(crate) fn permit(
         // A rule about a volume is of a route that has one in its path.
         caller.require_volume(volume.unwrap_or("/"))?;
     }
-    let named = body.map_or(Vec::new(), |body| names_in(rule.about, body));
-    named
-        .iter()
-        .try_for_each(|name| caller.require_volume(name))
+    if !rule.about.is_in_body() {
+        return Ok(());
+    }
+    match body.and_then(|body| names_in(rule.about, body)) {
+        Some(named) => named
+            .iter()
+            .try_for_each(|name| caller.require_volume(name)),
+        // Its handler refuses that, or reads it in another way than this: who is bound is let do neither.
+        None => caller.require_whole(),
+    }
 }
 
-/// The volumes that a body names. What it does not say as it should, its handler refuses.
-fn names_in(about: About, body: &Value) -> Vec<&str> {
+/// The volumes that a body names; nothing if it is not plain which.
+fn names_in(about: About, body: &Value) -> Option<Vec<&str>> {
     match about {
-        Named | VolumeAndNamed => body["name"].as_str().into_iter().collect(),
+        Named | VolumeAndNamed => Some(vec![body.get("name")?.as_str()?]),
         Listed => {
-            let list = body["volumes"].as_array().into_iter().flatten();
-            list.filter_map(|item| item.as_str().or_else(|| item["name"].as_str()))
+            let list = body.get("volumes")?.as_array()?.iter();
+            list.map(|item| item.as_str().or_else(|| item.get("name")?.as_str()))
                 .collect()
         }
-        Nothing | Cluster | Volume => Vec::new(),
+        Nothing | Cluster | Volume => None,
     }
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{NoKey, hex, random, unhex};
 use crate::refusal::AccessRefusal;
-use crate::row::{Hidden, SigningKeyRow};
+use crate::row::{ApiKeyRow, Hidden, SigningKeyRow};
 
 /// Who has made tokens of this cluster.
 const ISSUER: &str = "ashlar";
@@ -33,6 +33,36 @@ pub(crate) struct Claims {
     pub(crate) iat: u64,
     /// Until when.
     pub(crate) exp: u64,
+    /// The key that it was made with, and with which it ends.
+    #[serde(
+        rename = "ashlar_key",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) key: Option<String>,
+}
+
+impl Claims {
+    /// Of a token of a user, which ends after `ttl_s`, and with the key that makes it, if one does.
+    pub(crate) fn new(
+        cluster: ClusterId,
+        user: &str,
+        made_by: Option<&ApiKeyRow>,
+        now_s: u64,
+        ttl_s: u64,
+    ) -> Result<Self, NoKey> {
+        let end = made_by.and_then(|key| key.expires_ms);
+        let end = end.map_or(u64::MAX, |end_ms| end_ms / 1000);
+        Ok(Self {
+            iss: ISSUER.to_owned(),
+            aud: audience(cluster),
+            sub: user.to_owned(),
+            jti: hex(&random::<16>()?),
+            iat: now_s,
+            exp: now_s.saturating_add(ttl_s).min(end),
+            key: made_by.map(|key| key.id.clone()),
+        })
+    }
 }
 
 /// For whom a token of this cluster is.
@@ -62,29 +92,15 @@ impl NoKey {
     }
 }
 
-/// Signs a token of a user.
-pub(crate) fn sign(
-    cluster: ClusterId,
-    key: &SigningKeyRow,
-    user: &str,
-    now_s: u64,
-    ttl_s: u64,
-) -> Result<(String, Claims), NoKey> {
-    let claims = Claims {
-        iss: ISSUER.to_owned(),
-        aud: audience(cluster),
-        sub: user.to_owned(),
-        jti: hex(&random::<16>()?),
-        iat: now_s,
-        exp: now_s.saturating_add(ttl_s),
-    };
+/// Signs a token that says so.
+pub(crate) fn sign(key: &SigningKeyRow, claims: &Claims) -> Result<String, NoKey> {
     let header = Header {
         kid: Some(key.id.clone()),
         ..Header::new(Algorithm::EdDSA)
     };
     let private = unhex(&key.private_key.0).ok_or_else(NoKey::unsigned)?;
-    let token = encode(&header, &claims, &EncodingKey::from_ed_der(&private));
-    Ok((token.map_err(|_| NoKey::unsigned())?, claims))
+    let token = encode(&header, claims, &EncodingKey::from_ed_der(&private));
+    token.map_err(|_| NoKey::unsigned())
 }
 
 /// What a token says, if that key has signed it for this cluster and it has not ended.

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
-use ashlar_proto::api::{CreateKey, CreateToken, KeyCreated, Secret, TokenCreated, VolumeKeySet};
+use ashlar_proto::api::{
+    AuditChange, CreateKey, CreateToken, KeyCreated, Secret, TokenCreated, VolumeKeySet,
+};
+use serde_json::json;
 
 use super::{Cluster, ClusterError, View};
 use crate::access::caller::{Caller, Means};
 use crate::access::gate::{Known, now_ms};
 use crate::access::keys::{self, NoKey};
 use crate::access::routes::Need;
-use crate::access::tokens;
+use crate::access::tokens::{self, Claims};
+use crate::audited::Asked;
 use crate::meta::MetaStore;
 use crate::refusal::{AccessRefusal, Refusal};
 use crate::row::Hidden;
@@ -34,6 +38,22 @@ impl From<AccessRefusal> for NotMade {
     fn from(refusal: AccessRefusal) -> Self {
         Self::Cluster(Refusal::from(refusal).into())
     }
+}
+
+/// Has the entry of the request tell which token is made, so that it can be revoked by who has not got it.
+fn tell_of_token(claims: &Claims) {
+    let Some(asked) = Asked::current() else {
+        return;
+    };
+    asked.tell(AuditChange {
+        row: format!("token/{}", claims.jti),
+        before: None,
+        after: Some(json!({
+            "user": claims.sub,
+            "made_with": claims.key,
+            "expires_ms": claims.exp.saturating_mul(1000),
+        })),
+    });
 }
 
 impl<M: MetaStore> Cluster<M> {
@@ -91,16 +111,42 @@ impl<M: MetaStore> Cluster<M> {
             return Err(AccessRefusal::NoUser { user }.into());
         }
         let now = now_ms();
+        let claims = self.claims(caller, &user, now / 1000, ttl)?;
+        tell_of_token(&claims);
         let fresh = tokens::fresh_key(now)?;
         let key = self.change_access(move |state| Ok(state.plan_sign(&fresh, now)));
-        let (key, cluster) = (key.await?, self.read(|view| view.state.cluster()));
-        let (token, claims) = tokens::sign(cluster, &key, &user, now / 1000, ttl)?;
+        let token = tokens::sign(&key.await?, &claims)?;
         Ok(TokenCreated {
             token: Secret::new(token),
             id: claims.jti,
             user,
             expires_ms: claims.exp.saturating_mul(1000),
         })
+    }
+
+    /// What a token of a user is to say that a caller makes: it ends with the key by which that one is
+    /// known.
+    fn claims(
+        &self,
+        caller: &Caller,
+        user: &str,
+        now_s: u64,
+        ttl_s: u64,
+    ) -> Result<Claims, NotMade> {
+        let (cluster, made_by) = self.read(|view| {
+            let made_by = match &caller.means {
+                Means::Key(id) => Some(view.state.access().key(id).cloned()),
+                _ => None,
+            };
+            (view.state.cluster(), made_by)
+        });
+        let made_by = match made_by {
+            // Gone since it was looked at.
+            Some(None) => return Err(AccessRefusal::Revoked.into()),
+            Some(key) => key,
+            None => None,
+        };
+        Ok(Claims::new(cluster, user, made_by.as_ref(), now_s, ttl_s)?)
     }
 
     /// Has a new key sign tokens; with `forget`, those of older ones are good no more.

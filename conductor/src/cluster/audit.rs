@@ -24,7 +24,8 @@ impl<M: MetaStore> Cluster<M> {
             return Ok(None);
         };
         let mut changes: Vec<AuditChange> = Vec::new();
-        for change in audited::told(&transaction.changes) {
+        let (told, left_out) = audited::told(&transaction.changes);
+        for change in told {
             let before = self.store.read(change.key()).await?;
             let before = before.as_ref().map(|row| row.value.as_slice());
             let after = match change {
@@ -33,7 +34,7 @@ impl<M: MetaStore> Cluster<M> {
             };
             changes.push(audited::difference(change.key(), before, after));
         }
-        let mut entry = audited::done(entry, changes);
+        let mut entry = audited::done(entry, changes, left_out);
         self.read(|view| {
             let kept = view.state.keep_entry(&mut entry);
             let more = view.state.transaction(&[], kept);

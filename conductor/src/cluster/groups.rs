@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{Cluster, ClusterError, View};
 use crate::asking::Asking;
+use crate::audited::Asked;
 use crate::meta::MetaStore;
 use crate::refusal::{GroupRefusal, Refusal};
 use crate::state::{Plan, Progress};
@@ -41,8 +42,15 @@ impl<M: MetaStore> Cluster<M> {
     ) -> Result<SnapshotGroup, ClusterError> {
         let (answer, answered) = oneshot::channel();
         let (cluster, asking) = (Arc::clone(self), Asking::current());
+        // What a task is asked for does not go with it by itself.
+        let asked = Asked::current();
         self.runtime.spawn(Box::pin(async move {
-            let _ = answer.send(cluster.make_group(asking, &request, now_ms).await);
+            let work = cluster.make_group(asking, &request, now_ms);
+            let made = match asked {
+                Some(asked) => asked.scope(work).await,
+                None => work.await,
+            };
+            let _ = answer.send(made);
         }));
         let made = answered.await.map_err(|_| ClusterError::Stopping)?;
         let (group, volumes) = made?;

@@ -34,6 +34,11 @@ impl<M: MetaStore> Cluster<M> {
         Ok(())
     }
 
+    /// Whether there is a token of that secret, good or not.
+    pub(crate) fn knows_join_token(&self, shown: &TokenUse) -> bool {
+        self.read(|view| view.state.knows_join_token(shown))
+    }
+
     /// What a token would make of who shows it; uses nothing up.
     pub(crate) fn look_at_join_token(&self, shown: &TokenUse) -> Result<NodeRole, ClusterError> {
         let now_ms = self.runtime.wall_ms();

@@ -28,7 +28,7 @@ pub(crate) use refusals::Refusals;
 
 use super::problem::{ProblemCode, Refused};
 use super::{Api, BODY_BYTES_MAX};
-use crate::access::caller::Caller;
+use crate::access::caller::{Caller, Means};
 use crate::access::gate::{Peer, now_ms};
 use crate::access::routes::{self, Noted, Rule};
 use crate::audited::{self, Asked};
@@ -50,10 +50,10 @@ pub(super) async fn guard<M: MetaStore>(
         return next.run(Request::from_parts(parts, body)).await;
     };
     let rule = routes::rule(parts.method.as_str(), path.as_str());
-    if rule.need == routes::Need::Nothing {
-        return next.run(Request::from_parts(parts, body)).await;
-    }
     let peer = peer::of(&parts);
+    if rule.need == routes::Need::Nothing {
+        return unguarded(&api, &rule, (parts, body), &peer, next).await;
+    }
     let authorization = parts.headers.get(header::AUTHORIZATION);
     let admitted = api.gate.admit(&*api.cluster, &peer, authorization).await;
     let mut entry = entry(&parts, &peer, admitted.as_ref().ok());
@@ -88,12 +88,80 @@ pub(super) async fn guard<M: MetaStore>(
     parts.extensions.insert(caller);
     let request = Request::from_parts(parts, body);
     if rule.noted == Noted::Never {
-        return next.run(request).await;
+        return reported(&api, entry, next.run(request).await).await;
     }
+    carried_out(&api, &rule, entry, next.run(request)).await
+}
+
+/// Answers what takes nothing of who asks; its entry says who that is, if its handler finds out.
+async fn unguarded<M: MetaStore>(
+    api: &Arc<Api<M>>,
+    rule: &Rule,
+    (parts, body): (Parts, Body),
+    peer: &Peer,
+    next: Next,
+) -> Response {
+    if rule.noted == Noted::Never {
+        return next.run(Request::from_parts(parts, body)).await;
+    }
+    let read = axum::body::to_bytes(body, BODY_BYTES_MAX).await;
+    let Ok(bytes) = read else {
+        return Refused::too_large(BODY_BYTES_MAX).into_response();
+    };
+    let mut entry = entry(&parts, peer, None);
+    entry.request = serde_json::from_slice(&bytes).ok().map(audited::shown);
+    let request = Request::from_parts(parts, Body::from(bytes));
+    carried_out(api, rule, entry, next.run(request)).await
+}
+
+/// Answers a request that has an entry.
+async fn carried_out<M: MetaStore>(
+    api: &Arc<Api<M>>,
+    rule: &Rule,
+    entry: AuditEntry,
+    answer: impl Future<Output = Response>,
+) -> Response {
     let asked = Asked::new(entry, api.audit_file.clone());
-    let response = asked.scope(next.run(request)).await;
+    let response = asked.scope(answer).await;
     let outcome = (response.status(), code_in(&response));
-    note_outcome(&api, &rule, &asked, outcome).await;
+    note_outcome(api, rule, &asked, outcome).await;
+    response
+}
+
+/// Notes that somebody may not say or see that, where what is let through has no entry.
+async fn reported<M: MetaStore>(
+    api: &Arc<Api<M>>,
+    mut entry: AuditEntry,
+    response: Response,
+) -> Response {
+    if matches!(
+        response.status(),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+    ) {
+        entry.code = code_in(&response);
+        note(api, entry).await;
+    }
+    response
+}
+
+/// Answers who was refused before it was asked who that is: by its certificate, or for want of one.
+pub(super) async fn refuse_peer<M: MetaStore>(
+    api: &Arc<Api<M>>,
+    request: Request,
+    node: Option<String>,
+    refused: Refused,
+) -> Response {
+    let response = refused.into_response();
+    let (parts, _) = request.into_parts();
+    if parts.extensions.get::<MatchedPath>().is_none() {
+        return response;
+    }
+    let mut entry = entry(&parts, &peer::of(&parts), None);
+    if let Some(node) = node {
+        (entry.who, entry.means) = (node, Means::Certificate.to_string());
+    }
+    entry.code = code_in(&response);
+    note(api, entry).await;
     response
 }
 
@@ -166,6 +234,7 @@ fn entry(parts: &Parts, peer: &Peer, caller: Option<&Caller>) -> AuditEntry {
         outcome: AuditOutcome::Refused,
         code: None,
         changes: Vec::new(),
+        changes_left_out: 0,
         left_out: 0,
     }
 }
@@ -214,16 +283,24 @@ async fn note_outcome<M: MetaStore>(
         }
         _ => AuditOutcome::Failed,
     };
+    if entry.outcome != AuditOutcome::Done {
+        // What it was to do besides was not done either.
+        entry.changes.clear();
+    }
     entry.code = code;
     note(api, entry).await;
 }
 
 /// Puts an entry into the metadata, where this conductor leads, and into its file.
 async fn note<M: MetaStore>(api: &Arc<Api<M>>, mut entry: AuditEntry) {
-    let Some(left_out) = api.refusals.admit(entry.time_ms) else {
-        return;
-    };
-    entry.left_out = left_out;
+    // What was done has its entry whatever others are refused meanwhile.
+    if entry.outcome != AuditOutcome::Done {
+        let is_known = !entry.who.is_empty();
+        let Some(left_out) = api.refusals.admit(is_known, entry.time_ms) else {
+            return;
+        };
+        entry.left_out = left_out;
+    }
     let kept = match api.cluster.leads() {
         Ok(_) => api.cluster.note(entry.clone()).await,
         Err(_) => Ok(entry.clone()),

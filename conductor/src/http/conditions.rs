@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ashlar_proto::api::Revision;
 use aws_lc_rs::digest;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, to_bytes};
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -19,6 +19,7 @@ use super::headers::KEY_BYTES_MAX;
 use super::operation::{Asked, Operation};
 use super::problem::{Answer, Refused};
 use super::{Api, BODY_BYTES_MAX};
+use crate::access::caller::{Caller, Means};
 use crate::asking::{Asking, Expected, Keyed};
 use crate::meta::MetaStore;
 use crate::refusal::Refusal;
@@ -161,7 +162,14 @@ async fn condition(
         .uri
         .path_and_query()
         .map_or("", |target| target.as_str());
-    let request = hash(&parts.method, target, &body);
+    let request = hash(&[
+        parts.method.as_str().as_bytes(),
+        b" ",
+        target.as_bytes(),
+        b"\n",
+        &body,
+    ]);
+    let key = key_of(parts.extensions.get::<Caller>(), &key);
     let keyed = Some(Keyed { key, request });
     let request = Request::from_parts(parts, Body::from(body));
     Ok((Asking::new(keyed, expected), request))
@@ -214,16 +222,28 @@ fn single(headers: &HeaderMap, name: &str) -> Answer<Option<String>> {
     }
 }
 
-/// By what a request is known to be the same.
-fn hash(method: &Method, target: &str, body: &Bytes) -> String {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in [
-        method.as_str().as_bytes(),
+/// By what the key of a caller is known: keys of others are other keys. Who shows another credential of the
+/// same name is the same caller.
+fn key_of(caller: Option<&Caller>, key: &str) -> String {
+    let (kind, name): (&[u8], &str) = match caller {
+        None => (b"nobody", ""),
+        Some(caller) if caller.means == Means::Certificate => (b"node", &caller.name),
+        Some(caller) => (b"user", &caller.name),
+    };
+    let length = u64::try_from(name.len()).unwrap_or(u64::MAX);
+    hash(&[
+        kind,
         b" ",
-        target.as_bytes(),
-        b"\n",
-        body,
-    ] {
+        &length.to_le_bytes(),
+        name.as_bytes(),
+        key.as_bytes(),
+    ])
+}
+
+/// By what a request, or who asks, is known to be the same.
+fn hash(parts: &[&[u8]]) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
         context.update(part);
     }
     let mut text = String::with_capacity(digest::SHA256_OUTPUT_LEN * 2);
@@ -250,13 +270,31 @@ mod tests {
 
     #[test]
     fn requests_that_differ_have_other_hashes() {
-        let of = |target, body: &'static str| {
-            hash(&Method::POST, target, &Bytes::from_static(body.as_bytes()))
-        };
+        let of = |target: &str, body: &str| hash(&[target.as_bytes(), b"\n", body.as_bytes()]);
         let first = of("/v1/volumes", "{}");
         assert_eq!(first.len(), 64);
         assert_eq!(first, of("/v1/volumes", "{}"));
         assert_ne!(first, of("/v1/volumes", "{ }"));
         assert_ne!(first, of("/v1/volumes?wait_ms=1", "{}"));
+    }
+
+    #[test]
+    fn keys_of_others_are_other_keys() {
+        let caller = |name: &str, means| Caller {
+            means,
+            ..Caller::node(name.to_owned(), ashlar_proto::api::Role::Store)
+        };
+        let by_key = caller("ada", Means::Key("1".to_owned()));
+        let by_token = caller("ada", Means::Token("2".to_owned()));
+        let (other, node) = (
+            caller("eve", Means::Open),
+            caller("ada", Means::Certificate),
+        );
+        let own = key_of(Some(&by_key), "k");
+        assert_eq!(own, key_of(Some(&by_token), "k"));
+        assert_ne!(own, key_of(Some(&other), "k"));
+        assert_ne!(own, key_of(Some(&node), "k"));
+        assert_ne!(own, key_of(Some(&by_key), "l"));
+        assert_ne!(own, key_of(None, "k"));
     }
 }

@@ -30,7 +30,6 @@ impl Need {
 const STORES: Need = Need::Roles(&[NodeRole::Store]);
 const OWNERS: Need = Need::Roles(&[NodeRole::FrontEnd, NodeRole::Store]);
 const FRONT_ENDS: Need = Need::Roles(&[NodeRole::FrontEnd]);
-const FRONT_ENDS_AND_CLIENTS: Need = Need::Roles(&[NodeRole::FrontEnd, NodeRole::Client]);
 const CLIENTS: Need = Need::Roles(&[NodeRole::Client]);
 
 /// What a request needs.
@@ -43,6 +42,8 @@ pub(super) fn need(method: &Method, path: &str) -> Need {
     let is_read = matches!(*method, Method::GET | Method::HEAD);
     match (method.as_str(), parts.as_slice()) {
         ("POST", ["enrol"]) => Need::Nothing,
+        // Where to ask, and how: that tells nothing of what there is.
+        ("GET" | "HEAD", ["leader"] | ["openapi.json"]) => Need::Nothing,
         ("POST", ["enrol", "renew"]) => Need::Certificate,
         ("POST", ["nodes", "register"] | ["nodes", _, "heartbeat"]) => STORES,
         ("GET", ["nodes", _, "assignments"]) => STORES,
@@ -60,7 +61,6 @@ pub(super) fn need(method: &Method, path: &str) -> Need {
             FRONT_ENDS
         }
         ("PUT", ["volumes", _, "reservations"]) => FRONT_ENDS,
-        ("DELETE", ["iscsi", "servers", _]) => FRONT_ENDS_AND_CLIENTS,
         // The secrets of CHAP are in there.
         ("GET" | "HEAD", ["iscsi", "targets"]) => FRONT_ENDS,
         // So are secrets and hashes, or what others did.
@@ -89,8 +89,11 @@ mod tests {
     }
 
     #[test]
-    fn only_health_and_the_first_certificate_need_nothing() {
-        assert_eq!(get("/healthz"), Need::Nothing);
+    fn only_health_where_to_ask_and_the_first_certificate_need_nothing() {
+        for path in ["/healthz", "/v1/leader", "/v1/openapi.json"] {
+            assert_eq!(get(path), Need::Nothing, "{path}");
+        }
+        assert_eq!(post("/v1/leader"), CLIENTS);
         assert_eq!(post("/v1/enrol"), Need::Nothing);
         assert_eq!(get("/v1/enrol"), Need::Certificate);
         assert_eq!(post("/v1/enrol/renew"), Need::Certificate);
@@ -126,6 +129,7 @@ mod tests {
             assert_eq!(post(path), CLIENTS, "{path}");
         }
         assert_eq!(need(&Method::DELETE, "/v1/volumes/v"), CLIENTS);
+        assert_eq!(need(&Method::DELETE, "/v1/iscsi/servers/s"), CLIENTS);
         assert_eq!(get("/v1/volumes"), Need::Certificate);
         for path in ["join-tokens", "metadata/backup", "users", "keys", "audit"] {
             assert_eq!(get(&format!("/v1/{path}")), CLIENTS, "{path}");

@@ -18,6 +18,7 @@ use super::peer::Caller;
 use super::problem::{Answer, Code, Refused};
 use super::routes::Routes;
 use super::{AfterQuery, Api, Shared, unless_stopping};
+use crate::audited::Asked;
 use crate::meta::MetaStore;
 use crate::refusal::{IdentityRefusal, Refusal};
 use crate::state::TokenUse;
@@ -162,6 +163,11 @@ async fn enrol_node<M: MetaStore>(api: &Api<M>, request: &Enrol) -> Answer<Enrol
         name: request.name.clone(),
         request: ashlar_identity::fingerprint(request.request.as_bytes()),
     };
+    if api.cluster.knows_join_token(&shown)
+        && let Some(asked) = Asked::current()
+    {
+        asked.name(format!("join-token {}", shown.id), "join-token");
+    }
     // A request that cannot be signed uses up no token; signing is looked at only by who has one.
     let role = api.cluster.look_at_join_token(&shown)?;
     let enrolled = sign(tls, authority, role, &request.name, &request.request)?;

@@ -1,10 +1,12 @@
 //! Who leads: what only the leader can answer is sent on to it.
 //!
-//! A follower answers reads of rows and watches. What changes something, and what is read from the
+//! A follower answers reads of rows and watches, as long as it hears what there is: who is shut out
+//! meanwhile must not go on reading at one that is cut off. What changes something, and what is read from the
 //! leader's memory (reports of stores, events, moves), it answers with 307 and the leader's address, or
 //! with 503 while there is none.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -19,9 +21,10 @@ use super::{Api, Shared};
 use crate::cluster::ClusterError;
 use crate::meta::MetaStore;
 
-/// What is read from the leader's memory.
-const OF_LEADER: [&str; 5] = [
+/// What is read from the leader's memory; and what is to be in the audit log, which the leader alone writes.
+const OF_LEADER: [&str; 6] = [
     "/v1/events",
+    "/v1/metadata/backup",
     "/v1/tasks",
     "/v1/space",
     "/v1/rebalance",
@@ -35,6 +38,9 @@ const OF_LEADER_BY_VOLUME: [&str; 2] = ["/reservations", "/reservations/confirme
 /// A store removes what is not on its list of assignments, so a list of a moment ago would cost it the
 /// replicas that it has made since.
 const OF_LEADER_BY_NODE: &str = "/assignments";
+
+/// How old what a follower answers may be.
+const AGE_MAX: Duration = Duration::from_secs(15);
 
 /// What is asked with a body, and changes nothing.
 const QUESTIONS: [&str; 1] = ["/v1/maps"];
@@ -72,11 +78,16 @@ pub(super) async fn send_on<M: MetaStore>(
     next: Next,
 ) -> Response {
     let path = request.uri().path();
-    if is_answered_by_all(request.method(), path) {
-        return next.run(request).await;
-    }
+    let is_answered = is_answered_by_all(request.method(), path);
     match api.cluster.leads() {
         Ok(_) => next.run(request).await,
+        Err(_) if is_answered => {
+            let age = api.cluster.age();
+            if age <= AGE_MAX || tells_of_itself(path) {
+                return next.run(request).await;
+            }
+            Refused::stale(age).into_response()
+        }
         Err(ClusterError::NotLeader {
             leader: Some(leader),
         }) => {
@@ -86,6 +97,11 @@ pub(super) async fn send_on<M: MetaStore>(
         }
         Err(_) => Refused::no_leader().into_response(),
     }
+}
+
+/// Whether it is the process that is asked about, and not the metadata.
+fn tells_of_itself(path: &str) -> bool {
+    matches!(path, "/v1/leader" | "/v1/openapi.json") || !path.starts_with("/v1/")
 }
 
 fn is_answered_by_all(method: &Method, path: &str) -> bool {
@@ -117,9 +133,12 @@ mod tests {
         let get = |path| is_answered_by_all(&Method::GET, path);
         let post = |path| is_answered_by_all(&Method::POST, path);
         assert!(get("/v1/volumes") && get("/v1/leader") && get("/healthz") && post("/v1/maps"));
+        assert!(!get("/v1/metadata/backup") && !get("/v1/tasks/1"));
         assert!(!get("/v1/events") && !get("/v1/space") && !get("/v1/rebalance/plan"));
         assert!(!get("/v1/volumes/v/reservations") && get("/v1/volumes/v"));
         assert!(!post("/v1/volumes") && !post("/v1/nodes/1/heartbeat"));
+        assert!(tells_of_itself("/healthz") && tells_of_itself("/v1/leader"));
+        assert!(!tells_of_itself("/v1/volumes") && !tells_of_itself("/v1/maps"));
         assert!(!get("/v1/nodes/1/assignments") && get("/v1/nodes"));
         assert!(!is_answered_by_all(&Method::DELETE, "/v1/volumes/a"));
     }

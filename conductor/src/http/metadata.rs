@@ -26,7 +26,7 @@ pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
     )
 }
 
-/// All rows at one revision, as a file. Any conductor answers.
+/// All rows at one revision, as a file. The leader answers, as that is an entry of the audit log.
 async fn take<M: MetaStore>(State(api): Shared<M>) -> Answer<Response> {
     let taken = snapshot::take(api.cluster.store()).await;
     let snapshot = taken.map_err(|error| match error {

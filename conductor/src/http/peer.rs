@@ -14,11 +14,12 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
-use super::Api;
 use super::gate::{Need, need};
 use super::problem::{Answer, Refused};
+use super::{Api, auth};
+use crate::meta::MetaStore;
 use crate::refusal::{IdentityRefusal, Refusal};
 
 /// The other end of a connection.
@@ -120,14 +121,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 }
 
 /// Lets a request through that its peer may ask, and notes who that is.
-pub(super) async fn admit<M: Send + Sync + 'static>(
+pub(super) async fn admit<M: MetaStore>(
     State(api): State<Arc<Api<M>>>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let caller = match who(&api, &request) {
         Ok(caller) => caller,
-        Err(refused) => return refused.into_response(),
+        Err(refused) => {
+            let name = shown_by(&request);
+            return auth::refuse_peer(&api, request, name, refused).await;
+        }
     };
     let (method, path) = (request.method(), request.uri().path());
     let need = need(method, path);
@@ -138,10 +142,18 @@ pub(super) async fn admit<M: Send + Sync + 'static>(
         && need.is_met_by_credentials();
     if !is_for_next && let Err(refused) = caller.meets(need) {
         tracing::warn!(?caller, %method, path, code = refused.code(), "request refused");
-        return refused.into_response();
+        let name = shown_by(&request);
+        return auth::refuse_peer(&api, request, name, refused).await;
     }
     request.extensions_mut().insert(caller);
     next.run(request).await
+}
+
+/// The name in the certificate that the connection was opened with.
+fn shown_by(request: &Request) -> Option<String> {
+    let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<Peer>>()?;
+    let presented = peer.presented.as_ref()?;
+    Some(presented.identity.name.clone())
 }
 
 fn who<M>(api: &Api<M>, request: &Request) -> Result<Caller, Refused> {

@@ -1,5 +1,7 @@
 //! Refusals as RFC 9457 problems with stable codes.
 
+use std::time::Duration;
+
 use ashlar_proto::api::{NodeRole, Problem};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -412,6 +414,16 @@ impl Refused {
         )
     }
 
+    /// It follows, and has not heard for so long whether there is anything new.
+    pub(super) fn stale(age: Duration) -> Self {
+        let detail = format!(
+            "this conductor has not reached a majority of etcd for {} s, and may not know what has changed: \
+             ask another one, or try again",
+            age.as_secs()
+        );
+        Self::new(Code::NoLeader, detail)
+    }
+
     pub(super) fn no_certificate() -> Self {
         Self::new(
             Code::CertificateRequired,
@@ -548,7 +560,9 @@ fn code_of_identity(refusal: &IdentityRefusal) -> Code {
         IdentityRefusal::TokenUnknown => Code::JoinTokenUnknown,
         IdentityRefusal::TokenExpired { .. } => Code::JoinTokenExpired,
         IdentityRefusal::TokenUsed { .. } => Code::JoinTokenUsed,
-        IdentityRefusal::TokenOfOther { .. } => Code::JoinTokenOfOther,
+        IdentityRefusal::TokenOfOther { .. } | IdentityRefusal::NameInUse { .. } => {
+            Code::JoinTokenOfOther
+        }
         IdentityRefusal::TokenNotFound { .. } => Code::JoinTokenNotFound,
         IdentityRefusal::Denied { .. } => Code::IdentityDenied,
         IdentityRefusal::NotDenied { .. } => Code::IdentityNotDenied,

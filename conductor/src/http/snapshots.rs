@@ -23,6 +23,7 @@ use super::routes::Routes;
 use super::watch::{self, Wanted};
 use super::{Api, Shared, unless_stopping};
 use crate::meta::MetaStore;
+use crate::refusal::Refusal;
 
 /// How long create and rollback wait for an owner unless told otherwise.
 pub(super) const OWNER_WAIT: Duration = Duration::from_secs(30);
@@ -171,7 +172,12 @@ pub(super) async fn list_all<M: MetaStore>(
     wanted: Wanted,
     QueryOf(query): QueryOf<SnapshotsQuery>,
 ) -> Answer<Response> {
-    selected(&api, query.selection(None).seen_by(caller), &wanted)
+    let selection = query.selection(None);
+    if let Some(volume) = &selection.filter.volume {
+        // Whether there is one in a project of others is none of its business.
+        caller.require_volume(volume).map_err(Refusal::from)?;
+    }
+    selected(&api, selection.seen_by(caller), &wanted)
 }
 
 pub(super) async fn list<M: MetaStore>(

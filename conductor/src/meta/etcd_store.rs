@@ -12,6 +12,7 @@ mod alone;
 mod election;
 mod error;
 mod follow;
+mod freshness;
 mod keys;
 mod link;
 mod log;
@@ -86,6 +87,7 @@ impl EtcdStore {
         let mut tasks = vec![tokio::spawn(follow::follow(Arc::clone(&shared)))];
         if let Some(api) = api {
             tasks.push(tokio::spawn(election::stand(Arc::clone(&shared), api)));
+            tasks.push(tokio::spawn(freshness::keep(Arc::clone(&shared))));
         }
         let turn = Mutex::new(0);
         let store = Self(Arc::new(Opened {
@@ -356,6 +358,10 @@ impl MetaStore for EtcdStore {
 
     fn leaderships(&self) -> watch::Receiver<Leadership> {
         self.shared().leadership.subscribe()
+    }
+
+    fn age(&self) -> Duration {
+        self.shared().age()
     }
 
     async fn resign(&self) {

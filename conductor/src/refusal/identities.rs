@@ -24,6 +24,11 @@ pub enum IdentityRefusal {
         expected: String,
         given: String,
     },
+    #[error(
+        "join token {id} is for a node of any name, and there is one of the name `{name}`, which may be \
+         another: `ashlar node token create --name {name}` makes a token for that one"
+    )]
+    NameInUse { id: String, name: String },
     #[error("there is no join token {id}: see `ashlar node token list`")]
     TokenNotFound { id: String },
     #[error("node `{name}` is denied: `ashlar node allow {name}` lets it in again")]

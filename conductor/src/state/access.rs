@@ -200,13 +200,10 @@ impl ClusterState {
         let current = self.require_user(name)?;
         self.refuse_last_admin(current)?;
         let keys = self.access.keys.values().filter(|key| key.user == name);
-        let mut changes: Vec<Change> = keys
-            .map(|key| Change::Delete {
-                key: api_key_key(&key.id),
-            })
-            .collect();
-        let key = user_key(name);
-        changes.push(Change::Delete { key });
+        let keys = keys.map(|key| api_key_key(&key.id));
+        // The user first: an entry tells of the first few rows.
+        let gone = std::iter::once(user_key(name)).chain(keys);
+        let changes = gone.map(|key| Change::Delete { key }).collect();
         Ok(Plan {
             reads: self.other_users(name),
             changes,

@@ -113,6 +113,12 @@ impl ClusterState {
         })
     }
 
+    /// Whether there is a token of that secret, good or not.
+    pub(crate) fn knows_join_token(&self, shown: &TokenUse) -> bool {
+        let row = self.join_tokens.get(&shown.id);
+        row.is_some_and(|row| row.hash == shown.hash)
+    }
+
     /// A node uses a token; gives the role that it is for. The same node may do so again with the same
     /// request: the answer may have been lost.
     pub(crate) fn plan_use_token(
@@ -149,6 +155,11 @@ impl ClusterState {
                 let name = before.name.clone();
                 Err(IdentityRefusal::TokenUsed { id, name }.into())
             }
+            // Whoever has such a token could else speak for any node that there is.
+            None if row.name.is_none() && self.is_name_in_use(row.role, &shown.name) => {
+                let name = shown.name.clone();
+                Err(IdentityRefusal::NameInUse { id, name }.into())
+            }
             None => Ok(Plan {
                 reads: vec![denied_identity_key(&IdentitySubject::Node(
                     shown.name.clone(),
@@ -162,6 +173,15 @@ impl ClusterState {
                 ],
                 answer: row.role,
             }),
+        }
+    }
+
+    /// Whether there is somebody of that name whom a certificate of that role could speak for.
+    fn is_name_in_use(&self, role: NodeRole, name: &str) -> bool {
+        match role {
+            NodeRole::Store => self.nodes.values().any(|node| node.name == name),
+            NodeRole::FrontEnd => self.servers.values().any(|server| server.name == name),
+            NodeRole::Conductor | NodeRole::Client => false,
         }
     }
 

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::support::{Bench, Store, problem, start};
 
-const ROOT: &str = "what the process shows";
+pub(super) const ROOT: &str = "what the process shows";
 
-async fn guarded(directory: &Path, audit_file: bool) -> Bench {
+pub(super) async fn guarded(directory: &Path, audit_file: bool) -> Bench {
     let options = ConductorOptions {
         data_dir: directory.join("meta"),
         listen: "127.0.0.1:0".parse().unwrap(),
@@ -28,7 +28,7 @@ async fn guarded(directory: &Path, audit_file: bool) -> Bench {
     Bench::of(conductor.await.unwrap()).await
 }
 
-async fn call(
+pub(super) async fn call(
     bench: &Bench,
     token: Option<&str>,
     method: Method,
@@ -46,22 +46,22 @@ async fn call(
     bench.checked(&method, path, response).await
 }
 
-async fn post(bench: &Bench, token: &str, path: &str, body: Value) -> Response {
+pub(super) async fn post(bench: &Bench, token: &str, path: &str, body: Value) -> Response {
     call(bench, Some(token), Method::POST, path, Some(body)).await
 }
 
-async fn get(bench: &Bench, token: &str, path: &str) -> Response {
+pub(super) async fn get(bench: &Bench, token: &str, path: &str) -> Response {
     call(bench, Some(token), Method::GET, path, None).await
 }
 
-async fn done(response: Response) -> Value {
+pub(super) async fn done(response: Response) -> Value {
     let status = response.status();
     let text = response.text().await.unwrap();
     assert!(status.is_success(), "{status}: {text}");
     serde_json::from_str(&text).unwrap_or_default()
 }
 
-async fn refused(response: Response, status: u16, code: &str) {
+pub(super) async fn refused(response: Response, status: u16, code: &str) {
     let problem = problem(response).await;
     assert_eq!(
         (problem.status, problem.code.as_str()),
@@ -72,7 +72,12 @@ async fn refused(response: Response, status: u16, code: &str) {
 }
 
 /// A user of that role, and a key of it.
-async fn user(bench: &Bench, name: &str, role: &str, projects: Option<&str>) -> KeyCreated {
+pub(super) async fn user(
+    bench: &Bench,
+    name: &str,
+    role: &str,
+    projects: Option<&str>,
+) -> KeyCreated {
     let projects: Option<Vec<&str>> = projects.map(|project| vec![project]);
     let body = json!({"name": name, "role": role, "projects": projects});
     done(post(bench, ROOT, "/v1/users", body).await).await;
@@ -81,7 +86,7 @@ async fn user(bench: &Bench, name: &str, role: &str, projects: Option<&str>) -> 
     serde_json::from_value(done(made).await).unwrap()
 }
 
-async fn audit(bench: &Bench) -> Vec<AuditEntry> {
+pub(super) async fn audit(bench: &Bench) -> Vec<AuditEntry> {
     let list = done(get(bench, ROOT, "/v1/audit?limit=1000").await).await;
     serde_json::from_value::<List<AuditEntry>>(list)
         .unwrap()
@@ -89,7 +94,7 @@ async fn audit(bench: &Bench) -> Vec<AuditEntry> {
 }
 
 /// Registers stores by the key of a store.
-async fn with_stores(bench: &Bench) {
+pub(super) async fn with_stores(bench: &Bench) {
     let key = user(bench, "stores", "store", None).await;
     for number in 1..=3 {
         let body = serde_json::to_value(super::support::registration(number)).unwrap();
@@ -97,11 +102,11 @@ async fn with_stores(bench: &Bench) {
     }
 }
 
-fn volume(name: &str, bytes: u64) -> Value {
+pub(super) fn volume(name: &str, bytes: u64) -> Value {
     json!({"name": name, "size_bytes": bytes, "replicas": 1})
 }
 
-const MAKE: &str = "/v1/volumes?wait_ms=0";
+pub(super) const MAKE: &str = "/v1/volumes?wait_ms=0";
 
 #[tokio::test]
 async fn who_shows_nothing_or_something_wrong_is_refused_and_that_is_written_down() {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access;
+mod audit;
 mod clients;
 mod described;
 mod drain;
@@ -16,6 +17,7 @@ mod pages;
 mod problems;
 mod rebalance;
 mod restart;
+mod secured;
 mod servers;
 mod settings;
 mod snapshots;

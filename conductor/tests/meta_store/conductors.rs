@@ -97,6 +97,17 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// Waits until it shows nodes again.
+    async fn nodes_again(&self, conductor: &Conductor) {
+        let start = Instant::now();
+        while self.get(conductor, "/v1/nodes").await.0 != StatusCode::OK {
+            assert!(start.elapsed() < LONG, "it does not mend");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
 fn at(conductor: &Conductor) -> String {
     format!("http://{}", conductor.address())
 }
@@ -199,4 +210,28 @@ async fn a_conductor_that_comes_back_follows_the_one_that_leads() {
     let again = bench.conductor().await;
     bench.follows(&again, &second).await;
     bench.nodes(&again, 1).await;
+}
+
+/// Whoever is shut out must not go on reading at a conductor that hears of nothing any more.
+#[tokio::test]
+async fn who_follows_and_hears_nothing_answers_for_itself_alone() {
+    let mut bench = Bench::start().await;
+    let conductor = bench.conductor().await;
+    bench.term(&conductor).await;
+    bench.nodes(&conductor, 0).await;
+    bench.members.kill(0);
+    let start = Instant::now();
+    loop {
+        let (status, answer) = bench.get(&conductor, "/v1/nodes").await;
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            assert_eq!(answer["code"], "no-leader");
+            break;
+        }
+        assert!(start.elapsed() < LONG, "it answers for ever");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let (status, answer) = bench.get(&conductor, "/v1/leader").await;
+    assert_eq!((status, &answer["leads"]), (StatusCode::OK, &json!(false)));
+    bench.members.revive(0);
+    bench.nodes_again(&conductor).await;
 }

@@ -297,6 +297,9 @@ pub struct AuditEntry {
     /// What it changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<AuditChange>,
+    /// Changed rows beyond those.
+    #[serde(default, skip_serializing_if = "super::is_no_count")]
+    pub changes_left_out: u64,
     /// Refused requests before this one that have no entry, for there were too many at once.
     #[serde(default, skip_serializing_if = "super::is_no_count")]
     pub left_out: u64,

@@ -4,6 +4,7 @@ use ashlar_proto::api::{CreateKey, CreateUser, Revision};
 
 use super::*;
 use crate::access::keys::FreshKey;
+use crate::access::tokens::Claims;
 use crate::meta::Change;
 use crate::row::SigningKeyRow;
 use crate::state::Plan;
@@ -58,8 +59,23 @@ impl Bench {
     fn token(&self) -> (String, String) {
         let cluster = self.look(ClusterState::cluster);
         let now = now_ms() / 1000;
-        let (token, claims) = tokens::sign(cluster, &self.signing, "ada", now, 60).unwrap();
+        let claims = Claims::new(cluster, "ada", None, now, 60).unwrap();
+        let token = tokens::sign(&self.signing, &claims).unwrap();
         (token, claims.jti)
+    }
+
+    /// A token that was made with the key.
+    fn token_by_key(&self) -> String {
+        let (cluster, key) =
+            self.look(|state| (state.cluster(), state.access().key(&self.key.id).cloned()));
+        let now = now_ms() / 1000;
+        let claims = Claims::new(cluster, "ada", key.as_ref(), now, 60).unwrap();
+        tokens::sign(&self.signing, &claims).unwrap()
+    }
+
+    /// What is no key of anybody, but has the id of one.
+    fn guess(&self) -> String {
+        format!("ashlar_{}_{}", self.key.id, "0".repeat(64))
     }
 }
 
@@ -137,7 +153,7 @@ async fn a_key_lets_its_user_in_until_it_is_revoked() {
         assert_eq!((caller.name.as_str(), caller.role), ("ada", Role::Operator));
         assert!(caller.sees("p/a") && !caller.sees("q/a") && !caller.sees("a"));
     }
-    assert_eq!(gate.verified.lock().unwrap().len(), 1);
+    assert_eq!(gate.hashing.verified(), 1);
     bench.apply(|state| state.plan_key_revoke(&bench.key.id, 2).unwrap());
     let refused = admit(&gate, &bench, &far, Some(key)).await.unwrap_err();
     assert_eq!(refused, AccessRefusal::Revoked);
@@ -190,12 +206,20 @@ async fn a_token_is_let_in_until_it_or_its_key_or_its_user_is_gone() {
 async fn who_guesses_keys_is_stopped_and_others_are_not() {
     let (bench, bad, good) = (Bench::new(), from("10.0.0.1"), from("10.0.0.2"));
     let gate = gate(AuthMode::Required);
-    let guess = format!("ashlar_{}_{}", bench.key.id, "0".repeat(64));
+    let guess = bench.guess();
     let mut stopped = false;
-    for _ in 0..30 {
+    // What is refused at no cost counts for the address too, faster than it is forgiven.
+    for _ in 0..100 {
+        for _ in 0..20 {
+            let refused = admit(&gate, &bench, &bad, Some("x")).await.unwrap_err();
+            assert_eq!(refused, AccessRefusal::Wrong);
+        }
         match admit(&gate, &bench, &bad, Some(&guess)).await.unwrap_err() {
-            AccessRefusal::Wrong => assert!(!stopped),
-            AccessRefusal::TooOften { .. } => stopped = true,
+            AccessRefusal::Wrong => {}
+            AccessRefusal::TooOften { .. } => {
+                stopped = true;
+                break;
+            }
             other => panic!("{other}"),
         }
     }
@@ -204,4 +228,72 @@ async fn who_guesses_keys_is_stopped_and_others_are_not() {
     assert!(admit(&gate, &bench, &good, Some(key)).await.is_ok());
     // What was hashed once needs no more of that, wherever it comes from.
     assert!(admit(&gate, &bench, &bad, Some(key)).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_no_credential_at_all_keeps_nobody_else_out() {
+    let (bench, bad, good) = (Bench::new(), from("10.0.0.1"), from("10.0.0.2"));
+    let gate = gate(AuthMode::Required);
+    let unknown = format!("ashlar_{}_{}", "0".repeat(16), "0".repeat(64));
+    for wrong in ["x", "a.b.c", "ashlar_x", &unknown] {
+        for _ in 0..1000 {
+            let refused = admit(&gate, &bench, &bad, Some(wrong)).await.unwrap_err();
+            assert_eq!(refused, AccessRefusal::Wrong);
+        }
+    }
+    let key = bench.key.secret.reveal();
+    assert!(admit(&gate, &bench, &good, Some(key)).await.is_ok());
+}
+
+/// A client that closes its connection has its request dropped, while the hash goes on being computed: it
+/// must neither give the turn back nor be free of charge.
+#[test]
+fn who_goes_away_pays_and_keeps_the_turn_until_the_hash_is_done() {
+    let (bench, bad) = (Bench::new(), from("10.0.0.1"));
+    let (gate, guess) = (gate(AuthMode::Required), bench.guess());
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(1).build();
+    runtime.unwrap().block_on(async {
+        // The only thread that could hash waits until it is told to go on.
+        let (go_on, told) = std::sync::mpsc::channel();
+        let waits = tokio::task::spawn_blocking(move || told.recv());
+        let mut asked = Box::pin(admit(&gate, &bench, &bad, Some(&guess)));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(asked.as_mut().poll(&mut context).is_pending());
+        drop(asked);
+        assert!(gate.hashing.is_busy() && gate.hashing.has_charged(bad.ip()));
+        go_on.send(()).unwrap();
+        waits.await.unwrap().unwrap();
+        while gate.hashing.is_busy() {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(gate.hashing.has_charged(bad.ip()));
+}
+
+#[tokio::test]
+async fn a_token_ends_with_the_key_that_made_it() {
+    let (bench, far) = (Bench::new(), from("10.0.0.1"));
+    let gate = gate(AuthMode::Required);
+    let (token, other) = (bench.token_by_key(), bench.token().0);
+    assert!(admit(&gate, &bench, &far, Some(&token)).await.is_ok());
+    bench.apply(|state| state.plan_key_revoke(&bench.key.id, 2).unwrap());
+    let refused = admit(&gate, &bench, &far, Some(&token)).await.unwrap_err();
+    assert_eq!(refused, AccessRefusal::Revoked);
+    assert!(admit(&gate, &bench, &far, Some(&other)).await.is_ok());
+}
+
+#[test]
+fn tokens_of_others_from_before_a_denial_stay_out_when_it_is_taken_back() {
+    let bench = Bench::new();
+    let user = |bench: &Bench| bench.look(|state| state.access().user("ada").cloned().unwrap());
+    assert!(outlasts_denial(&user(&bench), None) && outlasts_denial(&user(&bench), Some(0.5)));
+    bench.apply(|state| state.plan_user_deny("ada", true, 5_000_000).unwrap());
+    bench.apply(|state| state.plan_user_deny("ada", false, 6_000_000).unwrap());
+    let user = user(&bench);
+    assert!(!user.denied);
+    for old in [None, Some(4999.0), Some(5000.5)] {
+        assert!(!outlasts_denial(&user, old), "{old:?}");
+    }
+    assert!(outlasts_denial(&user, Some(5001.0)));
 }

@@ -114,6 +114,27 @@ fn who_is_bound_to_projects_reaches_no_other_and_nothing_of_the_cluster() {
     let maps = |name: &str| json!({"volumes": [{"name": "p/a"}, {"name": name}]});
     assert!(may("POST", "/v1/maps", None, Some(maps("b"))));
     assert!(!may("POST", "/v1/maps", None, Some(maps("q/b"))));
+    // What cannot be read, or is read by the handler in another way, names no project of its own.
+    assert!(!may("POST", volumes, None, None));
+    for body in [
+        json!({}),
+        json!({"name": 1}),
+        json!(["q/a", 4096, 1]),
+        json!(null),
+    ] {
+        assert!(!may("POST", volumes, None, Some(body.clone())), "{body}");
+        assert!(
+            permit(
+                &caller(Role::Operator, None),
+                &rule("POST", volumes),
+                None,
+                Some(&body)
+            )
+            .is_ok()
+        );
+    }
+    let maps = |list: Value| may("POST", "/v1/maps", None, Some(json!({"volumes": list})));
+    assert!(!maps(json!([["q/b", 0]])) && !maps(json!("q/b")) && !maps(json!([{"after": 0}])));
     assert!(!may("GET", "/v1/nodes", None, None));
     assert!(!may(
         "POST",

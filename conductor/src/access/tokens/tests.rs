@@ -12,7 +12,15 @@ fn key() -> SigningKeyRow {
 }
 
 fn good(key: &SigningKeyRow) -> String {
-    sign(CLUSTER, key, "ada", now(), 60).unwrap().0
+    made(key, now(), 60)
+}
+
+fn made(key: &SigningKeyRow, now_s: u64, ttl_s: u64) -> String {
+    sign(
+        key,
+        &Claims::new(CLUSTER, "ada", None, now_s, ttl_s).unwrap(),
+    )
+    .unwrap()
 }
 
 #[test]
@@ -42,7 +50,7 @@ fn a_token_of_another_key_or_cluster_is_wrong() {
 #[test]
 fn a_token_that_has_ended_is_told_so() {
     let key = key();
-    let (token, _) = sign(CLUSTER, &key, "ada", now() - 100, 50).unwrap();
+    let token = made(&key, now() - 100, 50);
     assert_eq!(
         verify(CLUSTER, &key, &token).unwrap_err(),
         AccessRefusal::Expired
@@ -88,4 +96,26 @@ fn the_public_key_is_no_secret_to_sign_with() {
     );
     let refused = verify(CLUSTER, &key, &forged.unwrap()).unwrap_err();
     assert_eq!(refused, AccessRefusal::Wrong);
+}
+
+#[test]
+fn a_token_ends_with_the_key_that_makes_it() {
+    let hash = crate::access::keys::generate().unwrap().hash;
+    let row = ApiKeyRow {
+        id: "k".to_owned(),
+        user: "ada".to_owned(),
+        note: None,
+        created_ms: 1,
+        expires_ms: Some(5_999),
+        revoked_ms: None,
+        hash,
+    };
+    let claims = Claims::new(CLUSTER, "ada", Some(&row), 4, 60).unwrap();
+    assert_eq!((claims.exp, claims.key.as_deref()), (5, Some("k")));
+    let lasting = ApiKeyRow {
+        expires_ms: None,
+        ..row
+    };
+    let claims = Claims::new(CLUSTER, "ada", Some(&lasting), 4, 60).unwrap();
+    assert_eq!(claims.exp, 64);
 }

@@ -54,6 +54,8 @@ pub(super) struct Shared {
     pub(super) leadership: watch::Sender<Leadership>,
     /// Until when the lease is known to last.
     pub(super) lease_until: Mutex<Option<Instant>>,
+    /// Everything up to then was followed.
+    pub(super) fresh: Mutex<Instant>,
     /// The watch is to try another member.
     pub(super) kick: Notify,
     /// This process is to lead no more.
@@ -76,6 +78,7 @@ impl Shared {
             leader: watch::Sender::new(None),
             leadership: watch::Sender::new(Leadership::Follows { leader: None }),
             lease_until: Mutex::default(),
+            fresh: Mutex::new(Instant::now()),
             kick: Notify::new(),
             resigns: watch::Sender::new(false),
         }

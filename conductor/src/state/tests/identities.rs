@@ -45,22 +45,25 @@ fn refusal<T>(plan: Result<Plan<T>, Refusal>) -> IdentityRefusal {
 #[test]
 fn a_token_is_good_for_one_node() {
     let mut world = with_token("t", None);
-    let plan = world.state.plan_use_token(&shown("t", "a", "r1"), NOW);
+    let plan = world.state.plan_use_token(&shown("t", "x-new", "r1"), NOW);
     assert_eq!(world.commit(plan.unwrap()), NodeRole::Store);
     // The same request again: its answer may have been lost.
     let again = world
         .state
-        .plan_use_token(&shown("t", "a", "r1"), NOW)
+        .plan_use_token(&shown("t", "x-new", "r1"), NOW)
         .unwrap();
     assert!(again.changes.is_empty());
-    for (name, request) in [("a", "r2"), ("b", "r1")] {
+    for (name, request) in [("x-new", "r2"), ("y-new", "r1")] {
         let replayed = world.state.plan_use_token(&shown("t", name, request), NOW);
         assert!(matches!(
             refusal(replayed),
             IdentityRefusal::TokenUsed { .. }
         ));
     }
-    assert_eq!(world.state.join_tokens()[0].used_by.as_deref(), Some("a"));
+    assert_eq!(
+        world.state.join_tokens()[0].used_by.as_deref(),
+        Some("x-new")
+    );
 }
 
 #[test]
@@ -68,11 +71,11 @@ fn a_token_is_good_until_it_expires() {
     let world = with_token("t", None);
     let last = world
         .state
-        .plan_use_token(&shown("t", "a", "r"), NOW + HOUR - 1);
+        .plan_use_token(&shown("t", "x-new", "r"), NOW + HOUR - 1);
     assert!(last.is_ok());
     let late = world
         .state
-        .plan_use_token(&shown("t", "a", "r"), NOW + HOUR);
+        .plan_use_token(&shown("t", "x-new", "r"), NOW + HOUR);
     assert!(matches!(
         refusal(late),
         IdentityRefusal::TokenExpired { .. }
@@ -98,9 +101,9 @@ fn expired_tokens_go_when_another_is_made() {
 #[test]
 fn a_wrong_secret_is_as_unknown_as_a_wrong_id() {
     let world = with_token("t", None);
-    let mut wrong = shown("t", "a", "r");
+    let mut wrong = shown("t", "x-new", "r");
     wrong.hash = "hash of another".to_owned();
-    for shown in [wrong, shown("u", "a", "r")] {
+    for shown in [wrong, shown("u", "x-new", "r")] {
         let refused = refusal(world.state.plan_use_token(&shown, NOW));
         assert_eq!(refused, IdentityRefusal::TokenUnknown);
     }
@@ -108,8 +111,8 @@ fn a_wrong_secret_is_as_unknown_as_a_wrong_id() {
 
 #[test]
 fn a_token_for_a_name_is_for_no_other() {
-    let world = with_token("t", Some("a"));
-    let other = world.state.plan_use_token(&shown("t", "b", "r"), NOW);
+    let world = with_token("t", Some("x-new"));
+    let other = world.state.plan_use_token(&shown("t", "y-new", "r"), NOW);
     assert!(matches!(
         refusal(other),
         IdentityRefusal::TokenOfOther { .. }
@@ -117,7 +120,35 @@ fn a_token_for_a_name_is_for_no_other() {
     assert!(
         world
             .state
-            .plan_use_token(&shown("t", "a", "r"), NOW)
+            .plan_use_token(&shown("t", "x-new", "r"), NOW)
+            .is_ok()
+    );
+}
+
+#[test]
+fn a_token_for_no_name_is_for_no_store_that_there_is() {
+    let mut world = with_token("t", None);
+    let plan = world.state.plan_use_token(&shown("t", "x-new", "r"), NOW);
+    world.commit(plan.unwrap());
+    let registered = world
+        .state
+        .nodes
+        .values()
+        .next()
+        .map(|node| node.name.clone());
+    let Some(name) = registered else {
+        panic!("the bench has no node");
+    };
+    let hash = "hash of u";
+    let plan = world.state.plan_create_token(&create(None), "u", hash, NOW);
+    world.commit(plan.unwrap());
+    let refused = refusal(world.state.plan_use_token(&shown("u", &name, "r"), NOW));
+    assert!(matches!(refused, IdentityRefusal::NameInUse { .. }));
+    // What a node has used before it was registered it may use again.
+    assert!(
+        world
+            .state
+            .plan_use_token(&shown("t", "x-new", "r"), NOW)
             .is_ok()
     );
 }
@@ -127,7 +158,7 @@ fn a_revoked_token_is_unknown() {
     let mut world = with_token("t", None);
     let plan = world.state.plan_revoke_token("t").unwrap();
     world.commit(plan);
-    let refused = refusal(world.state.plan_use_token(&shown("t", "a", "r"), NOW));
+    let refused = refusal(world.state.plan_use_token(&shown("t", "x-new", "r"), NOW));
     assert_eq!(refused, IdentityRefusal::TokenUnknown);
     let again = refusal(world.state.plan_revoke_token("t"));
     assert!(matches!(again, IdentityRefusal::TokenNotFound { .. }));
@@ -136,7 +167,7 @@ fn a_revoked_token_is_unknown() {
 #[test]
 fn the_denied_get_no_certificate_until_they_are_allowed() {
     let mut world = with_token("t", None);
-    let subject = IdentitySubject::Node("a".to_owned());
+    let subject = IdentitySubject::Node("x-new".to_owned());
     let deny = DenyIdentity {
         subject: subject.clone(),
         reason: Some("stolen".to_owned()),
@@ -155,12 +186,12 @@ fn the_denied_get_no_certificate_until_they_are_allowed() {
     let denied = world.state.denied_identities();
     assert!(denied.revision > before);
     assert_eq!(denied.items[0].reason.as_deref(), Some("stolen"));
-    let refused = refusal(world.state.plan_use_token(&shown("t", "a", "r"), NOW));
+    let refused = refusal(world.state.plan_use_token(&shown("t", "x-new", "r"), NOW));
     assert!(matches!(refused, IdentityRefusal::Denied { .. }));
     assert!(
         world
             .state
-            .plan_use_token(&shown("t", "b", "r"), NOW)
+            .plan_use_token(&shown("t", "y-new", "r"), NOW)
             .is_ok()
     );
     let plan = world.state.plan_allow_identity(&subject).unwrap();
@@ -173,7 +204,7 @@ fn the_denied_get_no_certificate_until_they_are_allowed() {
 #[test]
 fn what_is_no_serial_number_is_refused() {
     let world = Bench::new();
-    for serial in ["", "0", "xyz", "AB", &"a".repeat(41)] {
+    for serial in ["", "0", "xyz", "AB", &"x-new".repeat(41)] {
         let deny = DenyIdentity {
             subject: IdentitySubject::Serial(serial.to_owned()),
             reason: None,

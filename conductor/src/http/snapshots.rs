@@ -23,6 +23,7 @@ use super::routes::Routes;
 use super::watch::{self, Wanted};
 use super::{Api, Shared, unless_stopping};
 use crate::meta::MetaStore;
+use crate::refusal::Refusal;
 
 /// How long create and rollback wait for an owner unless told otherwise.
 pub(super) const OWNER_WAIT: Duration = Duration::from_secs(30);
@@ -185,6 +186,7 @@ fn selected<M: MetaStore>(
     selection: Selection,
     wanted: &Wanted,
 ) -> Answer<Response> {
+    selection.require_volume().map_err(Refusal::from)?;
     if let Some(volume) = &selection.filter.volume {
         let id = api.cluster.read(|view| view.state.id_of(volume));
         id.ok_or_else(|| Refused::no_volume(volume))?;

@@ -552,7 +552,9 @@ fn code_of_identity(refusal: &IdentityRefusal) -> Code {
         IdentityRefusal::TokenUnknown => Code::JoinTokenUnknown,
         IdentityRefusal::TokenExpired { .. } => Code::JoinTokenExpired,
         IdentityRefusal::TokenUsed { .. } => Code::JoinTokenUsed,
-        IdentityRefusal::TokenOfOther { .. } => Code::JoinTokenOfOther,
+        IdentityRefusal::TokenOfOther { .. } | IdentityRefusal::NameKnown { .. } => {
+            Code::JoinTokenOfOther
+        }
         IdentityRefusal::TokenNotFound { .. } => Code::JoinTokenNotFound,
         IdentityRefusal::Denied { .. } => Code::IdentityDenied,
         IdentityRefusal::NotDenied { .. } => Code::IdentityNotDenied,

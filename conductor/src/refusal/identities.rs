@@ -24,6 +24,11 @@ pub enum IdentityRefusal {
         expected: String,
         given: String,
     },
+    #[error(
+        "there is a {role} of the name `{name}` already, and the token is for any: `ashlar node token \
+         create --role {role} --name {name}` makes one for that node, should it join anew"
+    )]
+    NameKnown { role: NodeRole, name: String },
     #[error("there is no join token {id}: see `ashlar node token list`")]
     TokenNotFound { id: String },
     #[error("node `{name}` is denied: `ashlar node allow {name}` lets it in again")]

@@ -139,6 +139,9 @@ impl ClusterState {
             .into());
         }
         self.refuse_denied_node(&shown.name)?;
+        if row.name.is_none() && row.used.is_none() {
+            self.refuse_known_name(row.role, &shown.name)?;
+        }
         let used = UsedRow {
             name: shown.name.clone(),
             request: shown.request.clone(),
@@ -163,6 +166,21 @@ impl ClusterState {
                 answer: row.role,
             }),
         }
+    }
+
+    /// Refuses the name of a node that is known already to who has a token for any name: it could speak for
+    /// that node.
+    fn refuse_known_name(&self, role: NodeRole, name: &str) -> Result<(), IdentityRefusal> {
+        let is_known = match role {
+            NodeRole::Store => self.nodes.values().any(|node| node.name == name),
+            NodeRole::FrontEnd => self.servers.values().any(|server| server.name == name),
+            NodeRole::Conductor | NodeRole::Client => false,
+        };
+        if is_known {
+            let name = name.to_owned();
+            return Err(IdentityRefusal::NameKnown { role, name });
+        }
+        Ok(())
     }
 
     /// Refuses a certificate to a node that is denied.

@@ -26,7 +26,7 @@ use crate::gauges::Observer;
 use crate::http::identities::{follow_denials, take_over_denials};
 use crate::http::listener::BoundedListener;
 use crate::http::secure::ApiListener;
-use crate::http::{Api, Refusals, WATCHES_MAX, peer::Peer, router};
+use crate::http::{Api, Hosts, Refusals, WATCHES_MAX, peer::Peer, router};
 use crate::meta::any_store::AnyStore;
 use crate::meta::etcd_store::{EtcdOptions, EtcdStore};
 use crate::meta::redb_store::RedbStore;
@@ -180,9 +180,10 @@ impl Conductor {
         tls: Option<ConductorTls>,
     ) -> Result<Self, StartError> {
         let ConductorOptions { data_dir, listen } = options;
-        let (listener, address) = bind(listen).await?;
+        let bound = bind(listen).await?;
         let store = AnyStore::File(RedbStore::open(data_dir).await?);
-        Self::serve(store, listener, address, timing, access, tls).await
+        let hosts = Hosts::of(None);
+        Self::serve(store, bound, hosts, timing, access, tls).await
     }
 
     /// One of several conductors, on metadata in etcd. `advertise` is where its API is reached by those
@@ -214,17 +215,19 @@ impl Conductor {
         access: &AccessOptions,
         tls: Option<ConductorTls>,
     ) -> Result<Self, StartError> {
-        let (listener, address) = bind(listen).await?;
+        let bound = bind(listen).await?;
+        let (_, address) = bound;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let api = advertise.unwrap_or_else(|| format!("{scheme}://{address}"));
+        let hosts = Hosts::of(Some(&api));
         let store = AnyStore::Etcd(EtcdStore::open(etcd, Some(api)).await?);
-        Self::serve(store, listener, address, timing, access, tls).await
+        Self::serve(store, bound, hosts, timing, access, tls).await
     }
 
     async fn serve(
         store: AnyStore,
-        listener: TcpListener,
-        address: SocketAddr,
+        (listener, address): (TcpListener, SocketAddr),
+        hosts: Hosts,
         timing: Timing,
         access: &AccessOptions,
         tls: Option<ConductorTls>,
@@ -249,6 +252,7 @@ impl Conductor {
             stopping: stopping.subscribe(),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             gate: Gate::new(access),
+            hosts,
             audit_file,
             refusals: Refusals::default(),
             tls,

@@ -64,7 +64,7 @@ use crate::audit_file::AuditFile;
 use crate::cluster::Cluster;
 use crate::meta::MetaStore;
 use crate::tls::ConductorTls;
-pub(crate) use auth::Refusals;
+pub(crate) use auth::{Hosts, Refusals};
 use conditions::Conditions;
 use operation::{Operation, op};
 use problem::{Answer, Refused};
@@ -101,6 +101,8 @@ pub(crate) struct Api<M> {
     pub(crate) stopping: signal::Receiver<bool>,
     pub(crate) watches: Arc<Semaphore>,
     pub(crate) gate: Gate,
+    /// By which names somebody of whom nothing is asked may ask.
+    pub(crate) hosts: Hosts,
     pub(crate) audit_file: Option<AuditFile>,
     pub(crate) refusals: Refusals,
     /// How it knows who asks; `None` where everybody is let in.

@@ -157,6 +157,14 @@ pub(crate) fn definition(name: &str) -> Option<&'static Definition> {
     TABLE.iter().find(|definition| definition.name == name)
 }
 
+/// What bounds the requests of a volume's clients.
+pub(crate) const LIMITS: [&str; 2] = ["bandwidth-max", "iops-max"];
+
+/// Whether it says where replicas lie.
+pub(crate) fn is_of_place(name: &str) -> bool {
+    matches!(name, "pool" | "spread" | "spread-rule")
+}
+
 /// What is shown where the default is up to each process.
 pub(crate) const UP_TO_THE_PROCESS: &str = "as the process was started";
 

@@ -13,6 +13,7 @@ mod access;
 mod ailing;
 mod apply;
 mod assignments;
+mod attachers;
 mod audit;
 mod chap;
 mod clients;
@@ -65,6 +66,7 @@ use crate::row::{
     JoinTokenRow, NodeRow, RebalanceRow, ReservationsRow, ServerRow, ShardRow, SpaceRow, TargetRow,
     VolumeRow,
 };
+pub(crate) use attachers::Attacher;
 use clones::CloneIndex;
 pub(crate) use evidence::Judgment;
 pub(crate) use groups::Progress;

@@ -18,6 +18,7 @@ use crate::meta::MetaStore;
 use crate::refusal::{
     InvalidRequest, NodeRefusal, Refusal, VolumeRefusal, check_observed, check_owner,
 };
+use crate::state::{Attacher, ClusterState};
 
 /// How often to look whether the nodes of a volume were heard.
 const NODES_POLL: Duration = Duration::from_millis(20);
@@ -100,7 +101,7 @@ impl<M: MetaStore> Cluster<M> {
         volume.ok_or_else(|| Refusal::from(not_found).into())
     }
 
-    /// Grants the next generation.
+    /// Grants the next generation, whoever asks.
     ///
     /// # Errors
     /// [`ClusterError`].
@@ -109,10 +110,39 @@ impl<M: MetaStore> Cluster<M> {
         name: String,
         request: AttachRequest,
     ) -> Result<Attachment, ClusterError> {
+        self.attach_if(name, request, |_, _, _| Ok(())).await
+    }
+
+    /// Grants the next generation to somebody who may have it.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub(crate) async fn attach_by(
+        self: &Arc<Self>,
+        name: String,
+        request: AttachRequest,
+        by: Attacher,
+    ) -> Result<Attachment, ClusterError> {
+        let may = move |state: &ClusterState, name: &str, request: &AttachRequest| {
+            state.refuse_attacher(name, request, &by)
+        };
+        self.attach_if(name, request, may).await
+    }
+
+    async fn attach_if<F>(
+        self: &Arc<Self>,
+        name: String,
+        request: AttachRequest,
+        may: F,
+    ) -> Result<Attachment, ClusterError>
+    where
+        F: Fn(&ClusterState, &str, &AttachRequest) -> Result<(), Refusal> + Send + Sync + 'static,
+    {
         self.await_nodes_of(&name).await;
         let cluster = Arc::clone(self);
         let plan = move |view: &View| {
             let now = cluster.now();
+            may(&view.state, &name, &request)?;
             view.state.plan_attach(&view.live, now, &name, &request)
         };
         if is_planted(Planted::GrantEarly) {

@@ -9,6 +9,7 @@
 //! Entries of what was refused are bounded in rate; those left out are counted in the next one.
 
 mod codes;
+mod hosts;
 mod peer;
 mod refusals;
 
@@ -24,6 +25,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 pub(super) use codes::{AccessCode, code_of};
+pub(crate) use hosts::Hosts;
 pub(crate) use refusals::Refusals;
 
 use super::problem::{ProblemCode, Refused};
@@ -61,6 +63,9 @@ pub(super) async fn guard<M: MetaStore>(
         Ok(caller) => caller,
         Err(refusal) => return refuse(&api, entry, refusal).await,
     };
+    if let Err(refusal) = api.hosts.check(&caller, &parts) {
+        return refuse(&api, entry, refusal).await;
+    }
     let volume = volume_of(&mut parts).await;
     // The role is looked at before anything is read for somebody.
     if let Err(refusal) = caller.require(rule.need) {
@@ -184,8 +189,8 @@ async fn buffered(
 const ATTACH: &str = "/v1/volumes/{name}/attach";
 const SNAPSHOT_MAP: &str = "/v1/volumes/{name}/snapshots/{snapshot}/map";
 
-/// Refuses who attaches a volume that has a key, or reads a snapshot of it, without giving that. Stores do
-/// so to repair what they hold anyway.
+/// Refuses who attaches a volume that has a key, or reads a snapshot of it, without giving that. Whether who
+/// attaches to repair needs it is looked at where the attach is planned.
 fn check_key<M: MetaStore>(
     api: &Api<M>,
     parts: &Parts,

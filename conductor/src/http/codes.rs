@@ -94,6 +94,7 @@ impl Code {
         Self::Access(AccessCode::CredentialsRevoked),
         Self::Access(AccessCode::UserDenied),
         Self::Access(AccessCode::TooManyFailures),
+        Self::Access(AccessCode::HostNotPermitted),
         Self::Access(AccessCode::NotPermitted),
         Self::Access(AccessCode::ProjectNotPermitted),
         Self::Access(AccessCode::VolumeKeyNeeded),
@@ -108,13 +109,14 @@ impl Code {
     ];
 
     /// Of any request under `/v1`.
-    pub(super) const OF_ANY: [Self; 19] = [
+    pub(super) const OF_ANY: [Self; 20] = [
         Self::Access(AccessCode::NotAuthenticated),
         Self::Access(AccessCode::CredentialsRefused),
         Self::Access(AccessCode::CredentialsExpired),
         Self::Access(AccessCode::CredentialsRevoked),
         Self::Access(AccessCode::UserDenied),
         Self::Access(AccessCode::TooManyFailures),
+        Self::Access(AccessCode::HostNotPermitted),
         Self::Access(AccessCode::NotPermitted),
         Self::Access(AccessCode::ProjectNotPermitted),
         Self::CertificateRequired,

@@ -3,10 +3,11 @@
 //! Invariant: a connection on which no byte moves either way for [`IDLE_MAX`], or whose peer takes
 //! nothing for [`WRITE_STALL_MAX`], ends. Long polls and watches move bytes more often than that.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +19,12 @@ use tokio::time::{Instant, Sleep, sleep};
 
 /// Connections at a time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 1024;
+
+/// Connections at a time of one address; more are closed as they come. What is on this machine is told apart by
+/// no address, and is bounded by the others alone.
+const OF_ADDRESS_MAX: usize = 128;
+
+const _: () = assert!(OF_ADDRESS_MAX * 4 <= CONNECTIONS_MAX);
 
 /// Longest silence of a connection.
 const IDLE_MAX: Duration = Duration::from_secs(120);
@@ -32,6 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct BoundedListener {
     listener: TcpListener,
     slots: Arc<Semaphore>,
+    addresses: Addresses,
     cut: watch::Receiver<bool>,
 }
 
@@ -41,6 +49,7 @@ impl BoundedListener {
         Self {
             listener,
             slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            addresses: Addresses::default(),
             cut,
         }
     }
@@ -55,9 +64,14 @@ impl Listener for BoundedListener {
             let slot = Arc::clone(&self.slots).acquire_owned().await.ok();
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
+                    let Some(place) = self.addresses.take(peer.ip()) else {
+                        tracing::debug!(%peer, "connection closed: its address has too many");
+                        continue;
+                    };
                     // Answers are small and awaited: no reason to wait for more.
                     let _ = stream.set_nodelay(true);
-                    return (BoundedStream::new(stream, slot, self.cut.clone()), peer);
+                    let held = (slot, place);
+                    return (BoundedStream::new(stream, held, self.cut.clone()), peer);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -72,6 +86,50 @@ impl Listener for BoundedListener {
     }
 }
 
+/// How many connections each address has.
+#[derive(Clone, Debug, Default)]
+struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+impl Addresses {
+    /// A place for one more, unless the address has too many.
+    fn take(&self, address: IpAddr) -> Option<Place> {
+        let address = address.to_canonical();
+        if address.is_loopback() {
+            return Some(Place(None));
+        }
+        let mut counts = self.lock();
+        let count = counts.entry(address).or_default();
+        if *count >= OF_ADDRESS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Place(Some((self.clone(), address))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection in the count of its address, as long as it is there.
+#[derive(Debug)]
+struct Place(Option<(Addresses, IpAddr)>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some((addresses, address)) = self.0.take() else {
+            return;
+        };
+        let mut counts = addresses.lock();
+        if let Some(count) = counts.get_mut(&address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&address);
+            }
+        }
+    }
+}
+
 /// A connection that ends when it makes no progress.
 pub(crate) struct BoundedStream {
     stream: TcpStream,
@@ -79,15 +137,14 @@ pub(crate) struct BoundedStream {
     stall: Option<Pin<Box<Sleep>>>,
     /// Ends when connections are to end; `None` from then on.
     cut: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    _slot: Option<OwnedSemaphorePermit>,
+    _held: Held,
 }
 
+/// A connection's place among all, and among those of its address.
+type Held = (Option<OwnedSemaphorePermit>, Place);
+
 impl BoundedStream {
-    fn new(
-        stream: TcpStream,
-        slot: Option<OwnedSemaphorePermit>,
-        mut cut: watch::Receiver<bool>,
-    ) -> Self {
+    fn new(stream: TcpStream, held: Held, mut cut: watch::Receiver<bool>) -> Self {
         // The sender's end is the conductor's end, too.
         let cut = async move { drop(cut.wait_for(|cut| *cut).await) };
         Self {
@@ -95,7 +152,7 @@ impl BoundedStream {
             idle: Box::pin(sleep(IDLE_MAX)),
             stall: None,
             cut: Some(Box::pin(cut)),
-            _slot: slot,
+            _held: held,
         }
     }
 
@@ -188,5 +245,33 @@ impl AsyncWrite for BoundedStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_leaves_places_for_others() {
+        let addresses = Addresses::default();
+        let (one, mapped) = (
+            "10.0.0.1".parse().unwrap(),
+            "::ffff:10.0.0.1".parse().unwrap(),
+        );
+        let mut places: Vec<_> = (0..OF_ADDRESS_MAX)
+            .filter_map(|_| addresses.take(one))
+            .collect();
+        assert_eq!(places.len(), OF_ADDRESS_MAX);
+        assert!(addresses.take(one).is_none() && addresses.take(mapped).is_none());
+        assert!(addresses.take("10.0.0.2".parse().unwrap()).is_some());
+        let here: Vec<_> = (0..CONNECTIONS_MAX)
+            .map_while(|_| addresses.take("127.0.0.1".parse().unwrap()))
+            .collect();
+        assert_eq!(here.len(), CONNECTIONS_MAX);
+        places.pop();
+        assert!(addresses.take(mapped).is_some());
+        places.clear();
+        assert!(addresses.lock().is_empty());
     }
 }

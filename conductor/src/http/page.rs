@@ -17,6 +17,7 @@ use super::problem::{Answer, Refused};
 use super::watched::Watched;
 use crate::access::caller::Caller;
 use crate::meta::MetaStore;
+use crate::refusal::AccessRefusal;
 use crate::selector::LabelSelector;
 
 /// Items of one page unless told otherwise.
@@ -134,7 +135,10 @@ impl Filter {
     /// Whether volumes of that name are the business of who asks.
     pub(super) fn sees(&self, volume: &str) -> bool {
         let caller = self.caller.as_ref();
-        caller.is_none_or(|caller| caller.sees(volume))
+        // A volume that is gone with its name was of nobody knows which project.
+        caller.is_none_or(|caller| {
+            caller.projects.is_none() || !volume.is_empty() && caller.sees(volume)
+        })
     }
 }
 
@@ -148,6 +152,17 @@ pub(super) struct Selection {
 }
 
 impl Selection {
+    /// Refuses a volume that is none of the business of who asks, whether it is there or not.
+    ///
+    /// # Errors
+    /// [`AccessRefusal::OtherProject`].
+    pub(super) fn require_volume(&self) -> Result<(), AccessRefusal> {
+        match (&self.filter.caller, &self.filter.volume) {
+            (Some(caller), Some(volume)) => caller.require_volume(volume),
+            _ => Ok(()),
+        }
+    }
+
     /// Of that only what is the business of who asks.
     pub(super) fn seen_by(mut self, caller: Caller) -> Self {
         self.filter.caller = Some(caller);
@@ -298,6 +313,23 @@ mod tests {
             after: "iqn.2026-11.io.ashlar:ä b".to_owned(),
         };
         assert_eq!(Token::parse(&token.text()), Some(token));
+    }
+
+    /// A snapshot that is removed with its volume has no name of that any more.
+    #[test]
+    fn what_has_lost_its_name_is_of_no_project() {
+        use crate::access::caller::Means;
+        let bound_to = |project: &str| Caller {
+            projects: Some(vec![project.to_owned()]),
+            ..Caller::free(Means::Loopback)
+        };
+        let filter = |caller| Filter {
+            caller: Some(caller),
+            ..Filter::default()
+        };
+        let bound = filter(bound_to("default"));
+        assert!(bound.sees("a") && !bound.sees("") && !bound.sees("p/a"));
+        assert!(filter(Caller::free(Means::Loopback)).sees(""));
     }
 
     #[test]

@@ -173,9 +173,52 @@ fn who<M>(api: &Api<M>, request: &Request) -> Result<Caller, Refused> {
         return Err(Refusal::from(IdentityRefusal::Denied { name }).into());
     }
     let is_of_here = peer.address.ip().to_canonical().is_loopback();
-    Ok(match presented {
-        _ if is_of_here && !tls.also_loopback => Caller::Trusted,
+    Ok(known_as(presented, is_of_here && !tls.also_loopback))
+}
+
+/// A certificate that is shown counts wherever it is shown: a node on this machine is that node, which renews
+/// it and may do what such nodes may.
+fn known_as(presented: Option<&Arc<Presented>>, is_trusted: bool) -> Caller {
+    match presented {
         Some(presented) => Caller::Node(Arc::clone(presented)),
+        None if is_trusted => Caller::Trusted,
         None => Caller::Anonymous,
-    })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use ashlar_identity::Identity;
+    use ashlar_proto::ClusterId;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_counts_on_this_machine_as_elsewhere() {
+        let front = Arc::new(Presented {
+            identity: Identity {
+                cluster: ClusterId::new(1),
+                role: NodeRole::FrontEnd,
+                name: "front-1".to_owned(),
+            },
+            serial: "1".to_owned(),
+            hosts: Vec::new(),
+            not_before: SystemTime::UNIX_EPOCH,
+            not_after: SystemTime::UNIX_EPOCH,
+        });
+        for is_trusted in [true, false] {
+            let caller = known_as(Some(&front), is_trusted);
+            assert!(caller.node().is_ok(), "it renews its certificate");
+            assert!(caller.may_speak_for("store-1").is_err());
+            assert!(
+                caller
+                    .meets(need(&axum::http::Method::POST, "/v1/users"))
+                    .is_err()
+            );
+        }
+        assert!(matches!(known_as(None, true), Caller::Trusted));
+        assert!(matches!(known_as(None, false), Caller::Anonymous));
+    }
 }

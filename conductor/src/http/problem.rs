@@ -560,7 +560,7 @@ fn code_of_identity(refusal: &IdentityRefusal) -> Code {
         IdentityRefusal::TokenUnknown => Code::JoinTokenUnknown,
         IdentityRefusal::TokenExpired { .. } => Code::JoinTokenExpired,
         IdentityRefusal::TokenUsed { .. } => Code::JoinTokenUsed,
-        IdentityRefusal::TokenOfOther { .. } | IdentityRefusal::NameInUse { .. } => {
+        IdentityRefusal::TokenOfOther { .. } | IdentityRefusal::NameKnown { .. } => {
             Code::JoinTokenOfOther
         }
         IdentityRefusal::TokenNotFound { .. } => Code::JoinTokenNotFound,

@@ -195,6 +195,7 @@ fn selected<M: MetaStore>(
     selection: Selection,
     wanted: &Wanted,
 ) -> Answer<Response> {
+    selection.require_volume().map_err(Refusal::from)?;
     if let Some(volume) = &selection.filter.volume {
         let id = api.cluster.read(|view| view.state.id_of(volume));
         id.ok_or_else(|| Refused::no_volume(volume))?;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AskMaps, AttachRequest, Attachment, CreateVolume, DetachRequest, InSyncCommitted, List,
-    ProposeInSync, ResizeVolume, Volume, VolumeMap, VolumeMaps, VolumeState,
+    ProposeInSync, ResizeVolume, VOLUME_KEY_HEADER, Volume, VolumeMap, VolumeMaps, VolumeState,
 };
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -22,7 +22,13 @@ use super::problem::{Answer, Code, Refused};
 use super::routes::Routes;
 use super::watch::{self, Wanted};
 use super::{AfterQuery, Api, Shared, unless_stopping};
+use crate::access::caller::Means;
+use crate::access::keys::volume_key_hash;
+use crate::access::routes::Need;
 use crate::meta::MetaStore;
+use crate::refusal::Refusal;
+use crate::settings::is_of_place;
+use crate::state::Attacher;
 
 /// How long create, resize and delete wait for the stores unless told otherwise.
 pub(super) const STORES_WAIT: Duration = Duration::from_secs(30);
@@ -188,9 +194,16 @@ pub(super) async fn list<M: MetaStore>(
 
 pub(super) async fn create<M: MetaStore>(
     State(api): Shared<M>,
+    Asks(caller): Asks,
     QueryOf(query): QueryOf<WaitQuery>,
     JsonBody(request): JsonBody<CreateVolume>,
 ) -> Answer<(StatusCode, Json<Volume>)> {
+    // As whoever changes them does; where a volume lies is up to who makes it.
+    if !request.settings.keys().all(|name| is_of_place(name)) {
+        let may = caller.require(Need::Administer);
+        may.and_then(|()| caller.require_whole())
+            .map_err(Refusal::from)?;
+    }
     let wait = super::wait(query.wait_ms, STORES_WAIT);
     let work = async { Ok(api.cluster.create(request, wait).await?) };
     let volume = unless_stopping(&api, work).await?;
@@ -264,10 +277,19 @@ pub(super) async fn resize<M: MetaStore>(
 
 pub(super) async fn attach<M: MetaStore>(
     State(api): Shared<M>,
+    Asks(caller): Asks,
+    headers: HeaderMap,
     PathPart(name): PathPart<String>,
     JsonBody(request): JsonBody<AttachRequest>,
 ) -> Answer<Json<Attachment>> {
-    Ok(Json(api.cluster.attach(name, request).await?))
+    let key = headers.get(VOLUME_KEY_HEADER);
+    let by = Attacher {
+        is_certified: caller.means == Means::Certificate,
+        who: caller.name,
+        role: caller.role,
+        key: key.and_then(|key| key.to_str().ok()).map(volume_key_hash),
+    };
+    Ok(Json(api.cluster.attach_by(name, request, by).await?))
 }
 
 pub(super) async fn detach<M: MetaStore>(

@@ -10,6 +10,8 @@
 //! ```
 
 use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -75,8 +77,12 @@ impl RedbStore {
             path: directory.to_path_buf(),
             source,
         };
-        fs::create_dir_all(directory).map_err(refused)?;
+        make_private(directory).map_err(refused)?;
         let path = directory.join(FILE_NAME);
+        keep_private(&path).map_err(|source| MetaError::Directory {
+            path: path.clone(),
+            source,
+        })?;
         let opened = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create(&path);
@@ -95,6 +101,27 @@ impl RedbStore {
             leadership: watch::Sender::new(LEADS),
         })))
     }
+}
+
+/// Makes the directory where it is missing, for its owner alone: the rows have secrets.
+fn make_private(directory: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(directory)
+}
+
+/// Makes the file where it is missing, and takes from others what they may do with one that is there.
+fn keep_private(path: &Path) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    let file = options.mode(0o600).open(path)?;
+    let metadata = file.metadata()?;
+    let mode = metadata.permissions().mode();
+    if metadata.is_file() && mode & 0o077 != 0 {
+        let path = path.display();
+        tracing::warn!(%path, "others could read the metadata, secrets with them: now its owner alone can");
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(())
 }
 
 impl RedbStore {

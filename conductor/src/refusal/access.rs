@@ -20,6 +20,11 @@ pub enum AccessRefusal {
     Expired,
     #[error("the key or token was revoked: make another")]
     Revoked,
+    #[error(
+        "`{host}` is no name of this conductor's, as a web page of elsewhere would have a browser say: ask by \
+         an IP address or `localhost`, or show a key or a token"
+    )]
+    ForeignHost { host: String },
     #[error("user `{user}` is denied: `ashlar user allow {user}` lets it in again")]
     UserDenied { user: String },
     #[error("too many wrong keys and tokens came from there: wait {seconds} s")]

@@ -25,10 +25,10 @@ pub enum IdentityRefusal {
         given: String,
     },
     #[error(
-        "join token {id} is for a node of any name, and there is one of the name `{name}`, which may be \
-         another: `ashlar node token create --name {name}` makes a token for that one"
+        "there is a {role} of the name `{name}` already, and the token is for any: `ashlar node token \
+         create --role {role} --name {name}` makes one for that node, should it join anew"
     )]
-    NameInUse { id: String, name: String },
+    NameKnown { role: NodeRole, name: String },
     #[error("there is no join token {id}: see `ashlar node token list`")]
     TokenNotFound { id: String },
     #[error("node `{name}` is denied: `ashlar node allow {name}` lets it in again")]

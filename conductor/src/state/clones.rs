@@ -114,7 +114,8 @@ impl ClusterState {
             .into());
         }
         let create = CreateVolume {
-            settings: std::collections::BTreeMap::new(),
+            // A copy is no way around what its volume may take.
+            settings: self.limits_of(current.id),
             name: request.name.clone(),
             size_bytes,
             replicas: request.replicas.unwrap_or(current.replicas),

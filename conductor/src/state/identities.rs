@@ -145,6 +145,9 @@ impl ClusterState {
             .into());
         }
         self.refuse_denied_node(&shown.name)?;
+        if row.name.is_none() && row.used.is_none() {
+            self.refuse_known_name(row.role, &shown.name)?;
+        }
         let used = UsedRow {
             name: shown.name.clone(),
             request: shown.request.clone(),
@@ -154,11 +157,6 @@ impl ClusterState {
             Some(before) => {
                 let name = before.name.clone();
                 Err(IdentityRefusal::TokenUsed { id, name }.into())
-            }
-            // Whoever has such a token could else speak for any node that there is.
-            None if row.name.is_none() && self.is_name_in_use(row.role, &shown.name) => {
-                let name = shown.name.clone();
-                Err(IdentityRefusal::NameInUse { id, name }.into())
             }
             None => Ok(Plan {
                 reads: vec![denied_identity_key(&IdentitySubject::Node(
@@ -176,13 +174,19 @@ impl ClusterState {
         }
     }
 
-    /// Whether there is somebody of that name whom a certificate of that role could speak for.
-    fn is_name_in_use(&self, role: NodeRole, name: &str) -> bool {
-        match role {
+    /// Refuses the name of a node that is known already to who has a token for any name: it could speak for
+    /// that node.
+    fn refuse_known_name(&self, role: NodeRole, name: &str) -> Result<(), IdentityRefusal> {
+        let is_known = match role {
             NodeRole::Store => self.nodes.values().any(|node| node.name == name),
             NodeRole::FrontEnd => self.servers.values().any(|server| server.name == name),
             NodeRole::Conductor | NodeRole::Client => false,
+        };
+        if is_known {
+            let name = name.to_owned();
+            return Err(IdentityRefusal::NameKnown { role, name });
         }
+        Ok(())
     }
 
     /// Refuses a certificate to a node that is denied.

@@ -14,8 +14,8 @@ use crate::placement::Rules;
 use crate::refusal::{InvalidRequest, Refusal};
 use crate::row::{AnyRow, SettingsRow, settings_key, volume_key};
 use crate::settings::{
-    Definition, TABLE, UP_TO_THE_PROCESS, Values, definition, number_of, of_volume, rules_of,
-    time_of,
+    Definition, LIMITS, TABLE, UP_TO_THE_PROCESS, Values, definition, number_of, of_volume,
+    rules_of, time_of,
 };
 
 /// All settings.
@@ -47,6 +47,15 @@ impl ClusterState {
     pub(super) fn placement_rules(&self, volume: VolumeId) -> Rules {
         let own = self.settings.volumes.get(&volume);
         rules_of(own, &self.settings.cluster)
+    }
+
+    /// What bounds the requests of a volume's clients, where that is set for it.
+    pub(super) fn limits_of(&self, volume: VolumeId) -> Values {
+        let own = self.settings.volumes.get(&volume).into_iter().flatten();
+        let limits = own.filter(|(name, _)| LIMITS.contains(&name.as_str()));
+        limits
+            .map(|(name, text)| (name.clone(), text.clone()))
+            .collect()
     }
 
     /// The settings of a volume that is to be made, as they are stored, and what they mean for its place.

@@ -21,6 +21,7 @@ use crate::membership::{Membership, Moment};
 use crate::refusal::{NodeRefusal, Refusal, VolumeRefusal};
 
 mod ailing;
+mod attachers;
 mod clients;
 mod clones;
 mod drain;

@@ -7,6 +7,7 @@ use ashlar_proto::api::{
     ClusterStatus, Disk, Flattening, Healing, Health, Node, NodeState, Replica, Shard, Volume,
     VolumeState,
 };
+use ashlar_proto::volume_name::canonical;
 use ashlar_proto::{ByteCount, DiskId, LayerTable, NodeId, VolumeId};
 
 use super::{ClusterState, Outlook};
@@ -30,9 +31,9 @@ impl ClusterState {
             .map(|row| self.show_volume(row, true))
     }
 
-    /// The id of the volume of that name.
+    /// The id of the volume of that name, in whichever way it is written.
     pub(crate) fn id_of(&self, name: &str) -> Option<VolumeId> {
-        self.names.get(name).copied()
+        self.names.get(canonical(name)).copied()
     }
 
     /// The volumes beyond an id, by id, without their shards and layers.

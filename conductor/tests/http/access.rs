@@ -475,3 +475,57 @@ async fn secrets_of_chap_are_in_no_answer_and_no_entry() {
     }
     assert_eq!(log.matches("chap/set").count(), 2, "{log}");
 }
+
+/// A page whose name is made to resolve to this machine is of the API's origin to its browser.
+#[tokio::test]
+async fn a_web_page_is_no_admin_for_being_opened_on_this_machine() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = start(directory.path()).await;
+    let backup = bench.url("/v1/metadata/backup");
+    let rebound = bench.http.get(&backup).header("host", "evil.example:7100");
+    refused(rebound.send().await.unwrap(), 403, "host-not-permitted").await;
+    let users = bench.url("/v1/users");
+    let body = json!({"name": "eve", "role": "admin"});
+    let page = bench
+        .http
+        .post(&users)
+        .header("origin", "http://evil.example");
+    let page = page.json(&body).send().await.unwrap();
+    refused(page, 403, "host-not-permitted").await;
+    let local = bench.http.post(&users).header("host", "localhost:7100");
+    done(local.json(&body).send().await.unwrap()).await;
+    let live = bench.http.get(bench.url("/healthz"));
+    let live = live.header("host", "evil.example").send().await.unwrap();
+    assert_eq!(live.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_volume_of_another_project_is_refused_whether_it_is_there_or_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = guarded(directory.path(), false).await;
+    let key = user(&bench, "ada", "operator", Some("default")).await;
+    for name in ["other/a", "other/b"] {
+        let path = format!("/v1/snapshots?volume={name}");
+        let answer = get(&bench, key.secret.reveal(), &path).await;
+        refused(answer, 403, "project-not-permitted").await;
+    }
+}
+
+#[tokio::test]
+async fn who_makes_a_volume_says_where_it_lies_but_not_what_bounds_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = guarded(directory.path(), false).await;
+    with_stores(&bench).await;
+    let key = user(&bench, "ada", "operator", None).await;
+    let with = |name: &str, setting: &str, value: &str| {
+        let mut body = volume(name, 1 << 30);
+        body["settings"] = json!({ setting: value });
+        body
+    };
+    let unbound = with("a", "iops-max", "unlimited");
+    let answer = post(&bench, key.secret.reveal(), MAKE, unbound.clone()).await;
+    refused(answer, 403, "not-permitted").await;
+    done(post(&bench, ROOT, MAKE, unbound).await).await;
+    let placed = with("b", "spread", "node");
+    done(post(&bench, key.secret.reveal(), MAKE, placed).await).await;
+}

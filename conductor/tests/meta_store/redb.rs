@@ -32,3 +32,21 @@ async fn redb_keeps_everything_when_reopened() {
     let events = store.events(Revision(0), 10).await.unwrap();
     assert!(matches!(events, Events::Read { list, .. } if list.len() == 1));
 }
+
+/// The rows have secrets, and an ordinary umask lets all read what is made.
+#[tokio::test]
+async fn only_its_owner_reads_the_file() {
+    use std::fs::{Permissions, metadata, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path().join("new");
+    let file = at.join("metadata.redb");
+    let mode = |path: &std::path::Path| metadata(path).unwrap().permissions().mode() & 0o777;
+    drop(RedbStore::open(at.clone()).await.unwrap());
+    assert_eq!((mode(&at), mode(&file)), (0o700, 0o600));
+    // As an older version has made it.
+    set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    drop(RedbStore::open(at.clone()).await.unwrap());
+    assert_eq!(mode(&file), 0o600);
+}

@@ -13,6 +13,7 @@ pub(crate) enum AccessCode {
     CredentialsRevoked,
     UserDenied,
     TooManyFailures,
+    HostNotPermitted,
     NotPermitted,
     ProjectNotPermitted,
     VolumeKeyNeeded,
@@ -58,6 +59,11 @@ impl AccessCode {
                 "Too many wrong keys and tokens",
                 S::TOO_MANY_REQUESTS,
             ),
+            Self::HostNotPermitted => (
+                "host-not-permitted",
+                "Asked by a name that is not the conductor's",
+                S::FORBIDDEN,
+            ),
             Self::NotPermitted => ("not-permitted", "Role does not reach that", S::FORBIDDEN),
             Self::ProjectNotPermitted => {
                 ("project-not-permitted", "Not in that project", S::FORBIDDEN)
@@ -89,6 +95,7 @@ pub(crate) fn code_of(refusal: &AccessRefusal) -> AccessCode {
         AccessRefusal::Revoked => AccessCode::CredentialsRevoked,
         AccessRefusal::UserDenied { .. } => AccessCode::UserDenied,
         AccessRefusal::TooOften { .. } => AccessCode::TooManyFailures,
+        AccessRefusal::ForeignHost { .. } => AccessCode::HostNotPermitted,
         AccessRefusal::Role { .. } | AccessRefusal::TokenByToken => AccessCode::NotPermitted,
         AccessRefusal::OtherProject { .. } | AccessRefusal::NotWhole { .. } => {
             AccessCode::ProjectNotPermitted

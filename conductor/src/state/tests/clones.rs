@@ -19,6 +19,20 @@ fn clone_as(name: &str) -> CloneSnapshot {
     }
 }
 
+/// Else a clone of it would be a way around them.
+#[test]
+fn a_clone_is_limited_as_its_volume_is() {
+    let mut bench = Bench::new();
+    bench.ready("v", 3);
+    let set = [("iops-max", "100"), ("scrub-rate", "1MiB")];
+    bench.configure(Some("v"), &set);
+    bench.snapshot_of("v", "s");
+    bench.clone_of("v", "s", "w");
+    let settings = bench.state.volume_by_name("w").unwrap().settings;
+    assert_eq!(settings.requests_per_second, Some(100));
+    assert_eq!(settings.scrub_bytes_per_second, None);
+}
+
 impl Bench {
     fn clone_of(&mut self, volume: &str, snapshot: &str, name: &str) {
         let plan = self.try_clone(volume, snapshot, &clone_as(name));

@@ -27,7 +27,7 @@ fn shown(id: &str, name: &str, request: &str) -> TokenUse {
 }
 
 fn with_token(id: &str, name: Option<&str>) -> Bench {
-    let mut world = Bench::new();
+    let mut world = Bench::with(&["known"], 1);
     let hash = format!("hash of {id}");
     let plan = world.state.plan_create_token(&create(name), id, &hash, NOW);
     world.commit(plan.unwrap());
@@ -143,7 +143,7 @@ fn a_token_for_no_name_is_for_no_store_that_there_is() {
     let plan = world.state.plan_create_token(&create(None), "u", hash, NOW);
     world.commit(plan.unwrap());
     let refused = refusal(world.state.plan_use_token(&shown("u", &name, "r"), NOW));
-    assert!(matches!(refused, IdentityRefusal::NameInUse { .. }));
+    assert!(matches!(refused, IdentityRefusal::NameKnown { .. }));
     // What a node has used before it was registered it may use again.
     assert!(
         world
@@ -151,6 +151,21 @@ fn a_token_for_no_name_is_for_no_store_that_there_is() {
             .plan_use_token(&shown("t", "x-new", "r"), NOW)
             .is_ok()
     );
+}
+
+/// Who had such a token would get a certificate in the name of a store that runs, and speak for it.
+#[test]
+fn a_token_for_any_name_is_for_none_that_a_store_has() {
+    let use_as = |world: &Bench, name: &str| {
+        let plan = world.state.plan_use_token(&shown("t", name, "r"), NOW);
+        plan.map(|plan| plan.answer)
+    };
+    let world = with_token("t", None);
+    let refused = refusal(world.state.plan_use_token(&shown("t", "known", "r"), NOW));
+    assert!(matches!(refused, IdentityRefusal::NameKnown { .. }));
+    assert!(use_as(&world, "fresh").is_ok());
+    let named = with_token("t", Some("known"));
+    assert!(use_as(&named, "known").is_ok());
 }
 
 #[test]

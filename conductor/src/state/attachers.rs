@@ -1,0 +1,71 @@
+//! Who may attach a volume: not the denied, nor who does not give its key; and what a repair may pass by.
+//!
+//! Invariant: it is looked at in the transaction of the attach, so that a key or a denial that was answered
+//! before the attach holds for it.
+
+use ashlar_proto::api::{AttachRequest, NodeRole, Role, repair_owner};
+
+use super::ClusterState;
+use crate::refusal::{AccessRefusal, IdentityRefusal, Refusal};
+use crate::row::Hidden;
+
+/// Who asks for an attach.
+#[derive(Clone, Debug)]
+pub(crate) struct Attacher {
+    /// Its name.
+    pub(crate) who: String,
+    pub(crate) role: Role,
+    /// Whether a certificate says so.
+    pub(crate) is_certified: bool,
+    /// The hash of the volume's key that it gives.
+    pub(crate) key: Option<Hidden>,
+}
+
+impl ClusterState {
+    /// Refuses an attach to who may not have it. The repair owner of the node that has the volume as its task
+    /// needs no key and is not denied; another one is as anybody.
+    pub(crate) fn refuse_attacher(
+        &self,
+        name: &str,
+        request: &AttachRequest,
+        by: &Attacher,
+    ) -> Result<(), Refusal> {
+        if request.repair {
+            refuse_repair(request, by)?;
+            if self.has_as_task(name, &request.owner) {
+                return Ok(());
+            }
+        }
+        self.refuse_denied(&request.owner)?;
+        Ok(self.check_volume_key(name, by.key.as_ref())?)
+    }
+
+    fn has_as_task(&self, name: &str, owner: &str) -> bool {
+        let repairer = self.volume_named(name).and_then(|row| row.repairer);
+        let node = repairer.and_then(|id| self.nodes.get(&id));
+        node.is_some_and(|node| repair_owner(&node.name) == owner)
+    }
+}
+
+/// Stores repair, each in its own name where a certificate says which that is.
+fn refuse_repair(request: &AttachRequest, by: &Attacher) -> Result<(), Refusal> {
+    if !matches!(by.role, Role::Admin | Role::Store) {
+        return Err(AccessRefusal::Role {
+            who: by.who.clone(),
+            role: by.role.name(),
+            needed: "a store",
+        }
+        .into());
+    }
+    let is_named = by.is_certified && by.role == Role::Store;
+    if is_named && request.owner != repair_owner(&by.who) {
+        let owner: String = request.owner.chars().take(120).collect();
+        return Err(IdentityRefusal::SpeaksForOther {
+            role: NodeRole::Store,
+            name: by.who.clone(),
+            other: format!("owner `{owner}`"),
+        }
+        .into());
+    }
+    Ok(())
+}

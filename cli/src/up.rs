@@ -12,6 +12,7 @@
 //! The conductor stops last, for detaching needs it.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
@@ -117,7 +118,10 @@ fn default_data_dir() -> anyhow::Result<PathBuf> {
 
 /// Makes the directory and takes it for this process alone.
 fn lock_data_dir(dir: &Path) -> anyhow::Result<File> {
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    // The metadata in there have secrets.
+    let mut builder = std::fs::DirBuilder::new();
+    let made = builder.recursive(true).mode(0o700).create(dir);
+    made.with_context(|| format!("cannot make {}", dir.display()))?;
     let path = dir.join("lock");
     let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     match lock.try_lock() {

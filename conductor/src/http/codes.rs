@@ -162,9 +162,10 @@ impl Code {
     ];
 
     /// Of volumes that are made or grow.
-    pub(super) const OF_PLACEMENT: [Self; 3] = [
+    pub(super) const OF_PLACEMENT: [Self; 4] = [
         Self::NoRoom,
         Self::OverCommitted,
+        Self::Access(AccessCode::ProjectNotFound),
         Self::Access(AccessCode::QuotaExceeded),
     ];
 }

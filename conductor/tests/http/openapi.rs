@@ -72,7 +72,7 @@ async fn the_document_is_openapi_3_1_and_tells_of_every_code() {
     let conflicts = &create["responses"]["409"]["content"]["application/problem+json"]["schema"];
     assert_eq!(
         conflicts["properties"]["code"]["enum"],
-        serde_json::json!(["volume-exists"])
+        serde_json::json!(["volume-exists", "quota-exceeded"])
     );
     let names = create["parameters"].as_array().unwrap().iter();
     let names: Vec<&str> = names.filter_map(|one| one["name"].as_str()).collect();

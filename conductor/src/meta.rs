@@ -257,12 +257,8 @@ pub trait MetaStore: Send + Sync + 'static {
 
     /// How old what it tells of events and of who leads may be at most. Where nobody else changes anything
     /// it is never old.
-    fn age(&self) -> Duration {
-        Duration::ZERO
-    }
+    fn age(&self) -> Duration;
 
     /// Leads no more, so that another may at once.
-    fn resign(&self) -> impl Future<Output = ()> + Send {
-        std::future::ready(())
-    }
+    fn resign(&self) -> impl Future<Output = ()> + Send;
 }

@@ -1,5 +1,7 @@
 //! Either place of metadata, as one type: all that stands on a store is compiled once, not once for each.
 
+use std::time::Duration;
+
 use ashlar_proto::api::Revision;
 use tokio::sync::watch;
 
@@ -64,6 +66,10 @@ impl MetaStore for AnyStore {
 
     fn leaderships(&self) -> watch::Receiver<Leadership> {
         ask!(self, leaderships())
+    }
+
+    fn age(&self) -> Duration {
+        ask!(self, age())
     }
 
     async fn resign(&self) {

@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ashlar_proto::api::Revision;
 use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
@@ -388,4 +389,12 @@ impl MetaStore for RedbStore {
     fn leaderships(&self) -> watch::Receiver<Leadership> {
         self.0.leadership.subscribe()
     }
+
+    /// Nobody else changes anything.
+    fn age(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// There is no other to lead.
+    async fn resign(&self) {}
 }

@@ -386,4 +386,12 @@ impl MetaStore for SimStore {
             None => self.leadership.subscribe(),
         }
     }
+
+    /// The simulated clients take what followers say however old it is.
+    fn age(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// The operator makes it ([`Standing::resign`]).
+    async fn resign(&self) {}
 }

@@ -1,3 +1,5 @@
+//! Settings of processes: files, the environment, and what is wrong in them.
+
 use super::*;
 use crate::args::Command as Chosen;
 

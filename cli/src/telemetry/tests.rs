@@ -1,3 +1,5 @@
+//! What metrics look like, and when a process is ready.
+
 use super::*;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

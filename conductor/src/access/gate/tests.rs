@@ -1,3 +1,5 @@
+//! Who is let in by what, and who is slowed down.
+
 use std::sync::RwLock;
 
 use ashlar_proto::api::{CreateKey, CreateUser, Revision};

@@ -1,3 +1,5 @@
+//! Tokens of other issuers.
+
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use jsonwebtoken::{EncodingKey, decode_header, encode, get_current_timestamp};
 use serde_json::{Value, json};

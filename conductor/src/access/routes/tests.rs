@@ -1,3 +1,5 @@
+//! Each route has its rule, and no rule is without a route.
+
 use std::collections::BTreeSet;
 
 use serde_json::json;

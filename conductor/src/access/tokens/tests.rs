@@ -1,3 +1,5 @@
+//! Tokens of this cluster: signed, good for a time, of no other cluster.
+
 use super::*;
 
 const CLUSTER: ClusterId = ClusterId::new(7);

@@ -1,3 +1,5 @@
+//! Plans for users, keys and tokens.
+
 use super::*;
 use crate::meta::Change;
 use ashlar_proto::api::Revision;

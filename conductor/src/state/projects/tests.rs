@@ -1,3 +1,5 @@
+//! Projects, their quotas and what their volumes add up to.
+
 use super::*;
 use crate::meta::Change;
 use crate::row::VolumeRow;

@@ -62,7 +62,7 @@ impl Default for ClusterOptions {
             engine: None,
             separate: false,
             isolated: false,
-            disk_size: "4GiB".to_owned(),
+            disk_size: "2GiB".to_owned(),
             first_disk_sizes: Vec::new(),
             disk_lanes: 1,
             store_arguments: Vec::new(),

@@ -95,7 +95,7 @@ fn nodes_disks_and_status_are_shown() -> Result<()> {
         "{status}"
     );
     ensure!(
-        status["usable_bytes"].as_u64().context("no usable")? > 9 << 30,
+        status["usable_bytes"].as_u64().context("no usable")? > 4 << 30,
         "{status}"
     );
     let text = cluster.ashlar(["status"]).check()?;

@@ -27,6 +27,7 @@ mod labels;
 mod layers;
 mod map;
 mod nodes;
+mod notable;
 mod objects;
 mod once;
 mod owners;
@@ -170,6 +171,8 @@ pub(crate) struct ClusterState {
     projects: projects::Projects,
     /// Sums over volumes and what lies on disks.
     totals: totals::Totals,
+    /// What is not at rest.
+    notable: notable::Notable,
     /// What was done of late, and by whom.
     audit: audit::AuditLog,
     /// Requests that may be sent again, and what was done for them.
@@ -230,6 +233,7 @@ impl ClusterState {
             access: access::Access::default(),
             projects: projects::Projects::default(),
             totals: totals::Totals::default(),
+            notable: notable::Notable::default(),
             audit: audit::AuditLog::default(),
             once: OnceIndex::default(),
             ailing: BTreeSet::new(),

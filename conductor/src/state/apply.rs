@@ -114,7 +114,12 @@ impl ClusterState {
         self.projects.count(self.volumes.get(&id), Some(&row));
         let before = self.volumes.remove(&id);
         self.count_volume(id, before.as_ref(), Some(&row));
+        let replicas = row.replicas;
         self.volumes.insert(id, row);
+        self.note_volume(id);
+        if before.as_ref().is_none_or(|before| before.replicas != replicas) {
+            self.note_shards_of(id);
+        }
         let origin_before = before.as_ref().and_then(|before| before.origin);
         self.clones.change((id, None), origin_before, origin);
         let was = before
@@ -145,6 +150,7 @@ impl ClusterState {
         let (of, origin) = ((row.volume, Some(row.layer)), row.origin);
         let before = self.snapshots.put(row).and_then(|before| before.origin);
         self.clones.change(of, before, origin);
+        self.note_volume(of.0);
     }
 
     fn put_shard(&mut self, revision: Revision, row: ShardRow) {
@@ -158,6 +164,7 @@ impl ClusterState {
             .collect();
         let after = row.replicas.clone();
         let before = self.shards.insert(at, row);
+        self.note_shard(at);
         let was_rebalancing = before.as_ref().is_some_and(|before| before.rebalancing);
         let before = before.map_or(Vec::new(), |before| before.replicas);
         // What moves to even out disks heals nothing.
@@ -232,6 +239,8 @@ impl ClusterState {
                 let before = self.volumes.remove(&volume);
                 self.projects.count(before.as_ref(), None);
                 self.count_volume(volume, before.as_ref(), None);
+                self.note_volume(volume);
+                self.note_shards_of(volume);
                 if let Some(before) = before {
                     self.clones.change((volume, None), before.origin, None);
                     if let Some(node) = before.repairer {
@@ -251,6 +260,7 @@ impl ClusterState {
                         self.unmade.remove(&replica.id);
                     }
                     self.replace_holds(at, &row.replicas, &[], revision);
+                    self.note_shard(at);
                 }
             }
             "snapshot" => {
@@ -261,6 +271,7 @@ impl ClusterState {
                 let before = self.snapshots.remove(volume, layer);
                 let origin = before.and_then(|before| before.origin);
                 self.clones.change((volume, Some(layer)), origin, None);
+                self.note_volume(volume);
             }
             "group" => {
                 let group = u64::from_str_radix(rest, 16).map_err(|_| unknown())?;

@@ -63,7 +63,7 @@ impl ClusterState {
         } else {
             &self.missed_of(&evidence.weights(now, &suspects)) & &suspects
         };
-        let gone = self.volumes.values();
+        let gone = self.attached_volumes();
         let gone = gone.filter(|volume| self.has_lost_owner(evidence, now, volume));
         Judgment {
             weights,
@@ -125,8 +125,8 @@ impl ClusterState {
 
     /// The volumes that are attached to users, and with which generation.
     pub(crate) fn attached(&self) -> Vec<(VolumeId, Generation)> {
-        let used = self.volumes.values();
-        let used = used.filter(|row| row.attached_by.is_some() && !row.attached_for_repair);
+        let used = self.attached_volumes();
+        let used = used.filter(|row| !row.attached_for_repair);
         used.map(|row| (row.id, row.generation)).collect()
     }
 

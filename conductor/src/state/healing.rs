@@ -116,13 +116,18 @@ impl ClusterState {
 
     /// Makes shards whole, as far as is admitted at a time.
     pub(crate) fn plan_healing(&self, live: &Live) -> Plan<Outlook> {
+        self.plan_healing_of(live, &self.notable_shards(live))
+    }
+
+    /// Makes shards whole, of these.
+    pub(super) fn plan_healing_of(&self, live: &Live, shards: &BTreeSet<At>) -> Plan<Outlook> {
         let mut healer = Healer::new(self, live);
         let mut due = Vec::new();
-        for volume in self.volumes.values() {
-            if volume.state == VolumeState::Ready {
-                for row in self.shards_of(volume.id) {
-                    healer.look_at(volume, row, &mut due);
-                }
+        let rows = shards.iter().filter_map(|at| self.shards.get(at));
+        for row in rows {
+            let volume = self.volumes.get(&row.volume);
+            if let Some(volume) = volume.filter(|volume| volume.state == VolumeState::Ready) {
+                healer.look_at(volume, row, &mut due);
             }
         }
         due.sort_unstable();

@@ -176,7 +176,7 @@ impl ClusterState {
             let row = self.volumes.get(volume);
             row.is_some_and(|row| row.state == VolumeState::Ready)
         };
-        let shards = self.shards.values().filter(|row| row.rebalancing);
+        let shards = self.unsettled_shards().filter(|row| row.rebalancing);
         shards.filter(move |row| is_ready(&row.volume))
     }
 

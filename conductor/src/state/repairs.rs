@@ -36,20 +36,31 @@ pub(crate) struct Turns {
 impl ClusterState {
     /// Gives repair tasks out and takes back those that are over.
     pub(crate) fn plan_repairs(&self, live: &Live, now: Moment) -> Plan<Turns> {
+        let mut volumes = self.notable_volumes(live);
+        volumes.extend(live.turns.keys());
+        self.plan_repairs_of(live, now, &volumes)
+    }
+
+    /// The same, of these volumes.
+    pub(super) fn plan_repairs_of(
+        &self,
+        live: &Live,
+        now: Moment,
+        volumes: &BTreeSet<VolumeId>,
+    ) -> Plan<Turns> {
+        let rows = || volumes.iter().filter_map(|id| self.volumes.get(id));
         let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
         let mut changed: BTreeMap<VolumeId, Option<NodeId>> = BTreeMap::new();
         let (mut waiting, mut turns) = (Vec::new(), Turns::default());
         let needy = |row: &&VolumeRow| self.needs_repair(live, now, row);
-        let is_any_waiting = self
-            .volumes
-            .values()
+        let is_any_waiting = rows()
             .filter(|row| row.repairer.is_none())
             .any(|row| needy(&row));
         let is_stuck = |row: &VolumeRow| {
             let since = live.turns.get(&row.id).copied().unwrap_or_default();
             !row.attached_for_repair && now.since(since) >= TURN
         };
-        for volume in self.volumes.values() {
+        for volume in rows() {
             let needs = needy(&volume);
             let last_turn = live.turns.get(&volume.id).copied();
             if !needs && last_turn.is_some() {
@@ -99,7 +110,9 @@ impl ClusterState {
 
     /// Whether any node has a repair task.
     pub(crate) fn has_repairs(&self) -> bool {
-        self.volumes.values().any(|row| row.repairer.is_some())
+        let busy = self.volumes_with_work();
+        let mut rows = busy.iter().filter_map(|id| self.volumes.get(id));
+        rows.any(|row| row.repairer.is_some())
     }
 
     pub(super) fn is_up(&self, node: NodeId) -> bool {

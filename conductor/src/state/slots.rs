@@ -80,10 +80,10 @@ impl Slots {
 impl ClusterState {
     /// The fresh replicas that somebody can fill.
     fn filled(&self) -> impl Iterator<Item = (&VolumeRow, &ShardRow, &Replica)> {
-        let ready = self.volumes.values();
-        let ready = ready.filter(|row| row.state == VolumeState::Ready);
-        let shards =
-            ready.flat_map(|volume| self.shards_of(volume.id).map(move |row| (volume, row)));
+        let shards = self.unsettled_shards().filter_map(|row| {
+            let volume = self.volumes.get(&row.volume)?;
+            (volume.state == VolumeState::Ready).then_some((volume, row))
+        });
         let fresh = shards.flat_map(|(volume, row)| {
             let fresh = row.replicas.iter().filter(|r| r.fresh);
             fresh.map(move |replica| (volume, row, replica))

@@ -15,7 +15,8 @@ impl ClusterState {
     /// All that is under way.
     pub(crate) fn underway(&self) -> Vec<Underway> {
         let mut tasks = Vec::new();
-        for volume in self.volumes.values() {
+        let busy = self.volumes_with_work();
+        for volume in busy.iter().filter_map(|id| self.volumes.get(id)) {
             self.tasks_of_volume(volume, &mut tasks);
         }
         self.tasks_of_nodes(&mut tasks);

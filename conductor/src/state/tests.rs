@@ -201,9 +201,35 @@ impl Bench {
                 };
                 self.state.apply(revision, change.key(), value).unwrap();
                 assert_eq!(self.state.totals, self.state.summed_anew(), "{change:?}");
+                assert_eq!(self.state.notable, self.state.noted_anew(), "{change:?}");
             }
+            self.check_notable();
         }
         plan.answer
+    }
+
+    /// Whoever looks at what is notable finds what a look at everything finds.
+    fn check_notable(&self) {
+        let state = &self.state;
+        let shards = state.shards.keys().copied().collect();
+        let volumes = state.volumes.keys().copied().collect();
+        let healing = |plan: Plan<Outlook>| (plan.answer, format!("{:?}", plan.changes));
+        assert_eq!(
+            healing(state.plan_healing(&self.live)),
+            healing(state.plan_healing_of(&self.live, &shards))
+        );
+        let repairs = |plan: Plan<Turns>| (plan.answer, format!("{:?}", plan.changes));
+        assert_eq!(
+            repairs(state.plan_repairs(&self.live, self.now)),
+            repairs(state.plan_repairs_of(&self.live, self.now, &volumes))
+        );
+        let unwell = |volumes| {
+            let mut found = state.health_of(volumes);
+            found.retain(|health| *health != Health::Healthy);
+            found
+        };
+        let notable = state.notable_volumes(&self.live);
+        assert_eq!(unwell(&notable), unwell(&volumes));
     }
 
     fn create(&mut self, name: &str, replicas: u8) -> VolumeId {

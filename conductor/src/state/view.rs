@@ -1,6 +1,6 @@
 //! The state as the API shows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use ashlar_proto::api::{
@@ -129,6 +129,13 @@ impl ClusterState {
             .unwrap_or(Health::Healthy)
     }
 
+    /// How these volumes are, but for those that are deleted.
+    pub(super) fn health_of(&self, volumes: &BTreeSet<VolumeId>) -> Vec<Health> {
+        let rows = volumes.iter().filter_map(|id| self.volumes.get(id));
+        let kept = rows.filter(|row| row.state != VolumeState::Deleting);
+        kept.map(|row| self.health(row)).collect()
+    }
+
     /// All nodes.
     pub(crate) fn nodes(&self, live: &Live, now: Moment) -> Vec<Node> {
         self.nodes
@@ -194,12 +201,7 @@ impl ClusterState {
 
     /// The cluster in one look.
     pub(crate) fn status(&self, live: &Live, now: Moment) -> ClusterStatus {
-        let health: Vec<Health> = self
-            .volumes
-            .values()
-            .filter(|row| row.state != VolumeState::Deleting)
-            .map(|row| self.health(row))
-            .collect();
+        let health = self.health_of(&self.notable_volumes(live));
         let reports: Vec<_> = self.disks.values().map(|row| live.report(row)).collect();
         let mut damage: BTreeMap<String, u64> = BTreeMap::new();
         for (kind, count) in reports.iter().flat_map(|report| &report.damage) {

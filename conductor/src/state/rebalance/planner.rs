@@ -72,7 +72,7 @@ impl<'a> Planner<'a> {
             off: BTreeMap::new(),
             on: BTreeMap::new(),
         };
-        for row in state.shards.values() {
+        for row in state.unsettled_shards() {
             planner.count_under_way(row);
             planner.finish(row);
         }

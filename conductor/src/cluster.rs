@@ -36,6 +36,7 @@ use ashlar_proto::{ByteCount, ClusterId, GroupId};
 use tokio::sync::{Mutex, Notify, oneshot, watch};
 
 use crate::audited::Asked;
+use crate::bells::Bells;
 use crate::gauges::Tallies;
 use crate::live::Live;
 use crate::membership::Moment;
@@ -192,8 +193,7 @@ pub struct Cluster<M> {
     /// Held from plan to apply.
     turn: Mutex<()>,
     revision: watch::Sender<Revision>,
-    /// Wakes who waits for a revision in the order in which they came; a watch would in any.
-    changed: Notify,
+    bells: Bells,
     started: Duration,
     timing: Timing,
     shard_bytes: ByteCount,
@@ -240,7 +240,7 @@ impl<M: MetaStore> Cluster<M> {
             view,
             turn,
             revision,
-            changed: Notify::new(),
+            bells: Bells::default(),
             started,
             timing,
             shard_bytes,
@@ -378,6 +378,7 @@ impl<M: MetaStore> Cluster<M> {
                         view.state.renew_assignments();
                     });
                     self.tell(revision);
+                    self.bells.ring_everybody();
                     return Ok(());
                 }
             };
@@ -399,18 +400,30 @@ impl<M: MetaStore> Cluster<M> {
 
     fn tell(&self, revision: Revision) {
         self.revision.send_replace(revision);
-        self.changed.notify_waiters();
+        let reassigned = self.change_live(|view| view.state.take_reassigned());
+        self.bells.ring_nodes(reassigned);
+        self.bells.ring();
     }
 
     /// Waits until `done` gives an answer or the time is up.
     pub(crate) async fn wait_for<T>(
         &self,
         wait: Duration,
+        done: impl FnMut(&View) -> Option<T>,
+    ) -> Option<T> {
+        self.wait_at(self.bells.of_all(), wait, done).await
+    }
+
+    /// The same, looking only when that bell rings.
+    async fn wait_at<T>(
+        &self,
+        bell: &Notify,
+        wait: Duration,
         mut done: impl FnMut(&View) -> Option<T>,
     ) -> Option<T> {
         let mut over = None;
         loop {
-            let mut changed = pin!(self.changed.notified());
+            let mut changed = pin!(bell.notified());
             // From here on no change is missed.
             changed.as_mut().enable();
             if let Some(answer) = self.read(&mut done) {

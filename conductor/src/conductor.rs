@@ -130,6 +130,10 @@ pub struct Conductor {
 
 type Resign = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// Boxed by functions that are none of callers', so that all of the conductor is compiled with this crate
+/// and not once more with each program that starts one.
+type Starting<'a> = Pin<Box<dyn Future<Output = Result<Conductor, StartError>> + Send + 'a>>;
+
 impl fmt::Debug for Conductor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Conductor");
@@ -179,11 +183,23 @@ impl Conductor {
         access: &AccessOptions,
         tls: Option<ConductorTls>,
     ) -> Result<Self, StartError> {
-        let ConductorOptions { data_dir, listen } = options;
-        let bound = bind(listen).await?;
-        let store = AnyStore::File(RedbStore::open(data_dir).await?);
-        let hosts = Hosts::of(None);
-        Self::serve(store, bound, hosts, timing, access, tls).await
+        Self::starting_on_file(options, timing, access, tls).await
+    }
+
+    #[inline(never)]
+    fn starting_on_file(
+        options: ConductorOptions,
+        timing: Timing,
+        access: &AccessOptions,
+        tls: Option<ConductorTls>,
+    ) -> Starting<'_> {
+        Box::pin(async move {
+            let ConductorOptions { data_dir, listen } = options;
+            let bound = bind(listen).await?;
+            let store = AnyStore::File(RedbStore::open(data_dir).await?);
+            let hosts = Hosts::of(None);
+            Self::serve(store, bound, hosts, timing, access, tls).await
+        })
     }
 
     /// One of several conductors, on metadata in etcd. `advertise` is where its API is reached by those
@@ -215,13 +231,27 @@ impl Conductor {
         access: &AccessOptions,
         tls: Option<ConductorTls>,
     ) -> Result<Self, StartError> {
-        let bound = bind(listen).await?;
-        let (_, address) = bound;
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        let api = advertise.unwrap_or_else(|| format!("{scheme}://{address}"));
-        let hosts = Hosts::of(Some(&api));
-        let store = AnyStore::Etcd(EtcdStore::open(etcd, Some(api)).await?);
-        Self::serve(store, bound, hosts, timing, access, tls).await
+        Self::starting_on_etcd(etcd, listen, advertise, timing, access, tls).await
+    }
+
+    #[inline(never)]
+    fn starting_on_etcd<'a>(
+        etcd: &'a EtcdOptions,
+        listen: SocketAddr,
+        advertise: Option<String>,
+        timing: Timing,
+        access: &'a AccessOptions,
+        tls: Option<ConductorTls>,
+    ) -> Starting<'a> {
+        Box::pin(async move {
+            let bound = bind(listen).await?;
+            let (_, address) = bound;
+            let scheme = if tls.is_some() { "https" } else { "http" };
+            let api = advertise.unwrap_or_else(|| format!("{scheme}://{address}"));
+            let hosts = Hosts::of(Some(&api));
+            let store = AnyStore::Etcd(EtcdStore::open(etcd, Some(api)).await?);
+            Self::serve(store, bound, hosts, timing, access, tls).await
+        })
     }
 
     async fn serve(

@@ -11,6 +11,7 @@ mod access;
 mod asking;
 mod audit_file;
 mod audited;
+mod bells;
 mod cluster;
 mod conductor;
 mod events;

@@ -187,6 +187,8 @@ pub(crate) struct ClusterState {
     joined: u64,
     /// The revision at which each node's assignments last changed.
     assigned: BTreeMap<NodeId, Revision>,
+    /// The nodes whose assignments have changed since that was last asked.
+    reassigned: BTreeSet<NodeId>,
     /// The revision at which the place of each disk last changed, or a later one.
     located: BTreeMap<DiskId, Revision>,
     /// The revision at which each volume's map last changed, or a later one.
@@ -241,6 +243,7 @@ impl ClusterState {
             unmade: BTreeMap::new(),
             joined: 0,
             assigned: BTreeMap::new(),
+            reassigned: BTreeSet::new(),
             located: BTreeMap::new(),
             mapped: BTreeMap::new(),
             growing: BTreeMap::new(),
@@ -290,6 +293,11 @@ impl ClusterState {
         self.targets_changed = revision;
         self.identities_changed = revision;
         self.assigned = self.nodes.keys().map(|node| (*node, revision)).collect();
+    }
+
+    /// The nodes whose assignments have changed since this was last asked.
+    pub(crate) fn take_reassigned(&mut self) -> BTreeSet<NodeId> {
+        std::mem::take(&mut self.reassigned)
     }
 
     /// The transaction that carries out a plan if the rows that it rests on are unchanged.

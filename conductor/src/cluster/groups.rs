@@ -82,7 +82,7 @@ impl<M: MetaStore> Cluster<M> {
             holds.note(request.group, request.volume, request.word);
             Ok::<_, Refusal>(())
         })?;
-        self.changed.notify_waiters();
+        self.bells.ring();
         let answer = |view: &View| view.state.hold_answer(&request);
         if request.word == HoldWord::Held {
             let over = |view: &View| {

@@ -98,7 +98,7 @@ impl<M: MetaStore> Cluster<M> {
                 if reign.is_some() {
                     self.change_live(|view| view.reign = None);
                     // Whoever waits for what only a leader knows is to ask another one.
-                    self.changed.notify_waiters();
+                    self.bells.ring_everybody();
                 }
                 let _turn = self.turn.lock().await;
                 self.follow().await
@@ -121,6 +121,7 @@ impl<M: MetaStore> Cluster<M> {
             view.state.revision()
         });
         self.tell(revision);
+        self.bells.ring_everybody();
         Ok(())
     }
 

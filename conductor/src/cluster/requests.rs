@@ -318,7 +318,9 @@ impl<M: MetaStore> Cluster<M> {
             Ok(at) if at == after && view.leads_in(term) => None,
             other => Some(other.map(|_| ())),
         };
-        if let Some(refused) = self.wait_for(wait, changed).await {
+        self.read(|view| current(view).map(|_| ()))?;
+        let bell = self.bells.of_node(node);
+        if let Some(refused) = self.wait_at(&bell, wait, changed).await {
             refused?;
         }
         if self.leads()? != term {

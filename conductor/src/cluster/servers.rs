@@ -96,7 +96,7 @@ impl<M: MetaStore> Cluster<M> {
             let View { state, live, .. } = view;
             state.note_confirmed(live, volume, request)
         })?;
-        self.changed.notify_waiters();
+        self.bells.ring();
         Ok(())
     }
 

@@ -69,7 +69,7 @@ impl<M: MetaStore> Cluster<M> {
             has_news
         });
         if has_news {
-            self.changed.notify_waiters();
+            self.bells.ring();
         }
     }
 }

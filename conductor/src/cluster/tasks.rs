@@ -22,7 +22,7 @@ impl<M: MetaStore> Cluster<M> {
             view.live.tasks.note(now, wall_ms, at, underway)
         });
         if is_news {
-            self.changed.notify_waiters();
+            self.bells.ring();
         }
     }
 

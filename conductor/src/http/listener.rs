@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Connections at a time; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 1024;
+const CONNECTIONS_MAX: usize = 8192;
 
 /// Connections at a time of one address; more are closed as they come. What is on this machine is told apart by
 /// no address, and is bounded by the others alone.

@@ -81,6 +81,7 @@ impl ClusterState {
             AnyRow::Audit(row) => self.audit.put(row),
             AnyRow::Node(row) => {
                 self.assigned.entry(row.id).or_insert(revision);
+                self.reassigned.insert(row.id);
                 let (node, address) = (row.id, row.address.clone());
                 let before = self.nodes.insert(node, row);
                 if before.is_none_or(|before| before.address != address) {
@@ -97,7 +98,7 @@ impl ClusterState {
                 let before = self.disks.insert(disk, row);
                 let before = before.map(|before| (before.node, before.report.lanes));
                 if before.is_none_or(|before| before.0 != node) {
-                    self.assigned.insert(node, revision);
+                    self.reassign(node, revision);
                 }
                 if before != Some((node, lanes)) {
                     self.relocate_disk(disk, revision);
@@ -117,7 +118,10 @@ impl ClusterState {
         let replicas = row.replicas;
         self.volumes.insert(id, row);
         self.note_volume(id);
-        if before.as_ref().is_none_or(|before| before.replicas != replicas) {
+        if before
+            .as_ref()
+            .is_none_or(|before| before.replicas != replicas)
+        {
             self.note_shards_of(id);
         }
         let origin_before = before.as_ref().and_then(|before| before.origin);
@@ -137,7 +141,7 @@ impl ClusterState {
         let repairer_before = task_before.and_then(|before| before.0);
         if task_before != Some(task) {
             for node in repairer_before.into_iter().chain(repairer) {
-                self.assigned.insert(node, revision);
+                self.reassign(node, revision);
             }
         }
         if leaving {
@@ -244,7 +248,7 @@ impl ClusterState {
                 if let Some(before) = before {
                     self.clones.change((volume, None), before.origin, None);
                     if let Some(node) = before.repairer {
-                        self.assigned.insert(node, revision);
+                        self.reassign(node, revision);
                     }
                 }
                 self.mapped.remove(&volume);
@@ -281,6 +285,7 @@ impl ClusterState {
                 let node = u64::from_str_radix(rest, 16).map_err(|_| unknown())?;
                 self.nodes.remove(&NodeId::new(node));
                 self.assigned.remove(&NodeId::new(node));
+                self.reassigned.insert(NodeId::new(node));
             }
             "disk" => {
                 let disk = rest.parse().map_err(|_| unknown())?;
@@ -348,9 +353,15 @@ impl ClusterState {
         *mapped = revision.max(*mapped);
     }
 
+    /// What a node is assigned is another from that revision on.
+    fn reassign(&mut self, node: NodeId, revision: Revision) {
+        self.assigned.insert(node, revision);
+        self.reassigned.insert(node);
+    }
+
     fn touch_disk(&mut self, disk: DiskId, revision: Revision) {
         if let Some(row) = self.disks.get(&disk) {
-            self.assigned.insert(row.node, revision);
+            self.reassign(row.node, revision);
         }
     }
 

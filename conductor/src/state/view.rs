@@ -138,18 +138,28 @@ impl ClusterState {
 
     /// All nodes.
     pub(crate) fn nodes(&self, live: &Live, now: Moment) -> Vec<Node> {
-        self.nodes
-            .keys()
-            .filter_map(|id| self.node(*id, live, now))
+        let mut disks: BTreeMap<NodeId, Vec<DiskId>> = BTreeMap::new();
+        for (disk, row) in &self.disks {
+            disks.entry(row.node).or_default().push(*disk);
+        }
+        let mut disks_of = |id| disks.remove(id).unwrap_or_default();
+        let ids = self.nodes.keys();
+        let with_disks: Vec<_> = ids.map(|id| (*id, disks_of(id))).collect();
+        let shown = with_disks.into_iter();
+        shown
+            .filter_map(|(id, disks)| self.node_with(id, disks, live, now))
             .collect()
     }
 
     /// A node.
     pub(crate) fn node(&self, id: NodeId, live: &Live, now: Moment) -> Option<Node> {
+        let disks = self.disks.iter().filter(|(_, disk)| disk.node == id);
+        self.node_with(id, disks.map(|(disk, _)| *disk).collect(), live, now)
+    }
+
+    fn node_with(&self, id: NodeId, disks: Vec<DiskId>, live: &Live, now: Moment) -> Option<Node> {
         let row = self.nodes.get(&id)?;
         let age = live.membership.heartbeat_age(id, now);
-        let disks = self.disks.iter().filter(|(_, disk)| disk.node == id);
-        let disks: Vec<DiskId> = disks.map(|(disk, _)| *disk).collect();
         let held: usize = disks.iter().map(|disk| self.replicas_on(*disk)).sum();
         Some(Node {
             id,

@@ -39,6 +39,7 @@ pub fn options(args: &EtcdArgs) -> anyhow::Result<EtcdOptions> {
         identity_pem,
         user,
         root: args.etcd_prefix.clone(),
+        lease_seconds: Some(args.etcd_lease),
     })
 }
 

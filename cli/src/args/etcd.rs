@@ -34,4 +34,9 @@ pub struct EtcdArgs {
     /// What the keys of this cluster begin with, where etcd serves several.
     #[arg(long, value_name = "PREFIX", default_value = "/ashlar")]
     pub etcd_prefix: String,
+
+    /// Seconds for which a leading conductor that is gone keeps others from leading. etcd grants no less
+    /// than one and a half of its --election-timeout, in whole seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=60))]
+    pub etcd_lease: u16,
 }

@@ -82,7 +82,9 @@ impl EtcdStore {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(MetaError::Random)?;
         let by = format!("{:016x}", u64::from_le_bytes(random));
-        let shared = Arc::new(Shared::new(link, Keys::new(&options.root), by));
+        let lease = options.lease_seconds.unwrap_or(election::LEASE_SECONDS);
+        let shared = Shared::new(link, Keys::new(&options.root), by, lease.max(1));
+        let shared = Arc::new(shared);
         let head = shared.begin().await?;
         let mut tasks = vec![tokio::spawn(follow::follow(Arc::clone(&shared)))];
         if let Some(api) = api {

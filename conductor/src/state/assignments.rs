@@ -42,10 +42,8 @@ impl ClusterState {
 
     /// Every volume that a node attaches as its repair owner.
     pub(crate) fn repairs(&self, node: NodeId) -> Vec<RepairTask> {
-        let given = self
-            .volumes
-            .values()
-            .filter(|row| row.repairer == Some(node));
+        let given = self.volumes_to_do();
+        let given = given.filter(|row| row.repairer == Some(node));
         let ready = given.filter(|row| row.state == VolumeState::Ready);
         let task = |row: &crate::row::VolumeRow| RepairTask {
             volume: row.id,

@@ -117,7 +117,7 @@ impl ClusterState {
 
     /// The names of the volumes that may still take writes of a denied client.
     pub(crate) fn unfenced(&self) -> Vec<String> {
-        let rows = self.volumes.values().filter(|row| row.unfenced);
+        let rows = self.volumes_to_do().filter(|row| row.unfenced);
         rows.map(|row| row.name.clone()).collect()
     }
 

@@ -82,6 +82,12 @@ impl ClusterState {
             || self.has_owners_work(row)
     }
 
+    /// The volumes that somebody has yet to do something for, those with a repair task among them.
+    pub(super) fn volumes_to_do(&self) -> impl Iterator<Item = &VolumeRow> {
+        let ids = self.notable.volumes.iter();
+        ids.filter_map(|id| self.volumes.get(id))
+    }
+
     /// The volumes that are attached, by whomever.
     pub(super) fn attached_volumes(&self) -> impl Iterator<Item = &VolumeRow> {
         let ids = self.notable.attached.iter();

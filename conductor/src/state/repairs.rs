@@ -110,9 +110,7 @@ impl ClusterState {
 
     /// Whether any node has a repair task.
     pub(crate) fn has_repairs(&self) -> bool {
-        let busy = self.volumes_with_work();
-        let mut rows = busy.iter().filter_map(|id| self.volumes.get(id));
-        rows.any(|row| row.repairer.is_some())
+        self.volumes_to_do().any(|row| row.repairer.is_some())
     }
 
     pub(super) fn is_up(&self, node: NodeId) -> bool {

@@ -167,6 +167,7 @@ impl Secured {
                 .map(|name| (read(format!("{name}.pem")), read(format!("{name}.key")))),
             user: password.map(|password| ("ashlar".to_owned(), password.to_owned())),
             root: String::new(),
+            lease_seconds: None,
         }
     }
 }

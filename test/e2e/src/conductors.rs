@@ -109,6 +109,8 @@ impl Deployment {
         arguments.extend(["--listen-peer-urls", &peer]);
         arguments.extend(["--initial-advertise-peer-urls", &peer]);
         arguments.extend(["--initial-cluster", &all]);
+        // As for members that are near each other.
+        arguments.extend(["--heartbeat-interval", "100", "--election-timeout", "500"]);
         self.service(&format!("etcd-{index}"), Path::new("etcd"), &arguments)
     }
 
@@ -132,6 +134,8 @@ impl Deployment {
             format!("127.0.0.1:{}", self.conductor_ports[index]),
         );
         let arguments = ["conductor", "--etcd", &etcd, "--listen", &listen];
+        let arguments = arguments.into_iter().chain(["--etcd-lease", "1"]);
+        let arguments: Vec<&str> = arguments.collect();
         self.service(&format!("conductor-{index}"), binary::ashlar(), &arguments)
     }
 

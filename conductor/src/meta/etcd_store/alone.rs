@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::{EtcdError, EtcdOptions, EtcdStore};
 use crate::meta::{Leadership, MetaError, MetaStore};
 
-/// How long a lease may last of a conductor that was killed, with time to spare.
-const WAIT_MAX: Duration = Duration::from_secs(8);
+/// How much longer than its lease a conductor that was killed may count as the leader.
+const SPARE: Duration = Duration::from_secs(6);
 
 impl EtcdStore {
     /// Opens it, leading.
@@ -20,7 +20,8 @@ impl EtcdStore {
         let store = Self::open(options, Some(String::new())).await?;
         let mut leadership = store.leaderships();
         let leads = leadership.wait_for(|it| matches!(it, Leadership::Leads { .. }));
-        let is_alone = matches!(tokio::time::timeout(WAIT_MAX, leads).await, Ok(Ok(_)));
+        let lease = Duration::from_secs(store.shared().lease_seconds.into());
+        let is_alone = matches!(tokio::time::timeout(lease + SPARE, leads).await, Ok(Ok(_)));
         if is_alone {
             return Ok(store);
         }

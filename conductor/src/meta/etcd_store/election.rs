@@ -36,16 +36,17 @@ const KEEP: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 const REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
 const COMPACT: &str = "/etcdserverpb.KV/Compact";
 
-/// How long a leader that is gone keeps others from leading, in seconds. etcd grants no less than one
-/// and a half of its election timeouts, which are two seconds where that is as it comes.
-const LEASE_SECONDS: i64 = 2;
+/// How long a leader that is gone keeps others from leading where nothing else is asked for, in seconds.
+/// etcd grants no less than one and a half of its election timeouts, which are two seconds where that is
+/// as it comes.
+pub(super) const LEASE_SECONDS: u16 = 2;
 
-/// How often a lease is renewed, and how soon again where that failed.
-const RENEW: Duration = Duration::from_millis(500);
+/// A lease is renewed this many times while it lasts, and the answer is waited for as long as the pause
+/// between two takes.
+const RENEWALS: u32 = 4;
+
+/// How soon again where that failed.
 const RENEW_AGAIN: Duration = Duration::from_millis(100);
-
-/// How long the answer to a renewal may take.
-const RENEW_MAX: Duration = Duration::from_millis(500);
 
 /// The pause after an election that could not be held.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -95,7 +96,7 @@ pub(super) async fn stand(shared: Arc<Shared>, api: String) {
 /// One election. Gives the term where it was won.
 async fn run(shared: &Shared, api: &str) -> Result<Option<(Lease, i64)>, Fault> {
     let asked = Instant::now();
-    let ttl = LEASE_SECONDS;
+    let ttl = i64::from(shared.lease_seconds);
     let granted: LeaseGrantResponse = shared
         .link
         .attempt(GRANT, &LeaseGrantRequest { ttl })
@@ -157,7 +158,7 @@ async fn lead(shared: &Shared, mut lease: Lease, term: i64) {
     tracing::info!(term = term_number.0, "this conductor leads");
     let mut compacting = Instant::now() + COMPACT_EVERY;
     let mut leader = shared.leader.subscribe();
-    let mut pause = RENEW;
+    let mut pause = shared.renew_after();
     loop {
         let is_mine =
             |leader: &Option<Leader>| leader.as_ref().is_some_and(|leader| leader.created == term);
@@ -170,7 +171,7 @@ async fn lead(shared: &Shared, mut lease: Lease, term: i64) {
             }
             () = loss => break,
         }
-        pause = RENEW;
+        pause = shared.renew_after();
         match renew(shared, &mut lease).await {
             Ok(true) if shared.goes_on(term_number).await => {
                 shared.go_on(term_number, lease.until);
@@ -210,7 +211,7 @@ async fn renew(shared: &Shared, lease: &mut Lease) -> Result<bool, Fault> {
             Fault::from(status)
         })
     };
-    let Ok(answer) = tokio::time::timeout(RENEW_MAX, asking).await else {
+    let Ok(answer) = tokio::time::timeout(shared.renew_after(), asking).await else {
         shared.link.avoid_first();
         return Err(Fault::Elsewhere("no answer in time".to_owned()));
     };
@@ -246,6 +247,11 @@ fn belief(ttl: i64) -> Duration {
 }
 
 impl Shared {
+    /// How long after it began or was renewed a lease is renewed.
+    fn renew_after(&self) -> Duration {
+        Duration::from_secs(self.lease_seconds.into()) / RENEWALS
+    }
+
     fn set_leadership(&self, leadership: Leadership) {
         self.leadership.send_if_modified(|known| {
             let is_news = *known != leadership;
@@ -260,7 +266,7 @@ impl Shared {
         if matches!(self.leadership_now(), Leadership::Leads { .. }) {
             return true;
         }
-        let glance = tokio::time::timeout(RENEW_MAX, self.glance()).await;
+        let glance = tokio::time::timeout(self.renew_after(), self.glance()).await;
         matches!(glance, Ok(Ok(glance)) if term_of(glance.term()) == term)
     }
 

@@ -54,6 +54,9 @@ pub struct EtcdOptions {
     pub user: Option<(String, String)>,
     /// What the keys of this cluster begin with; `/ashlar` where it is empty.
     pub root: String,
+    /// How long a leader that is gone keeps others from leading, in seconds; 2 where it is `None`. etcd
+    /// grants no less than one and a half of its election timeouts, in whole seconds.
+    pub lease_seconds: Option<u16>,
 }
 
 impl fmt::Debug for EtcdOptions {

@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub(super) keys: Keys,
     /// This process, among those that write.
     pub(super) by: String,
+    /// How long a leader that is gone keeps others from leading, in seconds.
+    pub(super) lease_seconds: u16,
     book: Mutex<Book>,
     pub(super) reached: watch::Sender<Revision>,
     pub(super) seen: watch::Sender<i64>,
@@ -63,11 +65,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(link: Link, keys: Keys, by: String) -> Self {
+    pub(super) fn new(link: Link, keys: Keys, by: String, lease_seconds: u16) -> Self {
         Self {
             link,
             keys,
             by,
+            lease_seconds,
             book: Mutex::new(Book {
                 log: EventLog::new(Revision(0)),
                 head: 0,

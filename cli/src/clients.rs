@@ -45,15 +45,21 @@ fn row(denied: &DeniedClient) -> Vec<String> {
 }
 
 fn told(answer: &ClientDenied) -> String {
-    let mut text = format!("{} may attach no volume", answer.denied.client);
-    if !answer.taken.is_empty() {
-        text += &format!("; taken from it: {}", answer.taken.join(", "));
+    let text = format!("{} may attach no volume", answer.denied.client);
+    text + &lost(&answer.taken, &answer.unfenced)
+}
+
+/// What somebody who was denied has lost, and where that is not yet so.
+pub fn lost(taken: &[String], unfenced: &[String]) -> String {
+    let mut text = String::new();
+    if !taken.is_empty() {
+        text += &format!("; taken from it: {}", taken.join(", "));
     }
-    if !answer.unfenced.is_empty() {
+    if !unfenced.is_empty() {
         text += &format!(
             "\nits writes may still reach {}: stores will see to that as soon as enough replicas \
              answer; see `ashlar volume list`",
-            answer.unfenced.join(", ")
+            unfenced.join(", ")
         );
     }
     text

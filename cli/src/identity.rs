@@ -85,7 +85,7 @@ impl Known {
         let security = LinkSecurity {
             server: server_config(&self.credentials, &self.authority_pem, owners, true)?,
             client: Arc::new(client_config(shown, &self.authority_pem, stores)?),
-            peers: Arc::new(Names),
+            peers: Arc::new(Names(self.denied.clone())),
             also_loopback,
         };
         // It is set once: a process has one identity.
@@ -94,12 +94,20 @@ impl Known {
     }
 }
 
-/// Knows nodes by the names in their certificates.
-struct Names;
+/// Knows nodes by the names in their certificates, and who is denied.
+struct Names(Denied);
 
 impl KnowsPeers for Names {
     fn is_of(&self, certificate: &[u8], node: &str) -> bool {
         Presented::read(certificate).is_ok_and(|presented| presented.identity.name == node)
+    }
+
+    fn changes(&self) -> u64 {
+        self.0.changes()
+    }
+
+    fn is_let_in(&self, certificate: &[u8]) -> bool {
+        Presented::read(certificate).is_ok_and(|presented| !self.0.denies(&presented))
     }
 }
 

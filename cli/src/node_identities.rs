@@ -9,6 +9,7 @@ use ashlar_proto::api::{
 
 use crate::admin::ask;
 use crate::args::{IdentityCommand, JoinTokenCommand, SubjectArgs};
+use crate::clients::lost;
 use crate::output::{print_json, print_table, print_text};
 
 /// Runs one of its commands.
@@ -19,11 +20,14 @@ pub fn run(api: &str, command: &IdentityCommand, json: bool) -> anyhow::Result<(
             let (subject, what) = of(subject);
             let reason = reason.clone();
             let request = DenyIdentity { subject, reason };
-            ask(api, async |client| client.deny_identity(&request).await)?;
+            let answer = ask(api, async |client| client.deny_identity(&request).await)?;
             if json {
-                return print_json(&BTreeMap::from([("denied", &what)]));
+                return print_json(&serde_json::json!({
+                    "denied": what, "taken": answer.taken, "unfenced": answer.unfenced,
+                }));
             }
-            print_text(&format!("{what} is let in no more"))
+            let text = format!("{what} is let in no more");
+            print_text(&(text + &lost(&answer.taken, &answer.unfenced)))
         }
         IdentityCommand::Allow { subject } => {
             let (subject, what) = of(subject);

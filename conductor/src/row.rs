@@ -40,6 +40,7 @@
 //! What an older row does not say is not so.
 
 mod access;
+mod attached;
 mod identities;
 mod once;
 mod servers;
@@ -63,6 +64,7 @@ pub(crate) use access::{
     ApiKeyRow, AuditRow, HashRow, Hidden, ProjectRow, RevokedTokenRow, SigningKeyRow, UserRow,
     api_key_key, audit_key, project_key, revoked_token_key, signing_key_key, user_key,
 };
+pub(crate) use attached::AttachedAs;
 pub(crate) use identities::{
     DeniedIdentityRow, JoinTokenRow, UsedRow, denied_identity_key, denied_subject, join_token_key,
 };
@@ -133,6 +135,9 @@ pub(crate) struct VolumeRow {
     pub(crate) generation: Generation,
     pub(crate) head_layer: Layer,
     pub(crate) attached_by: Option<String>,
+    /// As whom that one was let in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) attached_as: Option<AttachedAs>,
     /// Whether who has it attached is a repair owner.
     #[serde(default)]
     pub(crate) attached_for_repair: bool,

@@ -2,6 +2,7 @@
 //! when the conductor says so.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use ashlar_proto::api::IdentitySubject;
@@ -12,6 +13,8 @@ use crate::presented::Presented;
 #[derive(Clone, Debug, Default)]
 pub struct Denied {
     list: Arc<RwLock<BTreeSet<IdentitySubject>>>,
+    /// How often the list has changed.
+    changes: Arc<AtomicU64>,
 }
 
 impl Denied {
@@ -27,7 +30,17 @@ impl Denied {
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
         let is_news = *list != fresh;
         *list = fresh;
+        if is_news {
+            // With the list still locked: who sees the count and then asks is answered by the new list.
+            self.changes.fetch_add(1, Ordering::Release);
+        }
         is_news
+    }
+
+    /// How often the list has changed: who has judged somebody need not do so again until it has.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Whether who presents that is let in no more.
@@ -77,6 +90,8 @@ mod tests {
         assert!(denied.denies(&presented));
         assert!(denied.replace([IdentitySubject::Node("b".to_owned())]));
         assert!(!denied.denies(&presented));
+        assert_eq!(denied.clone().changes(), 3);
         assert!(!denied.replace([IdentitySubject::Node("b".to_owned())]));
+        assert_eq!(denied.changes(), 3);
     }
 }

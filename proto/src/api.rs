@@ -52,8 +52,8 @@ pub use groups::{
 };
 pub use identities::{
     AllowIdentity, CERTIFICATE_REQUEST_BYTES_MAX, CreateJoinToken, DeniedIdentities,
-    DeniedIdentity, DenyIdentity, Enrol, Enrolled, IdentitySubject, JoinToken, JoinTokenCreated,
-    NodeRole, ParseNodeRoleError, RenewCertificate,
+    DeniedIdentity, DenyIdentity, Enrol, Enrolled, IdentityDenied, IdentitySubject, JoinToken,
+    JoinTokenCreated, NodeRole, ParseNodeRoleError, RenewCertificate,
 };
 pub use labels::{LabelVolume, SetLabels};
 pub use maps::{AskMaps, AskedMap, VolumeMaps};

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use ashlar_proto::api::{
     AllowIdentity, CreateJoinToken, DeniedIdentities, DenyIdentity, Enrol, Enrolled,
-    IdentitySubject, JoinToken, JoinTokenCreated, List, RenewCertificate, Revision,
+    IdentityDenied, IdentitySubject, JoinToken, JoinTokenCreated, List, RenewCertificate, Revision,
 };
 use reqwest::Method;
 
-use super::{ApiClient, ApiError, send};
+use super::{ApiClient, ApiError, STORES_MAX, json, send};
 
 impl ApiClient {
     /// `GET /v1/join-tokens`.
@@ -52,9 +52,11 @@ impl ApiClient {
         self.poll(&["identities", "denied"], after, wait).await
     }
 
-    /// `POST /v1/identities/deny`.
-    pub async fn deny_identity(&self, request: &DenyIdentity) -> Result<(), ApiError> {
-        self.tell(&["identities", "deny"], request).await
+    /// `POST /v1/identities/deny`: returns when the replicas of its volumes refuse it, or after 30 s.
+    pub async fn deny_identity(&self, request: &DenyIdentity) -> Result<IdentityDenied, ApiError> {
+        let post = self.request(Method::POST, &["identities", "deny"]);
+        let sent = send(post.json(request).timeout(STORES_MAX), &self.base);
+        json(sent.await?, &self.base).await
     }
 
     /// `POST /v1/identities/allow`.

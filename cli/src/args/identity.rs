@@ -169,8 +169,8 @@ pub enum IdentityCommand {
         #[command(subcommand)]
         command: JoinTokenCommand,
     },
-    /// Let a node or a certificate in no more: its requests are refused at once, and it gets no further
-    /// connections to stores. What a front end has attached it keeps until `ashlar client deny`.
+    /// Let a node or a certificate in no more: its requests are refused at once, the volumes that it has
+    /// attached are taken from it, and stores take nothing from it on open connections either.
     #[command(after_help = "Example:\n  ashlar node deny store-1 --reason 'sold'")]
     Deny {
         /// Who.

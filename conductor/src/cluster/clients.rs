@@ -31,14 +31,20 @@ impl<M: MetaStore> Cluster<M> {
         }
         let taken = self.read(|view| view.state.names_of(&volumes));
         self.heal().await?;
-        // Those that an earlier call took are as unsafe as those that this one took.
-        let fenced = |view: &View| view.state.unfenced().is_empty().then_some(());
-        self.wait_for(wait, fenced).await;
+        let unfenced = self.fenced(wait).await;
         Ok(ClientDenied {
             denied,
             taken,
-            unfenced: self.read(|view| view.state.unfenced()),
+            unfenced,
         })
+    }
+
+    /// Waits up to `wait` until the replicas of all volumes that were taken from somebody refuse that one; gives
+    /// those whose replicas may not yet. Those that an earlier call took are as unsafe as those of this one.
+    pub(super) async fn fenced(&self, wait: Duration) -> Vec<String> {
+        let fenced = |view: &View| view.state.unfenced().is_empty().then_some(());
+        self.wait_for(wait, fenced).await;
+        self.read(|view| view.state.unfenced())
     }
 
     /// Lets a client attach again.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ashlar_proto::api::{
-    AllowIdentity, CreateJoinToken, DeniedIdentities, DenyIdentity, JoinToken, NodeRole, Revision,
+    AllowIdentity, CreateJoinToken, DeniedIdentities, DenyIdentity, IdentityDenied, JoinToken,
+    NodeRole, Revision,
 };
 
 use super::{Cluster, ClusterError, View};
@@ -72,14 +73,21 @@ impl<M: MetaStore> Cluster<M> {
         }
     }
 
-    /// Lets a node or a certificate in no more.
+    /// Lets a node or a certificate in no more, and takes its volumes from it. `on_denied` is called once that
+    /// holds; then it waits up to `wait` until the replicas of these refuse it.
     pub(crate) async fn deny_identity(
         self: &Arc<Self>,
         request: DenyIdentity,
-    ) -> Result<(), ClusterError> {
+        wait: Duration,
+        on_denied: impl FnOnce(),
+    ) -> Result<IdentityDenied, ClusterError> {
         let plan = move |view: &View| view.state.plan_deny_identity(&request);
-        self.transact(plan).await?;
-        Ok(())
+        let (volumes, _) = self.transact(plan).await?;
+        on_denied();
+        let taken = self.read(|view| view.state.names_of(&volumes));
+        self.heal().await?;
+        let unfenced = self.fenced(wait).await;
+        Ok(IdentityDenied { taken, unfenced })
     }
 
     /// Lets it in again.

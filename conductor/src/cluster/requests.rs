@@ -18,7 +18,7 @@ use crate::meta::MetaStore;
 use crate::refusal::{
     InvalidRequest, NodeRefusal, Refusal, VolumeRefusal, check_observed, check_owner,
 };
-use crate::state::{Attacher, ClusterState};
+use crate::state::Attacher;
 
 /// How often to look whether the nodes of a volume were heard.
 const NODES_POLL: Duration = Duration::from_millis(20);
@@ -110,7 +110,7 @@ impl<M: MetaStore> Cluster<M> {
         name: String,
         request: AttachRequest,
     ) -> Result<Attachment, ClusterError> {
-        self.attach_if(name, request, |_, _, _| Ok(())).await
+        self.attach_for(name, request, None).await
     }
 
     /// Grants the next generation to somebody who may have it.
@@ -123,27 +123,25 @@ impl<M: MetaStore> Cluster<M> {
         request: AttachRequest,
         by: Attacher,
     ) -> Result<Attachment, ClusterError> {
-        let may = move |state: &ClusterState, name: &str, request: &AttachRequest| {
-            state.refuse_attacher(name, request, &by)
-        };
-        self.attach_if(name, request, may).await
+        self.attach_for(name, request, Some(by)).await
     }
 
-    async fn attach_if<F>(
+    async fn attach_for(
         self: &Arc<Self>,
         name: String,
         request: AttachRequest,
-        may: F,
-    ) -> Result<Attachment, ClusterError>
-    where
-        F: Fn(&ClusterState, &str, &AttachRequest) -> Result<(), Refusal> + Send + Sync + 'static,
-    {
+        by: Option<Attacher>,
+    ) -> Result<Attachment, ClusterError> {
         self.await_nodes_of(&name).await;
         let cluster = Arc::clone(self);
         let plan = move |view: &View| {
             let now = cluster.now();
-            may(&view.state, &name, &request)?;
-            view.state.plan_attach(&view.live, now, &name, &request)
+            match &by {
+                Some(by) => view
+                    .state
+                    .plan_attach_by(&view.live, now, &name, &request, by),
+                None => view.state.plan_attach(&view.live, now, &name, &request),
+            }
         };
         if is_planted(Planted::GrantEarly) {
             let attachment = self.read(&plan)?.answer;

@@ -21,13 +21,13 @@ use super::{Api, Shared, unless_stopping};
 use crate::meta::MetaStore;
 
 /// How long a denial waits for the replicas unless told otherwise.
-const FENCE_WAIT: Duration = Duration::from_secs(30);
+pub(super) const FENCE_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DenyQuery {
     /// How long to wait for the replicas of its volumes: milliseconds, 60000 at most.
-    wait_ms: Option<u64>,
+    pub(super) wait_ms: Option<u64>,
 }
 
 /// The routes of this file.

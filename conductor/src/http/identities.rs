@@ -5,13 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use ashlar_identity::{Authority, AuthorityError, Identity, Subject, TokenText};
 use ashlar_proto::api::{
-    AllowIdentity, CreateJoinToken, DeniedIdentities, DenyIdentity, Enrol, Enrolled, JoinToken,
-    JoinTokenCreated, List, NodeRole, RenewCertificate, Secret,
+    AllowIdentity, CreateJoinToken, DeniedIdentities, DenyIdentity, Enrol, Enrolled,
+    IdentityDenied, JoinToken, JoinTokenCreated, List, NodeRole, RenewCertificate, Secret,
 };
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
+use super::clients::{DenyQuery, FENCE_WAIT};
 use super::extract::{JsonBody, PathPart, QueryOf};
 use super::operation::op;
 use super::peer::Caller;
@@ -89,9 +90,13 @@ pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
         .post(
             "/v1/identities/deny",
             deny::<M>,
-            op("denyIdentity", "Lets a node or a certificate in no more")
-                .body::<DenyIdentity>()
-                .done("it is denied"),
+            op(
+                "denyIdentity",
+                "Lets a node or a certificate in no more, and takes the volumes that it has from it",
+            )
+            .query::<DenyQuery>()
+            .body::<DenyIdentity>()
+            .gives::<IdentityDenied>(),
         )
         .post(
             "/v1/identities/allow",
@@ -237,13 +242,17 @@ async fn denied<M: MetaStore>(
 
 async fn deny<M: MetaStore>(
     State(api): Shared<M>,
+    QueryOf(query): QueryOf<DenyQuery>,
     JsonBody(request): JsonBody<DenyIdentity>,
-) -> Answer<StatusCode> {
+) -> Answer<Json<IdentityDenied>> {
+    let wait = super::wait(query.wait_ms, FENCE_WAIT);
     let subject = request.subject.clone();
-    api.cluster.deny_identity(request).await?;
-    tracing::warn!(?subject, "an identity is denied");
-    take_over_denials(&api);
-    Ok(StatusCode::NO_CONTENT)
+    let on_denied = || {
+        tracing::warn!(?subject, "an identity is denied");
+        take_over_denials(&api);
+    };
+    let work = async { Ok(api.cluster.deny_identity(request, wait, on_denied).await?) };
+    unless_stopping(&api, work).await.map(Json)
 }
 
 async fn allow<M: MetaStore>(

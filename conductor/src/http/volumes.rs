@@ -18,6 +18,7 @@ use super::auth::{AccessCode, Asks};
 use super::extract::{JsonBody, PathPart, QueryOf};
 use super::operation::op;
 use super::page::LabelledQuery;
+use super::peer::Caller as Peer;
 use super::problem::{Answer, Code, Refused};
 use super::routes::Routes;
 use super::watch::{self, Wanted};
@@ -27,6 +28,7 @@ use crate::access::keys::volume_key_hash;
 use crate::access::routes::Need;
 use crate::meta::MetaStore;
 use crate::refusal::Refusal;
+use crate::row::AttachedAs;
 use crate::settings::is_of_place;
 use crate::state::Attacher;
 
@@ -278,12 +280,20 @@ pub(super) async fn resize<M: MetaStore>(
 pub(super) async fn attach<M: MetaStore>(
     State(api): Shared<M>,
     Asks(caller): Asks,
+    peer: Peer,
     headers: HeaderMap,
     PathPart(name): PathPart<String>,
     JsonBody(request): JsonBody<AttachRequest>,
 ) -> Answer<Json<Attachment>> {
     let key = headers.get(VOLUME_KEY_HEADER);
+    let presented = peer.node().ok();
+    let shown = AttachedAs {
+        node: presented.map(|presented| presented.identity.name.clone()),
+        serial: presented.map(|presented| presented.serial.clone()),
+        user: matches!(caller.means, Means::Key(_) | Means::Token(_)).then(|| caller.name.clone()),
+    };
     let by = Attacher {
+        shown: shown.known(),
         is_certified: caller.means == Means::Certificate,
         who: caller.name,
         role: caller.role,

@@ -176,6 +176,7 @@ fn volume_row() -> VolumeRow {
         generation: Generation::new(2),
         head_layer: Layer::new(9),
         attached_by: None,
+        attached_as: None,
         labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
         served_by: None,
         wanted_by: None,

@@ -5,6 +5,8 @@
 //! writes end when a later owner has taken the volume over, for replicas refuse older generations then:
 //! a repair owner does that at once, even if nothing is amiss, and detaches. Invariant: a volume that
 //! a denied client had is `unfenced` until a later owner has said that it served it.
+//!
+//! A client is known by what it calls itself, and by the node or the user that it was let in as.
 
 use ashlar_proto::VolumeId;
 use ashlar_proto::api::{AllowClient, DeniedClient, DenyClient};
@@ -12,17 +14,22 @@ use ashlar_proto::api::{AllowClient, DeniedClient, DenyClient};
 use super::{ClusterState, Plan};
 use crate::meta::Change;
 use crate::refusal::{ClientRefusal, InvalidRequest, Refusal, check_text};
-use crate::row::{AnyRow, DeniedRow, VolumeRow, denied_key};
+use crate::row::{AnyRow, AttachedAs, DeniedRow, VolumeRow, denied_key};
 
 /// Most denials at a time.
 pub(crate) const DENIED_MAX: usize = 1024;
 
 impl DeniedRow {
-    /// Whether it concerns who says `owner` of itself.
-    fn concerns(&self, owner: &str) -> bool {
+    /// Whether it concerns who says `owner` of itself and was let in as `shown`.
+    fn concerns(&self, owner: &str, shown: Option<&AttachedAs>) -> bool {
+        let names = shown.into_iter().flat_map(AttachedAs::names);
+        self.means(owner) || names.into_iter().any(|name| self.means(name))
+    }
+
+    fn means(&self, name: &str) -> bool {
         match self.client.strip_suffix('*') {
-            Some(start) => owner.starts_with(start),
-            None => owner == self.client || owner.split(' ').next() == Some(&self.client),
+            Some(start) => name.starts_with(start),
+            None => name == self.client || name.split(' ').next() == Some(&self.client),
         }
     }
 
@@ -47,8 +54,13 @@ impl ClusterState {
     }
 
     /// Refuses who may attach nothing.
-    pub(super) fn refuse_denied(&self, owner: &str) -> Result<(), ClientRefusal> {
-        let Some(row) = self.denied.values().find(|row| row.concerns(owner)) else {
+    pub(super) fn refuse_denied(
+        &self,
+        owner: &str,
+        shown: Option<&AttachedAs>,
+    ) -> Result<(), ClientRefusal> {
+        let mut denials = self.denied.values();
+        let Some(row) = denials.find(|row| row.concerns(owner, shown)) else {
             return Ok(());
         };
         Err(ClientRefusal::Denied {
@@ -74,22 +86,11 @@ impl ClusterState {
             reason: request.reason.clone(),
         };
         let is_taken = |volume: &&VolumeRow| {
-            let owner = volume.attached_by.as_deref();
-            !volume.attached_for_repair && owner.is_some_and(|owner| row.concerns(owner))
+            let (owner, shown) = (volume.attached_by.as_deref(), volume.attached_as.as_ref());
+            !volume.attached_for_repair && owner.is_some_and(|owner| row.concerns(owner, shown))
         };
         let taken: Vec<&VolumeRow> = self.volumes.values().filter(is_taken).collect();
-        let without = |volume: &&VolumeRow| {
-            AnyRow::Volume(VolumeRow {
-                generation: volume.generation.next(),
-                attached_by: None,
-                served_by: None,
-                wanted_by: None,
-                unfenced: true,
-                ..(*volume).clone()
-            })
-            .put()
-        };
-        let mut changes: Vec<Change> = taken.iter().map(without).collect();
+        let mut changes: Vec<Change> = taken.iter().map(|volume| taken_away(volume)).collect();
         if known != Some(&row) {
             changes.push(AnyRow::Denied(row.clone()).put());
         }
@@ -126,4 +127,21 @@ impl ClusterState {
         let rows = volumes.iter().filter_map(|id| self.volumes.get(id));
         rows.map(|row| row.name.clone()).collect()
     }
+}
+
+/// The row of a volume that is taken from who has it. A repair owner that loses it does not get it back at
+/// once: its task is given out anew.
+pub(super) fn taken_away(volume: &VolumeRow) -> Change {
+    AnyRow::Volume(VolumeRow {
+        generation: volume.generation.next(),
+        attached_by: None,
+        attached_as: None,
+        attached_for_repair: false,
+        repairer: volume.repairer.filter(|_| !volume.attached_for_repair),
+        served_by: None,
+        wanted_by: None,
+        unfenced: true,
+        ..volume.clone()
+    })
+    .put()
 }

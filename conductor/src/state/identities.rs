@@ -8,11 +8,15 @@ use ashlar_proto::api::{
     NodeRole,
 };
 
+use ashlar_proto::VolumeId;
+
+use super::clients::taken_away;
 use super::{ClusterState, Plan};
 use crate::meta::Change;
 use crate::refusal::{IdentityRefusal, InvalidRequest, Refusal, check_name, check_text};
 use crate::row::{
-    AnyRow, DeniedIdentityRow, JoinTokenRow, UsedRow, denied_identity_key, join_token_key,
+    AnyRow, DeniedIdentityRow, JoinTokenRow, UsedRow, VolumeRow, denied_identity_key,
+    join_token_key,
 };
 
 /// Tokens at a time; expired ones go when another is made.
@@ -191,12 +195,17 @@ impl ClusterState {
 
     /// Refuses a certificate to a node that is denied.
     pub(crate) fn refuse_denied_node(&self, name: &str) -> Result<(), IdentityRefusal> {
-        let subject = IdentitySubject::Node(name.to_owned());
-        if self.denied_identities.contains_key(&subject) {
+        if self.is_denied_node(name) {
             let name = name.to_owned();
             return Err(IdentityRefusal::Denied { name });
         }
         Ok(())
+    }
+
+    /// Whether a node is let in no more, by its name.
+    pub(super) fn is_denied_node(&self, name: &str) -> bool {
+        let subject = IdentitySubject::Node(name.to_owned());
+        self.denied_identities.contains_key(&subject)
     }
 
     /// All that are denied, and since when that holds.
@@ -211,8 +220,12 @@ impl ClusterState {
         }
     }
 
-    /// Lets a node or a certificate in no more.
-    pub(crate) fn plan_deny_identity(&self, request: &DenyIdentity) -> Result<Plan<()>, Refusal> {
+    /// Lets a node or a certificate in no more; gives the volumes that this takes from it, as from a denied
+    /// client. A repair owner's are among them.
+    pub(crate) fn plan_deny_identity(
+        &self,
+        request: &DenyIdentity,
+    ) -> Result<Plan<Vec<VolumeId>>, Refusal> {
         check_subject(&request.subject)?;
         if let Some(reason) = &request.reason {
             check_text("reason", reason)?;
@@ -222,17 +235,23 @@ impl ClusterState {
             reason: request.reason.clone(),
         };
         let known = self.denied_identities.get(&row.subject);
-        if known == Some(&row) {
-            return Ok(Plan::nothing(()));
-        }
         if known.is_none() && self.denied_identities.len() >= DENIED_MAX {
             let (field, most) = ("subject", DENIED_MAX);
             return Err(InvalidRequest::TooMany { field, most }.into());
         }
+        let is_its = |volume: &&VolumeRow| {
+            let shown = volume.attached_as.as_ref();
+            volume.attached_by.is_some() && shown.is_some_and(|shown| shown.is_of(&row.subject))
+        };
+        let taken: Vec<&VolumeRow> = self.volumes.values().filter(is_its).collect();
+        let mut changes: Vec<Change> = taken.iter().map(|volume| taken_away(volume)).collect();
+        if known != Some(&row) {
+            changes.push(AnyRow::DeniedIdentity(row.clone()).put());
+        }
         Ok(Plan {
             reads: Vec::new(),
-            changes: vec![AnyRow::DeniedIdentity(row).put()],
-            answer: (),
+            changes,
+            answer: taken.iter().map(|volume| volume.id).collect(),
         })
     }
 

@@ -17,7 +17,7 @@ use super::{ClusterState, Plan};
 use crate::live::Live;
 use crate::membership::Moment;
 use crate::refusal::{InvalidRequest, Refusal, VolumeRefusal, check_text};
-use crate::row::{AnyRow, ShardRow, VolumeRow, shard_key, volume_key};
+use crate::row::{AnyRow, AttachedAs, ShardRow, VolumeRow, shard_key, volume_key};
 
 impl ClusterState {
     /// The next generation, for whoever asks; its revision is filled in once it is committed.
@@ -28,9 +28,21 @@ impl ClusterState {
         name: &str,
         request: &AttachRequest,
     ) -> Result<Plan<Attachment>, Refusal> {
+        self.plan_attach_as(live, now, name, request, None)
+    }
+
+    /// The same for somebody who has shown who it is.
+    pub(super) fn plan_attach_as(
+        &self,
+        live: &Live,
+        now: Moment,
+        name: &str,
+        request: &AttachRequest,
+        shown: Option<AttachedAs>,
+    ) -> Result<Plan<Attachment>, Refusal> {
         check_text("owner", &request.owner)?;
         if !request.repair {
-            self.refuse_denied(&request.owner)?;
+            self.refuse_denied(&request.owner, shown.as_ref())?;
         }
         let current = self.require(name)?;
         if current.state != VolumeState::Ready {
@@ -46,6 +58,7 @@ impl ClusterState {
         let row = VolumeRow {
             generation: current.generation.next(),
             attached_by: Some(request.owner.clone()),
+            attached_as: shown,
             attached_for_repair: request.repair,
             served_by: request.server.map(|server| server.group),
             wanted_by: None,
@@ -131,6 +144,7 @@ impl ClusterState {
         }
         let row = VolumeRow {
             attached_by: None,
+            attached_as: None,
             attached_for_repair: false,
             served_by: None,
             unfenced: current.unfenced && !request.served,

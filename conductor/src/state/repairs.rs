@@ -178,6 +178,8 @@ impl ClusterState {
         let is_missed = |node: NodeId| live.judgment.is_missed(node);
         let free = self.nodes.values();
         let free = free.filter(|node| node.up && !is_missed(node.id));
+        // One that is let in no more may still count as up.
+        let free = free.filter(|node| !self.is_denied_node(&node.name));
         let free = free.filter(|node| volume.unfenced || tasks(node.id) < NODE_REPAIRS_MAX);
         let best = free.min_by_key(|node| {
             let owner = repair_owner(&node.name);

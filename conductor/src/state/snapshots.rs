@@ -219,6 +219,7 @@ impl ClusterState {
                 current.generation.next()
             },
             attached_by: None,
+            attached_as: None,
             served_by: None,
             wanted_by: None,
             attached_for_repair: false,

@@ -75,6 +75,7 @@ impl ClusterState {
             generation: Generation::new(0),
             head_layer: Layer::new(1),
             attached_by: None,
+            attached_as: None,
             served_by: None,
             wanted_by: None,
             attached_for_repair: false,

@@ -189,6 +189,7 @@ pub fn set_apart(rows: &Rows) -> Result<Rows, RowError> {
                 let generation = row.generation.get().saturating_add(GENERATIONS_SKIPPED);
                 row.generation = Generation::new(generation);
                 row.attached_by = None;
+                row.attached_as = None;
                 row.attached_for_repair = false;
                 row.served_by = None;
                 row.settled = false;

@@ -61,6 +61,7 @@ fn volume() -> VolumeRow {
         generation: Generation::new(7),
         head_layer: Layer::new(1),
         attached_by: Some("nbd@a".to_owned()),
+        attached_as: None,
         attached_for_repair: false,
         repairer: None,
         unfenced: false,

@@ -174,6 +174,17 @@ pub struct DenyIdentity {
     pub reason: Option<String>,
 }
 
+/// The answer to [`DenyIdentity`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct IdentityDenied {
+    /// The names of the volumes that it had attached, and that were taken from it.
+    pub taken: Vec<String>,
+    /// Volumes taken from somebody whose replicas may still take that one's writes: too few of them, or no
+    /// store, could be asked yet. It goes on.
+    pub unfenced: Vec<String>,
+}
+
 /// `POST /v1/identities/allow`: takes a [`DenyIdentity`] back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

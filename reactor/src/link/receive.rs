@@ -3,6 +3,7 @@
 //! The reader is one future that lives as long as the link and is polled by whoever receives, so
 //! that a receive that is dropped loses neither bytes nor its place.
 
+use super::security::Watch;
 use super::wire::Wire;
 use super::{Failure, Frame, LinkError, STALL_MAX};
 use crate::{Buffer, Reactor};
@@ -30,6 +31,8 @@ struct Shared {
     /// Gone when the link is detached.
     wire: RefCell<Option<Wire>>,
     failure: Failure,
+    /// Where the peer may come to be let in no more.
+    watch: Option<Watch>,
     /// The frame that the reader has finished and nobody has taken yet.
     frame: RefCell<Option<Frame>>,
     stage: RefCell<Stage>,
@@ -72,6 +75,7 @@ impl Inbound {
             stage.buffer = Some(buffer);
         }
         let shared = Rc::new(Shared {
+            watch: Watch::of(reactor, &wire),
             reactor: reactor.clone(),
             wire: RefCell::new(Some(wire)),
             failure,
@@ -150,13 +154,24 @@ impl Shared {
         if self.stage.borrow().len() == 0 {
             self.fill().await?;
         }
-        if self.has_next_whole() {
-            return self.rest_of_frame().await;
+        let frame = if self.has_next_whole() {
+            self.rest_of_frame().await?
+        } else {
+            // The rest is not here yet: the peer has begun and must go on.
+            let rest = self.rest_of_frame();
+            let result = self.reactor.timeout(STALL_MAX, rest).await;
+            result.unwrap_or(Err(LinkError::Stalled))?
+        };
+        self.judge()?;
+        Ok(frame)
+    }
+
+    /// Refuses what a peer says that is let in no more.
+    fn judge(&self) -> Result<(), LinkError> {
+        match (&self.watch, &*self.wire.borrow()) {
+            (Some(watch), Some(wire)) => watch.judge(wire),
+            _ => Ok(()),
         }
-        // The rest is not here yet: the peer has begun and must go on.
-        let rest = self.rest_of_frame();
-        let result = self.reactor.timeout(STALL_MAX, rest).await;
-        result.unwrap_or(Err(LinkError::Stalled))
     }
 
     /// Whether a small frame lies in the stage as a whole: it needs no time limit.

@@ -1,14 +1,17 @@
 //! Which links are encrypted, and whom they are made with.
 //!
 //! Invariant: a reactor that was given a [`LinkSecurity`] makes and accepts no link over TCP to or at an
-//! address that other machines reach but over TLS with certificates of both sides.
+//! address that other machines reach but over TLS with certificates of both sides; and takes no frame from a
+//! peer that it knows to be let in no more.
 
 use super::LinkError;
+use super::wire::Wire;
 use crate::tls::TlsStream;
 use crate::{Reactor, Stream};
 use ashlar_proto::Address;
 use rustls::pki_types::ServerName;
 use rustls::{CertificateError, ClientConfig, ServerConfig};
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,6 +22,47 @@ const NAME: &str = "node.invalid";
 pub trait KnowsPeers: Send + Sync {
     /// Whether a certificate (DER), whose chain and role have been verified, is that of a node.
     fn is_of(&self, certificate: &[u8], node: &str) -> bool;
+
+    /// How often it has changed who is let in.
+    fn changes(&self) -> u64;
+
+    /// Whether who has shown a certificate (DER) that was let in once is let in still.
+    fn is_let_in(&self, certificate: &[u8]) -> bool;
+}
+
+/// Ends a link whose peer is let in no more: looked at whenever a frame has come, of which nobody hears then.
+/// As long as nothing changes that costs a comparison.
+pub(super) struct Watch {
+    peers: Arc<dyn KnowsPeers>,
+    /// The changes that the peer was judged after.
+    judged: Cell<u64>,
+}
+
+impl Watch {
+    /// For a link that is encrypted, on a reactor whose links are secured.
+    pub(super) fn of(reactor: &Reactor, wire: &Wire) -> Option<Self> {
+        let Wire::Tls(_) = wire else { return None };
+        let security = reactor.link_security()?;
+        Some(Self {
+            peers: Arc::clone(&security.peers),
+            judged: Cell::new(0),
+        })
+    }
+
+    /// Refuses a frame of a peer that is let in no more.
+    pub(super) fn judge(&self, wire: &Wire) -> Result<(), LinkError> {
+        let changes = self.peers.changes();
+        if changes == self.judged.get() {
+            return Ok(());
+        }
+        let Wire::Tls(tls) = wire else { return Ok(()) };
+        let certificate = tls.peer_certificate().unwrap_or_default();
+        if !self.peers.is_let_in(&certificate) {
+            return Err(LinkError::Tls(CertificateError::Revoked.into()));
+        }
+        self.judged.set(changes);
+        Ok(())
+    }
 }
 
 /// How links are secured. Cheap to clone, for all reactors of a process.

@@ -1,10 +1,12 @@
 //! Who may attach: repairs pass by a key and a denial only as a task of that very node.
 
-use ashlar_proto::api::{AttachRequest, DenyClient, Role, repair_owner};
+use ashlar_proto::api::{
+    AttachRequest, DenyClient, DenyIdentity, IdentitySubject, Role, repair_owner,
+};
 
 use super::*;
 use crate::refusal::{AccessRefusal, ClientRefusal, IdentityRefusal};
-use crate::row::Hidden;
+use crate::row::{AttachedAs, Hidden};
 use crate::state::Attacher;
 
 fn by(role: Role, name: &str) -> Attacher {
@@ -12,6 +14,7 @@ fn by(role: Role, name: &str) -> Attacher {
         who: name.to_owned(),
         role,
         is_certified: true,
+        shown: None,
         key: None,
     }
 }
@@ -104,4 +107,141 @@ fn the_key_is_looked_at_with_the_row() {
     ));
     front.key = Some(Hidden("hash".to_owned()));
     assert_eq!(bench.state.refuse_attacher("v", &owner, &front), Ok(()));
+}
+
+/// A front end that shows the certificate of a node, or a user's key.
+fn shown_as(node: Option<&str>, user: Option<&str>) -> Attacher {
+    Attacher {
+        shown: Some(AttachedAs {
+            node: node.map(str::to_owned),
+            serial: node.map(|_| "ab12".to_owned()),
+            user: user.map(str::to_owned),
+        }),
+        ..by(Role::FrontEnd, "front")
+    }
+}
+
+fn attach_by(bench: &mut Bench, name: &str, owner: &str, by: &Attacher) -> Result<u32, Refusal> {
+    let request = request(owner, false);
+    let (live, now) = (&bench.live, bench.now);
+    let plan = bench.state.plan_attach_by(live, now, name, &request, by)?;
+    Ok(bench.commit(plan).volume.generation.get())
+}
+
+fn deny(bench: &mut Bench, subject: IdentitySubject) -> Vec<VolumeId> {
+    let request = DenyIdentity {
+        subject,
+        reason: None,
+    };
+    let plan = bench.state.plan_deny_identity(&request).unwrap();
+    bench.commit(plan)
+}
+
+/// A front end said `x` of itself where its denial was written for `nbd@host`: it attached again between
+/// `client deny` and `node deny`, and kept what it had.
+#[test]
+fn a_denied_node_loses_what_it_attached_under_whatever_name() {
+    for subject in [
+        IdentitySubject::Node("front-1".to_owned()),
+        IdentitySubject::Serial("ab12".to_owned()),
+    ] {
+        let mut bench = Bench::new();
+        let front = shown_as(Some("front-1"), None);
+        let other = Attacher {
+            shown: None,
+            ..front.clone()
+        };
+        for name in ["v", "w"] {
+            bench.ready(name, 3);
+        }
+        let generation = attach_by(&mut bench, "v", "x", &front).unwrap();
+        attach_by(&mut bench, "w", "x", &other).unwrap();
+        let taken = deny(&mut bench, subject.clone());
+        let row = bench.state.volume_named("v").unwrap().clone();
+        assert_eq!(taken, [row.id]);
+        assert_eq!(row.generation.get(), generation + 1);
+        assert_eq!((row.attached_by, row.attached_as), (None, None));
+        assert_eq!(
+            bench.state.unfenced(),
+            ["v"],
+            "until somebody has fenced it"
+        );
+        assert!(bench.state.volume_named("w").unwrap().attached_by.is_some());
+        // A request that was let in before the denial comes to nothing; saying it again takes nothing more.
+        let refused = attach_by(&mut bench, "v", "y", &front).unwrap_err();
+        assert!(
+            matches!(refused, Refusal::Identity(IdentityRefusal::Denied { .. })),
+            "{refused:?}"
+        );
+        assert!(deny(&mut bench, subject).is_empty());
+        attach_by(&mut bench, "v", "y", &other).unwrap();
+    }
+}
+
+#[test]
+fn a_denied_store_loses_what_it_repairs_and_is_given_no_task() {
+    let mut bench = Bench::new();
+    bench.ready("v", 3);
+    let own = request(&repair_owner("a"), true);
+    let store = Attacher {
+        role: Role::Store,
+        who: "a".to_owned(),
+        ..shown_as(Some("a"), None)
+    };
+    let (live, now) = (&bench.live, bench.now);
+    let plan = bench.state.plan_attach_by(live, now, "v", &own, &store);
+    bench.commit(plan.unwrap());
+    assert_eq!(
+        deny(&mut bench, IdentitySubject::Node("a".to_owned())).len(),
+        1
+    );
+    bench.heal();
+    let row = bench.state.volume_named("v").unwrap();
+    assert!(row.unfenced && row.attached_by.is_none());
+    let repairer = row.repairer.expect("somebody has to fence it");
+    assert_ne!(bench.state.nodes[&repairer].name, "a");
+    let (live, now) = (&bench.live, bench.now);
+    let refused = bench.state.plan_attach_by(live, now, "v", &own, &store);
+    assert!(matches!(
+        refused,
+        Err(Refusal::Identity(IdentityRefusal::Denied { .. }))
+    ));
+}
+
+#[test]
+fn a_client_is_denied_by_its_node_and_by_its_user_as_well() {
+    for (front, client) in [
+        (shown_as(Some("front-1"), None), "front-*"),
+        (shown_as(None, Some("fronts")), "fronts"),
+        (shown_as(Some("front-1"), Some("fronts")), "fronts"),
+    ] {
+        let mut bench = Bench::new();
+        bench.ready("v", 3);
+        attach_by(&mut bench, "v", "x", &front).unwrap();
+        let request = DenyClient {
+            client: client.to_owned(),
+            reason: None,
+        };
+        let plan = bench.state.plan_deny(&request).unwrap();
+        assert_eq!(bench.commit(plan).len(), 1, "{client}");
+        let refused = attach_by(&mut bench, "v", "y", &front).unwrap_err();
+        assert!(
+            matches!(refused, Refusal::Client(ClientRefusal::Denied { .. })),
+            "{refused:?}"
+        );
+    }
+}
+
+#[test]
+fn a_detached_volume_is_nobodys() {
+    let mut bench = Bench::new();
+    bench.ready("v", 3);
+    let front = shown_as(Some("front-1"), None);
+    let generation = attach_by(&mut bench, "v", "x", &front).unwrap();
+    let row = bench.state.volume_named("v").unwrap().clone();
+    assert_eq!(row.attached_as, front.shown);
+    let plan = bench.state.plan_detach("v", &detach(row.id, generation));
+    bench.commit(plan.unwrap());
+    assert_eq!(bench.state.volume_named("v").unwrap().attached_as, None);
+    assert!(deny(&mut bench, IdentitySubject::Node("front-1".to_owned())).is_empty());
 }

@@ -83,7 +83,7 @@ fn a_name_is_the_owner_its_first_word_or_a_beginning() {
             continue;
         }
         bench.deny(client);
-        let refused = bench.state.refuse_denied(OWNER).is_err();
+        let refused = bench.state.refuse_denied(OWNER, None).is_err();
         assert_eq!(refused, expected, "{client}");
     }
 }

@@ -7,23 +7,41 @@ use ashlar_identity::{
     server_config,
 };
 use ashlar_proto::ClusterId;
-use ashlar_proto::api::NodeRole;
+use ashlar_proto::api::{IdentitySubject, NodeRole};
 use rustls::CertificateError;
 
 use super::*;
 
 const ID: ClusterId = ClusterId::new(3);
 
-struct Names;
+struct Names(Denied);
 
 impl KnowsPeers for Names {
     fn is_of(&self, certificate: &[u8], node: &str) -> bool {
         Presented::read(certificate).is_ok_and(|presented| presented.identity.name == node)
     }
+
+    fn changes(&self) -> u64 {
+        self.0.changes()
+    }
+
+    fn is_let_in(&self, certificate: &[u8]) -> bool {
+        Presented::read(certificate).is_ok_and(|presented| !self.0.denies(&presented))
+    }
 }
 
 /// How the links of a node are secured.
 fn security(authority: &Authority, role: NodeRole, name: &str) -> LinkSecurity {
+    security_with(authority, role, name, &Denied::nobody())
+}
+
+/// The same, with a list of the denied.
+fn security_with(
+    authority: &Authority,
+    role: NodeRole,
+    name: &str,
+    denied: &Denied,
+) -> LinkSecurity {
     let subject = Subject {
         identity: Identity {
             cluster: ID,
@@ -39,14 +57,14 @@ fn security(authority: &Authority, role: NodeRole, name: &str) -> LinkSecurity {
     let admission = |roles: &[NodeRole]| Admission {
         cluster: Some(ID),
         roles: roles.to_vec(),
-        denied: Denied::nobody(),
+        denied: denied.clone(),
     };
     let owners = admission(&[NodeRole::Store, NodeRole::FrontEnd]);
     let stores = admission(&[NodeRole::Store]);
     LinkSecurity {
         server: server_config(&shown, pem, owners, true).unwrap(),
         client: Arc::new(client_config(Some(&shown), pem, stores).unwrap()),
-        peers: Arc::new(Names),
+        peers: Arc::new(Names(denied.clone())),
         also_loopback: false,
     }
 }
@@ -121,6 +139,45 @@ fn frames_arrive_whole_and_in_order_over_tls() {
     });
     world.run(LIMIT, exchange).unwrap();
     world.run(LIMIT, echo).unwrap();
+}
+
+#[test]
+fn nothing_is_taken_any_more_from_a_peer_that_comes_to_be_denied() {
+    let (ours, denied) = (authority(), Denied::nobody());
+    let world = World::new(23);
+    let (server, client) = (world.process("s", HOST), world.process("c", OTHER));
+    server
+        .reactor()
+        .secure_links(security_with(&ours, NodeRole::Store, "s1", &denied));
+    client
+        .reactor()
+        .secure_links(security(&ours, NodeRole::FrontEnd, "o1"));
+    let served = serve(server.reactor(), |_, link| async move {
+        let mut frames = 0;
+        loop {
+            match link.recv().await {
+                Ok(frame) => link.send(frame).await.unwrap(),
+                Err(error) => return (frames, error),
+            }
+            frames += 1;
+        }
+    });
+    world.run_for(Duration::from_millis(1));
+    let here = client.reactor().clone();
+    let asked = client.reactor().spawn(async move {
+        let link = connect_to(&here, &address(), Some("s1")).await.unwrap();
+        // A change of the list that does not concern it changes nothing.
+        for others in [["o2"], ["o1"]] {
+            link.send(frame(&here, 0, b"hello", 0)).await.unwrap();
+            link.recv().await.unwrap();
+            denied.replace(others.map(|name| IdentitySubject::Node(name.to_owned())));
+        }
+        link.send(frame(&here, 0, b"hello", 0)).await.unwrap();
+        link.recv().await.unwrap_err()
+    });
+    world.run(LIMIT, asked).unwrap();
+    let revoked = LinkError::Tls(CertificateError::Revoked.into());
+    assert_eq!(world.run(LIMIT, served).unwrap(), (2, revoked));
 }
 
 #[test]

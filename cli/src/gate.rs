@@ -15,8 +15,8 @@ pub fn options(args: &GateArgs) -> anyhow::Result<AccessOptions> {
         (&args.jwt_keys, &args.jwt_issuer, &args.jwt_audience)
     {
         let named = || format!("--jwt-keys {}", path.display());
-        let set = std::fs::read(path).with_context(named)?;
-        issuers.push(Issuer::new(issuer, audience, &set).with_context(named)?);
+        let set = Issuer::from_file(issuer, audience, path.clone());
+        issuers.push(set.with_context(named)?);
     }
     Ok(AccessOptions {
         mode: args.auth.into(),

@@ -9,6 +9,7 @@ pub(crate) mod failures;
 pub(crate) mod gate;
 mod hashing;
 pub(crate) mod issuers;
+mod key_sets;
 pub(crate) mod keys;
 pub(crate) mod routes;
 pub(crate) mod tokens;
@@ -16,6 +17,7 @@ pub(crate) mod tokens;
 use std::path::PathBuf;
 
 use ashlar_proto::api::Secret;
+
 
 pub use issuers::{Issuer, IssuerError};
 

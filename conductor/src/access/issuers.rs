@@ -1,19 +1,20 @@
 //! Others whose tokens count: their names, for whom their tokens are, and their public keys as a JWK set
 //! (RFC 7517).
 //!
-//! Their tokens say `sub`, and in `ashlar_role` and `ashlar_projects` what it may do. Invariant: only
-//! public keys verify, and only by algorithms of their kind, so that nobody who can read a set can sign.
+//! Their tokens say `sub`, and in `ashlar_role` and `ashlar_projects` what it may do.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
 
 use ashlar_proto::api::Role;
-use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Header, Validation, decode};
+use jsonwebtoken::{Header, Validation, decode};
 use serde::Deserialize;
 
+use super::key_sets::{KEYS_MAX, KeySet};
 use super::tokens::refused;
 use crate::refusal::AccessRefusal;
-
-/// Most keys of a set.
-const KEYS_MAX: usize = 64;
 
 /// How far the clocks of others may be ahead or behind, in seconds.
 const LEEWAY_SECONDS: u64 = 30;
@@ -24,24 +25,20 @@ pub enum IssuerError {
     /// It is no JWK set.
     #[error("it is no JWK set: {0}")]
     Malformed(#[from] serde_json::Error),
+    /// Its file cannot be read.
+    #[error("it cannot be read: {0}")]
+    File(#[from] io::Error),
     /// It has no key that could verify anything, or too many keys.
     #[error("it has no public key with a `kid` for signatures, or more than {KEYS_MAX}")]
     Keys,
 }
 
-/// Somebody whose tokens count.
+/// Somebody whose tokens count. Clones share the keys.
 #[derive(Clone, Debug)]
 pub struct Issuer {
     issuer: String,
     audience: String,
-    keys: Vec<VerifyingKey>,
-}
-
-#[derive(Clone, Debug)]
-struct VerifyingKey {
-    id: String,
-    algorithms: Vec<Algorithm>,
-    key: DecodingKey,
+    keys: Arc<KeySet>,
 }
 
 /// What their tokens say.
@@ -64,19 +61,23 @@ impl Issuer {
     /// # Errors
     /// [`IssuerError`].
     pub fn new(issuer: &str, audience: &str, jwks: &[u8]) -> Result<Self, IssuerError> {
-        let set: JwkSet = serde_json::from_slice(jwks)?;
-        if set.keys.len() > KEYS_MAX {
-            return Err(IssuerError::Keys);
-        }
-        let keys: Vec<VerifyingKey> = set.keys.iter().filter_map(VerifyingKey::read).collect();
-        if keys.is_empty() {
-            return Err(IssuerError::Keys);
-        }
-        Ok(Self {
+        Ok(Self::with(issuer, audience, KeySet::of(jwks)?))
+    }
+
+    /// The same with a set that lies in a file, which is read again when it has changed.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    pub fn from_file(issuer: &str, audience: &str, jwks: PathBuf) -> Result<Self, IssuerError> {
+        Ok(Self::with(issuer, audience, KeySet::from_file(jwks)?))
+    }
+
+    fn with(issuer: &str, audience: &str, keys: KeySet) -> Self {
+        Self {
             issuer: issuer.to_owned(),
             audience: audience.to_owned(),
-            keys,
-        })
+            keys: Arc::new(keys),
+        }
     }
 
     /// What such a token says, if one of these keys is the one that it names; what it says counts only
@@ -87,7 +88,7 @@ impl Issuer {
         token: &str,
     ) -> Option<Result<ForeignClaims, AccessRefusal>> {
         let id = header.kid.as_deref()?;
-        let key = self.keys.iter().find(|key| key.id == id)?;
+        let key = self.keys.find(id, Instant::now())?;
         if !key.algorithms.contains(&header.alg) {
             return Some(Err(AccessRefusal::Wrong));
         }
@@ -108,37 +109,5 @@ impl Issuer {
     }
 }
 
-impl VerifyingKey {
-    fn read(jwk: &Jwk) -> Option<Self> {
-        let is_secret = matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_));
-        let for_signatures = match &jwk.common.public_key_use {
-            None | Some(PublicKeyUse::Signature) => true,
-            Some(_) => false,
-        };
-        if is_secret || !for_signatures {
-            return None;
-        }
-        let key = DecodingKey::from_jwk(jwk).ok()?;
-        let algorithms = match jwk.common.key_algorithm {
-            Some(algorithm) => vec![algorithm_of(algorithm)?],
-            None => key.family().algorithms().to_vec(),
-        };
-        let is_hmac = |some: &Algorithm| AlgorithmFamily::Hmac.algorithms().contains(some);
-        if algorithms.iter().any(is_hmac) {
-            return None;
-        }
-        let id = jwk.common.key_id.clone()?;
-        Some(Self {
-            id,
-            algorithms,
-            key,
-        })
-    }
-}
-
-fn algorithm_of(algorithm: KeyAlgorithm) -> Option<Algorithm> {
-    algorithm.to_string().parse().ok()
-}
-
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -4,10 +4,12 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use jsonwebtoken::{EncodingKey, decode_header, encode, get_current_timestamp};
 use serde_json::{Value, json};
 
+use jsonwebtoken::Algorithm;
+
 use super::*;
 
 /// Base64 without padding (RFC 4648 section 5).
-fn base64(bytes: &[u8]) -> String {
+pub(in crate::access) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {

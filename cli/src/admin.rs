@@ -221,7 +221,7 @@ fn origin(volume: &Volume) -> String {
     let Some(origin) = &volume.origin else {
         return "-".to_owned();
     };
-    let name = format!("{}@{}", origin.volume_name, origin.snapshot);
+    let name = origin.text();
     match volume.flattening {
         Some(flattening) => {
             let (done, all) = (flattening.done_bytes.get(), origin.bytes.get());

@@ -227,7 +227,7 @@ fn show(
         ("clones", snapshot.clones.to_string()),
     ];
     if let Some(origin) = &snapshot.origin {
-        let name = format!("{}@{}", origin.volume_name, origin.snapshot);
+        let name = origin.text();
         facts.push(("clone of", name));
     }
     if snapshot.group.is_some() {

@@ -35,6 +35,7 @@ mod snapshots;
 mod space;
 mod targets;
 mod tasks;
+mod veil;
 mod volumes;
 mod watch;
 mod watched;

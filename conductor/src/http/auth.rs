@@ -29,7 +29,7 @@ pub(crate) use hosts::Hosts;
 pub(crate) use refusals::Refusals;
 
 use super::problem::{ProblemCode, Refused};
-use super::{Api, BODY_BYTES_MAX};
+use super::{Api, BODY_BYTES_MAX, veil};
 use crate::access::caller::{Caller, Means};
 use crate::access::gate::{Peer, now_ms};
 use crate::access::routes::{self, Noted, Rule};
@@ -90,12 +90,14 @@ pub(super) async fn guard<M: MetaStore>(
     if let Err(refusal) = permitted {
         return refuse(&api, entry, refusal).await;
     }
-    parts.extensions.insert(caller);
+    parts.extensions.insert(caller.clone());
     let request = Request::from_parts(parts, body);
-    if rule.noted == Noted::Never {
-        return reported(&api, entry, next.run(request).await).await;
-    }
-    carried_out(&api, &rule, entry, next.run(request)).await
+    let response = if rule.noted == Noted::Never {
+        reported(&api, entry, next.run(request).await).await
+    } else {
+        carried_out(&api, &rule, entry, next.run(request)).await
+    };
+    veil::answer(&caller, response).await
 }
 
 /// Answers what takes nothing of who asks; its entry says who that is, if its handler finds out.

@@ -128,7 +128,7 @@ pub(super) struct Filter {
     pub(super) volume: Option<String>,
     pub(super) deleted: bool,
     /// Who asks, where only some items are that one's business.
-    caller: Option<Caller>,
+    pub(super) caller: Option<Caller>,
 }
 
 impl Filter {
@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(Token::parse(&token.text()), Some(token));
     }
 
-    /// A snapshot that is removed with its volume has no name of that any more.
+    /// A snapshot that an older build made has no name of its volume any more when it is removed with that.
     #[test]
     fn what_has_lost_its_name_is_of_no_project() {
         use crate::access::caller::Means;

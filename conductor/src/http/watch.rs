@@ -29,7 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::page::{Filter, Selection, page};
 use super::problem::{Answer, Refused};
 use super::watched::Watched;
-use super::{Api, WATCHES_MAX};
+use super::{Api, WATCHES_MAX, veil};
 use crate::cluster::{Cluster, ClusterError, EVENTS_MAX, View};
 use crate::meta::{Event, Events, MetaStore};
 use crate::row::AnyRow;
@@ -312,7 +312,8 @@ impl<M: MetaStore> Feeder<M> {
         event: &WatchEvent<T>,
         is_whole: bool,
     ) -> Result<(), Ended> {
-        let Some(line) = told(event, self.style, is_whole) else {
+        let json = veil::text(self.filter.caller.as_ref(), event);
+        let Some(line) = json.map(|json| told(event, &json, self.style, is_whole)) else {
             return Ok(());
         };
         match tokio::time::timeout(SLOW_READER, self.lines.send(line.into())).await {
@@ -339,10 +340,9 @@ fn subjects_of<T: Watched>(
     Ok(subjects)
 }
 
-/// An event as a reader gets it. One that is the last of its revision has an id, by which the reader goes
+/// An event, of which `json` tells, as a reader gets it. One that is the last of its revision has an id, by which the reader goes
 /// on after it.
-fn told<T: Serialize>(event: &WatchEvent<T>, style: Style, is_whole: bool) -> Option<Vec<u8>> {
-    let json = serde_json::to_string(event).ok()?;
+fn told<T>(event: &WatchEvent<T>, json: &str, style: Style, is_whole: bool) -> Vec<u8> {
     let (kind, revision) = match event {
         WatchEvent::Put { revision, .. } => ("put", Some(revision)),
         WatchEvent::Delete { revision, .. } => ("delete", Some(revision)),
@@ -354,5 +354,5 @@ fn told<T: Serialize>(event: &WatchEvent<T>, style: Style, is_whole: bool) -> Op
         (Style::Events, Some(at)) => format!("id: {}\nevent: {kind}\ndata: {json}\n\n", at.0),
         (Style::Events, None) => format!("event: {kind}\ndata: {json}\n\n"),
     };
-    Some(text.into_bytes())
+    text.into_bytes()
 }

@@ -29,7 +29,7 @@ pub struct CloneSnapshot {
 pub struct Origin {
     /// The snapshot's volume.
     pub volume: VolumeId,
-    /// That volume's name.
+    /// That volume's name; blank for those who do not see its project, as the snapshot's.
     pub volume_name: String,
     /// The snapshot's layer.
     pub layer: Layer,
@@ -40,6 +40,15 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// For people: `VOLUME@SNAPSHOT`, or that it is none of theirs where the names are blank.
+    #[must_use]
+    pub fn text(&self) -> String {
+        if self.volume_name.is_empty() {
+            return "a snapshot of another project".to_owned();
+        }
+        format!("{}@{}", self.volume_name, self.snapshot)
+    }
+
     /// The name under which its map is asked for, whatever becomes of the snapshot's own.
     #[must_use]
     pub fn snapshot_by_layer(&self) -> String {

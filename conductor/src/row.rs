@@ -212,6 +212,9 @@ pub(crate) struct SnapshotRow {
     pub(crate) size_bytes: ByteCount,
     /// When it was asked for: milliseconds since 1970-01-01 UTC.
     pub(crate) created_ms: u64,
+    /// The volume's name, for those who hear that both are no more; blank where an older build made it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) volume_name: String,
     /// What it shows wherever its volume was not written, up to its layer.
     #[serde(default)]
     pub(crate) origin: Option<OriginRow>,

@@ -236,6 +236,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_10() {
         name: "before".to_owned(),
         size_bytes: ByteCount::new(8192),
         created_ms: 1_700_000_000_000,
+        volume_name: "shop/a".to_owned(),
         origin: None,
         deleted: true,
         group: Some(GroupId::new(3)),
@@ -246,15 +247,17 @@ fn stored_volumes_and_snapshots_are_those_of_version_10() {
     assert_eq!(key.as_str(), "snapshot/0000000000000007/0000001a");
     let golden = concat!(
         r#"{"version":10,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
-        r#""size_bytes":8192,"created_ms":1700000000000,"origin":null,"deleted":true,"group":3}}"#
+        r#""size_bytes":8192,"created_ms":1700000000000,"volume_name":"shop/a","#,
+        r#""origin":null,"deleted":true,"group":3}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
     assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
     let before = golden.replace(r#","group":3"#, "");
+    let before = before.replace(r#""volume_name":"shop/a","#, "");
     let AnyRow::Snapshot(before) = AnyRow::decode(&key, before.as_bytes()).unwrap() else {
         panic!("a snapshot")
     };
-    assert_eq!(before.group, None);
+    assert_eq!((before.group, before.volume_name.as_str()), (None, ""));
     let row = AnyRow::Group(GroupRow {
         id: GroupId::new(26),
         name: "before".to_owned(),

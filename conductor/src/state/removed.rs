@@ -14,12 +14,13 @@ impl ClusterState {
         self.show_volume(row, false)
     }
 
-    /// A snapshot that is no more; the name of its volume is empty where that is no more, too.
+    /// A snapshot that is no more; the name of its volume is as it was, where that is no more, too. It is empty
+    /// where an older build made the snapshot: only who sees all projects hears of that one.
     pub(crate) fn removed_snapshot(&self, row: SnapshotRow) -> Snapshot {
         let volume = self.volumes.get(&row.volume);
         Snapshot {
             volume: row.volume,
-            volume_name: volume.map(|volume| volume.name.clone()).unwrap_or_default(),
+            volume_name: volume.map_or(row.volume_name, |volume| volume.name.clone()),
             name: row.name,
             layer: row.layer,
             size_bytes: row.size_bytes,

@@ -90,6 +90,7 @@ impl ClusterState {
             name: name.to_owned(),
             size_bytes: current.size_bytes,
             created_ms: now_ms,
+            volume_name: current.name.clone(),
             origin: current.origin,
             deleted: false,
             group,

@@ -3,110 +3,34 @@
 use super::auth::AccessCode;
 use super::problem::Code;
 
+/// An enum of codes, and all of them in their order, `LISTED`: none is told of without being there, nor is one
+/// there that is not told of. Those that are elsewhere defined come after.
+macro_rules! codes {
+    (
+        $(#[$about:meta])*
+        $visible:vis enum $name:ident { $($code:ident,)* } $(and $others:ident($inner:ty))?
+    ) => {
+        $(#[$about])*
+        $visible enum $name { $($code,)* $($others($inner),)? }
+
+        impl $name {
+            /// All that are defined here.
+            pub(crate) const LISTED: &'static [Self] = &[$(Self::$code,)*];
+        }
+    };
+}
+pub(crate) use codes;
+
 impl Code {
     /// All, in their order.
-    pub(super) const ALL: &'static [Self] = &[
-        Self::RouteNotFound,
-        Self::MethodNotAllowed,
-        Self::Malformed,
-        Self::TooLarge,
-        Self::NotJson,
-        Self::Invalid,
-        Self::VolumeNotFound,
-        Self::VolumeExists,
-        Self::VolumeAttached,
-        Self::VolumeNotReady,
-        Self::VolumeHasSnapshots,
-        Self::VolumeLarger,
-        Self::VolumeUnseen,
-        Self::SnapshotNotFound,
-        Self::SnapshotExists,
-        Self::SnapshotNotReady,
-        Self::SnapshotNotNewest,
-        Self::SnapshotHasClones,
-        Self::CloneChainTooLong,
-        Self::TooManySnapshots,
-        Self::LayersExhausted,
-        Self::GroupInProgress,
-        Self::GroupNotHeld,
-        Self::GroupFailed,
-        Self::GroupOver,
-        Self::VolumeUnfenced,
-        Self::StaleGeneration,
-        Self::StaleEpoch,
-        Self::ShardNotFound,
-        Self::ReplicaGone,
-        Self::NoRoom,
-        Self::OverCommitted,
-        Self::NodeNotFound,
-        Self::NodeNameTaken,
-        Self::NodeInUse,
-        Self::NodeUp,
-        Self::DiskNotFound,
-        Self::DiskElsewhere,
-        Self::DiskInUse,
-        Self::DiskServed,
-        Self::ClientDenied,
-        Self::ClientNotDenied,
-        Self::TargetNotFound,
-        Self::TargetExists,
-        Self::UnitNotFound,
-        Self::LunTaken,
-        Self::VolumeInTarget,
-        Self::VolumeMapped,
-        Self::InitiatorNotFound,
-        Self::ChapNotFound,
-        Self::SecretReused,
-        Self::ServerNotFound,
-        Self::ServerReplaced,
-        Self::ServerUp,
-        Self::ReservationsChanged,
-        Self::KeyReused,
-        Self::ObjectChanged,
-        Self::MatchNeeded,
-        Self::TaskNotFound,
-        Self::TaskNotCancelable,
-        Self::TooManyWatches,
-        Self::TimedOut,
-        Self::Stopping,
-        Self::NotLeader,
-        Self::NoLeader,
-        Self::LeadLost,
-        Self::MetadataUnavailable,
-        Self::OutcomeUnknown,
-        Self::MetadataFull,
-        Self::TooMuchAtOnce,
-        Self::CertificateRequired,
-        Self::RoleRefused,
-        Self::IdentityDenied,
-        Self::IdentityNotDenied,
-        Self::SpeaksForOther,
-        Self::NoAuthority,
-        Self::JoinTokenUnknown,
-        Self::JoinTokenExpired,
-        Self::JoinTokenUsed,
-        Self::JoinTokenOfOther,
-        Self::JoinTokenNotFound,
-        Self::Internal,
-        Self::Access(AccessCode::NotAuthenticated),
-        Self::Access(AccessCode::CredentialsRefused),
-        Self::Access(AccessCode::CredentialsExpired),
-        Self::Access(AccessCode::CredentialsRevoked),
-        Self::Access(AccessCode::UserDenied),
-        Self::Access(AccessCode::TooManyFailures),
-        Self::Access(AccessCode::HostNotPermitted),
-        Self::Access(AccessCode::NotPermitted),
-        Self::Access(AccessCode::ProjectNotPermitted),
-        Self::Access(AccessCode::VolumeKeyNeeded),
-        Self::Access(AccessCode::UserNotFound),
-        Self::Access(AccessCode::UserExists),
-        Self::Access(AccessCode::LastAdmin),
-        Self::Access(AccessCode::KeyNotFound),
-        Self::Access(AccessCode::ProjectNotFound),
-        Self::Access(AccessCode::ProjectExists),
-        Self::Access(AccessCode::ProjectInUse),
-        Self::Access(AccessCode::QuotaExceeded),
-    ];
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        let access = AccessCode::LISTED.iter().copied();
+        // For people it is the other one.
+        let access = access
+            .filter(|code| *code != AccessCode::Invalid)
+            .map(Self::Access);
+        Self::LISTED.iter().copied().chain(access)
+    }
 
     /// Of any request under `/v1`.
     pub(super) const OF_ANY: [Self; 20] = [
@@ -168,4 +92,23 @@ impl Code {
         Self::Access(AccessCode::ProjectNotFound),
         Self::Access(AccessCode::QuotaExceeded),
     ];
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_code_is_told_of_once() {
+        let told: Vec<&str> = Code::all().map(|code| code.facts().0).collect();
+        let different: BTreeSet<&str> = told.iter().copied().collect();
+        assert_eq!(told.len(), different.len());
+        assert_eq!(
+            told.len(),
+            Code::LISTED.len() + AccessCode::LISTED.len() - 1
+        );
+        assert_eq!(AccessCode::Invalid.facts().0, Code::Invalid.facts().0);
+    }
 }

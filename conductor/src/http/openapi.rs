@@ -29,7 +29,7 @@ pub(super) fn document(operations: &[Operation]) -> Value {
         path[operation.method.as_str().to_ascii_lowercase()] = describe(operation, &mut generator);
     }
     let mut schemas: Map<String, Value> = generator.take_definitions(true);
-    let codes: Vec<&str> = Code::ALL.iter().map(|code| code.facts().0).collect();
+    let codes: Vec<&str> = Code::all().map(|code| code.facts().0).collect();
     let about = "Every code there is. One that was given keeps its meaning.";
     let codes = json!({"type": "string", "description": about, "enum": codes});
     schemas.insert("ProblemCode".to_owned(), codes);

@@ -2,30 +2,33 @@
 
 use axum::http::StatusCode;
 
+use crate::http::codes::codes;
 use crate::refusal::AccessRefusal;
 
-/// See the module. A code once given keeps its meaning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum AccessCode {
-    NotAuthenticated,
-    CredentialsRefused,
-    CredentialsExpired,
-    CredentialsRevoked,
-    UserDenied,
-    TooManyFailures,
-    HostNotPermitted,
-    NotPermitted,
-    ProjectNotPermitted,
-    VolumeKeyNeeded,
-    UserNotFound,
-    UserExists,
-    LastAdmin,
-    KeyNotFound,
-    ProjectNotFound,
-    ProjectExists,
-    ProjectInUse,
-    QuotaExceeded,
-    Invalid,
+codes! {
+    /// See the module. A code once given keeps its meaning.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    pub(crate) enum AccessCode {
+        NotAuthenticated,
+        CredentialsRefused,
+        CredentialsExpired,
+        CredentialsRevoked,
+        UserDenied,
+        TooManyFailures,
+        HostNotPermitted,
+        NotPermitted,
+        ProjectNotPermitted,
+        VolumeKeyNeeded,
+        UserNotFound,
+        UserExists,
+        LastAdmin,
+        KeyNotFound,
+        ProjectNotFound,
+        ProjectExists,
+        ProjectInUse,
+        QuotaExceeded,
+        Invalid,
+    }
 }
 
 impl AccessCode {

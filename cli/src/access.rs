@@ -270,9 +270,14 @@ fn line(entry: &AuditEntry) -> String {
         .iter()
         .map(|change| change.row.as_str())
         .collect();
-    let rows = match rows.as_slice() {
-        [] => String::new(),
-        rows => format!(" [{}]", rows.join(", ")),
+    let more = match (entry.changes_left_out, rows.is_empty()) {
+        (0, _) => String::new(),
+        (count, true) => format!("{count} rows"),
+        (count, false) => format!(" and {count} more"),
+    };
+    let rows = match rows.join(", ") + &more {
+        none if none.is_empty() => none,
+        rows => format!(" [{rows}]"),
     };
     let left_out = match entry.left_out {
         0 => String::new(),
@@ -333,6 +338,8 @@ pub fn volume_key(api: &str, command: &VolumeKeyCommand, json: bool) -> anyhow::
 
 #[cfg(test)]
 mod tests {
+    use ashlar_proto::api::AuditChange;
+
     use super::*;
 
     #[test]
@@ -355,6 +362,18 @@ mod tests {
             line(&entry),
             "1970-01-01T00:00:01Z ada (key 1) 127.0.0.1:1 POST /v1/volumes: done"
         );
+        let changed = |row: &str| AuditChange {
+            row: row.to_owned(),
+            before: None,
+            after: None,
+        };
+        entry.changes = ["user/ada", "api-key/1"].map(changed).to_vec();
+        assert!(line(&entry).ends_with(": done [user/ada, api-key/1]"));
+        entry.changes_left_out = 4;
+        assert!(line(&entry).ends_with(": done [user/ada, api-key/1 and 4 more]"));
+        entry.changes.clear();
+        assert!(line(&entry).ends_with(": done [4 rows]"));
+        entry.changes_left_out = 0;
         entry.who = String::new();
         entry.outcome = AuditOutcome::Refused;
         entry.code = Some("not-authenticated".to_owned());

@@ -39,6 +39,10 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How long an answer may take that waits for nobody.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// How long a connection is kept on which nothing is asked: not as long as conductors keep one, so that none ends
+/// under a request.
+const IDLE_MAX: Duration = Duration::from_secs(40);
+
 /// How long create and delete may take: the conductor waits for stores up to 30 s.
 const STORES_MAX: Duration = Duration::from_secs(45);
 
@@ -162,6 +166,8 @@ impl ApiClient {
         let http = Client::builder()
             .tls_backend_preconfigured(config)
             .connect_timeout(CONNECT_MAX)
+            .pool_idle_timeout(IDLE_MAX)
+            .pool_idle_timeout(IDLE_MAX)
             .redirect(Policy::none())
             .no_proxy()
             .build();

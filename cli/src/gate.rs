@@ -1,7 +1,8 @@
 //! From arguments to how a conductor lets others in.
 
 use anyhow::Context;
-use ashlar_conductor::{AccessOptions, AuthMode, Issuer};
+use ashlar_conductor::{AccessOptions, AuthMode, ConnectionLimits, Issuer};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::args::GateArgs;
 
@@ -22,8 +23,33 @@ pub fn options(args: &GateArgs) -> anyhow::Result<AccessOptions> {
         mode: args.auth.into(),
         issuers,
         process_secret: None,
+        limits: limits(args),
         audit_file: args.audit_log.clone(),
     })
+}
+
+/// How many may be connected, as far as this process may open files; it may open as many as the system lets it.
+fn limits(args: &GateArgs) -> ConnectionLimits {
+    let limits = ConnectionLimits {
+        connections: args.connections_max.get(),
+        of_address: args.connections_per_address.get(),
+        ..ConnectionLimits::default()
+    };
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return limits;
+    };
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    let files = if raised { hard } else { soft };
+    let fitting = limits.within_files(files);
+    if fitting.connections < limits.connections {
+        tracing::warn!(
+            files,
+            connections = fitting.connections,
+            "the limit of open files (LimitNOFILE, ulimit -n) leaves room for fewer connections than \
+             --connections-max"
+        );
+    }
+    fitting
 }
 
 /// Says what follows from that where it may surprise.

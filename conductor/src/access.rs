@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use ashlar_proto::api::Secret;
 
+use crate::http::listener::ConnectionLimits;
 
 pub use issuers::{Issuer, IssuerError};
 
@@ -42,6 +43,8 @@ pub struct AccessOptions {
     pub issuers: Vec<Issuer>,
     /// What other parts of this process show: they are admins by it.
     pub process_secret: Option<Secret>,
+    /// How many may be connected.
+    pub limits: ConnectionLimits,
     /// A file that each entry of the audit log is appended to.
     pub audit_file: Option<PathBuf>,
 }

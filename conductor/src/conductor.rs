@@ -26,7 +26,8 @@ use crate::gauges::Observer;
 use crate::http::identities::{follow_denials, take_over_denials};
 use crate::http::listener::BoundedListener;
 use crate::http::secure::ApiListener;
-use crate::http::{Api, Hosts, Refusals, WATCHES_MAX, peer::Peer, router};
+use crate::http::server::serve;
+use crate::http::{Api, Hosts, Refusals, WATCHES_MAX, router};
 use crate::meta::any_store::AnyStore;
 use crate::meta::etcd_store::{EtcdOptions, EtcdStore};
 use crate::meta::redb_store::RedbStore;
@@ -288,23 +289,15 @@ impl Conductor {
             tls,
         };
         let api = Arc::new(api);
-        let mut stop = stopping.subscribe();
         let cut = watch::Sender::new(false);
-        let listener = BoundedListener::new(listener, cut.subscribe());
+        let listener = BoundedListener::new(listener, access.limits, cut.subscribe());
         let listener = secure(listener, address, api.tls.as_ref())?;
         if api.tls.is_some() {
             take_over_denials(&api);
             tokio::spawn(follow_denials(Arc::clone(&api)));
         }
-        let service = router(api).into_make_service_with_connect_info::<Peer>();
-        let server = axum::serve(listener, service).with_graceful_shutdown(async move {
-            let _ = stop.wait_for(|stopping| *stopping).await;
-        });
-        let server = tokio::spawn(async move {
-            if let Err(error) = server.await {
-                tracing::error!(%error, "the API has stopped");
-            }
-        });
+        let (head_max, stop) = (access.limits.head, stopping.subscribe());
+        let server = tokio::spawn(serve(listener, router(api), head_max, stop));
         Ok(Self {
             address,
             stopping,

@@ -29,6 +29,7 @@ mod rebalance;
 mod routes;
 mod schedule;
 pub(crate) mod secure;
+pub(crate) mod server;
 mod servers;
 mod settings;
 mod snapshots;

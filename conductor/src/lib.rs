@@ -41,6 +41,7 @@ pub use access::{AccessOptions, AuthMode, Issuer, IssuerError};
 pub use cluster::{Cluster, ClusterError, ClusterOptions, Timing};
 pub use conductor::{Conductor, ConductorOptions, StartError};
 pub use gauges::{Gauges, Observer, Tally};
+pub use http::listener::ConnectionLimits;
 pub use meta::MetaStore;
 pub use meta::etcd_store::{EtcdError, EtcdOptions, EtcdStore};
 pub use meta::redb_store::RedbStore;

@@ -1,5 +1,6 @@
 //! The arguments about who may do what.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,6 +55,15 @@ pub struct GateArgs {
     /// A file that each entry of the audit log is appended to, as a line of JSON; SIGHUP opens it anew.
     #[arg(long, value_name = "FILE")]
     pub audit_log: Option<PathBuf>,
+
+    /// Connections of the API at a time, at most; fewer where the limit of open files is lower.
+    #[arg(long, value_name = "N", default_value = "16384")]
+    pub connections_max: NonZeroUsize,
+
+    /// Connections at a time of one address other than this machine's own, at most: raise it where many
+    /// front ends are on one host, or behind one address.
+    #[arg(long, value_name = "N", default_value = "1024")]
+    pub connections_per_address: NonZeroUsize,
 
     /// Let in who shows a JWT that is signed with a key of this JWK set.
     #[arg(

@@ -17,14 +17,49 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Connections at a time; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 8192;
+/// What the connections of a conductor are bounded by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Connections at a time; more wait to be accepted.
+    pub connections: usize,
+    /// Connections at a time of one address; more are closed as they come. What is on the conductor's machine is
+    /// told apart by no address, and is bounded by the whole number alone.
+    pub of_address: usize,
+    /// How long after its connection was made, or the last answer on it had gone, a request's head may take. A
+    /// connection on which nothing is asked for so long ends, too.
+    pub head: Duration,
+}
 
-/// Connections at a time of one address; more are closed as they come. What is on this machine is told apart by
-/// no address, and is bounded by the others alone.
-const OF_ADDRESS_MAX: usize = 128;
+impl Default for ConnectionLimits {
+    /// Room for a cluster of thousands of stores, each of which has two or three connections; a quarter of that
+    /// for one address.
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            of_address: 1024,
+            head: Duration::from_secs(60),
+        }
+    }
+}
 
-const _: () = assert!(OF_ADDRESS_MAX * 4 <= CONNECTIONS_MAX);
+impl ConnectionLimits {
+    /// The same, or fewer connections, where the process may open `files` files: some are for metadata and logs.
+    #[must_use]
+    pub fn within_files(self, files: u64) -> Self {
+        let files = usize::try_from(files).unwrap_or(usize::MAX);
+        let connections = files.saturating_sub(FILES_KEPT).max(CONNECTIONS_MIN);
+        Self {
+            connections: self.connections.min(connections),
+            ..self
+        }
+    }
+}
+
+/// Files that a conductor needs beside its connections.
+const FILES_KEPT: usize = 128;
+
+/// Connections that it takes however few files it may open.
+const CONNECTIONS_MIN: usize = 16;
 
 /// Longest silence of a connection.
 const IDLE_MAX: Duration = Duration::from_secs(120);
@@ -39,16 +74,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct BoundedListener {
     listener: TcpListener,
     slots: Arc<Semaphore>,
+    of_address: usize,
     addresses: Addresses,
     cut: watch::Receiver<bool>,
 }
 
 impl BoundedListener {
     /// Accepts from `listener`; all connections end once `cut` is true.
-    pub(crate) fn new(listener: TcpListener, cut: watch::Receiver<bool>) -> Self {
+    pub(crate) fn new(
+        listener: TcpListener,
+        limits: ConnectionLimits,
+        cut: watch::Receiver<bool>,
+    ) -> Self {
+        let connections = limits.connections.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             listener,
-            slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            slots: Arc::new(Semaphore::new(connections)),
+            of_address: limits.of_address,
             addresses: Addresses::default(),
             cut,
         }
@@ -64,7 +106,7 @@ impl Listener for BoundedListener {
             let slot = Arc::clone(&self.slots).acquire_owned().await.ok();
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    let Some(place) = self.addresses.take(peer.ip()) else {
+                    let Some(place) = self.addresses.take(peer.ip(), self.of_address) else {
                         tracing::debug!(%peer, "connection closed: its address has too many");
                         continue;
                     };
@@ -91,18 +133,18 @@ impl Listener for BoundedListener {
 struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
 impl Addresses {
-    /// A place for one more, unless the address has too many.
-    fn take(&self, address: IpAddr) -> Option<Place> {
+    /// A place for one more, unless the address has `most`.
+    fn take(&self, address: IpAddr, most: usize) -> Option<Place> {
         let address = address.to_canonical();
         if address.is_loopback() {
             return Some(Place(None));
         }
         let mut counts = self.lock();
-        let count = counts.entry(address).or_default();
-        if *count >= OF_ADDRESS_MAX {
+        let count = counts.get(&address).copied().unwrap_or_default();
+        if count >= most {
             return None;
         }
-        *count += 1;
+        counts.insert(address, count + 1);
         Some(Place(Some((self.clone(), address))))
     }
 
@@ -259,19 +301,27 @@ mod tests {
             "10.0.0.1".parse().unwrap(),
             "::ffff:10.0.0.1".parse().unwrap(),
         );
-        let mut places: Vec<_> = (0..OF_ADDRESS_MAX)
-            .filter_map(|_| addresses.take(one))
-            .collect();
-        assert_eq!(places.len(), OF_ADDRESS_MAX);
-        assert!(addresses.take(one).is_none() && addresses.take(mapped).is_none());
-        assert!(addresses.take("10.0.0.2".parse().unwrap()).is_some());
-        let here: Vec<_> = (0..CONNECTIONS_MAX)
-            .map_while(|_| addresses.take("127.0.0.1".parse().unwrap()))
-            .collect();
-        assert_eq!(here.len(), CONNECTIONS_MAX);
+        let mut places: Vec<_> = (0..3).filter_map(|_| addresses.take(one, 3)).collect();
+        assert_eq!(places.len(), 3);
+        assert!(addresses.take(one, 3).is_none() && addresses.take(mapped, 3).is_none());
+        assert!(addresses.take("10.0.0.2".parse().unwrap(), 3).is_some());
+        let here = (0..99).map_while(|_| addresses.take("127.0.0.1".parse().unwrap(), 3));
+        assert_eq!(here.count(), 99);
         places.pop();
-        assert!(addresses.take(mapped).is_some());
+        assert!(addresses.take(mapped, 3).is_some());
         places.clear();
         assert!(addresses.lock().is_empty());
+        assert!(addresses.take(one, 0).is_none());
+        assert!(addresses.lock().is_empty());
+    }
+
+    #[test]
+    fn connections_leave_files_for_the_metadata() {
+        let limits = ConnectionLimits::default();
+        assert_eq!(limits.within_files(1 << 20), limits);
+        assert_eq!(limits.within_files(20_000), limits);
+        assert_eq!(limits.within_files(1024).connections, 1024 - 128);
+        assert_eq!(limits.within_files(10).connections, 16);
+        assert_eq!(limits.within_files(u64::MAX), limits);
     }
 }

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::serve::Listener;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
@@ -108,15 +107,15 @@ impl Listener for ApiListener {
     }
 }
 
-impl Connected<IncomingStream<'_, ApiListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, ApiListener>) -> Self {
-        let address = *stream.remote_addr();
-        match stream.io() {
-            Connection::Plain(_) => Self::plain(address),
-            Connection::Tls(tls) => {
+impl Connection {
+    /// Who is at its other end.
+    pub(crate) fn peer(&self, address: SocketAddr) -> Peer {
+        match self {
+            Self::Plain(_) => Peer::plain(address),
+            Self::Tls(tls) => {
                 let (_, connection) = tls.get_ref();
                 let shown = connection.peer_certificates();
-                Self::encrypted(address, shown.and_then(|chain| chain.first()))
+                Peer::encrypted(address, shown.and_then(|chain| chain.first()))
             }
         }
     }

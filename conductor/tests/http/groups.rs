@@ -69,6 +69,18 @@ async fn a_group_of_detached_volumes_is_ready_at_once() {
         assert_eq!(snapshot.state, SnapshotState::Ready);
         assert_eq!(snapshot.group, Some(made.group));
     }
+    // A volume of the default project goes by either of its names.
+    let long = json!({"name": "long", "volumes": ["default/a", "b"]});
+    let long: SnapshotGroup = bench.posted(GROUPS, &long).await;
+    let names = |s: &Snapshot| (s.volume_name.clone(), s.name.clone(), s.state);
+    let ready = |name: &str| (name.to_owned(), "long".to_owned(), SnapshotState::Ready);
+    assert_eq!(
+        long.snapshots.iter().map(names).collect::<Vec<_>>(),
+        [ready("a"), ready("b")]
+    );
+    let twice = json!({"name": "twice", "volumes": ["default/a", "a"]});
+    let refused = problem(bench.post(GROUPS, &twice).await).await;
+    assert_eq!(refused.code, "invalid-request");
     let code = async |body: serde_json::Value| problem(bench.post(GROUPS, &body).await).await.code;
     assert_eq!(code(group("s")).await, "snapshot-exists");
     let one = json!({"name": "t", "volumes": ["a"]});

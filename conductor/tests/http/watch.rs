@@ -16,7 +16,11 @@ pub struct Lines {
 
 impl Lines {
     pub async fn open(bench: &Bench, path: &str) -> Self {
-        let response = bench.send(Method::GET, path).await;
+        Self::of(bench.send(Method::GET, path).await)
+    }
+
+    /// One that was opened.
+    pub fn of(response: Response) -> Self {
         assert_eq!(response.headers()["content-type"], "application/x-ndjson");
         Self {
             response,
@@ -24,7 +28,7 @@ impl Lines {
         }
     }
 
-    async fn next<T: DeserializeOwned>(&mut self) -> Option<WatchEvent<T>> {
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Option<WatchEvent<T>> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();

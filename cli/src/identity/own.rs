@@ -110,3 +110,6 @@ impl Conducting {
             .keep_certificate(&certificate, authority_pem)?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,7 +54,8 @@ fn init(args: &InitArgs, json: bool) -> anyhow::Result<()> {
     }
     print_text(&format!(
         "made the authority of cluster {cluster} in {dir}; next: `ashlar conductor --identity-dir {dir} \
-         …`. Whoever has {dir}/ca-key.pem can be anybody in the cluster"
+         …`. For the first admin: `ashlar cluster issue --dir {dir} --role client --name NAME --out DIR`. \
+         Whoever has {dir}/ca-key.pem can be anybody in the cluster"
     ))
 }
 

@@ -9,7 +9,8 @@ use ashlar_conductor::{
 use ashlar_identity::{Authority, Credentials, Denied, Identity, KeyAndRequest, Subject};
 use ashlar_proto::ClusterId;
 use ashlar_proto::api::{
-    AuditEntry, AuditOutcome, Enrolled, JoinTokenCreated, List, NodeRole, Secret,
+    AuditEntry, AuditOutcome, Enrolled, JoinTokenCreated, KeyCreated, List, NodeRole, Role, Secret,
+    WhoAmI,
 };
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -216,7 +217,7 @@ async fn who_is_refused_by_its_certificate_or_for_want_of_one_is_written_down() 
     let deny = json!({"subject": {"node": "node-9"}});
     let path = (Method::POST, "/v1/identities/deny");
     let denied = bench.send(&bench.nobody, true, path, Some(deny)).await;
-    assert_eq!(denied.status(), StatusCode::NO_CONTENT);
+    assert_eq!(denied.status(), StatusCode::OK);
     let denied = bench.send(&store, false, list, None).await;
     assert_eq!(code(denied).await, "identity-denied");
     let told = async |what: &str| -> Vec<(String, String)> {
@@ -280,4 +281,31 @@ async fn where_to_ask_and_how_is_told_to_everybody_and_nothing_more() {
         .get(format!("https://{}/v1/volumes", bench.conductor.address()));
     let wrong = request.header("authorization", "x").send().await.unwrap();
     assert_eq!(code(wrong).await, "credentials-refused");
+}
+
+/// Where everybody has to show who it is from the start, the first one shows a certificate that was made where the
+/// authority's key is.
+#[tokio::test]
+async fn the_first_admin_comes_by_a_certificate() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = Bench::start(directory.path()).await;
+    let users = (Method::POST, "/v1/users");
+    let ada = json!({"name": "ada", "role": "admin"});
+    let front = bench.node(NodeRole::FrontEnd, "front-1");
+    for (who, with) in [(&bench.nobody, "nothing"), (&front, "a front end's")] {
+        let refused = bench
+            .send(who, false, users.clone(), Some(ada.clone()))
+            .await;
+        assert!(refused.status().is_client_error(), "{with}: {refused:?}");
+    }
+    let first = bench.node(NodeRole::Client, "first");
+    let made = bench.send(&first, false, users, Some(ada)).await;
+    assert!(made.status().is_success(), "{made:?}");
+    let key = bench.post(&first, "/v1/users/ada/keys", json!({})).await;
+    let key: KeyCreated = key.json().await.unwrap();
+    let whoami = format!("https://{}/v1/whoami", bench.conductor.address());
+    let asked = bench.nobody.get(whoami);
+    let asked = asked.bearer_auth(key.secret.reveal()).send().await.unwrap();
+    let told: WhoAmI = asked.json().await.unwrap();
+    assert_eq!((told.name.as_str(), told.role), ("ada", Role::Admin));
 }

@@ -298,6 +298,40 @@ fn a_store_speaks_with_owners_alone() -> Result<()> {
     write_and_read(&cluster, 2)
 }
 
+/// A front end says of itself what it likes; what it has shown is what it loses its volumes by. Its clients are
+/// refused from the answer on, and so is it, on the connections that it has.
+#[test]
+fn a_denied_front_end_loses_what_it_has_attached() -> Result<()> {
+    let cluster = with_volume("24h")?;
+    let mut client = NbdClient::connect(cluster.nbd, "data")?;
+    let length = u32::try_from(BLOCK)?;
+    let mut write = |byte: u8| client.call(Command::WriteFua, 0, length, &[byte; BLOCK]);
+    ensure!(write(3)? == 0, "write");
+    let arguments = ["node", "deny", "nbd", "--reason", "it is stolen"];
+    let denied = cluster.json(&arguments)?;
+    ensure!(denied["taken"] == serde_json::json!(["data"]), "{denied}");
+    ensure!(denied["unfenced"] == serde_json::json!([]), "{denied}");
+    ensure!(!matches!(write(4), Ok(0)), "a write was acknowledged");
+    let volume = cluster.json(&["volume", "show", "data"])?;
+    ensure!(volume["attached_by"].is_null(), "{volume}");
+    let again = NbdClient::connect(cluster.nbd, "data");
+    ensure!(again.is_err(), "a denied front end attaches again");
+    cluster.json(&["node", "allow", "nbd"])?;
+    wait_for(
+        "the front end to be let in",
+        Duration::from_secs(60),
+        || {
+            let mut client = NbdClient::connect(cluster.nbd, "data")?;
+            ensure!(
+                client.read(0, BLOCK)? == [3; BLOCK],
+                "what was refused is there"
+            );
+            client.disconnect()
+        },
+    )?;
+    write_and_read(&cluster, 5)
+}
+
 /// Sends bytes that are nothing, and whatever else comes to mind; gives nothing back.
 fn molest(port: u16, seed: u64) -> Result<()> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

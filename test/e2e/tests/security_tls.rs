@@ -307,8 +307,14 @@ fn a_denied_front_end_loses_what_it_has_attached() -> Result<()> {
     let length = u32::try_from(BLOCK)?;
     let mut write = |byte: u8| client.call(Command::WriteFua, 0, length, &[byte; BLOCK]);
     ensure!(write(3)? == 0, "write");
-    let arguments = ["node", "deny", "nbd", "--reason", "it is stolen"];
-    let denied = cluster.json(&arguments)?;
+    // It has joined by the name of its host.
+    let tokens = cluster.json(&["node", "token", "list"])?;
+    let tokens = tokens.as_array().context("no list")?.iter();
+    let mut used = tokens.filter(|token| token["role"] == "front-end");
+    let its = used.find(|token| token["used_by"] != "iscsi");
+    let node = its.and_then(|token| token["used_by"].as_str());
+    let node = node.context("the front end has a token")?;
+    let denied = cluster.json(&["node", "deny", node, "--reason", "it is stolen"])?;
     ensure!(denied["taken"] == serde_json::json!(["data"]), "{denied}");
     ensure!(denied["unfenced"] == serde_json::json!([]), "{denied}");
     ensure!(!matches!(write(4), Ok(0)), "a write was acknowledged");
@@ -316,7 +322,7 @@ fn a_denied_front_end_loses_what_it_has_attached() -> Result<()> {
     ensure!(volume["attached_by"].is_null(), "{volume}");
     let again = NbdClient::connect(cluster.nbd, "data");
     ensure!(again.is_err(), "a denied front end attaches again");
-    cluster.json(&["node", "allow", "nbd"])?;
+    cluster.json(&["node", "allow", node])?;
     wait_for(
         "the front end to be let in",
         Duration::from_secs(60),

@@ -548,15 +548,20 @@ pub struct StoreArgs {
 #[derive(Debug, Args)]
 pub struct TlsArgs {
     /// Directory with server-cert.pem and server-key.pem: offers TLS.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", group = "tls_offer")]
     pub tls_certificates: Option<PathBuf>,
 
+    /// File with a line USER:HEXKEY for each client, as psktool makes it, mode 0600: offers TLS 1.3 with
+    /// these pre-shared keys. Read anew when it changes.
+    #[arg(long, value_name = "FILE", group = "tls_offer")]
+    pub tls_psk: Option<PathBuf>,
+
     /// Refuse clients that do not show a certificate signed by the directory's ca-cert.pem.
-    #[arg(long, requires = "tls_certificates")]
+    #[arg(long, requires = "tls_certificates", conflicts_with = "tls_psk")]
     pub tls_verify_peer: bool,
 
     /// Refuse clients that do not use TLS.
-    #[arg(long, requires = "tls_certificates")]
+    #[arg(long, requires = "tls_offer")]
     pub tls_require: bool,
 }
 

@@ -33,6 +33,7 @@ mod nbd_role;
 mod node_identities;
 mod output;
 mod owner_beats;
+mod psk_file;
 mod rebalance;
 mod resize;
 mod runtime;

@@ -1,19 +1,23 @@
 //! `ashlar nbd`: the NBD server as a process of its own; and the same inside `ashlar up`.
 
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use ashlar_client::VolumeOptions;
-use ashlar_nbd_server::{Limits, NbdOptions, NbdServer, Tls, tls_config};
+use ashlar_nbd_server::{Limits, NbdOptions, NbdServer, PskServer, Tls, TlsServer, tls_config};
 use ashlar_proto::Address;
 use ashlar_reactor::Reactor;
 use ashlar_reactor::channel::remote;
+use rustls::ServerConfig;
 use tokio::runtime::Handle;
 
 use crate::args::{IdentityArgs, NbdArgs, TlsArgs};
 use crate::catalog::VolumeCatalog;
 use crate::cluster_source::HttpClusterSource;
+use crate::psk_file::PskFile;
 use crate::telemetry::{OwnersSource, Telemetry};
 use crate::{host, identity, runtime, signals};
 use ashlar_api_client::ApiClient;
@@ -115,25 +119,32 @@ impl Front {
 /// How the server uses TLS, by its arguments.
 ///
 /// # Errors
-/// Certificates that cannot be used.
+/// Certificates or keys that cannot be used.
 pub fn tls_mode(args: &TlsArgs) -> anyhow::Result<Tls> {
-    let Some(dir) = &args.tls_certificates else {
-        return Ok(Tls::Off);
+    let server = match (&args.tls_certificates, &args.tls_psk) {
+        (Some(dir), _) => TlsServer::Certificates(certificates(dir, args.tls_verify_peer)?),
+        (None, Some(path)) => {
+            let name = || format!("--tls-psk {}", path.display());
+            let file = PskFile::open(path).with_context(name)?;
+            let server = PskServer::new(Arc::new(file)).with_context(name)?;
+            TlsServer::PreSharedKeys(Arc::new(server))
+        }
+        (None, None) => return Ok(Tls::Off),
     };
+    Ok(if args.tls_require {
+        Tls::Require(server)
+    } else {
+        Tls::Allow(server)
+    })
+}
+
+fn certificates(dir: &Path, verify_peer: bool) -> anyhow::Result<Arc<ServerConfig>> {
     let read = |name: &str| {
         let path = dir.join(name);
         std::fs::read(&path).with_context(|| format!("--tls-certificates: {}", path.display()))
     };
-    let authority = args
-        .tls_verify_peer
-        .then(|| read("ca-cert.pem"))
-        .transpose()?;
+    let authority = verify_peer.then(|| read("ca-cert.pem")).transpose()?;
     let (certificates, key) = (read("server-cert.pem")?, read("server-key.pem")?);
     let config = tls_config(&certificates, &key, authority.as_deref());
-    let config = config.with_context(|| format!("--tls-certificates {}", dir.display()))?;
-    Ok(if args.tls_require {
-        Tls::Require(config)
-    } else {
-        Tls::Allow(config)
-    })
+    config.with_context(|| format!("--tls-certificates {}", dir.display()))
 }

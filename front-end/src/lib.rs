@@ -4,7 +4,7 @@
 //! ```text
 //! server ──▶ a task for each connection, by a Service of the protocol's crate
 //!               input · budget ──▶ in_flight ──▶ outbox
-//!                 └──────── transport, tls ────────┘
+//!                 └───── transport, tls, psk ──────┘
 //! ```
 
 mod budget;
@@ -12,6 +12,7 @@ mod in_flight;
 mod input;
 mod limits;
 mod outbox;
+mod psk;
 mod server;
 mod stop;
 mod tls;
@@ -22,7 +23,8 @@ pub use in_flight::InFlight;
 pub use input::Input;
 pub use limits::Limits;
 pub use outbox::{Done, Outbox};
+pub use psk::{LineProblem, PskError, PskKeys, PskKeysError, PskServer, PskSource, PskStream};
 pub use server::{Server, Service, Shared};
 pub use stop::Stop;
-pub use tls::{TlsConfigError, tls_config};
+pub use tls::{TlsConfigError, TlsServer, tls_config};
 pub use transport::{Transport, TransportError};

@@ -1,10 +1,50 @@
-//! TLS of a server of a block protocol, from the certificates that it is given.
+//! TLS of a server of a block protocol, from the certificates or pre-shared keys that it is given.
 
+use crate::psk::{PskServer, PskStream};
+use crate::transport::{Transport, TransportError};
+use ashlar_reactor::tls::TlsStream;
+use ashlar_reactor::{Reactor, Stream};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use std::sync::Arc;
+
+/// By what a server encrypts, and knows its clients.
+#[derive(Clone, Debug)]
+pub enum TlsServer {
+    /// Its certificate; and theirs, if it asks for them.
+    Certificates(Arc<ServerConfig>),
+    /// Keys that it shares with them.
+    PreSharedKeys(Arc<PskServer>),
+}
+
+impl From<Arc<ServerConfig>> for TlsServer {
+    fn from(config: Arc<ServerConfig>) -> Self {
+        Self::Certificates(config)
+    }
+}
+
+impl TlsServer {
+    /// Takes part in a handshake on `stream`, to its end.
+    ///
+    /// # Errors
+    /// [`TransportError`]: the connection failed, or the client is not let in.
+    pub async fn accept(
+        &self,
+        reactor: &Reactor,
+        stream: Stream,
+    ) -> Result<Transport, TransportError> {
+        Ok(match self {
+            Self::Certificates(config) => {
+                Transport::Tls(TlsStream::accept(reactor, stream, Arc::clone(config)).await?)
+            }
+            Self::PreSharedKeys(server) => {
+                Transport::Psk(PskStream::accept(reactor, stream, server).await?)
+            }
+        })
+    }
+}
 
 /// Why certificates make no TLS server.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! What a connection runs over: a plain stream or TLS, one receive and one send at a time.
 
+use crate::psk::{PskError, PskStream};
 use ashlar_reactor::tls::{TlsError, TlsStream};
 use ashlar_reactor::{Buffer, NetError, SharedBuffer, Stream};
 
@@ -15,6 +16,19 @@ pub enum TransportError {
     /// TLS failed.
     #[error("TLS failed: {0}")]
     Tls(#[from] rustls::Error),
+    /// TLS with a pre-shared key failed.
+    #[error("TLS failed: {0}")]
+    Psk(PskError),
+}
+
+impl From<PskError> for TransportError {
+    fn from(error: PskError) -> Self {
+        match error {
+            PskError::Closed => Self::Closed,
+            PskError::Net(error) => Self::Net(error),
+            error => Self::Psk(error),
+        }
+    }
 }
 
 impl From<TlsError> for TransportError {
@@ -32,8 +46,10 @@ impl From<TlsError> for TransportError {
 pub enum Transport {
     /// As it comes.
     Plain(Stream),
-    /// Encrypted.
+    /// Encrypted, by certificates.
     Tls(TlsStream),
+    /// Encrypted, by a pre-shared key.
+    Psk(PskStream),
 }
 
 impl Transport {
@@ -52,6 +68,10 @@ impl Transport {
                 let (buffer, received) = tls.recv_at(buffer, from).await;
                 (buffer, received.map_err(TransportError::from))
             }
+            Self::Psk(tls) => {
+                let (buffer, received) = tls.recv_at(buffer, from).await;
+                (buffer, received.map_err(TransportError::from))
+            }
         }
     }
 
@@ -60,6 +80,7 @@ impl Transport {
         match self {
             Self::Plain(stream) => Ok(stream.send(pieces).await?),
             Self::Tls(tls) => Ok(tls.send(pieces).await?),
+            Self::Psk(tls) => Ok(tls.send(pieces).await?),
         }
     }
 
@@ -68,11 +89,20 @@ impl Transport {
         match self {
             Self::Plain(stream) => stream.shutdown(),
             Self::Tls(tls) => tls.close().await,
+            Self::Psk(tls) => tls.close().await,
         }
     }
 
     /// Whether nobody can listen in.
     pub fn is_encrypted(&self) -> bool {
-        matches!(self, Self::Tls(_))
+        !matches!(self, Self::Plain(_))
+    }
+
+    /// The name that the client has shown to be its own, for people; `None` where it had not to.
+    pub fn client(&self) -> Option<&str> {
+        match self {
+            Self::Psk(tls) => Some(tls.client()),
+            Self::Plain(_) | Self::Tls(_) => None,
+        }
     }
 }

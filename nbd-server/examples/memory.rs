@@ -51,8 +51,8 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
     if let (Some(tls), Some(cert), Some(key)) = (tls, cert, key) {
         let config = tls_config(&cert, &key, None)?;
         arguments.tls = match tls.as_str() {
-            "require" => Tls::Require(config),
-            _ => Tls::Allow(config),
+            "require" => Tls::Require(config.into()),
+            _ => Tls::Allow(config.into()),
         };
     }
     Ok(arguments)

@@ -25,7 +25,6 @@ use crate::wire::{
 use ashlar_client::BlockDevice;
 use ashlar_front_end::Input;
 use ashlar_front_end::{Transport, TransportError};
-use ashlar_reactor::tls::TlsStream;
 use ashlar_reactor::{Instant, Reactor, Stream};
 use contexts::Selection;
 use std::future::Future;
@@ -284,7 +283,7 @@ impl<'a, C: ExportCatalog> Handshake<'a, C> {
             Some((option_reply::ERR_INVALID, "TLS is already in use"))
         } else if !data.is_empty() {
             Some((option_reply::ERR_INVALID, "the option takes no data"))
-        } else if !self.fixed || self.options.tls.config().is_none() {
+        } else if !self.fixed || self.options.tls.server().is_none() {
             Some((
                 option_reply::ERR_POLICY,
                 "this server is set up without TLS",
@@ -301,13 +300,10 @@ impl<'a, C: ExportCatalog> Handshake<'a, C> {
             return Err(HandshakeError::EarlyData);
         }
         self.send(&replies.ack()).await?;
-        let config = self.options.tls.config().expect("looked at above").clone();
-        let accepted = TlsStream::accept(self.reactor, self.stream.clone(), config);
-        let tls = self
-            .in_time(accepted)
-            .await?
-            .map_err(TransportError::from)?;
-        self.input = Input::new(self.reactor, Transport::Tls(tls));
+        let server = self.options.tls.server().expect("looked at above");
+        let accepted = server.accept(self.reactor, self.stream.clone());
+        let transport = self.in_time(accepted).await??;
+        self.input = Input::new(self.reactor, transport);
         self.state = State::new();
         Ok(Next::Option)
     }

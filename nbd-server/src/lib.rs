@@ -23,7 +23,10 @@ mod server;
 mod session;
 mod wire;
 
-pub use ashlar_front_end::{Limits, TlsConfigError, tls_config};
+pub use ashlar_front_end::{
+    Limits, PskError, PskKeys, PskKeysError, PskServer, PskSource, TlsConfigError, TlsServer,
+    tls_config,
+};
 pub use catalog::{ChangesError, ExportCatalog, ExportDevice, ExportInfo, OpenError};
 pub use options::{NbdOptions, Tls};
 pub use server::NbdServer;

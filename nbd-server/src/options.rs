@@ -1,8 +1,6 @@
 //! How a server is to run: TLS and limits.
 
-use ashlar_front_end::Limits;
-use rustls::ServerConfig;
-use std::sync::Arc;
+use ashlar_front_end::{Limits, TlsServer};
 
 /// Whether connections are encrypted.
 #[derive(Clone, Debug, Default)]
@@ -11,16 +9,16 @@ pub enum Tls {
     #[default]
     Off,
     /// If the client asks for it.
-    Allow(Arc<ServerConfig>),
+    Allow(TlsServer),
     /// Always: a client that does not ask is told to, and gets nothing else.
-    Require(Arc<ServerConfig>),
+    Require(TlsServer),
 }
 
 impl Tls {
-    pub(crate) fn config(&self) -> Option<&Arc<ServerConfig>> {
+    pub(crate) fn server(&self) -> Option<&TlsServer> {
         match self {
             Self::Off => None,
-            Self::Allow(config) | Self::Require(config) => Some(config),
+            Self::Allow(server) | Self::Require(server) => Some(server),
         }
     }
 }

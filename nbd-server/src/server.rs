@@ -86,7 +86,8 @@ impl<C: ExportCatalog> Service for Nbd<C> {
             }
         };
         let export = negotiated.export.clone();
-        tracing::info!(peer, export, "NBD client connected");
+        let client = negotiated.input.transport().client().map(str::to_owned);
+        tracing::info!(peer, client, export, "NBD client connected");
         let (limits, budget) = (self.options.limits, &shared.budget);
         let served = session::serve(&self.reactor, &mut negotiated, limits, budget, stop);
         match served.await {

@@ -93,7 +93,7 @@ fn encrypt(
 #[test]
 fn data_survives_encryption() {
     let (server, client) = certificate();
-    on_each_engine(&Tls::Require(server), move |port| {
+    on_each_engine(&Tls::Require(server.into()), move |port| {
         let mut stream = encrypt(connect(port), client.clone());
         assert_eq!(outcome(&mut stream, 5, &[]), (1 << 31) + 3, "TLS twice");
         assert_eq!(outcome(&mut stream, 7, GO_SECRET), 1);
@@ -125,7 +125,7 @@ fn data_survives_encryption() {
 #[test]
 fn a_server_that_requires_tls_tells_nothing_without_it() {
     let (server, _) = certificate();
-    on_each_engine(&Tls::Require(server), |port| {
+    on_each_engine(&Tls::Require(server.into()), |port| {
         let mut stream = connect(port);
         let required = (1 << 31) + 5;
         for (option, data) in [
@@ -147,7 +147,7 @@ fn a_server_that_requires_tls_tells_nothing_without_it() {
 #[test]
 fn a_server_that_allows_tls_serves_both_and_forgets_what_came_before() {
     let (server, client) = certificate();
-    on_each_engine(&Tls::Allow(server), move |port| {
+    on_each_engine(&Tls::Allow(server.into()), move |port| {
         let mut stream = connect(port);
         assert_eq!(outcome(&mut stream, 7, GO_SECRET), 1);
         let mut stream = connect(port);
@@ -169,7 +169,7 @@ fn a_server_that_allows_tls_serves_both_and_forgets_what_came_before() {
 #[test]
 fn plaintext_slipped_in_before_tls_ends_the_connection() {
     let (server, _) = certificate();
-    on_each_engine(&Tls::Allow(server), |port| {
+    on_each_engine(&Tls::Allow(server.into()), |port| {
         let mut stream = connect(port);
         let mut bytes = b"IHAVEOPT\0\0\0\x05\0\0\0\0".to_vec();
         bytes.extend(b"IHAVEOPT\0\0\0\x03\0\0\0\0");

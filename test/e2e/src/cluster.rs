@@ -311,6 +311,13 @@ impl Cluster {
         format!("{}:{}", self.host("nbd"), self.nbd)
     }
 
+    /// Where a store that is a process of its own takes connections of the data plane.
+    #[must_use]
+    pub fn store_address(&self, store: usize) -> String {
+        let host = self.host(&format!("store-{store}"));
+        format!("{host}:{}", self.store_ports[store])
+    }
+
     /// The port of the iSCSI server.
     #[must_use]
     pub fn iscsi_port(&self) -> u16 {

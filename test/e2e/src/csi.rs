@@ -71,6 +71,11 @@ impl Driver {
         &self.directory
     }
 
+    /// Its process.
+    pub fn service(&mut self) -> &mut Service {
+        &mut self.service
+    }
+
     /// What it has logged.
     #[must_use]
     pub fn log(&self) -> String {

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod conductors;
 pub mod csi;
 pub mod filler;
+pub mod garbage;
 pub mod guest;
 pub mod image;
 pub mod inspect;

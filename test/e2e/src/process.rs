@@ -160,6 +160,15 @@ impl Service {
         Ok(kib.context("no VmRSS")?.parse::<u64>()? << 10)
     }
 
+    /// How many files and sockets it has open.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn open_files(&self) -> Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
+    }
+
     /// Its threads' names, and how often each has waited for something to do.
     ///
     /// # Errors

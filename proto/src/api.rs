@@ -8,6 +8,7 @@ mod clones;
 mod disks;
 mod groups;
 mod identities;
+mod inventory;
 mod labels;
 mod maps;
 mod placement;
@@ -54,6 +55,11 @@ pub use identities::{
     AllowIdentity, CERTIFICATE_REQUEST_BYTES_MAX, CreateJoinToken, DeniedIdentities,
     DeniedIdentity, DenyIdentity, Enrol, Enrolled, IdentityDenied, IdentitySubject, JoinToken,
     JoinTokenCreated, NodeRole, ParseNodeRoleError, RenewCertificate,
+};
+pub use inventory::{
+    ACCEPTED_MAX, CheckMetadata, FINDINGS_MAX, FindingKind, FoundReplica, INVENTORY_OWNERS_MAX,
+    INVENTORY_PAGE_MAX, INVENTORY_REPLICAS_MAX, INVENTORY_RUNS_MAX, INVENTORY_VERSION,
+    InventoryPage, MetadataChecked, MetadataFinding,
 };
 pub use labels::{LabelVolume, SetLabels};
 pub use maps::{AskMaps, AskedMap, VolumeMaps};

@@ -3,8 +3,8 @@
 //! A [`StoreControl`] is a handle on the store's service. Its calls may be awaited on any
 //! executor. The store knows nothing of conductors: it is told what to hold, and tells what it has.
 
-use ashlar_proto::api::{Assignment, DiskReport, Observed, PeerTarget};
-use ashlar_proto::{ClusterId, DiskId};
+use ashlar_proto::api::{Assignment, DiskReport, FoundReplica, Observed, PeerTarget};
+use ashlar_proto::{ClusterId, DiskId, VolumeId};
 use ashlar_reactor::channel::remote;
 
 /// Commands that wait for the service.
@@ -63,6 +63,17 @@ pub struct Applied {
     pub refused: Vec<Refused>,
 }
 
+/// What the disks of a store hold, all at about one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// The disks that it is of: those that serve.
+    pub disks: Vec<DiskId>,
+    /// Volumes whose owners have sessions with the store.
+    pub owned: Vec<VolumeId>,
+    /// All that lies on the disks.
+    pub replicas: Vec<FoundReplica>,
+}
+
 /// Where an answer goes.
 pub(crate) type Answer<T> = remote::Sender<T>;
 
@@ -71,6 +82,7 @@ pub(crate) type Answer<T> = remote::Sender<T>;
 pub(crate) enum Command {
     Report(Answer<Vec<DiskReport>>),
     Observe(Option<Vec<PeerTarget>>, Answer<Observed>),
+    Inventory(Answer<Option<Inventory>>),
     SetCluster(ClusterId, Answer<Result<(), ControlError>>),
     Apply(Vec<Assignment>, Answer<Applied>),
     Stop(Answer<()>),
@@ -103,6 +115,15 @@ impl StoreControl {
     /// [`ControlError::Stopped`].
     pub async fn observe(&self, peers: Option<Vec<PeerTarget>>) -> Result<Observed, ControlError> {
         call(&self.commands, |answer| Command::Observe(peers, answer)).await
+    }
+
+    /// What the disks hold, and whose owners are connected. Nothing where a part of the store does not
+    /// answer: half an inventory is none.
+    ///
+    /// # Errors
+    /// [`ControlError::Stopped`].
+    pub async fn inventory(&self) -> Result<Option<Inventory>, ControlError> {
+        call(&self.commands, Command::Inventory).await
     }
 
     /// Gives the disks that belong to no cluster yet to this one, durably. Nothing is served

@@ -19,7 +19,7 @@ mod service;
 mod session;
 mod worker;
 
-pub use control::{Applied, ControlError, Refusal, Refused, StoreControl};
+pub use control::{Applied, ControlError, Inventory, Refusal, Refused, StoreControl};
 pub use map_budget::{LANE_MAP_BYTES_MIN, MapBudget};
 pub use service::{
     CONNECTIONS_MAX, HELLO_WITHIN, StartStoreError, StoreHandle, StoreOptions, StoreService,

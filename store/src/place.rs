@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ashlar_proto::DiskId;
-use ashlar_proto::api::{Assignment, OwnerSeen};
+use ashlar_proto::api::{Assignment, FoundReplica, OwnerSeen};
 use ashlar_reactor::channel::remote;
 use ashlar_reactor::link::{DetachedLink, Link, LinkError};
 use ashlar_reactor::{Reactor, Remote, Stopped};
@@ -29,6 +29,7 @@ pub(crate) enum WorkerCommand {
     Serve(LaneKey, DetachedLink, Greeting, Ended),
     Report(Answer<Vec<(LaneKey, LaneReport)>>),
     Owners(Answer<Vec<OwnerSeen>>),
+    Inventory(Answer<Vec<FoundReplica>>),
     Apply(LaneKey, Vec<Assignment>, Answer<Result<(), LaneError>>),
     Stop(Answer<()>),
 }
@@ -115,6 +116,14 @@ impl Place {
         }
     }
 
+    /// What its lanes hold; nothing where that cannot be said.
+    pub(crate) async fn inventory(&self) -> Option<Vec<FoundReplica>> {
+        match self {
+            Self::Here(worker) => Some(worker.inventory()),
+            Self::There(commands) => call(commands, WorkerCommand::Inventory).await.ok(),
+        }
+    }
+
     pub(crate) async fn apply(
         &self,
         key: LaneKey,
@@ -184,6 +193,9 @@ fn carry_out(reactor: &Reactor, worker: Rc<Worker>, command: WorkerCommand) {
         }
         WorkerCommand::Owners(answer) => {
             let _ = answer.try_send(worker.owners());
+        }
+        WorkerCommand::Inventory(answer) => {
+            let _ = answer.try_send(worker.inventory());
         }
         WorkerCommand::Apply(key, wanted, answer) => {
             drop(reactor.spawn(async move {

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! accept ─▶ hello ─▶ route (disk, lane) ─▶ worker of the lane ─▶ session
-//! control ─▶ report │ set cluster │ apply │ stop
+//! control ─▶ report │ inventory │ set cluster │ apply │ stop
 //! ```
 
 use std::cell::{Cell, RefCell};
@@ -15,7 +15,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ashlar_proto::api::{Assignment, DiskReport, OWNERS_SEEN_MAX, Observed, OwnerSeen, PeerTarget};
+use ashlar_proto::api::{
+    Assignment, DiskReport, FoundReplica, OWNERS_SEEN_MAX, Observed, OwnerSeen, PeerTarget,
+};
 use ashlar_proto::frame::{PROTOCOL_VERSION, open_meta};
 use ashlar_proto::message::{Hello, HelloReply};
 use ashlar_proto::{
@@ -26,7 +28,7 @@ use ashlar_reactor::future::join_all;
 use ashlar_reactor::link::{self, Frame, Link, LinkError, LinkListener};
 use ashlar_reactor::{DiskOptions, Instant, NetError, Reactor, Remote, Stopped, Task};
 
-use crate::control::{Applied, Command, ControlError, Refusal, Refused, StoreControl};
+use crate::control::{Applied, Command, ControlError, Inventory, Refusal, Refused, StoreControl};
 use crate::disk::DiskOpenError;
 use crate::disks::{DiskEntry, open_disks};
 use crate::heard::newest;
@@ -377,6 +379,11 @@ impl StoreService {
                         let _ = answer.try_send(service.observe(peers.as_deref()).await);
                     }));
                 }
+                Command::Inventory(answer) => {
+                    drop(self.reactor.spawn(async move {
+                        let _ = answer.try_send(service.inventory().await);
+                    }));
+                }
                 // These wait for disks; reports go on meanwhile.
                 Command::SetCluster(cluster, answer) => {
                     drop(self.reactor.spawn(async move {
@@ -419,6 +426,33 @@ impl StoreService {
             peers: self.peers.seen(),
             owners: owners.filter(|list| list.len() <= OWNERS_SEEN_MAX && !is_young),
         }
+    }
+
+    /// What its disks hold, between two changes of the set of replicas. A disk without a cluster holds
+    /// nothing, one that has failed is left out with all that lies there.
+    async fn inventory(&self) -> Option<Inventory> {
+        let _turn = self.changes.acquire(1).await;
+        let found = join_all(self.places.iter().map(Place::inventory)).await;
+        let found: Vec<Vec<FoundReplica>> = found.into_iter().collect::<Option<_>>()?;
+        let owners = join_all(self.places.iter().map(Place::owners)).await;
+        let owners: Vec<Vec<OwnerSeen>> = owners.into_iter().collect::<Option<_>>()?;
+        let serving = self.disks.values();
+        let serving = serving.filter(|entry| !entry.health.has_failed());
+        let disks: Vec<DiskId> = serving.map(|entry| entry.id).collect();
+        let replicas = found.into_iter().flatten();
+        let replicas: Vec<_> = replicas.filter(|it| disks.contains(&it.disk)).collect();
+        // Who was fenced here owns nothing, however long it stays connected.
+        let is_owner = |owner: &OwnerSeen| {
+            let mut own = replicas.iter().filter(|it| it.volume == owner.volume);
+            own.all(|it| owner.generation >= it.generation)
+        };
+        let owners = newest(owners.into_iter().flatten());
+        let owned = owners.iter().filter(|owner| is_owner(owner));
+        Some(Inventory {
+            owned: owned.map(|owner| owner.volume).collect(),
+            replicas,
+            disks,
+        })
     }
 
     async fn set_cluster(&self, cluster: ClusterId) -> Result<(), ControlError> {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ashlar_proto::api::{Assignment, OwnerSeen};
+use ashlar_proto::api::{Assignment, FoundReplica, OwnerSeen};
 use ashlar_proto::limits::USES_REPORTED_MAX;
 use ashlar_proto::{BlockCount, ByteCount, DiskId, LaneIndex, ReplicaId, RoomHint};
 use ashlar_reactor::Reactor;
@@ -166,6 +166,14 @@ impl Worker {
             (key, report)
         };
         lanes.iter().map(report).collect()
+    }
+
+    /// What its lanes hold.
+    pub(crate) fn inventory(&self) -> Vec<FoundReplica> {
+        let lanes = self.lanes.borrow();
+        let each = lanes.iter();
+        each.flat_map(|(&(disk, _), replicas)| replicas.lane().inventory(disk))
+            .collect()
     }
 
     /// Makes the replicas of a lane those that are wanted, durably, but for those that were lost:

@@ -74,6 +74,12 @@ impl Layers {
         true
     }
 
+    /// The highest label that is known here; 0 where none is.
+    pub(crate) fn top(&self) -> Layer {
+        let above = self.above.last().copied().unwrap_or_default();
+        self.table.top().max(above)
+    }
+
     /// Whether a write at this label is taken; one above the table opens its own interval.
     pub(crate) fn admits(&self, label: Layer) -> bool {
         self.interval_of(label).is_some()

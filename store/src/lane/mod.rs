@@ -21,6 +21,7 @@ mod fold;
 pub mod fuzz;
 mod handle;
 mod inspect;
+mod inventory;
 mod layers;
 mod leaf;
 mod leaf_cache;

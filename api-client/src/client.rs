@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use crate::tls;
 use ashlar_proto::api::{
-    AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ChangeSettings, ClearDisk,
-    ClientDenied, CloneSnapshot, ClusterStatus, CreateSnapshot, CreateSnapshotGroup, CreateVolume,
-    DenyClient, DetachRequest, Disk, Events, ExplainedPlacement, FlattenVolume, Heartbeat,
-    HeartbeatAnswer, HoldAnswer, InSyncCommitted, Node, OwnerHeartbeat, Problem, ProposeInSync,
-    Rebalance, RebalancePlan, RegisterNode, Registered, ReportFlatten, ReportHold, ReportLayers,
-    ReserveVolume, ResizeVolume, Revision, RollbackVolume, Schedulable, SetRebalance,
-    SetSchedulable, SetSpace, Settings, Snapshot, SnapshotGroup, SnapshotMap, Space,
-    VOLUME_KEY_HEADER, Volume, VolumeMaps,
+    AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ChangeSettings, CheckMetadata,
+    ClearDisk, ClientDenied, CloneSnapshot, ClusterStatus, CreateSnapshot, CreateSnapshotGroup,
+    CreateVolume, DenyClient, DetachRequest, Disk, Events, ExplainedPlacement, FlattenVolume,
+    Heartbeat, HeartbeatAnswer, HoldAnswer, InSyncCommitted, InventoryPage, MetadataChecked, Node,
+    OwnerHeartbeat, Problem, ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered,
+    ReportFlatten, ReportHold, ReportLayers, ReserveVolume, ResizeVolume, Revision, RollbackVolume,
+    Schedulable, SetRebalance, SetSchedulable, SetSpace, Settings, Snapshot, SnapshotGroup,
+    SnapshotMap, Space, VOLUME_KEY_HEADER, Volume, VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
 use conductors::Conductors;
@@ -216,6 +216,14 @@ impl ApiClient {
             reason: root_cause(&error),
         })?;
         Ok(bytes.into())
+    }
+
+    /// `POST /v1/metadata/check`: waits for the stores, too.
+    pub async fn check_metadata(&self, check: &CheckMetadata) -> Result<MetadataChecked, ApiError> {
+        let wait = Duration::from_millis(check.wait_ms.unwrap_or_default());
+        let post = self.request(Method::POST, &["metadata", "check"]);
+        let post = post.json(check).timeout(STORES_MAX.max(wait + ANSWER_MAX));
+        json(send(post, &self.base).await?, &self.base).await
     }
 
     /// `GET /v1/volumes/{name}`.
@@ -542,6 +550,12 @@ impl ApiClient {
         beat: &Heartbeat,
     ) -> Result<HeartbeatAnswer, ApiError> {
         self.post(&["nodes", &node.to_string(), "heartbeat"], beat)
+            .await
+    }
+
+    /// `POST /v1/nodes/{id}/inventory`.
+    pub async fn tell_inventory(&self, node: NodeId, page: &InventoryPage) -> Result<(), ApiError> {
+        self.tell(&["nodes", &node.to_string(), "inventory"], page)
             .await
     }
 

@@ -1,5 +1,7 @@
 //! `ashlar meta`: backup, restore, check and move the metadata.
 
+mod stores;
+
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -198,14 +200,14 @@ fn check(api: &str, args: &CheckArgs, json: bool) -> anyhow::Result<()> {
     };
     let cluster = ashlar_conductor::upkeep::cluster_of(&rows)?;
     let held = disk_reports(args, cluster)?;
+    let is_here = args.place.data.is_some() || !args.place.etcd.etcd.is_empty();
+    if !is_here && args.file.is_none() {
+        let left = repair::check_held(&rows, &held);
+        return stores::check(api, args, rows.len(), &left, json);
+    }
     if !args.repair {
         return tell(&rows, &[], &repair::check_held(&rows, &held), json);
     }
-    let is_here = args.place.data.is_some() || !args.place.etcd.etcd.is_empty();
-    ensure!(
-        is_here,
-        "--repair needs --data or --etcd, and that no conductor runs"
-    );
     let (rows, repair) = block_on(mend(&args.place, &held))?;
     tell(&rows, &repair.mended, &repair.left, json)
 }

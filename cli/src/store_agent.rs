@@ -3,7 +3,7 @@
 //! ```text
 //!            ┌── backs off while nobody answers or the conductor refuses
 //!            ▼
-//!  register ──▶ set cluster ──▶ heartbeats ∥ assignments ── any failure ──▶ register
+//!  register ──▶ set cluster ──▶ heartbeats ∥ assignments ∥ inventories, when asked ── any failure ──▶ register
 //! ```
 //!
 //! What an assignment list says of volumes to repair goes to [`ashlar_client::RepairOwners`].
@@ -11,6 +11,8 @@
 //! Invariant: a list of assignments is carried out only if it is of the cluster that the disks
 //! were given to. What is not on a list is removed, so a list of a stranger would be the end of
 //! the data.
+
+mod inventories;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +23,7 @@ use ashlar_proto::api::{
     RegisterNode, Registered, Revision,
 };
 use ashlar_proto::{Address, ClusterId};
-use ashlar_store::{Applied, ControlError, Refused, StoreControl};
+use ashlar_store::{Applied, ControlError, Inventory, Refused, StoreControl};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -62,6 +64,9 @@ pub trait Store: Clone + Send + Sync + 'static {
         peers: Option<Vec<PeerTarget>>,
     ) -> impl Future<Output = Result<Observed, ControlError>> + Send;
 
+    /// What the disks hold; nothing where that cannot be said.
+    fn inventory(&self) -> impl Future<Output = Result<Option<Inventory>, ControlError>> + Send;
+
     /// Gives disks without a cluster to this one.
     fn set_cluster(
         &self,
@@ -82,6 +87,10 @@ impl Store for StoreControl {
 
     async fn observe(&self, peers: Option<Vec<PeerTarget>>) -> Result<Observed, ControlError> {
         StoreControl::observe(self, peers).await
+    }
+
+    async fn inventory(&self) -> Result<Option<Inventory>, ControlError> {
+        StoreControl::inventory(self).await
     }
 
     async fn set_cluster(&self, cluster: ClusterId) -> Result<(), ControlError> {
@@ -215,8 +224,10 @@ impl<S: Store> Agent<S> {
     /// Heartbeats and assignments, until either fails.
     async fn serve(&self, registered: Registered) -> Broken {
         let applied = watch::Sender::new(Revision(0));
+        let (wanted, asked) = watch::channel(None);
         tokio::select! {
-            broken = self.send_heartbeats(&registered, applied.subscribe()) => broken,
+            broken = self.send_heartbeats(&registered, applied.subscribe(), &wanted) => broken,
+            broken = inventories::tell(self, registered.node, asked) => broken,
             broken = self.follow_assignments(&registered, &applied) => broken,
         }
     }
@@ -225,6 +236,7 @@ impl<S: Store> Agent<S> {
         &self,
         registered: &Registered,
         mut applied: watch::Receiver<Revision>,
+        wanted: &watch::Sender<Option<u64>>,
     ) -> Broken {
         let period = Duration::from_millis(registered.heartbeat_ms).clamp(BEAT_MIN, BEAT_MAX);
         // What is watched stays, until the conductor says otherwise.
@@ -232,7 +244,10 @@ impl<S: Store> Agent<S> {
         loop {
             let carried_out = *applied.borrow_and_update();
             match self.send_heartbeat(registered, carried_out, peers).await {
-                Ok(answer) => peers = Some(answer.peers),
+                Ok(answer) => {
+                    peers = Some(answer.peers);
+                    inventories::want(wanted, answer.inventory);
+                }
                 Err(broken) => return broken,
             }
             // News are told at once: somebody waits for a volume. An error is the sender's end,

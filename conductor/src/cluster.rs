@@ -16,6 +16,7 @@ mod labels;
 mod leading;
 mod once;
 mod rebalance;
+mod recovery;
 mod requests;
 mod schedule;
 mod servers;
@@ -192,6 +193,8 @@ pub struct Cluster<M> {
     view: RwLock<View>,
     /// Held from plan to apply.
     turn: Mutex<()>,
+    /// One check of the metadata at a time.
+    checking: Mutex<()>,
     revision: watch::Sender<Revision>,
     bells: Bells,
     started: Duration,
@@ -239,6 +242,7 @@ impl<M: MetaStore> Cluster<M> {
             runtime,
             view,
             turn,
+            checking: Mutex::new(()),
             revision,
             bells: Bells::default(),
             started,

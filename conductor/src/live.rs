@@ -12,6 +12,7 @@ use crate::events::EventLog;
 use crate::evidence::Evidence;
 use crate::fills::Fills;
 use crate::holds::Holds;
+use crate::inventories::Inventories;
 use crate::levels::Levels;
 use crate::membership::{Membership, Moment};
 use crate::row::DiskRow;
@@ -56,6 +57,8 @@ pub(crate) struct Live {
     pub(crate) events: EventLog,
     /// What is under way, and has ended of late.
     pub(crate) tasks: TaskBook,
+    /// What stores tell of their disks, while somebody checks the metadata.
+    pub(crate) inventories: Inventories,
 }
 
 impl Live {
@@ -84,6 +87,7 @@ impl Live {
             over_committed: false,
             events: EventLog::default(),
             tasks: TaskBook::default(),
+            inventories: Inventories::default(),
         }
     }
 

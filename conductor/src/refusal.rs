@@ -116,6 +116,11 @@ pub enum VolumeRefusal {
     #[error("volume `{name}` is {}: {}", state_word(*.state), advice(*.state))]
     NotReady { name: String, state: VolumeState },
     #[error(
+        "volume `{name}` is held back: the metadata are to be compared with what stores hold; see `ashlar \
+         meta check`, and `ashlar meta check --repair`"
+    )]
+    Recovering { name: String },
+    #[error(
         "generation {given} of volume `{name}` is over, the current is {current}: somebody else \
          attached or it was detached; attach again"
     )]

@@ -27,6 +27,8 @@
 //! settings/VOLUME              settings of a volume
 //! rebalance                    whether disks are evened out; not there until somebody or something
 //!                              has changed that
+//! recovery                     the metadata are to be compared with what stores hold; there until they
+//!                              were
 //! ```
 //!
 //! A row is JSON: `{"version":10,"row":{…}}`. A version that is too new is refused, never guessed at.
@@ -43,6 +45,7 @@ mod access;
 mod attached;
 mod identities;
 mod once;
+mod recovery;
 mod servers;
 mod settings;
 mod targets;
@@ -69,6 +72,7 @@ pub(crate) use identities::{
     DeniedIdentityRow, JoinTokenRow, UsedRow, denied_identity_key, denied_subject, join_token_key,
 };
 pub(crate) use once::{OnceRow, once_key};
+pub(crate) use recovery::{RecoveryCause, RecoveryRow, recovery_key};
 pub(crate) use servers::{ServerRow, server_key};
 pub(crate) use settings::{SettingsRow, settings_key};
 pub(crate) use targets::{
@@ -332,6 +336,7 @@ pub(crate) enum AnyRow {
     Node(NodeRow),
     Disk(DiskRow),
     Rebalance(RebalanceRow),
+    Recovery(RecoveryRow),
     Space(SpaceRow),
     Denied(DeniedRow),
     Target(TargetRow),
@@ -453,6 +458,7 @@ impl AnyRow {
             "node" => read(key, value).map(Self::Node),
             "disk" => read(key, value).map(Self::Disk),
             "rebalance" => read(key, value).map(Self::Rebalance),
+            "recovery" => read(key, value).map(Self::Recovery),
             "space" => read(key, value).map(Self::Space),
             "denied" => read(key, value).map(Self::Denied),
             "target" => read(key, value).map(Self::Target),
@@ -485,6 +491,7 @@ impl AnyRow {
             Self::Node(row) => put(node_key(row.id), row),
             Self::Disk(row) => put(disk_key(row.report.id), row),
             Self::Rebalance(row) => put(rebalance_key(), row),
+            Self::Recovery(row) => put(recovery_key(), row),
             Self::Space(row) => put(space_key(), row),
             Self::Denied(row) => put(denied_key(&row.client), row),
             Self::Target(row) => put(target_key(&row.name), row),

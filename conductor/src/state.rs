@@ -33,6 +33,7 @@ mod once;
 mod owners;
 mod projects;
 mod rebalance;
+mod recovery;
 mod removed;
 mod repairs;
 mod reservations;
@@ -64,8 +65,8 @@ use ashlar_proto::{
 use crate::meta::{Change, Expect, Key, Transaction};
 use crate::row::{
     AnyRow, ClusterRow, DeniedIdentityRow, DeniedRow, DiscoveryRow, DiskRow, GroupRow,
-    JoinTokenRow, NodeRow, RebalanceRow, ReservationsRow, ServerRow, ShardRow, SpaceRow, TargetRow,
-    VolumeRow,
+    JoinTokenRow, NodeRow, RebalanceRow, RecoveryRow, ReservationsRow, ServerRow, ShardRow,
+    SpaceRow, TargetRow, VolumeRow,
 };
 pub(crate) use attachers::Attacher;
 use clones::CloneIndex;
@@ -145,6 +146,7 @@ pub(crate) struct ClusterState {
     nodes: BTreeMap<NodeId, NodeRow>,
     disks: BTreeMap<DiskId, DiskRow>,
     rebalance: RebalanceRow,
+    recovery: Option<RecoveryRow>,
     space: SpaceRow,
     settings: settings::AllSettings,
     /// Clients that may attach nothing.
@@ -221,6 +223,7 @@ impl ClusterState {
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
             rebalance: RebalanceRow::default(),
+            recovery: None,
             space: SpaceRow::default(),
             settings: settings::AllSettings::default(),
             denied: BTreeMap::new(),
@@ -292,6 +295,10 @@ impl ClusterState {
         let revision = self.revision;
         self.targets_changed = revision;
         self.identities_changed = revision;
+        self.renew_assignments_at(revision);
+    }
+
+    fn renew_assignments_at(&mut self, revision: Revision) {
         self.assigned = self.nodes.keys().map(|node| (*node, revision)).collect();
     }
 

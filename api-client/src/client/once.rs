@@ -8,7 +8,7 @@ use reqwest::Method;
 pub(super) const HEADER: &str = "idempotency-key";
 
 /// What stores, owners and servers report: no route of these takes a key.
-const REPORTS: [&str; 12] = [
+const REPORTS: [&str; 13] = [
     "attach",
     "confirm",
     "detach",
@@ -17,6 +17,7 @@ const REPORTS: [&str; 12] = [
     "heartbeat",
     "hold",
     "in-sync",
+    "inventory",
     "layers",
     "maps",
     "register",
@@ -25,12 +26,13 @@ const REPORTS: [&str; 12] = [
 
 /// Under these no route takes a key: what is said there may be said twice, or its answer is a secret, which
 /// is not kept to be given again.
-const ALWAYS_ANEW: [&str; 9] = [
+const ALWAYS_ANEW: [&str; 10] = [
     "config",
     "enrol",
     "identities",
     "join-tokens",
     "keys",
+    "metadata",
     "placement:explain",
     "projects",
     "tokens",

@@ -1,10 +1,12 @@
 //! The arguments of `ashlar meta`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use ashlar_proto::VolumeId;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::EtcdArgs;
+use super::{EtcdArgs, parse_duration};
 
 /// What to do with the metadata as a whole.
 #[derive(Debug, Subcommand)]
@@ -23,15 +25,16 @@ Examples:
   ashlar meta restore ashlar.meta --data /var/lib/ashlar/conductor
   ashlar meta restore ashlar.meta --etcd http://10.0.0.1:2379,http://10.0.0.2:2379
 
-Stop the stores before the first conductor starts on restored metadata: a store removes the replicas
-that the metadata do not name, and a backup names none that were made after it. Then compare:
-  ashlar disk inspect --json --no-verify DISK > DISK.json       for each disk
-  ashlar meta check --data DIR --disk-report DISK.json …")]
+A recovery begins with restored metadata: stores remove nothing and nobody gets a volume until the metadata
+were compared with what stores hold. Start the conductor and all stores, then
+  ashlar meta check                                     says what differs
+  ashlar meta check --repair                            puts right what is safe, and ends the recovery")]
     Restore(RestoreArgs),
     /// Say what is wrong with the metadata, and put right what is certain.
     #[command(after_help = "\
 Examples:
-  ashlar meta check                                      of a running cluster, by its API
+  ashlar meta check                                      of a running cluster, with what its stores hold
+  ashlar meta check --repair                             and rebuilds from that what is lost or behind
   ashlar meta check ashlar.meta                          of a backup
   ashlar meta check --data DIR --disk-report a.json --repair
 
@@ -107,10 +110,24 @@ pub struct CheckArgs {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub disk_report: Vec<PathBuf>,
 
-    /// Put right what is certain: names, counters, on which disks and nodes replicas are. Needs --data or
-    /// --etcd, and that no conductor runs.
+    /// Put right what is certain. In a running cluster: in-sync sets, generations, layers and volumes whose
+    /// rows are lost or behind, from what stores hold. With --data or --etcd, while no conductor runs: names,
+    /// counters, on which disks and nodes replicas are; and rows that cannot be read are removed.
     #[arg(long)]
     pub repair: bool,
+
+    /// With --repair: take the replicas of this volume (its id) as complete where all of them agree, although
+    /// its owner did not leave it cleanly. Right only if none of them was being brought up then.
+    #[arg(long, value_name = "VOLUME-ID", requires = "repair", conflicts_with_all = ["file", "data", "etcd"])]
+    pub accept: Vec<VolumeId>,
+
+    /// End the recovery although something is undecided: stores then remove for good what no row names.
+    #[arg(long, conflicts_with_all = ["file", "data", "etcd"])]
+    pub give_up: bool,
+
+    /// How long to wait for what stores say.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub wait: Duration,
 }
 
 /// `ashlar meta migrate`.

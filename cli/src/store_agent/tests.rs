@@ -63,6 +63,10 @@ impl Store for MemoryStore {
         Ok(Observed::default())
     }
 
+    async fn inventory(&self) -> Result<Option<Inventory>, ControlError> {
+        Ok(None)
+    }
+
     async fn set_cluster(&self, cluster: ClusterId) -> Result<(), ControlError> {
         self.with(|held| match *held.cluster.get_or_insert(cluster) {
             found if found == cluster => Ok(()),

@@ -160,6 +160,7 @@ pub(crate) const RULES: &[Rule] = &[
     get("/v1/status", View, Cluster),
     // All rows, secrets and hashes with them.
     Rule { noted: Noted::Always, ..get("/v1/metadata/backup", Administer, Cluster) },
+    change("POST", "/v1/metadata/check", Administer, Cluster),
     get("/v1/volumes", View, Nothing),
     change("POST", "/v1/volumes", Operate, Named),
     get("/v1/volumes/{name}", View, Volume),
@@ -189,6 +190,7 @@ pub(crate) const RULES: &[Rule] = &[
     get("/v1/nodes", View, Cluster),
     report("/v1/nodes/register", Store, Cluster),
     report("/v1/nodes/{id}/heartbeat", Store, Cluster),
+    report("/v1/nodes/{id}/inventory", Store, Cluster),
     get("/v1/nodes/{id}/assignments", Store, Cluster),
     report("/v1/owners/heartbeat", Attach, Cluster),
     change("DELETE", "/v1/nodes/{id}", Administer, Cluster),

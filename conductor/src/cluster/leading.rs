@@ -109,6 +109,7 @@ impl<M: MetaStore> Cluster<M> {
     async fn take_over(&self, term: Term) -> Result<(), ClusterError> {
         let _turn = self.turn.lock().await;
         self.follow().await?;
+        self.begin_recovery(term).await?;
         let (now, timing) = (self.now(), self.timing);
         let revision = self.change_live(|view| {
             view.state.renew_assignments();

@@ -202,7 +202,10 @@ impl<M: MetaStore> Cluster<M> {
         name: String,
         request: ProposeInSync,
     ) -> Result<InSyncCommitted, ClusterError> {
-        let plan = move |view: &View| view.state.plan_in_sync(&name, &request);
+        let plan = move |view: &View| {
+            view.state.refuse_held_back(&name)?;
+            view.state.plan_in_sync(&name, &request)
+        };
         Ok(self.transact(plan).await?.0)
     }
 
@@ -261,8 +264,10 @@ impl<M: MetaStore> Cluster<M> {
                 .extend(reports.into_iter().map(|report| (report.id, report)));
         });
         self.settle().await?;
-        let peers = self.read(|view| view.state.peers_of(node));
-        Ok(HeartbeatAnswer { peers })
+        Ok(self.read(|view| HeartbeatAnswer {
+            peers: view.state.peers_of(node),
+            inventory: view.live.inventories.asked(node),
+        }))
     }
 
     /// Hears an owner.
@@ -296,7 +301,8 @@ impl<M: MetaStore> Cluster<M> {
 
     /// A node's assignments, once they are newer than `after` or the wait is over. Only who leads before
     /// and after the wait knows them: a store removes what is not on the list, and one of a moment ago
-    /// lacks what the store has made since.
+    /// lacks what the store has made since. During a recovery nobody knows them: the answer is that nothing
+    /// is newer than `after`, which any store takes for no news.
     ///
     /// # Errors
     /// [`ClusterError`].
@@ -313,7 +319,7 @@ impl<M: MetaStore> Cluster<M> {
         };
         let term = self.leads()?;
         let changed = |view: &View| match current(view) {
-            Ok(at) if at == after && view.leads_in(term) => None,
+            Ok(at) if (at == after || view.state.is_recovering()) && view.leads_in(term) => None,
             other => Some(other.map(|_| ())),
         };
         self.read(|view| current(view).map(|_| ()))?;
@@ -326,6 +332,14 @@ impl<M: MetaStore> Cluster<M> {
         }
         self.read(|view| {
             let revision = current(view)?;
+            if view.state.is_recovering() {
+                return Ok(Assignments {
+                    cluster: view.state.cluster(),
+                    revision: after,
+                    replicas: Vec::new(),
+                    repairs: Vec::new(),
+                });
+            }
             Ok(Assignments {
                 cluster: view.state.cluster(),
                 revision,
@@ -352,6 +366,8 @@ impl<M: MetaStore> Cluster<M> {
         };
         self.wait_for(wait, changed).await;
         self.check_not_behind(after)?;
+        self.read(|view| view.state.refuse_held_back(&name))
+            .map_err(Refusal::from)?;
         let map = self.read(|view| view.state.map(&name));
         map.ok_or_else(|| Refusal::from(VolumeRefusal::NotFound { name }).into())
     }
@@ -415,6 +431,9 @@ impl<M: MetaStore> Cluster<M> {
         self.look_at_servers().await?;
         self.look_at_space();
         self.look_at_tasks();
+        if self.read(|view| view.state.is_recovering()) {
+            return Ok(());
+        }
         self.heal().await
     }
 }

@@ -23,14 +23,109 @@ pub(crate) use codes;
 
 impl Code {
     /// All, in their order.
-    pub(super) fn all() -> impl Iterator<Item = Self> {
-        let access = AccessCode::LISTED.iter().copied();
-        // For people it is the other one.
-        let access = access
-            .filter(|code| *code != AccessCode::Invalid)
-            .map(Self::Access);
-        Self::LISTED.iter().copied().chain(access)
-    }
+    pub(super) const ALL: &'static [Self] = &[
+        Self::RouteNotFound,
+        Self::MethodNotAllowed,
+        Self::Malformed,
+        Self::TooLarge,
+        Self::NotJson,
+        Self::Invalid,
+        Self::VolumeNotFound,
+        Self::VolumeExists,
+        Self::VolumeAttached,
+        Self::VolumeNotReady,
+        Self::MetadataRecovering,
+        Self::VolumeHasSnapshots,
+        Self::VolumeLarger,
+        Self::VolumeUnseen,
+        Self::SnapshotNotFound,
+        Self::SnapshotExists,
+        Self::SnapshotNotReady,
+        Self::SnapshotNotNewest,
+        Self::SnapshotHasClones,
+        Self::CloneChainTooLong,
+        Self::TooManySnapshots,
+        Self::LayersExhausted,
+        Self::GroupInProgress,
+        Self::GroupNotHeld,
+        Self::GroupFailed,
+        Self::GroupOver,
+        Self::VolumeUnfenced,
+        Self::StaleGeneration,
+        Self::StaleEpoch,
+        Self::ShardNotFound,
+        Self::ReplicaGone,
+        Self::NoRoom,
+        Self::OverCommitted,
+        Self::NodeNotFound,
+        Self::NodeNameTaken,
+        Self::NodeInUse,
+        Self::NodeUp,
+        Self::DiskNotFound,
+        Self::DiskElsewhere,
+        Self::DiskInUse,
+        Self::DiskServed,
+        Self::ClientDenied,
+        Self::ClientNotDenied,
+        Self::TargetNotFound,
+        Self::TargetExists,
+        Self::UnitNotFound,
+        Self::LunTaken,
+        Self::VolumeInTarget,
+        Self::VolumeMapped,
+        Self::InitiatorNotFound,
+        Self::ChapNotFound,
+        Self::SecretReused,
+        Self::ServerNotFound,
+        Self::ServerReplaced,
+        Self::ServerUp,
+        Self::ReservationsChanged,
+        Self::KeyReused,
+        Self::ObjectChanged,
+        Self::MatchNeeded,
+        Self::TaskNotFound,
+        Self::TaskNotCancelable,
+        Self::TooManyWatches,
+        Self::TimedOut,
+        Self::Stopping,
+        Self::NotLeader,
+        Self::NoLeader,
+        Self::LeadLost,
+        Self::MetadataUnavailable,
+        Self::OutcomeUnknown,
+        Self::MetadataFull,
+        Self::TooMuchAtOnce,
+        Self::CertificateRequired,
+        Self::RoleRefused,
+        Self::IdentityDenied,
+        Self::IdentityNotDenied,
+        Self::SpeaksForOther,
+        Self::NoAuthority,
+        Self::JoinTokenUnknown,
+        Self::JoinTokenExpired,
+        Self::JoinTokenUsed,
+        Self::JoinTokenOfOther,
+        Self::JoinTokenNotFound,
+        Self::Internal,
+        Self::Access(AccessCode::NotAuthenticated),
+        Self::Access(AccessCode::CredentialsRefused),
+        Self::Access(AccessCode::CredentialsExpired),
+        Self::Access(AccessCode::CredentialsRevoked),
+        Self::Access(AccessCode::UserDenied),
+        Self::Access(AccessCode::TooManyFailures),
+        Self::Access(AccessCode::HostNotPermitted),
+        Self::Access(AccessCode::NotPermitted),
+        Self::Access(AccessCode::ProjectNotPermitted),
+        Self::Access(AccessCode::VolumeKeyNeeded),
+        Self::Access(AccessCode::UserNotFound),
+        Self::Access(AccessCode::UserExists),
+        Self::Access(AccessCode::LastAdmin),
+        Self::Access(AccessCode::KeyNotFound),
+        Self::Access(AccessCode::ProjectNotFound),
+        Self::Access(AccessCode::ProjectExists),
+        Self::Access(AccessCode::ProjectInUse),
+        Self::Access(AccessCode::QuotaExceeded),
+    ];
 
     /// Of any request under `/v1`.
     pub(super) const OF_ANY: [Self; 20] = [
@@ -76,9 +171,10 @@ impl Code {
     ];
 
     /// Of changes of one volume.
-    pub(super) const OF_VOLUME: [Self; 6] = [
+    pub(super) const OF_VOLUME: [Self; 7] = [
         Self::VolumeNotFound,
         Self::VolumeNotReady,
+        Self::MetadataRecovering,
         Self::VolumeAttached,
         Self::StaleGeneration,
         Self::GroupInProgress,
@@ -86,7 +182,8 @@ impl Code {
     ];
 
     /// Of volumes that are made or grow.
-    pub(super) const OF_PLACEMENT: [Self; 4] = [
+    pub(super) const OF_PLACEMENT: [Self; 5] = [
+        Self::MetadataRecovering,
         Self::NoRoom,
         Self::OverCommitted,
         Self::Access(AccessCode::ProjectNotFound),

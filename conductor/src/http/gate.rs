@@ -45,7 +45,7 @@ pub(super) fn need(method: &Method, path: &str) -> Need {
         // Where to ask, and how: that tells nothing of what there is.
         ("GET" | "HEAD", ["leader"] | ["openapi.json"]) => Need::Nothing,
         ("POST", ["enrol", "renew"]) => Need::Certificate,
-        ("POST", ["nodes", "register"] | ["nodes", _, "heartbeat"]) => STORES,
+        ("POST", ["nodes", "register"] | ["nodes", _, "heartbeat" | "inventory"]) => STORES,
         ("GET", ["nodes", _, "assignments"]) => STORES,
         ("POST", ["owners", "heartbeat"] | ["maps"]) => OWNERS,
         (
@@ -105,6 +105,7 @@ mod tests {
     fn nodes_do_what_is_theirs() {
         assert_eq!(post("/v1/nodes/register"), STORES);
         assert_eq!(post("/v1/nodes/7/heartbeat"), STORES);
+        assert_eq!(post("/v1/nodes/7/inventory"), STORES);
         assert_eq!(get("/v1/nodes/7/assignments"), STORES);
         assert_eq!(post("/v1/volumes/v/attach"), OWNERS);
         assert_eq!(post("/v1/maps"), OWNERS);
@@ -120,6 +121,7 @@ mod tests {
             "/v1/volumes/v/resize",
             "/v1/nodes/n/drain",
             "/v1/join-tokens",
+            "/v1/metadata/check",
             "/v1/identities/deny",
             "/v1/what/there/is/not",
             "/v1/volumes/v/attach/more",

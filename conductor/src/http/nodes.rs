@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ashlar_proto::NodeId;
 use ashlar_proto::api::{
-    Assignments, Disk, Heartbeat, HeartbeatAnswer, List, Node, OwnerHeartbeat, RegisterNode,
-    Registered,
+    Assignments, Disk, Heartbeat, HeartbeatAnswer, InventoryPage, List, Node, OwnerHeartbeat,
+    RegisterNode, Registered,
 };
 use axum::Json;
 use axum::extract::State;
@@ -73,6 +73,18 @@ fn routes_of_stores<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             .gives::<HeartbeatAnswer>()
             .refuses(&[Code::NodeNotFound, Code::DiskElsewhere]),
         )
+        .post(
+            "/v1/nodes/{id}/inventory",
+            tell_inventory::<M>,
+            op(
+                "tellInventory",
+                "A store says what its disks hold, page by page, when the answer to its heartbeat asks for it",
+            )
+            .part::<NodeId>("id")
+            .body::<InventoryPage>()
+            .done("it is noted, or of another check than the present one")
+            .refuses(&[Code::NodeNotFound]),
+        )
         .get(
             "/v1/nodes/{id}/assignments",
             assignments::<M>,
@@ -130,6 +142,17 @@ pub(super) async fn heartbeat<M: MetaStore>(
 ) -> Answer<Json<HeartbeatAnswer>> {
     speaks_for(&api, &caller, node)?;
     Ok(Json(api.cluster.heartbeat(node, request).await?))
+}
+
+pub(super) async fn tell_inventory<M: MetaStore>(
+    State(api): Shared<M>,
+    caller: Caller,
+    PathPart(node): PathPart<NodeId>,
+    JsonBody(page): JsonBody<InventoryPage>,
+) -> Answer<StatusCode> {
+    speaks_for(&api, &caller, node)?;
+    api.cluster.hear_inventory(node, page)?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn hear_owner<M: MetaStore>(

@@ -139,7 +139,7 @@ fn routes_of_owners<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             )
             .query::<AfterQuery>()
             .gives::<VolumeMap>()
-            .refuses(&[Code::VolumeNotFound]),
+            .refuses(&[Code::VolumeNotFound, Code::MetadataRecovering]),
         )
         .post(
             "/v1/maps",

@@ -6,7 +6,9 @@ use ashlar_proto::{DiskId, GroupId, Layer, NodeId, PortalGroup, ReplicaId, Shard
 use super::resize::{self, space};
 use super::{At, ClusterState, Held};
 use crate::meta::Key;
-use crate::row::{AnyRow, RowError, ShardRow, SnapshotRow, VolumeRow, denied_subject};
+use crate::row::{
+    AnyRow, RowError, ShardRow, SnapshotRow, VolumeRow, denied_subject, recovery_key,
+};
 
 impl ClusterState {
     /// Applies a row as it stands from `revision` on, or its removal.
@@ -35,6 +37,10 @@ impl ClusterState {
         match row {
             AnyRow::Cluster(row) => self.cluster = row,
             AnyRow::Rebalance(row) => self.rebalance = row,
+            AnyRow::Recovery(row) => {
+                self.recovery = Some(row);
+                self.renew_assignments_at(revision);
+            }
             AnyRow::Space(row) => self.space = row,
             AnyRow::Settings(row) => self.put_settings(revision, row),
             AnyRow::Denied(row) => {
@@ -193,6 +199,11 @@ impl ClusterState {
 
     fn remove(&mut self, revision: Revision, key: &Key) -> Result<(), RowError> {
         let unknown = || RowError::Unknown { key: key.clone() };
+        if *key == recovery_key() {
+            self.recovery = None;
+            self.renew_assignments_at(revision);
+            return Ok(());
+        }
         let (kind, rest) = key.as_str().split_once('/').ok_or_else(unknown)?;
         match kind {
             "name" => {

@@ -34,6 +34,9 @@ impl ClusterState {
         let mut shards = 0;
         for AskedMap { name, after } in asked {
             match self.map_changed(name) {
+                // Of what may be behind nobody is told, nor that it is gone.
+                None if self.is_recovering() => {}
+                Some(_) if self.refuse_held_back(name).is_err() => {}
                 None => answer.gone.push(name.clone()),
                 Some(at) if !self.is_newer(at, *after) => {}
                 Some(_) if answer.maps.len() >= MAPS_ANSWERED_MAX || shards >= SHARDS_MAX => {}

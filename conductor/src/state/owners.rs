@@ -45,6 +45,7 @@ impl ClusterState {
             self.refuse_denied(&request.owner, shown.as_ref())?;
         }
         let current = self.require(name)?;
+        self.refuse_held_back(name)?;
         if current.state != VolumeState::Ready {
             let (name, state) = (name.to_owned(), current.state);
             return Err(VolumeRefusal::NotReady { name, state }.into());

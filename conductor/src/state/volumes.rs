@@ -59,6 +59,7 @@ impl ClusterState {
     ) -> Result<Plan<VolumeId>, Refusal> {
         check_create(request)?;
         let name = canonical(&request.name);
+        self.refuse_recovering(name)?;
         if self.names.contains_key(name) {
             let name = name.to_owned();
             return Err(VolumeRefusal::Exists { name }.into());

@@ -3,7 +3,8 @@
 //! Pure. Invariants: nothing is invented; what is derived from other rows is derived anew, and a replica is
 //! said to be where it was found, if it was found in one place. No replica comes in sync, and none leaves a
 //! set: who holds every write is known to owners alone, so what a disk does not hold any more is left to
-//! the cluster, which replaces it as it does a disk that was lost.
+//! the cluster, which replaces it as it does a disk that was lost. A row that cannot be read is removed, and
+//! a recovery begins: the conductor makes it anew from what stores hold, where that suffices.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,8 @@ use super::check::{Decoded, Finding, Flaw, check, decode};
 use super::held::{Held, HeldReplica};
 use crate::meta::{Change, Key};
 use crate::row::{
-    AnyRow, NameRow, ShardRow, cluster_key, disk_key, name_key, shard_key, volume_key,
+    AnyRow, NameRow, RecoveryCause, RecoveryRow, RowError, ShardRow, cluster_key, disk_key,
+    name_key, recovery_key, shard_key, volume_key,
 };
 
 /// What is to be done.
@@ -106,8 +108,14 @@ fn is_fresh(row: &ShardRow, replica: ashlar_proto::ReplicaId) -> bool {
 /// Plans what can be put right.
 #[must_use]
 pub fn plan(rows: &Rows, held: &Held) -> Repair {
-    let (mut decoded, _) = decode(rows);
+    let (mut decoded, flaws) = decode(rows);
     let before = decoded.clone();
+    let unreadable = unreadable(flaws);
+    if !unreadable.is_empty() {
+        let begun = RecoveryRow::begun(RecoveryCause::RowsLost, 0);
+        let row = decoded.entry(recovery_key());
+        row.or_insert(AnyRow::Recovery(begun));
+    }
     names(&mut decoded);
     locations(&mut decoded, held);
     counters(&mut decoded);
@@ -126,6 +134,10 @@ pub fn plan(rows: &Rows, held: &Held) -> Repair {
         after.remove(key);
         changes.push(Change::Delete { key: key.clone() });
     }
+    for key in unreadable {
+        after.remove(&key);
+        changes.push(Change::Delete { key });
+    }
     let left = check_held(&after, held);
     let stays = |one: &Finding| {
         left.iter()
@@ -137,6 +149,23 @@ pub fn plan(rows: &Rows, held: &Held) -> Repair {
         mended: mended.collect(),
         left,
     }
+}
+
+/// Rows of volumes, names and shards that are garbled: no conductor starts on them, and without them it
+/// has stores say what they hold. A row of a newer version is none of these.
+fn unreadable(flaws: Vec<Finding>) -> Vec<Key> {
+    let garbled = flaws.into_iter().filter(|finding| {
+        matches!(
+            finding.flaw,
+            Flaw::Unreadable(RowError::Malformed { .. }) | Flaw::Misplaced { .. }
+        )
+    });
+    let keys = garbled.map(|finding| finding.key);
+    keys.filter(|key| {
+        let kind = key.as_str().split('/').next().unwrap_or_default();
+        matches!(kind, "volume" | "name" | "shard")
+    })
+    .collect()
 }
 
 /// Names lead to volumes that have them.

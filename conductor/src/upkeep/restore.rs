@@ -14,15 +14,8 @@ use ashlar_proto::{Epoch, Generation};
 use super::Rows;
 use super::snapshot::{self, SnapshotError};
 use crate::meta::{Change, Key, Leadership, MetaError, MetaStore, Outcome, Term, Transaction};
-use crate::row::{AnyRow, RowError, cluster_key};
-
-/// Ids that are skipped: volumes, replicas, nodes, groups made since the backup.
-const IDS_SKIPPED: u64 = 1 << 20;
-
-/// Generations and epochs that are skipped: attaches, and changes of a set, since the backup. A generation
-/// is one of 2^24.
-const GENERATIONS_SKIPPED: u32 = 4096;
-const EPOCHS_SKIPPED: u32 = 1 << 16;
+use crate::recovery::{EPOCHS_SKIPPED, GENERATIONS_SKIPPED, IDS_SKIPPED};
+use crate::row::{AnyRow, RecoveryCause, RecoveryRow, RowError, cluster_key};
 
 /// Rows and bytes of one transaction: well below what any store takes.
 const ROWS_MAX: usize = 500;
@@ -170,12 +163,14 @@ fn bytes_of(change: &Change) -> usize {
 
 /// The rows of a backup as a cluster may go on with them although it went on after the backup: no id,
 /// generation or epoch that was given out since is given out again, and no volume counts as attached, or
-/// as detached cleanly.
+/// as detached cleanly. A recovery begins with them: nothing is removed and nobody gets a volume before
+/// the rows were compared with what stores hold.
 ///
 /// # Errors
 /// [`RowError`] where a row cannot be read.
 pub fn set_apart(rows: &Rows) -> Result<Rows, RowError> {
     let mut apart = Rows::new();
+    let mut recovery = RecoveryRow::begun(RecoveryCause::Restored, EPOCHS_SKIPPED);
     for (key, value) in rows {
         let row = match AnyRow::decode(key, value)? {
             AnyRow::Cluster(mut row) => {
@@ -199,6 +194,12 @@ pub fn set_apart(rows: &Rows) -> Result<Rows, RowError> {
                 row.epoch = Epoch::new(row.epoch.get().saturating_add(EPOCHS_SKIPPED));
                 AnyRow::Shard(row)
             }
+            // A backup of metadata that were recovering is further behind.
+            AnyRow::Recovery(row) => {
+                recovery.epochs_skipped =
+                    recovery.epochs_skipped.saturating_add(row.epochs_skipped);
+                continue;
+            }
             _ => {
                 apart.insert(key.clone(), value.clone());
                 continue;
@@ -207,6 +208,9 @@ pub fn set_apart(rows: &Rows) -> Result<Rows, RowError> {
         if let Change::Put { key, value } = row.put() {
             apart.insert(key, value);
         }
+    }
+    if let Change::Put { key, value } = AnyRow::Recovery(recovery).put() {
+        apart.insert(key, value);
     }
     Ok(apart)
 }

@@ -19,7 +19,7 @@ use crate::meta::redb_store::RedbStore;
 use crate::meta::{Change, Key};
 use crate::row::{
     AnyRow, ClusterRow, DiskRow, NameRow, NodeRow, ShardRow, VolumeRow, cluster_key, name_key,
-    shard_key, volume_key,
+    recovery_key, shard_key, volume_key,
 };
 
 const CLUSTER: ClusterId = ClusterId::new(0xc1);
@@ -359,6 +359,41 @@ fn what_was_given_out_since_a_backup_is_not_given_out_again() {
     };
     assert!(row.next_volume > 1000 && row.next_replica > 1000);
     assert_eq!(texts(&apart), [""; 0]);
+    let AnyRow::Recovery(row) = get(&apart, &recovery_key()) else {
+        panic!("a recovery")
+    };
+    assert!(!row.compared && row.epochs_skipped > 1000);
+    // What was restored while it recovered is as far behind as both together.
+    let AnyRow::Recovery(again) = get(&restore::set_apart(&apart).unwrap(), &recovery_key()) else {
+        panic!("a recovery")
+    };
+    assert_eq!(again.epochs_skipped, 2 * row.epochs_skipped);
+}
+
+/// No conductor starts on a row that it cannot read; without it one starts, and has stores say what they hold.
+#[test]
+fn a_garbled_row_of_a_volume_is_removed_and_a_recovery_begins() {
+    let shard = shard_key(VolumeId::new(1), ShardIndex::new(1));
+    let mut garbled = rows();
+    garbled.insert(shard.clone(), b"{".to_vec());
+    let repair = repair::plan(&garbled, &Held::default());
+    assert!(
+        repair
+            .changes
+            .contains(&Change::Delete { key: shard.clone() })
+    );
+    let begun = repair
+        .changes
+        .iter()
+        .any(|change| *change.key() == recovery_key());
+    assert!(begun, "{:?}", repair.changes);
+    // What a newer build wrote is left to it, and so are rows that no store could tell of.
+    let newer = br#"{"version":99,"row":{}}"#.to_vec();
+    for (key, value) in [(shard, newer), (cluster_key(), b"{".to_vec())] {
+        let mut rows = rows();
+        rows.insert(key, value);
+        assert_eq!(repair::plan(&rows, &Held::default()).changes, []);
+    }
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod pages;
 mod problems;
 mod projects;
 mod rebalance;
+mod recovery;
 mod restart;
 mod secured;
 mod servers;

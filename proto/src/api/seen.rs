@@ -76,6 +76,9 @@ pub struct HeartbeatAnswer {
     /// The stores to watch from now on; at most [`PEERS_WATCHED_MAX`].
     #[serde(default)]
     pub peers: Vec<PeerTarget>,
+    /// The inventory that is wanted, by its number; a store tells each once. Older stores tell none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<u64>,
 }
 
 /// `POST /v1/owners/heartbeat`: an owner says that it lives, and which stores it reaches.

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use ashlar_e2e::cluster::free_port;
 use ashlar_e2e::ledger::Ledger;
-use ashlar_e2e::nbd::NbdClient;
+use ashlar_e2e::nbd::{Command, NbdClient};
 use ashlar_e2e::process::{Service, wait_for};
 use ashlar_e2e::{Tool, binary};
 use serde_json::Value;
@@ -104,12 +104,23 @@ impl Bench {
     }
 
     fn start_nbd(&mut self) -> Result<()> {
+        self.start_nbd_named("nbd", &[])
+    }
+
+    fn start_nbd_named(&mut self, name: &str, more: &[&str]) -> Result<()> {
         let (api, listen) = (self.api.clone(), format!("127.0.0.1:{}", self.nbd_port));
-        self.run(
-            "nbd",
-            "ashlar",
-            &["nbd", "--conductor", &api, "--listen", &listen],
-        )
+        let arguments = ["nbd", "--conductor", &api, "--listen", &listen];
+        self.run(name, "ashlar", &[&arguments, more].concat())
+    }
+
+    /// Compares the metadata with what stores hold until nothing is wrong any more.
+    fn repaired(&self) -> Result<()> {
+        wait_for("the repair", LIMIT, || {
+            self.json(&["meta", "check", "--repair"])
+        })?;
+        let checked = self.json(&["meta", "check"])?;
+        ensure!(checked["stores"]["recovering"] == false, "{checked}");
+        Ok(())
     }
 
     fn ashlar(&self, arguments: &[&str]) -> Tool {
@@ -136,8 +147,12 @@ impl Bench {
 
     /// What was written is there, and more can be written.
     fn goes_on(&self, ledger: &mut Ledger) -> Result<()> {
+        self.goes_on_with("v", ledger)
+    }
+
+    fn goes_on_with(&self, volume: &str, ledger: &mut Ledger) -> Result<()> {
         let mut client = wait_for("the volume", LIMIT, || {
-            NbdClient::connect(self.nbd_port, "v")
+            NbdClient::connect(self.nbd_port, volume)
         })?;
         ledger.verify(&mut client)?;
         ensure!(
@@ -244,9 +259,83 @@ fn metadata_go_into_etcd_and_back_and_return_from_a_backup() -> Result<()> {
     );
     it.start_conductor(["--data", &restored])?;
     it.start_stores()?;
+    it.repaired()?;
     it.start_nbd()?;
     it.serves("fourth")?;
     it.goes_on(&mut ledger)?;
-    ensure!(it.names()? == ["first", "fourth", "v"], "{:?}", it.names()?);
+    let names = it.names()?;
+    // Those that the backup does not know are there under other names.
+    ensure!(names.len() == 5, "{names:?}");
+    ensure!(
+        names[..2] == ["first", "fourth"] && names[4] == "v",
+        "{names:?}"
+    );
+    ensure!(
+        names[2..4]
+            .iter()
+            .all(|name| name.starts_with("recovered-")),
+        "{names:?}"
+    );
     Ok(())
+}
+
+/// A backup, then what it cannot know: a volume with data, and an owner that was replaced by another while
+/// it could not be asked. The first owner is only paused; it goes on once all was repaired.
+#[test]
+fn a_backup_older_than_a_volume_and_a_failover_is_repaired_from_what_stores_hold() -> Result<()> {
+    let mut it = Bench::new()?;
+    let (data, backup, restored) = (it.path("meta"), it.path("backup"), it.path("restored"));
+    it.start_conductor(["--data", &data])?;
+    it.start_stores()?;
+    it.serves("first")?;
+    it.json(&["volume", "create", "v", "--size", "64MiB"])?;
+    it.json(&["meta", "backup", &backup])?;
+
+    it.start_nbd()?;
+    let mut ledger = Ledger::new(0, BLOCKS, 5);
+    it.goes_on(&mut ledger)?;
+    let mut zombie = NbdClient::connect(it.nbd_port, "v")?;
+    let old = it.running.iter_mut().find(|(name, _)| name == "nbd");
+    old.context("no server")?.1.pause();
+    it.nbd_port = free_port()?;
+    it.start_nbd_named("second-nbd", &["--force-attach"])?;
+    it.goes_on(&mut ledger)?;
+    it.json(&["volume", "create", "late", "--size", "64MiB"])?;
+    let mut late = Ledger::new(0, BLOCKS, 6);
+    it.goes_on_with("late", &mut late)?;
+    it.stop("second-nbd")?;
+    let generation = it.json(&["volume", "show", "v"])?["generation"].clone();
+    let generation = generation.as_u64().context("no generation")?;
+    it.stop("conductor")?;
+
+    // Stores and the paused owner stay.
+    it.json(&["meta", "restore", &backup, "--data", &restored])?;
+    it.start_conductor(["--data", &restored])?;
+    wait_for("what is behind to be found", LIMIT, || {
+        let found = it.ashlar(&["meta", "check"]).run()?;
+        ensure!(found.stdout.contains("volume-row-lost"), "{}", found.stdout);
+        ensure!(!found.stdout.contains("disk-unheard"), "{}", found.stdout);
+        Ok(())
+    })?;
+    it.nbd_port = free_port()?;
+    it.start_nbd_named("third-nbd", &[])?;
+    ensure!(
+        NbdClient::connect(it.nbd_port, "v").is_err(),
+        "a volume was given away before it was compared"
+    );
+    it.repaired()?;
+    let names = it.names()?;
+    let recovered = names.iter().find(|name| name.starts_with("recovered-"));
+    let recovered = recovered.with_context(|| format!("{names:?}"))?;
+    it.goes_on(&mut ledger)?;
+    it.goes_on_with(recovered, &mut late)?;
+    let after = it.json(&["volume", "show", "v"])?["generation"].clone();
+    ensure!(after.as_u64() > Some(generation), "{after}");
+
+    // Whoever had it before changes nothing any more.
+    let old = it.running.iter_mut().find(|(name, _)| name == "nbd");
+    old.context("no server")?.1.resume();
+    let written = zombie.call(Command::Write, 0, 4096, &[0xee; 4096]);
+    ensure!(!matches!(written, Ok(0)), "a fenced owner wrote");
+    it.goes_on(&mut ledger)
 }

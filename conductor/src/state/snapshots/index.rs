@@ -105,7 +105,6 @@ impl SnapshotIndex {
     }
 
     /// All rows.
-    #[cfg(test)]
     pub(in crate::state) fn all(&self) -> impl Iterator<Item = &SnapshotRow> {
         self.volumes
             .values()

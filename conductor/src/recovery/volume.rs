@@ -1,0 +1,326 @@
+//! One volume: its shards, its generation, its layers; and one that no row knows, made anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ashlar_proto::api::{AckRule, FoundReplica, Reserve, VolumeState};
+use ashlar_proto::limits::{BLOCK_BYTES_U64, SHARD_BYTES_DEFAULT, VOLUME_BYTES_MIN};
+use ashlar_proto::{ByteCount, Generation, Layer, LayerTable, ShardIndex, VolumeId};
+
+use super::code::Code;
+use super::shard::{Judged, Look};
+use super::trust::Around;
+use super::{Found, GENERATIONS_SKIPPED, Known, Outcome};
+use crate::row::{AnyRow, NameRow, ShardRow, VolumeRow};
+use crate::state::shards_needed;
+
+/// Compares what is known of a volume with its replicas.
+pub(super) fn compare(
+    known: &Known,
+    found: &Found,
+    volume: VolumeId,
+    replicas: &[&FoundReplica],
+    outcome: &mut Outcome,
+) {
+    let row = known.volumes.get(&volume);
+    // What is being made or removed is not there yet, or no more; nobody has it attached.
+    if row.is_some_and(|row| row.state != VolumeState::Ready) {
+        return;
+    }
+    if row.is_none() && known.recovery.is_none() {
+        outcome.find(Code::VolumeDeleted, Some(volume), None);
+        return;
+    }
+    let around = Around {
+        wanted: row.map(|row| usize::from(row.replicas)),
+        all_heard: outcome.all_heard,
+        owned: found.owned.contains(&volume),
+        accepted: found.accepted.contains(&volume),
+    };
+    let all = judge_all(known, &found.disks, volume, replicas, around);
+    let mut judged = BTreeMap::new();
+    for (index, result) in all {
+        match result {
+            Ok(one) => {
+                judged.insert(index, one);
+            }
+            Err(code) => outcome.find(code, Some(volume), Some(index)),
+        }
+    }
+    for (index, one) in &judged {
+        for code in &one.codes {
+            outcome.find(code.clone(), Some(volume), Some(*index));
+        }
+    }
+    let look = LookAtVolume {
+        known,
+        volume,
+        replicas,
+        judged,
+    };
+    let rows = match row {
+        Some(row) => look.mended(row, outcome),
+        None => look.made(around.owned, outcome),
+    };
+    if !outcome.undecided.contains(&volume) {
+        outcome.puts.extend(rows);
+    }
+}
+
+/// Each shard that there is or should be.
+fn judge_all(
+    known: &Known,
+    heard: &BTreeSet<ashlar_proto::DiskId>,
+    volume: VolumeId,
+    replicas: &[&FoundReplica],
+    around: Around,
+) -> BTreeMap<ShardIndex, Result<Judged, Code>> {
+    let mut by_shard: BTreeMap<ShardIndex, Vec<&FoundReplica>> = BTreeMap::new();
+    for replica in replicas {
+        by_shard.entry(replica.shard).or_default().push(replica);
+    }
+    let needed = known.volumes.get(&volume).map_or(0, shards_needed);
+    for index in (0..needed).map(ShardIndex::new) {
+        by_shard.entry(index).or_default();
+    }
+    let rows = known.shards.keys().filter(|at| at.0 == volume);
+    for (_, index) in rows {
+        by_shard.entry(*index).or_default();
+    }
+    let recovery = known.recovery.as_ref();
+    let recovery = recovery.filter(|recovery| recovery.holds_back(volume));
+    let skipped = recovery.map_or(0, |recovery| recovery.epochs_skipped);
+    let judge = |(index, found): (ShardIndex, Vec<&FoundReplica>)| {
+        let look = Look {
+            known,
+            heard,
+            volume,
+            index,
+            found: &found,
+            skipped,
+            around,
+        };
+        (index, look.judge())
+    };
+    by_shard.into_iter().map(judge).collect()
+}
+
+struct LookAtVolume<'a> {
+    known: &'a Known,
+    volume: VolumeId,
+    replicas: &'a [&'a FoundReplica],
+    judged: BTreeMap<ShardIndex, Judged>,
+}
+
+impl LookAtVolume<'_> {
+    /// The rows of a volume that has one, as far as they change.
+    fn mended(&self, row: &VolumeRow, outcome: &mut Outcome) -> Vec<AnyRow> {
+        let needed = shards_needed(row);
+        if self.judged.keys().any(|index| index.get() >= needed) {
+            outcome.find(Code::BeyondEnd, Some(self.volume), None);
+        }
+        let mut mended = row.clone();
+        let seen = self.seen();
+        if seen > row.generation {
+            let said = row.generation;
+            let behind = Code::GenerationBehind { said, seen };
+            outcome.find(behind, Some(self.volume), None);
+        }
+        let is_rebuilt = self.judged.values().any(|one| one.is_rebuilt);
+        if seen > row.generation || is_rebuilt {
+            fence(&mut mended, seen);
+        }
+        self.layers(row, &mut mended, outcome);
+        let mut rows = self.changed_shards();
+        if mended != *row {
+            rows.push(AnyRow::Volume(mended));
+        }
+        rows
+    }
+
+    /// The highest generation that any replica has seen.
+    fn seen(&self) -> Generation {
+        let seen = self.replicas.iter().map(|it| it.generation).max();
+        seen.unwrap_or_default()
+    }
+
+    fn changed_shards(&self) -> Vec<AnyRow> {
+        let rows = self.judged.values().filter_map(|one| one.row.clone());
+        let is_new = |row: &ShardRow| self.known.shards.get(&(row.volume, row.index)) != Some(row);
+        rows.filter(is_new).map(AnyRow::Shard).collect()
+    }
+
+    /// The head, and the table by which layers are read, as the newest replica has them.
+    fn layers(&self, row: &VolumeRow, mended: &mut VolumeRow, outcome: &mut Outcome) {
+        let top = self.replicas.iter().map(|it| it.top).max();
+        let top = top.unwrap_or_default();
+        let tables = self.replicas.iter().map(|it| it.layers.as_ref());
+        let newest = tables.clone().flatten().max_by_key(|table| table.version);
+        let version = newest.map_or(0, |table| table.version);
+        if top <= row.head_layer && version <= row.layers.version {
+            return;
+        }
+        let newest = newest.filter(|_| tables.clone().all(|table| table.is_some()));
+        let Some(table) = newest.filter(|table| table.is_sound() && self.fits(table, row)) else {
+            outcome.find(Code::LayersUnknown, Some(self.volume), None);
+            return;
+        };
+        let (said, seen) = (row.head_layer, top.max(row.head_layer));
+        outcome.find(Code::LayersBehind { said, seen }, Some(self.volume), None);
+        if table.version > row.layers.version {
+            mended.layers = table.clone();
+        }
+        // After a rollback the head is above all that was dropped.
+        mended.head_layer = match mended.layers.is_dropped(seen) {
+            true => Layer::new(seen.get().saturating_add(1)),
+            false => seen,
+        };
+    }
+
+    /// Whether all snapshots that the rows know can be read by that table.
+    fn fits(&self, table: &LayerTable, row: &VolumeRow) -> bool {
+        if table.version <= row.layers.version {
+            return true;
+        }
+        let snapshots = self.known.snapshots.iter();
+        let mut layers = snapshots.filter(|it| it.volume == self.volume);
+        layers.all(|snapshot| {
+            let interval = table.interval_of(snapshot.layer);
+            interval.is_some_and(|run| run.high == snapshot.layer)
+                && !table.is_dropped(snapshot.layer)
+        })
+    }
+
+    /// The rows of a volume that has none.
+    fn made(&self, owned: bool, outcome: &mut Outcome) -> Vec<AnyRow> {
+        if outcome.undecided.contains(&self.volume) {
+            return Vec::new();
+        }
+        let row = match self.volume_row(owned, outcome.all_heard) {
+            Ok(row) => row,
+            Err(why) => {
+                outcome.find(Code::VolumeUnknown { why }, Some(self.volume), None);
+                return Vec::new();
+            }
+        };
+        let name = row.name.clone();
+        outcome.find(Code::VolumeRowLost { name }, Some(self.volume), None);
+        let mut rows = self.changed_shards();
+        rows.push(AnyRow::Name(NameRow {
+            name: row.name.clone(),
+            volume: row.id,
+        }));
+        rows.push(AnyRow::Volume(row));
+        rows
+    }
+
+    fn volume_row(&self, owned: bool, all_heard: bool) -> Result<VolumeRow, &'static str> {
+        if owned {
+            return Err("its owner is connected to a store");
+        }
+        if !all_heard {
+            return Err("some disks were not looked at");
+        }
+        let has_layers = |it: &&FoundReplica| {
+            let version = it.layers.as_ref().map(|table| table.version);
+            it.top > FIRST_HEAD || version != Some(0)
+        };
+        if self.replicas.iter().any(|it| has_layers(&it)) {
+            return Err("it had snapshots");
+        }
+        let lengths = self.lengths()?;
+        let (size_bytes, shard_bytes) = extent(&lengths)?;
+        let members = self.judged.values().filter_map(|one| one.row.as_ref());
+        let members = members.map(|row| row.replicas.len()).max().unwrap_or(1);
+        let mut row = VolumeRow {
+            id: self.volume,
+            name: self.name(),
+            size_bytes,
+            shard_bytes,
+            replicas: u8::try_from(members).unwrap_or(1),
+            ack: AckRule::Majority,
+            state: VolumeState::Ready,
+            generation: Generation::default(),
+            head_layer: FIRST_HEAD,
+            attached_by: None,
+            attached_for_repair: false,
+            repairer: None,
+            unfenced: false,
+            layers: LayerTable::default(),
+            layers_applied: 0,
+            settled_layer: Layer::default(),
+            settled: false,
+            grows_to: None,
+            kept_bytes: ByteCount::default(),
+            reserve: Reserve::None,
+            origin: None,
+            flattened_to: None,
+            labels: BTreeMap::new(),
+            served_by: None,
+            wanted_by: None,
+            key_hash: None,
+        };
+        fence(&mut row, self.seen());
+        Ok(row)
+    }
+
+    /// The blocks of each shard, of all from the first one on.
+    fn lengths(&self) -> Result<Vec<u64>, &'static str> {
+        let is_next = |(at, index): (u32, &ShardIndex)| at == index.get();
+        if self.judged.is_empty() || !(0..).zip(self.judged.keys()).all(is_next) {
+            return Err("some of its shards are missing");
+        }
+        let of_shard = |index: &ShardIndex| {
+            let replicas = self.replicas.iter().filter(|it| it.shard == *index);
+            let longest = replicas.map(|it| u64::from(it.blocks.get())).max();
+            longest.ok_or("some of its shards are on no disk")
+        };
+        self.judged.keys().map(of_shard).collect()
+    }
+
+    /// The name that leads to it, else one by its id.
+    fn name(&self) -> String {
+        let mut names = self.known.names.iter();
+        let own = names.find(|(_, volume)| **volume == self.volume);
+        own.map_or_else(
+            || format!("recovered-{}", self.volume),
+            |(name, _)| name.clone(),
+        )
+    }
+}
+
+/// The head of a volume that never had a snapshot.
+const FIRST_HEAD: Layer = Layer::new(1);
+
+/// Nobody has the volume any more, and who had it is fenced: by generations above all that were seen or
+/// given out, and by stores that attach it for a moment.
+fn fence(row: &mut VolumeRow, seen: Generation) {
+    let above = seen.get().saturating_add(GENERATIONS_SKIPPED);
+    row.generation = row.generation.max(Generation::new(above));
+    row.attached_by = None;
+    row.attached_for_repair = false;
+    row.served_by = None;
+    row.settled = false;
+    row.unfenced = seen > Generation::default();
+}
+
+/// The size of a volume and of its shards, by the blocks of each shard.
+fn extent(lengths: &[u64]) -> Result<(ByteCount, ByteCount), &'static str> {
+    let blocks = lengths
+        .iter()
+        .try_fold(0_u64, |sum, next| sum.checked_add(*next));
+    let size = blocks.and_then(|blocks| blocks.checked_mul(BLOCK_BYTES_U64));
+    let size = size.filter(|size| *size >= VOLUME_BYTES_MIN);
+    let size = size.ok_or("it is too small or too large")?;
+    let shard = match lengths {
+        [first, rest @ ..] if !rest.is_empty() => {
+            let full = lengths.len() - 1;
+            let is_full = lengths.iter().take(full).all(|length| length == first);
+            if !is_full || rest.last() > Some(first) {
+                return Err("its shards have different lengths");
+            }
+            first * BLOCK_BYTES_U64
+        }
+        _ => SHARD_BYTES_DEFAULT.max(size),
+    };
+    Ok((ByteCount::new(size), ByteCount::new(shard)))
+}

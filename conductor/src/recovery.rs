@@ -136,7 +136,9 @@ pub(crate) fn compare(known: &Known, found: &Found) -> Outcome {
         volume::compare(known, found, volume, &replicas, &mut outcome);
     }
     counters(known, found, &mut outcome);
-    outcome.findings.sort_by(|a, b| b.kind.cmp(&a.kind));
+    outcome
+        .findings
+        .sort_by_key(|finding| std::cmp::Reverse(finding.kind));
     outcome
 }
 

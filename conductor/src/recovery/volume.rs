@@ -224,7 +224,7 @@ impl LookAtVolume<'_> {
             let version = it.layers.as_ref().map(|table| table.version);
             it.top > FIRST_HEAD || version != Some(0)
         };
-        if self.replicas.iter().any(|it| has_layers(&it)) {
+        if self.replicas.iter().any(has_layers) {
             return Err("it had snapshots");
         }
         let lengths = self.lengths()?;

@@ -426,6 +426,7 @@ pub fn disk_list(api: &str, json: bool) -> anyhow::Result<()> {
     let header = [
         "id",
         "node",
+        "labels",
         "path",
         "state",
         "used",
@@ -454,6 +455,7 @@ fn disk_row(disk: &Disk) -> Vec<String> {
     vec![
         report.id.to_string(),
         disk.node_name.clone(),
+        labels::told(&disk.labels),
         report.path.clone(),
         with_ailing(state, disk),
         bytes(report.used_bytes.get()),

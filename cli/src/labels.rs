@@ -1,9 +1,10 @@
-//! `ashlar volume label`: labels of volumes, as people write them.
+//! `ashlar volume label`, `ashlar disk label`: labels, as people write them.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use ashlar_proto::api::LabelVolume;
+use ashlar_proto::DiskId;
+use ashlar_proto::api::{LabelDisk, LabelVolume};
 
 use crate::admin::ask;
 use crate::args::LabelArgs;
@@ -19,6 +20,17 @@ pub fn run(api: &str, args: &LabelArgs, json: bool) -> Result<()> {
         return print_json(&volume);
     }
     print_text(&format!("{}: {}", volume.name, told(&volume.labels)))
+}
+
+/// Changes labels of a disk.
+pub fn disk(api: &str, disk: DiskId, texts: &[String], json: bool) -> Result<()> {
+    let LabelVolume { set, remove } = changes(texts)?;
+    let request = LabelDisk { set, remove };
+    let disk = ask(api, async |client| client.label_disk(disk, &request).await)?;
+    if json {
+        return print_json(&disk);
+    }
+    print_text(&format!("disk {}: {}", disk.report.id, told(&disk.labels)))
 }
 
 /// `NAME=VALUE` sets a label, `NAME-` takes it away.

@@ -37,7 +37,7 @@ pub struct Candidate {
     pub disk: DiskId,
     /// Its node.
     pub node: NodeId,
-    /// The labels of its node.
+    /// Its labels, and those of its node that it does not have itself.
     pub labels: BTreeMap<String, String>,
     /// What lies on it.
     pub load: Load,
@@ -48,7 +48,7 @@ pub struct Candidate {
 pub struct Neighbour {
     /// Its node.
     pub node: NodeId,
-    /// The labels of its node.
+    /// Its labels, and those of its node that it does not have itself.
     pub labels: BTreeMap<String, String>,
 }
 

@@ -31,14 +31,14 @@
 //!                              were
 //! ```
 //!
-//! A row is JSON: `{"version":10,"row":{…}}`. A version that is too new is refused, never guessed at.
+//! A row is JSON: `{"version":11,"row":{…}}`. A version that is too new is refused, never guessed at.
 //! Version 2 knows of replicas that are replaced, of repair owners, and of nodes and disks that take
 //! no replicas; version 3 of replicas that move to even out disks; version 4 of disks that ail
 //! and of denied clients; version 5 of snapshots and of how layers are read; version 6 of volumes that change
 //! their size; version 7 of clones, of groups of snapshots, of reservations and of the rules of space;
 //! version 8 of iSCSI targets and of persistent reservations; version 9 of iSCSI servers and of what they serve;
 //! version 10 of who may do what, of who may join, of labels of volumes, of requests that may be sent again
-//! and of settings.
+//! and of settings; version 11 of labels of disks.
 //! What an older row does not say is not so.
 
 mod access;
@@ -80,7 +80,7 @@ pub(crate) use targets::{
 };
 
 /// The version of the rows that this build writes.
-const ROW_VERSION: u32 = 10;
+const ROW_VERSION: u32 = 11;
 
 /// The oldest version that it reads.
 const ROW_VERSION_OLDEST: u32 = 1;
@@ -300,6 +300,9 @@ pub(crate) struct DiskRow {
     /// The last incident that somebody has cleared.
     #[serde(default)]
     pub(crate) cleared: Option<Incident>,
+    /// Its own labels; they go before those of its node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// Whether disks are evened out.

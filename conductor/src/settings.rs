@@ -74,8 +74,8 @@ pub(crate) const TABLE: [Definition; 11] = [
         scope: SettingScope::Volume,
         kind: Kind::Selector,
         default: Some("any"),
-        effect: "Labels of the nodes that may hold replicas, as media=nvme,region=eu. For every place that \
-                 is chosen from then on, at once; replicas that lie elsewhere stay.",
+        effect: "Labels of the disks, or of their nodes, that may hold replicas, as media=nvme,region=eu. For \
+                 every place that is chosen from then on, at once; replicas that lie elsewhere stay.",
     },
     Definition {
         name: "rebuild-after",

@@ -61,7 +61,7 @@ pub use inventory::{
     INVENTORY_PAGE_MAX, INVENTORY_REPLICAS_MAX, INVENTORY_RUNS_MAX, INVENTORY_VERSION,
     InventoryPage, MetadataChecked, MetadataFinding,
 };
-pub use labels::{LabelVolume, SetLabels};
+pub use labels::{LabelDisk, LabelVolume, SetLabels};
 pub use maps::{AskMaps, AskedMap, VolumeMaps};
 pub use placement::{ExplainedDisk, ExplainedPlacement, Verdict};
 pub use rebalance::{
@@ -636,6 +636,9 @@ pub struct Disk {
     /// How full it is, by the rules of the cluster.
     #[serde(default)]
     pub level: DiskLevel,
+    /// Its own labels. They go before those of its node where replicas are placed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A list and the revision that it stands for; `GET …?watch=true&after=R` goes on from there.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ashlar_proto::api::{CancelTask, LabelVolume, Task, TaskState, Volume};
+use ashlar_proto::DiskId;
+use ashlar_proto::api::{CancelTask, Disk, LabelDisk, LabelVolume, Task, TaskState, Volume};
 use reqwest::Method;
 
 use super::{ApiClient, ApiError, json, send, waiting};
@@ -42,5 +43,11 @@ impl ApiClient {
         request: &LabelVolume,
     ) -> Result<Volume, ApiError> {
         self.post(&["volumes", name, "label"], request).await
+    }
+
+    /// `POST /v1/disks/{disk}/label`.
+    pub async fn label_disk(&self, disk: DiskId, request: &LabelDisk) -> Result<Disk, ApiError> {
+        let disk = disk.to_string();
+        self.post(&["disks", &disk, "label"], request).await
     }
 }

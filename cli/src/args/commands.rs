@@ -148,6 +148,19 @@ pub enum DiskCommand {
     /// List the disks of the cluster.
     #[command(after_help = "Example:\n  ashlar disk list")]
     List,
+    /// Give a disk of the cluster labels of its own, or take them away. Pools and rules for places go by
+    /// these and by those of its node; of two of one name the disk's counts.
+    #[command(after_help = "\
+Examples:
+  ashlar disk label 5d1c7f0e9a8b4c3d2e1f0a9b8c7d6e5f media=hdd
+  ashlar disk label 5d1c7f0e9a8b4c3d2e1f0a9b8c7d6e5f media-      takes the label away")]
+    Label {
+        /// Its id.
+        disk: DiskId,
+        /// Labels that it gets, as NAME=VALUE, and that it loses, as NAME-.
+        #[arg(required = true, value_name = "NAME=VALUE|NAME-")]
+        labels: Vec<String>,
+    },
     /// What is to become of a disk of the cluster.
     #[command(flatten)]
     Schedule(ScheduleDisk),

@@ -21,7 +21,7 @@ pub struct VolumeRules {
     /// Rather make no volume, and replace no replica, than break --spread.
     #[arg(long, requires = "spread")]
     pub spread_hard: bool,
-    /// Keep it on nodes with these labels, as media=nvme,region=eu.
+    /// Keep it on disks with these labels, their own or those of their nodes, as media=nvme,region=eu.
     #[arg(long, value_name = "LABEL=VALUE,…")]
     pub pool: Option<String>,
     /// Set a setting of it, as iops-max=5000; may be given more than once. See `ashlar config list`.

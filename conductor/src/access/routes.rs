@@ -203,6 +203,7 @@ pub(crate) const RULES: &[Rule] = &[
     change("POST", "/v1/disks/{id}/uncordon", Operate, Cluster),
     change("POST", "/v1/disks/{id}/drain", Operate, Cluster),
     change("POST", "/v1/disks/{id}/clear", Operate, Cluster),
+    change("POST", "/v1/disks/{id}/label", Operate, Cluster),
     get("/v1/clients/denied", View, Cluster),
     change("POST", "/v1/clients/deny", Operate, Cluster),
     change("POST", "/v1/clients/allow", Operate, Cluster),

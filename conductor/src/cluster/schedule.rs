@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ashlar_proto::DiskId;
-use ashlar_proto::api::{Disk, Node, Schedulable};
+use ashlar_proto::api::{Disk, LabelDisk, Node, Schedulable};
 
 use super::{Cluster, ClusterError};
 use crate::meta::MetaStore;
@@ -46,6 +46,19 @@ impl<M: MetaStore> Cluster<M> {
     /// A disk that ails is used all the same, until it does so again.
     pub(crate) async fn clear_disk(self: &Arc<Self>, disk: DiskId) -> Result<Disk, ClusterError> {
         let plan = move |view: &super::View| view.state.plan_clear_disk(disk);
+        self.transact_once(plan).await?;
+        self.heal().await?;
+        let found = self.read(|view| view.state.disk(disk, &view.live));
+        found.ok_or_else(|| Refusal::from(DiskRefusal::NotFound { disk }).into())
+    }
+
+    /// Changes some labels of a disk; what waits for such a place gets it.
+    pub(crate) async fn label_disk(
+        self: &Arc<Self>,
+        disk: DiskId,
+        request: LabelDisk,
+    ) -> Result<Disk, ClusterError> {
+        let plan = move |view: &super::View| view.state.plan_label_disk(disk, &request);
         self.transact_once(plan).await?;
         self.heal().await?;
         let found = self.read(|view| view.state.disk(disk, &view.live));

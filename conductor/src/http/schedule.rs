@@ -1,11 +1,11 @@
-//! `/v1/nodes/{id}` and `/v1/disks/{id}`: cordon, uncordon, drain, remove.
+//! `/v1/nodes/{id}` and `/v1/disks/{id}`: cordon, uncordon, drain, label, remove.
 //!
 //! A node is named by its name or its id; a name that looks like an id comes first.
 
 use std::sync::Arc;
 
 use ashlar_proto::DiskId;
-use ashlar_proto::api::{ClearDisk, Disk, Node, Schedulable, SetSchedulable};
+use ashlar_proto::api::{ClearDisk, Disk, LabelDisk, Node, Schedulable, SetSchedulable};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -136,6 +136,17 @@ fn routes_of_disks<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             .tagged()
             .refuses(&[Code::DiskNotFound]),
         )
+        .post(
+            "/v1/disks/{id}/label",
+            label_disk::<M>,
+            op("labelDisk", "Changes some labels of a disk")
+                .part::<DiskId>("id")
+                .body::<LabelDisk>()
+                .gives::<Disk>()
+                .keyed()
+                .tagged()
+                .refuses(&[Code::DiskNotFound]),
+        )
 }
 
 /// Handlers that set a node's or a disk's state.
@@ -169,6 +180,14 @@ pub(super) async fn clear_disk<M: MetaStore>(
     JsonBody(ClearDisk {}): JsonBody<ClearDisk>,
 ) -> Answer<Json<Disk>> {
     Ok(Json(api.cluster.clear_disk(disk).await?))
+}
+
+pub(super) async fn label_disk<M: MetaStore>(
+    State(api): Shared<M>,
+    PathPart(disk): PathPart<DiskId>,
+    JsonBody(request): JsonBody<LabelDisk>,
+) -> Answer<Json<Disk>> {
+    Ok(Json(api.cluster.label_disk(disk, request).await?))
 }
 
 pub(super) async fn remove_node<M: MetaStore>(

@@ -1,4 +1,4 @@
-//! The rules that a volume has for its places: the pool of nodes that may hold it, and what its replicas
+//! The rules that a volume has for its places: the pool of disks that may hold it, and what its replicas
 //! are spread over.
 //!
 //! Pure. A hard rule is kept by whoever chooses a place, for a new volume, a replica that is replaced or
@@ -17,15 +17,15 @@ pub struct Rules {
     pub spread: Option<String>,
     /// They must.
     pub is_hard: bool,
-    /// Labels that each node must have.
+    /// Labels that each disk must have, its own or its node's.
     pub pool: Labels,
 }
 
 /// Why a place is out of the question.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
-    /// Its node is not of the pool.
-    #[error("its node is not of the pool: it has no label {name}={value}")]
+    /// It is not of the pool.
+    #[error("it is not of the pool: neither it nor its node has the label {name}={value}")]
     NotOfPool {
         /// The label that it should have.
         name: String,
@@ -33,7 +33,7 @@ pub enum Broken {
         value: String,
     },
     /// Replicas must be spread over a label that it does not have.
-    #[error("its node has no label {label}, and replicas must differ in that")]
+    #[error("neither it nor its node has a label {label}, and replicas must differ in that")]
     NoLabel {
         /// The label.
         label: String,
@@ -49,7 +49,7 @@ pub enum Broken {
 }
 
 impl Rules {
-    /// Whether a node of these labels may hold a replica at all.
+    /// Whether a disk of these labels may hold a replica at all.
     ///
     /// # Errors
     /// The rule that it would break.
@@ -67,7 +67,7 @@ impl Rules {
         }
     }
 
-    /// Whether it may beside replicas on nodes of those labels.
+    /// Whether it may beside replicas on disks of those labels.
     ///
     /// # Errors
     /// The rule that it would break.

@@ -29,8 +29,8 @@ pub(crate) const EMPTIED_PART: usize = 4;
 pub(crate) const PANIC_PART: usize = 2;
 
 impl DiskRow {
-    /// The row of a disk with its next report: that it ails stays, unless this is the incident that
-    /// somebody has cleared.
+    /// The row of a disk with its next report: its labels stay, and that it ails, unless this is the
+    /// incident that somebody has cleared.
     pub(super) fn with_report(before: Option<&Self>, next: Self) -> Self {
         let cleared = before.and_then(|before| before.cleared);
         let said = next.report.ailing.clone();
@@ -40,6 +40,9 @@ impl DiskRow {
             schedulable: before.map(|before| before.schedulable).unwrap_or_default(),
             ailing: said.or_else(known),
             cleared,
+            labels: before
+                .map(|before| before.labels.clone())
+                .unwrap_or_default(),
             ..next
         }
     }

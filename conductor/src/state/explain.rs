@@ -8,6 +8,7 @@ use ashlar_proto::api::{CreateVolume, ExplainedDisk, ExplainedPlacement, Schedul
 use ashlar_proto::{ByteCount, DiskId, NodeId, ShardIndex, VolumeId};
 
 use super::ClusterState;
+use super::labels::labels_of_place;
 use super::volumes::check_create;
 use crate::live::Live;
 use crate::placement::{Candidate, Rules, Want, place_by};
@@ -83,7 +84,8 @@ impl ClusterState {
         replicas: u32,
     ) -> ExplainedDisk {
         let node = self.nodes.get(&row.node);
-        let labels = node.map(|node| node.labels.clone()).unwrap_or_default();
+        let labels = node.map(|node| labels_of_place(node, Some(row)).into_owned());
+        let labels = labels.unwrap_or_default();
         let mut reasons = match candidate {
             Some(candidate) => no_room(candidate, want),
             None => self.unusable(live, disk, row),

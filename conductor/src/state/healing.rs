@@ -383,11 +383,9 @@ impl<'a> Healer<'a> {
     }
 
     fn neighbour(&self, replica: &Replica) -> Neighbour {
-        let node = self.state.node_of(replica);
-        let row = self.state.nodes.get(&node);
         Neighbour {
-            node,
-            labels: row.map(|row| row.labels.clone()).unwrap_or_default(),
+            node: self.state.node_of(replica),
+            labels: self.state.labels_at(replica).into_owned(),
         }
     }
 

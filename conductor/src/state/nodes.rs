@@ -3,7 +3,7 @@
 //! Invariants: a node is known by its name, a disk by its id; a disk belongs to the node that
 //! reported it last, and never to two that are up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ashlar_proto::api::{DiskReport, RegisterNode, Schedulable};
 use ashlar_proto::limits::{MISSING_REPORTED_MAX, USES_REPORTED_MAX};
@@ -180,6 +180,7 @@ impl ClusterState {
                     schedulable: Schedulable::default(),
                     ailing: None,
                     cleared: None,
+                    labels: BTreeMap::new(),
                 };
                 changes.push(AnyRow::Disk(DiskRow::with_report(current, row)).put());
             }

@@ -46,6 +46,7 @@ impl ClusterState {
             replicas: 0,
             provisioned_bytes: ByteCount::default(),
             level: DiskLevel::default(),
+            labels: row.labels,
         }
     }
 }

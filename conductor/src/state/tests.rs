@@ -29,6 +29,7 @@ mod evidence;
 mod groups;
 mod healing;
 mod identities;
+mod labels;
 mod random;
 mod rebalance;
 mod repairs;

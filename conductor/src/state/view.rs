@@ -206,6 +206,7 @@ impl ClusterState {
             replicas: count(self.replicas_on(id)),
             provisioned_bytes: ByteCount::new(self.totals.promised(id)),
             level: live.levels.of(id),
+            labels: row.labels.clone(),
         })
     }
 

@@ -17,6 +17,7 @@ use ashlar_proto::{
     VolumeId,
 };
 
+use super::labels::labels_of_place;
 use super::resize::{shard_count, space};
 use super::space::{check_reserve, want};
 use super::{At, ClusterState, Plan};
@@ -139,7 +140,7 @@ impl ClusterState {
             Some(Candidate {
                 disk: *disk,
                 node: row.node,
-                labels: node.labels.clone(),
+                labels: labels_of_place(node, Some(row)).into_owned(),
                 load,
             })
         });

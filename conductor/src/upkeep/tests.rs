@@ -45,6 +45,7 @@ fn disk(id: u128, node: u64) -> AnyRow {
         schedulable: Schedulable::Open,
         ailing: None,
         cleared: None,
+        labels: BTreeMap::new(),
     })
 }
 

@@ -202,3 +202,35 @@ async fn a_schedule_is_asked_for_by_an_empty_object() {
         .await;
     assert_eq!(disk.schedulable, Schedulable::Draining);
 }
+
+#[tokio::test]
+async fn a_disk_is_labelled_and_a_pool_goes_by_that() {
+    use ashlar_proto::api::ExplainedPlacement;
+    let directory = tempfile::tempdir().unwrap();
+    let bench = start(directory.path()).await;
+    let _stores = Store::start_many(&bench, 3).await;
+    let disks: List<Disk> = bench.get("/v1/disks").await;
+    let path = format!("/v1/disks/{}/label", disks.items[0].report.id);
+    let request = json!({"set": {"media": "nvme", "bay": "3"}});
+    let disk: Disk = bench.posted(&path, &request).await;
+    assert_eq!(
+        (disk.labels.len(), disk.labels["media"].as_str()),
+        (2, "nvme")
+    );
+    let disk: Disk = bench.posted(&path, &json!({"remove": ["bay"]})).await;
+    let listed: List<Disk> = bench.get("/v1/disks").await;
+    assert_eq!(listed.items[0].labels, disk.labels);
+    let mut one = volume("v", 1);
+    one.settings = [("pool".to_owned(), "media=nvme".to_owned())].into();
+    let explained: ExplainedPlacement = bench.posted("/v1/placement:explain", &one).await;
+    let chosen = explained.disks.iter().filter(|disk| disk.replicas > 0);
+    assert_eq!(
+        chosen.map(|one| one.disk).collect::<Vec<_>>(),
+        [disk.report.id]
+    );
+    let wrong = bench.post(&path, &json!({"set": {"": "x"}})).await;
+    assert_eq!(wrong.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let nowhere = "/v1/disks/000000000000000000000000000000ff/label";
+    let refused = bench.post(nowhere, &request).await;
+    assert_eq!(problem(refused).await.code, "disk-not-found");
+}

@@ -208,17 +208,15 @@ impl<'a> Planner<'a> {
         if row.replicas.iter().any(is_met) || self.moved.contains(&at) || !self.is_whole(row) {
             return false;
         }
-        let labels = |r| {
-            let node = self.state.nodes.get(&self.state.node_of(r));
-            node.map(|node| &node.labels)
-        };
+        let labels = |r: &Replica| self.state.labels_at(r);
         let (own, others): (Vec<_>, Vec<_>) = row.replicas.iter().partition(|r| r.id == replica);
-        let own = own.into_iter().find_map(labels);
-        let others: Vec<_> = others.into_iter().filter_map(labels).collect();
+        let own = own.into_iter().map(labels).next();
+        let others: Vec<_> = others.into_iter().map(labels).collect();
+        let others: Vec<_> = others.iter().map(AsRef::as_ref).collect();
         let rules = self.state.placement_rules(at.0);
         let overlap = |labels| rules.overlap(labels, &others);
         rules.check(&target.labels, &others).is_ok()
-            && own.is_some_and(|own| overlap(&target.labels) <= overlap(own))
+            && own.as_deref().is_some_and(|own| overlap(&target.labels) <= overlap(own))
     }
 
     pub(super) fn carry_out(

@@ -29,7 +29,7 @@ pub struct ExplainedDisk {
     pub node: NodeId,
     /// The node's name.
     pub node_name: String,
-    /// The node's labels.
+    /// The disk's labels, and those of its node that it does not have itself.
     pub labels: BTreeMap<String, String>,
     /// What becomes of it.
     pub verdict: Verdict,

@@ -269,19 +269,12 @@ impl Replicas {
         }
     }
 
+    /// What most requests are is done in place; the rest apart, so that the future of each is no larger than
+    /// what that takes.
     async fn run(&self, work: Work, frame: Frame) -> Result<Answer, Status> {
         let header = &frame.header;
         match work {
             Work::Ping => Ok(Answer::default()),
-            Work::Flush => self
-                .changed(self.lane.flush().await)
-                .map(|()| Answer::default()),
-            Work::Open(opening) => self.open(opening, header).await,
-            Work::SetState(admitted, set) => self.set_state(&admitted, header, set).await,
-            Work::SetLayers(admitted, set) => {
-                let told = self.lane.set_layers(admitted.gate().key(), set.table);
-                self.changed(told.await).map(|()| Answer::default())
-            }
             Work::Write(admitted, checksums) => {
                 let key = admitted.gate().key();
                 let (layer, block, seq) = (header.layer, header.block, header.seq);
@@ -289,12 +282,6 @@ impl Replicas {
                     .lane
                     .write(key, layer, block, seq, frame.data, &checksums);
                 self.changed(written.await).map(|()| Answer::default())
-            }
-            Work::Zeroes(admitted) => {
-                let key = admitted.gate().key();
-                let (layer, block, seq) = (header.layer, header.block, header.seq);
-                let zeroed = self.lane.zero(key, layer, block, header.count, seq);
-                self.changed(zeroed.await).map(|()| Answer::default())
             }
             Work::Read(admitted) => {
                 let key = admitted.gate().key();
@@ -304,6 +291,30 @@ impl Replicas {
                 let (entries, data) = read.await.map_err(LaneError::status)?;
                 let meta = encode_read(&entries);
                 Ok(Answer { meta, data })
+            }
+            rarer => Box::pin(self.run_rarer(rarer, header)).await,
+        }
+    }
+
+    async fn run_rarer(&self, work: Work, header: &FrameHeader) -> Result<Answer, Status> {
+        match work {
+            Work::Ping | Work::Write(..) | Work::Read(_) => {
+                unreachable!("done in place")
+            }
+            Work::Flush => self
+                .changed(self.lane.flush().await)
+                .map(|()| Answer::default()),
+            Work::Open(opening) => self.open(opening, header).await,
+            Work::SetState(admitted, set) => self.set_state(&admitted, header, set).await,
+            Work::SetLayers(admitted, set) => {
+                let told = self.lane.set_layers(admitted.gate().key(), set.table);
+                self.changed(told.await).map(|()| Answer::default())
+            }
+            Work::Zeroes(admitted) => {
+                let key = admitted.gate().key();
+                let (layer, block, seq) = (header.layer, header.block, header.seq);
+                let zeroed = self.lane.zero(key, layer, block, header.count, seq);
+                self.changed(zeroed.await).map(|()| Answer::default())
             }
             Work::Verify(admitted) => {
                 let key = admitted.gate().key();
@@ -336,7 +347,7 @@ impl Replicas {
                     reactor: self.lane.reactor().clone(),
                     lane: &self.lane,
                     gate,
-                    request: frame.header,
+                    request: *header,
                     pull,
                 };
                 let pulled = part.run().await;

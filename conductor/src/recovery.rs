@@ -23,6 +23,7 @@ mod tests;
 mod trust;
 mod volume;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ashlar_proto::api::{FindingKind, FoundReplica, MetadataFinding};
@@ -138,7 +139,7 @@ pub(crate) fn compare(known: &Known, found: &Found) -> Outcome {
     counters(known, found, &mut outcome);
     outcome
         .findings
-        .sort_by_key(|finding| std::cmp::Reverse(finding.kind));
+        .sort_by_key(|finding| Reverse(finding.kind));
     outcome
 }
 

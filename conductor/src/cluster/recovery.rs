@@ -33,7 +33,7 @@ impl<M: MetaStore> Cluster<M> {
             noted.map_err(Refusal::from)
         })?;
         if is_done {
-            self.changed.notify_waiters();
+            self.bells.ring_everybody();
         }
         Ok(())
     }

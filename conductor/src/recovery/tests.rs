@@ -30,6 +30,7 @@ fn volume_row() -> VolumeRow {
         generation: Generation::new(7),
         head_layer: Layer::new(1),
         attached_by: None,
+        attached_as: None,
         attached_for_repair: false,
         repairer: None,
         unfenced: false,

@@ -242,6 +242,7 @@ impl LookAtVolume<'_> {
             generation: Generation::default(),
             head_layer: FIRST_HEAD,
             attached_by: None,
+            attached_as: None,
             attached_for_repair: false,
             repairer: None,
             unfenced: false,

@@ -248,7 +248,8 @@ fn stored_volumes_and_snapshots_are_those_of_version_11() {
     assert_eq!(key.as_str(), "snapshot/0000000000000007/0000001a");
     let golden = concat!(
         r#"{"version":11,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
-        r#""size_bytes":8192,"created_ms":1700000000000,"origin":null,"deleted":true,"group":3}}"#
+        r#""size_bytes":8192,"created_ms":1700000000000,"volume_name":"shop/a","#,
+        r#""origin":null,"deleted":true,"group":3}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
     assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);

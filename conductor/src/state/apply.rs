@@ -201,6 +201,8 @@ impl ClusterState {
         let unknown = || RowError::Unknown { key: key.clone() };
         if *key == recovery_key() {
             self.recovery = None;
+            // What each is assigned is told again.
+            self.reassigned.extend(self.nodes.keys());
             self.renew_assignments_at(revision);
             return Ok(());
         }

@@ -31,6 +31,7 @@ fn snapshot(layer: u32) -> SnapshotRow {
         name: format!("s{layer}"),
         size_bytes: ByteCount::new(1 << 20),
         created_ms: 0,
+        volume_name: String::new(),
         origin: None,
         deleted: false,
         group: None,

@@ -216,7 +216,9 @@ impl<'a> Planner<'a> {
         let rules = self.state.placement_rules(at.0);
         let overlap = |labels| rules.overlap(labels, &others);
         rules.check(&target.labels, &others).is_ok()
-            && own.as_deref().is_some_and(|own| overlap(&target.labels) <= overlap(own))
+            && own
+                .as_deref()
+                .is_some_and(|own| overlap(&target.labels) <= overlap(own))
     }
 
     pub(super) fn carry_out(

@@ -415,7 +415,7 @@ fn newer_rows_are_refused() {
     let refused = AnyRow::decode(&cluster_key(), br#"{"version":12,"row":{"what":1}}"#);
     assert!(matches!(
         refused,
-        Err(RowError::Version { version: 11, .. })
+        Err(RowError::Version { version: 12, .. })
     ));
     let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
     assert!(matches!(unknown, Err(RowError::Unknown { .. })));

@@ -20,6 +20,7 @@ struct Told {
     pages: u32,
     done: bool,
     disks: BTreeSet<DiskId>,
+    unregistered: BTreeSet<DiskId>,
     owned: BTreeSet<VolumeId>,
     replicas: Vec<FoundReplica>,
 }
@@ -55,7 +56,7 @@ impl Inventories {
     /// Takes a page in, of a node that has these disks. Whether that was the last one.
     ///
     /// # Errors
-    /// [`InvalidRequest::TooMany`].
+    /// [`InvalidRequest::TooMany`], [`InvalidRequest::Inventory`].
     pub(crate) fn note(
         &mut self,
         node: NodeId,
@@ -63,6 +64,7 @@ impl Inventories {
         page: InventoryPage,
     ) -> Result<bool, InvalidRequest> {
         refuse_large(&page)?;
+        refuse_wild(&page)?;
         let is_known = page.version == INVENTORY_VERSION;
         if !self.is_asking || page.number != self.number || !is_known || self.has_told(node) {
             return Ok(false);
@@ -81,8 +83,10 @@ impl Inventories {
             return Ok(false);
         }
         told.pages += 1;
-        told.disks
-            .extend(page.disks.iter().filter(|disk| disks.contains(disk)));
+        let all = page.disks.iter().copied();
+        let (own, foreign): (Vec<DiskId>, Vec<DiskId>) = all.partition(|disk| disks.contains(disk));
+        told.disks.extend(own);
+        told.unregistered.extend(foreign);
         told.owned.extend(page.owned);
         let replicas = page.replicas.into_iter();
         let mut own: Vec<_> = replicas
@@ -100,6 +104,7 @@ impl Inventories {
         let done = std::mem::take(&mut self.told).into_values();
         for told in done.filter(|told| told.done) {
             found.disks.extend(told.disks);
+            found.unregistered.extend(told.unregistered);
             found.owned.extend(told.owned);
             found.replicas.extend(told.replicas);
         }
@@ -115,6 +120,27 @@ fn refuse_large(page: &InventoryPage) -> Result<(), InvalidRequest> {
     ];
     match sizes.into_iter().find(|(_, count, most)| count > most) {
         Some((field, _, most)) => Err(InvalidRequest::TooMany { field, most }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses what no cluster comes to in its life, and what skips beyond it would not fit: one disk that is
+/// damaged must not use up the numbers of all.
+fn refuse_wild(page: &InventoryPage) -> Result<(), InvalidRequest> {
+    const HALF: u32 = u32::MAX / 2;
+    let wild = |it: &FoundReplica| {
+        let numbers = [
+            ("volume", it.volume.get(), u64::MAX / 2),
+            ("replica", it.replica.get(), u64::MAX / 2),
+            ("generation", it.generation.get().into(), HALF.into()),
+            ("epoch", it.epoch.get().into(), HALF.into()),
+            ("layer", it.top.get().into(), HALF.into()),
+        ];
+        let beyond = numbers.into_iter().find(|(_, number, most)| number > most);
+        beyond.map(|(what, number, _)| (it.disk, what, number))
+    };
+    match page.replicas.iter().find_map(wild) {
+        Some((disk, what, number)) => Err(InvalidRequest::Inventory { disk, what, number }),
         None => Ok(()),
     }
 }
@@ -195,6 +221,34 @@ mod tests {
         assert_eq!(it.note(NODE, &disks(), foreign), Ok(true));
         let found = it.end();
         assert_eq!((found.disks, found.replicas.len()), (disks(), 1));
+        assert_eq!(found.unregistered, BTreeSet::from([DiskId::new(2)]));
+    }
+
+    #[test]
+    fn numbers_that_no_cluster_comes_to_are_refused() {
+        let mut it = Inventories::default();
+        it.begin(1);
+        let wild = [
+            FoundReplica {
+                generation: Generation::new(u32::MAX - 1),
+                ..replica(1)
+            },
+            FoundReplica {
+                epoch: Epoch::new(u32::MAX - 1),
+                ..replica(1)
+            },
+            FoundReplica {
+                replica: ReplicaId::new(u64::MAX - 1),
+                ..replica(1)
+            },
+        ];
+        for wild in wild {
+            let mut page = page(1, 0, true);
+            page.replicas.push(wild);
+            let refused = it.note(NODE, &disks(), page);
+            assert!(matches!(refused, Err(InvalidRequest::Inventory { .. })));
+        }
+        assert!(!it.has_told(NODE));
     }
 
     #[test]

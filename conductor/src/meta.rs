@@ -96,6 +96,14 @@ impl Change {
             Self::Put { key, .. } | Self::Delete { key } => key,
         }
     }
+
+    /// The bytes of what is put.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Put { value, .. } => value.len(),
+            Self::Delete { .. } => 0,
+        }
+    }
 }
 
 /// A span of time in which one conductor leads. A later one has a higher number.

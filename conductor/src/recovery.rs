@@ -6,8 +6,10 @@
 //!   leaves nobody the shard is left as it is;
 //! - a set in a row stands unless a disk has seen a newer epoch than the row: the row then is of before a
 //!   change of the set;
+//! - a restored row stands only if each member of its set was looked at, or every disk that there is: who
+//!   knows of a newer set may be on one that was not;
 //! - after a repair generation and epoch are above all that any disk has seen, so that whoever owned the
-//!   volume before is fenced by the next owner, and proposes nothing;
+//!   volume before is fenced by the next owner, and proposes nothing; also of volumes that are given up;
 //! - of a volume that something is undecided of, no row is changed.
 //!
 //! ```text
@@ -36,7 +38,7 @@ use code::Code;
 pub(crate) const IDS_SKIPPED: u64 = 1 << 20;
 
 /// Generations that are skipped beyond the highest that was seen: some may have been given out that no
-/// replica has heard of. A generation is one of 2^24.
+/// replica has heard of.
 pub(crate) const GENERATIONS_SKIPPED: u32 = 4096;
 
 /// Epochs that are skipped likewise.
@@ -59,11 +61,17 @@ pub(crate) struct Known {
 pub(crate) struct Found {
     /// The disks that were told of, whole.
     pub(crate) disks: BTreeSet<DiskId>,
+    /// Disks that were told of, but that are none of the node's by its row.
+    pub(crate) unregistered: BTreeSet<DiskId>,
+    /// Disks that somebody says are gone for good.
+    pub(crate) gone: BTreeSet<DiskId>,
+    /// Somebody vouches that there are no disks but those that the metadata know.
+    pub(crate) all_disks: bool,
     /// Volumes whose owners are connected to a store.
     pub(crate) owned: BTreeSet<VolumeId>,
     /// All that lies on the disks.
     pub(crate) replicas: Vec<FoundReplica>,
-    /// Volumes whose replicas somebody vouches for where all of them agree.
+    /// Volumes that somebody vouches for.
     pub(crate) accepted: BTreeSet<VolumeId>,
 }
 
@@ -72,34 +80,33 @@ pub(crate) struct Found {
 pub(crate) struct Outcome {
     /// Everything that differs.
     pub(crate) findings: Vec<MetadataFinding>,
-    /// The rows that put right what is repairable.
-    pub(crate) puts: Vec<AnyRow>,
+    /// The rows that put right what is repairable, by volume.
+    pub(crate) puts: BTreeMap<VolumeId, Vec<AnyRow>>,
+    /// The rows that a volume needs as it is, so that no generation and no epoch is given out twice.
+    pub(crate) guards: BTreeMap<VolumeId, Vec<AnyRow>>,
+    /// The counters of ids, where they are behind.
+    pub(crate) counters: Option<ClusterRow>,
     /// Volumes of which something is undecided.
     pub(crate) undecided: BTreeSet<VolumeId>,
-    /// Every disk that the metadata know was told of.
+    /// Every disk that the metadata know was told of, or is gone.
     pub(crate) all_heard: bool,
+    /// That, and there are no others.
+    pub(crate) complete: bool,
     /// The rows are put.
     pub(crate) mended: bool,
 }
 
 impl Outcome {
     fn find(&mut self, code: Code, volume: Option<VolumeId>, shard: Option<ShardIndex>) {
-        let kind = code.kind();
-        if let (FindingKind::Undecided, Some(volume)) = (kind, volume) {
+        if let (FindingKind::Undecided, Some(volume)) = (code.kind(), volume) {
             self.undecided.insert(volume);
         }
-        self.findings.push(MetadataFinding {
-            code: code.word().to_owned(),
-            kind,
-            volume,
-            shard,
-            detail: code.to_string(),
-        });
+        self.findings.push(code.finding(volume, shard));
     }
 
     /// The recovery as it goes on once the rows are put; nothing where it is over.
     pub(crate) fn recovery_after(&self, before: &RecoveryRow) -> Option<RecoveryRow> {
-        let is_over = self.all_heard && self.undecided.is_empty();
+        let is_over = self.complete && self.undecided.is_empty();
         (!is_over).then(|| RecoveryRow {
             compared: true,
             undecided: self.undecided.clone(),
@@ -110,16 +117,7 @@ impl Outcome {
 
 /// Compares.
 pub(crate) fn compare(known: &Known, found: &Found) -> Outcome {
-    let disks = known.disks.keys().copied();
-    let unheard: Vec<DiskId> = disks.filter(|disk| !found.disks.contains(disk)).collect();
-    let mut outcome = Outcome {
-        all_heard: unheard.is_empty(),
-        ..Outcome::default()
-    };
-    let recovering = known.recovery.is_some();
-    for disk in unheard {
-        outcome.find(Code::DiskUnheard { disk, recovering }, None, None);
-    }
+    let mut outcome = disks(known, found);
     let mut by_volume: BTreeMap<VolumeId, Vec<&FoundReplica>> = BTreeMap::new();
     for volume in known
         .volumes
@@ -136,15 +134,47 @@ pub(crate) fn compare(known: &Known, found: &Found) -> Outcome {
     for (volume, replicas) in by_volume {
         volume::compare(known, found, volume, &replicas, &mut outcome);
     }
-    counters(known, found, &mut outcome);
+    outcome.counters = counters(known, found, &mut outcome.findings);
     outcome
         .findings
         .sort_by_key(|finding| Reverse(finding.kind));
     outcome
 }
 
+/// Which disks were looked at, and whether there are others.
+fn disks(known: &Known, found: &Found) -> Outcome {
+    let disks = known.disks.keys().copied();
+    let unheard = disks.filter(|disk| !found.disks.contains(disk) && !found.gone.contains(disk));
+    let unheard: Vec<DiskId> = unheard.collect();
+    let told = found.disks.iter().chain(&found.unregistered);
+    let unknown = told.filter(|disk| !known.disks.contains_key(disk));
+    let unknown: BTreeSet<DiskId> = unknown.copied().collect();
+    let all_heard = unheard.is_empty() && unknown.is_empty();
+    let mut outcome = Outcome {
+        all_heard,
+        complete: all_heard && found.all_disks,
+        ..Outcome::default()
+    };
+    let recovering = known.recovery.is_some();
+    for disk in unheard {
+        outcome.find(Code::DiskUnheard { disk, recovering }, None, None);
+    }
+    for disk in unknown {
+        outcome.find(Code::DiskUnregistered { disk, recovering }, None, None);
+    }
+    if recovering && outcome.all_heard && !outcome.complete {
+        let count = known.disks.len();
+        outcome.find(Code::DisksNotVouched { count }, None, None);
+    }
+    outcome
+}
+
 /// No id is given out that a disk has a replica of.
-fn counters(known: &Known, found: &Found, outcome: &mut Outcome) {
+fn counters(
+    known: &Known,
+    found: &Found,
+    findings: &mut Vec<MetadataFinding>,
+) -> Option<ClusterRow> {
     let mut row = known.cluster.clone();
     let volumes = found.replicas.iter().map(|it| it.volume.get()).max();
     let replicas = found.replicas.iter().map(|it| it.replica.get()).max();
@@ -155,20 +185,16 @@ fn counters(known: &Known, found: &Found, outcome: &mut Outcome) {
     let mut is_behind = false;
     for (what, next, used) in counters {
         if let Some(used) = used.filter(|used| *used >= *next) {
-            outcome.find(
-                Code::CounterBehind {
-                    what,
-                    next: *next,
-                    used,
-                },
-                None,
-                None,
-            );
+            let next_id = *next;
+            let behind = Code::CounterBehind {
+                what,
+                next: next_id,
+                used,
+            };
+            findings.push(behind.finding(None, None));
             *next = used.saturating_add(1 + IDS_SKIPPED);
             is_behind = true;
         }
     }
-    if is_behind {
-        outcome.puts.push(AnyRow::Cluster(row));
-    }
+    is_behind.then_some(row)
 }

@@ -73,6 +73,15 @@ pub enum InvalidRequest {
     Label { label: String },
     #[error("`{field}` has too many entries: {most} are allowed")]
     TooMany { field: &'static str, most: usize },
+    #[error(
+        "disk {disk} is said to hold a replica with {what} {number}, which no cluster comes to: look at it with \
+         `ashlar disk inspect`; if it is damaged, leave it out and say that it is gone (`--gone {disk}`)"
+    )]
+    Inventory {
+        disk: DiskId,
+        what: &'static str,
+        number: u64,
+    },
     #[error("disk {disk} is reported twice, or without lanes, or with id 0")]
     Disk { disk: DiskId },
     #[error("the in-sync set is empty or names a replica twice")]

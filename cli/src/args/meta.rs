@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ashlar_proto::VolumeId;
+use ashlar_proto::{DiskId, VolumeId};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{EtcdArgs, parse_duration};
@@ -28,7 +28,8 @@ Examples:
 A recovery begins with restored metadata: stores remove nothing and nobody gets a volume until the metadata
 were compared with what stores hold. Start the conductor and all stores, then
   ashlar meta check                                     says what differs
-  ashlar meta check --repair                            puts right what is safe, and ends the recovery")]
+  ashlar meta check --repair                            puts right what is safe
+  ashlar meta check --repair --all-disks                of all disks that there are: ends the recovery")]
     Restore(RestoreArgs),
     /// Say what is wrong with the metadata, and put right what is certain.
     #[command(after_help = "\
@@ -116,12 +117,23 @@ pub struct CheckArgs {
     #[arg(long)]
     pub repair: bool,
 
-    /// With --repair: take the replicas of this volume (its id) as complete where all of them agree, although
-    /// its owner did not leave it cleanly. Right only if none of them was being brought up then.
+    /// With --repair: vouch for this volume (its id). Replicas that all agree count as complete although its
+    /// owner did not leave it cleanly (right only if none of them was being brought up then), or although they
+    /// hold no write; and a volume that no row knows was as large as its replicas are.
     #[arg(long, value_name = "VOLUME-ID", requires = "repair", conflicts_with_all = ["file", "data", "etcd"])]
     pub accept: Vec<VolumeId>,
 
-    /// End the recovery although something is undecided: stores then remove for good what no row names.
+    /// Vouch that the cluster has no disks but those that the metadata know, also none that was added since a
+    /// backup. A recovery ends only then: stores remove what no row names.
+    #[arg(long, conflicts_with_all = ["file", "data", "etcd"])]
+    pub all_disks: bool,
+
+    /// Do not wait for this disk (its id): it is gone for good, with all that it held.
+    #[arg(long, value_name = "DISK-ID", conflicts_with_all = ["file", "data", "etcd"])]
+    pub gone: Vec<DiskId>,
+
+    /// End the recovery although something is undecided: rows stand as they are, earlier owners are fenced, and
+    /// stores remove for good what no row names.
     #[arg(long, conflicts_with_all = ["file", "data", "etcd"])]
     pub give_up: bool,
 

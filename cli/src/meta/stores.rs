@@ -20,6 +20,8 @@ pub(super) fn check(
     let request = CheckMetadata {
         repair: args.repair,
         accept: args.accept.clone(),
+        all_disks: args.all_disks,
+        gone: args.gone.clone(),
         give_up: args.give_up,
         wait_ms: Some(u64::try_from(args.wait.as_millis()).unwrap_or(u64::MAX)),
     };
@@ -49,7 +51,7 @@ pub(super) fn check(
         bail!("{} things are wrong", wrong.len() as u64 + checked.left_out);
     }
     if checked.recovering {
-        bail!("the metadata are recovering: `ashlar meta check --repair` ends that");
+        bail!("the metadata are recovering: `ashlar meta check --repair --all-disks` ends that");
     }
     Ok(())
 }
@@ -70,9 +72,9 @@ fn print(rows: usize, checked: &MetadataChecked, wrong: &[String]) -> anyhow::Re
         print_text(&format!("note: node {node} told nothing of what it holds"))?;
     }
     if wrong.is_empty() {
-        let replicas = checked.replicas;
+        let (disks, replicas) = (checked.disks, checked.replicas);
         print_text(&format!(
-            "{rows} rows and {replicas} replicas: nothing is wrong"
+            "{rows} rows, {replicas} replicas on {disks} disks: nothing is wrong"
         ))?;
     }
     Ok(())

@@ -19,6 +19,13 @@ use crate::refusal::{InvalidRequest, NodeRefusal, Refusal};
 use crate::row::{AnyRow, recovery_key};
 use crate::state::Plan;
 
+/// The rows of a part of a repair, about, and their bytes: far below what a transaction of etcd takes.
+const PART_ROWS: usize = 1000;
+const PART_BYTES: usize = 1 << 19;
+
+/// Parts, at most.
+const PARTS_MAX: usize = 100_000;
+
 impl<M: MetaStore> Cluster<M> {
     /// Takes a page of what a node holds.
     ///
@@ -30,7 +37,10 @@ impl<M: MetaStore> Cluster<M> {
             let disks = view.state.disks_on(node);
             let disks = disks.ok_or(Refusal::from(NodeRefusal::NotFound { node }))?;
             let noted = view.live.inventories.note(node, &disks, page);
-            noted.map_err(Refusal::from)
+            noted.map_err(|error| {
+                tracing::warn!(%node, %error, "what a store tells of its disks cannot be: it is left out");
+                Refusal::from(error)
+            })
         })?;
         if is_done {
             self.bells.ring_everybody();
@@ -48,28 +58,40 @@ impl<M: MetaStore> Cluster<M> {
         request: CheckMetadata,
         wait: Duration,
     ) -> Result<MetadataChecked, ClusterError> {
-        if request.accept.len() > ACCEPTED_MAX {
-            let (field, most) = ("accept", ACCEPTED_MAX);
+        let lists = [
+            ("accept", request.accept.len()),
+            ("gone", request.gone.len()),
+        ];
+        if let Some((field, _)) = lists.into_iter().find(|(_, count)| *count > ACCEPTED_MAX) {
+            let most = ACCEPTED_MAX;
             return Err(Refusal::from(InvalidRequest::TooMany { field, most }).into());
         }
         self.leads()?;
         let _one = self.checking.lock().await;
         let (found, silent) = self.ask_stores(&request, wait).await;
-        let replicas = found.replicas.len() as u64;
+        let (disks, replicas) = (found.disks.len() as u64, found.replicas.len() as u64);
         let found = Arc::new(found);
         let outcome = if request.repair || request.give_up {
-            let plan = move |view: &View| Ok(mend(view, &found, &request));
-            self.transact(plan).await?.0
+            self.mend_metadata(&found, &request).await?
         } else {
             self.read(|view| compare(&view.state.to_compare(), &found))
         };
         let recovering = self.read(|view| view.state.is_recovering());
-        Ok(told(outcome, replicas, silent, recovering))
+        let asked = MetadataChecked {
+            recovering,
+            disks,
+            replicas,
+            silent,
+            ..MetadataChecked::default()
+        };
+        Ok(told(outcome, asked))
     }
 
     async fn ask_stores(&self, request: &CheckMetadata, wait: Duration) -> (Found, Vec<NodeId>) {
         let now_ms = self.wall_ms();
         self.change_live(|view| view.live.inventories.begin(now_ms));
+        // Whoever asks may go away meanwhile.
+        let _asking = Asking(self);
         let all_told = |view: &View| {
             let mut up = view.state.nodes_up().into_iter();
             up.all(|node| view.live.inventories.has_told(node))
@@ -82,8 +104,30 @@ impl<M: MetaStore> Cluster<M> {
             let silent = silent.collect();
             let mut found = view.live.inventories.end();
             found.accepted = request.accept.iter().copied().collect();
+            found.gone = request.gone.iter().copied().collect();
+            found.all_disks = request.all_disks;
             (found, silent)
         })
+    }
+
+    /// Puts what can be put, a part of the volumes at a time; what ends the recovery comes last. What was
+    /// found is compared anew with the rows of each part's moment.
+    async fn mend_metadata(
+        self: &Arc<Self>,
+        found: &Arc<Found>,
+        request: &CheckMetadata,
+    ) -> Result<Outcome, ClusterError> {
+        let mut first = None;
+        for _ in 0..PARTS_MAX {
+            let (found, request) = (Arc::clone(found), request.clone());
+            let plan = move |view: &View| Ok(mend(view, &found, &request));
+            let ((outcome, is_last), _) = self.transact(plan).await?;
+            let outcome = first.get_or_insert(outcome);
+            if is_last {
+                return Ok(std::mem::take(outcome));
+            }
+        }
+        Err(ClusterError::Contended)
     }
 
     /// Begins a recovery where the rows lack what a conductor only ever writes together: before anybody is
@@ -108,15 +152,52 @@ impl<M: MetaStore> Cluster<M> {
     }
 }
 
-/// The changes that put right what can be.
-fn mend(view: &View, found: &Found, request: &CheckMetadata) -> Plan<Outcome> {
+/// Ends the asking of stores, however it ends.
+struct Asking<'a, M: MetaStore>(&'a Cluster<M>);
+
+impl<M: MetaStore> Drop for Asking<'_, M> {
+    fn drop(&mut self) {
+        self.0.change_live(|view| {
+            view.live.inventories.end();
+        });
+    }
+}
+
+/// The next part of the changes that put right what can be, what was found, and whether it is the last part.
+fn mend(view: &View, found: &Found, request: &CheckMetadata) -> Plan<(Outcome, bool)> {
     let known = view.state.to_compare();
     let mut outcome = compare(&known, found);
     outcome.mended = request.repair;
+    let mut groups = std::mem::take(&mut outcome.puts);
     if !request.repair {
-        outcome.puts.clear();
+        groups.clear();
     }
-    let mut changes: Vec<Change> = outcome.puts.iter().map(AnyRow::put).collect();
+    if request.give_up {
+        // Whoever may have such a volume is fenced, although nobody knows what it has written.
+        for (volume, rows) in std::mem::take(&mut outcome.guards) {
+            groups.entry(volume).or_insert(rows);
+        }
+    }
+    let mut changes = Vec::new();
+    let mut bytes = 0;
+    for rows in groups.into_values() {
+        if changes.len() >= PART_ROWS || bytes >= PART_BYTES {
+            return Plan {
+                reads: Vec::new(),
+                changes,
+                answer: (outcome, false),
+            };
+        }
+        let part: Vec<Change> = rows.iter().map(AnyRow::put).collect();
+        bytes += part.iter().map(Change::bytes).sum::<usize>();
+        changes.extend(part);
+    }
+    changes.extend(
+        outcome
+            .counters
+            .clone()
+            .map(|row| AnyRow::Cluster(row).put()),
+    );
     if let Some(before) = &known.recovery {
         let after = outcome.recovery_after(before).filter(|_| !request.give_up);
         match after {
@@ -130,12 +211,12 @@ fn mend(view: &View, found: &Found, request: &CheckMetadata) -> Plan<Outcome> {
     Plan {
         reads: Vec::new(),
         changes,
-        answer: outcome,
+        answer: (outcome, true),
     }
 }
 
 /// The answer: what rows were put for is mended.
-fn told(outcome: Outcome, replicas: u64, silent: Vec<NodeId>, recovering: bool) -> MetadataChecked {
+fn told(outcome: Outcome, asked: MetadataChecked) -> MetadataChecked {
     let Outcome {
         findings,
         undecided,
@@ -153,11 +234,9 @@ fn told(outcome: Outcome, replicas: u64, silent: Vec<NodeId>, recovering: bool) 
     mended.truncate(FINDINGS_MAX);
     findings.truncate(FINDINGS_MAX);
     MetadataChecked {
-        recovering,
-        replicas,
-        silent,
         left_out: (all - findings.len() - mended.len()) as u64,
         mended,
         findings,
+        ..asked
     }
 }

@@ -1,16 +1,27 @@
 //! What a comparison may find: codes that keep their meaning, and what to do.
 
-use ashlar_proto::api::FindingKind;
-use ashlar_proto::{DiskId, Epoch, Generation, Layer, ReplicaId};
+use ashlar_proto::api::{FindingKind, MetadataFinding};
+use ashlar_proto::{ByteCount, DiskId, Epoch, Generation, Layer, ReplicaId, ShardIndex, VolumeId};
 
 /// Something that rows and disks do not agree on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Code {
     #[error(
-        "nobody told what disk {disk} holds: start its store, of this version or a newer one, or remove the \
-         disk if it is gone for good"
+        "nobody told what disk {disk} holds: start its store, of this version or a newer one; if the disk is \
+         gone for good, say so with `--gone {disk}`"
     )]
     DiskUnheard { disk: DiskId, recovering: bool },
+    #[error(
+        "a store has disk {disk}, which no row knows or another node has: start that store anew, so that it \
+         registers the disk, and check again"
+    )]
+    DiskUnregistered { disk: DiskId, recovering: bool },
+    #[error(
+        "all {count} disks that the metadata know were looked at; if the cluster has no others, also none that \
+         was added since the backup, say so with `--repair --all-disks`: the recovery ends, and stores remove \
+         what no row names"
+    )]
+    DisksNotVouched { count: usize },
     #[error("the counter of {what} stands at {next}, but {used} is in use: a repair raises it")]
     CounterBehind {
         what: &'static str,
@@ -66,10 +77,24 @@ pub(crate) enum Code {
     )]
     Unclean { found: usize },
     #[error(
-        "{members} of {wanted} replicas agree, and some disks were not looked at, which may hold newer ones: \
-         start their stores, and check again"
+        "its {found} replicas hold no write, though owners had them: if nothing was ever written here, \
+         `--accept` the volume; if disks are missing, start their stores"
+    )]
+    Empty { found: usize },
+    #[error(
+        "{members} of {wanted} replicas are found, and newer ones may be on disks that were not looked at: \
+         start all stores, also those added since, and say so with `--all-disks`"
     )]
     TooFew { members: usize, wanted: usize },
+    #[error(
+        "{held} of the {members} members of its restored set were found, and a newer set may be on disks that \
+         were not looked at: start all stores, also those added since, and say so with `--all-disks`"
+    )]
+    Unwitnessed { held: usize, members: usize },
+    #[error(
+        "it was still being made when the backup was taken, and was used since: restore a newer backup"
+    )]
+    Unfinished,
     #[error(
         "its generation stands at {said}, a disk has seen {seen}: a repair raises it above, and the next owner \
          fences all earlier ones"
@@ -90,10 +115,16 @@ pub(crate) enum Code {
     #[error("no row knows the volume: it was deleted, and stores remove its replicas")]
     VolumeDeleted,
     #[error(
-        "no row knows the volume: a repair makes it anew as `{name}`, as large as its replicas are; its \
-         settings, key and labels are lost, and if it was a clone, what it had not written itself"
+        "no row knows the volume: a repair makes it anew as `{name}`, of {size} bytes in {shards} shards; its \
+         settings, key and labels are lost, and if it was a clone, what it had not written itself{}",
+        ask_for_size(*.accepted)
     )]
-    VolumeRowLost { name: String },
+    VolumeRowLost {
+        name: String,
+        size: ByteCount,
+        shards: usize,
+        accepted: bool,
+    },
     #[error(
         "no row knows the volume, and its replicas do not suffice to make it anew ({why}): restore a newer \
          backup"
@@ -101,11 +132,38 @@ pub(crate) enum Code {
     VolumeUnknown { why: &'static str },
 }
 
+fn ask_for_size(accepted: bool) -> &'static str {
+    match accepted {
+        true => "",
+        false => {
+            ". Shards at its end of which no disk holds a replica are not known of: `--accept` the volume if \
+             that is its size"
+        }
+    }
+}
+
 impl Code {
+    /// What is told of it.
+    pub(super) fn finding(
+        &self,
+        volume: Option<VolumeId>,
+        shard: Option<ShardIndex>,
+    ) -> MetadataFinding {
+        MetadataFinding {
+            code: self.word().to_owned(),
+            kind: self.kind(),
+            volume,
+            shard,
+            detail: self.to_string(),
+        }
+    }
+
     /// The code.
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::DiskUnheard { .. } => "disk-unheard",
+            Self::DiskUnregistered { .. } => "disk-unregistered",
+            Self::DisksNotVouched { .. } => "disks-not-vouched",
             Self::CounterBehind { .. } => "counter-behind",
             Self::ReplicaUnnamed { .. } => "replica-unnamed",
             Self::ReplicaNotHeld { .. } => "replica-not-held",
@@ -116,7 +174,10 @@ impl Code {
             Self::NoMemberHeld => "no-member-held",
             Self::Owned => "volume-owned",
             Self::Unclean { .. } => "shard-unclean",
+            Self::Empty { .. } => "shard-empty",
             Self::TooFew { .. } => "too-few-replicas",
+            Self::Unwitnessed { .. } => "set-unwitnessed",
+            Self::Unfinished => "volume-unfinished",
             Self::GenerationBehind { .. } => "generation-behind",
             Self::LayersBehind { .. } => "layers-behind",
             Self::LayersUnknown => "layers-unknown",
@@ -134,6 +195,9 @@ impl Code {
             Self::DiskUnheard {
                 recovering: false, ..
             }
+            | Self::DiskUnregistered {
+                recovering: false, ..
+            }
             | Self::ReplicaUnnamed { .. }
             | Self::VolumeDeleted => FindingKind::Note,
             Self::ReplicaNotHeld { .. } => FindingKind::Heals,
@@ -143,8 +207,14 @@ impl Code {
             | Self::ShardRowLost { .. }
             | Self::GenerationBehind { .. }
             | Self::LayersBehind { .. }
-            | Self::VolumeRowLost { .. } => FindingKind::Repairable,
+            | Self::VolumeRowLost { accepted: true, .. } => FindingKind::Repairable,
             Self::DiskUnheard { .. }
+            | Self::DiskUnregistered { .. }
+            | Self::DisksNotVouched { .. }
+            | Self::Empty { .. }
+            | Self::Unwitnessed { .. }
+            | Self::Unfinished
+            | Self::VolumeRowLost { .. }
             | Self::ShardLost
             | Self::NoMemberHeld
             | Self::Owned

@@ -22,6 +22,8 @@ pub(super) struct Look<'a> {
     pub(super) found: &'a [&'a FoundReplica],
     /// By how much its epoch was raised since the row was written.
     pub(super) skipped: u32,
+    /// The row is of a backup, and was not compared yet.
+    pub(super) restored: bool,
     pub(super) around: Around,
 }
 
@@ -114,6 +116,13 @@ impl Look<'_> {
         if !is_new && !row.replicas.iter().any(|it| it.in_sync && is_there(it)) {
             return Err(Code::NoMemberHeld);
         }
+        let members = row.replicas.iter().filter(|it| it.in_sync);
+        let held = members.clone().filter(|it| places.contains_key(&it.id));
+        let (members, held) = (members.count(), held.count());
+        // Whoever stayed in the set has heard of its change, if any did stay.
+        if self.restored && held < members && !self.around.complete {
+            return Err(Code::Unwitnessed { held, members });
+        }
         Ok(self.judged(row, codes, false))
     }
 
@@ -128,14 +137,24 @@ impl Look<'_> {
             fresh: false,
             leaving: false,
         };
-        let above = Epoch::new(seen.get().saturating_add(EPOCHS_SKIPPED));
         Ok(ShardRow {
             volume: self.volume,
             index: self.index,
-            epoch: above.max(said),
+            // Also above all for who takes the skip of the restore off it.
+            epoch: epoch_above(Epoch::new(seen.get().saturating_add(self.skipped))).max(said),
             replicas: members.iter().map(replica).collect(),
             made: Vec::new(),
             rebalancing: false,
+        })
+    }
+
+    /// The row as it is, of an epoch above any that was seen, if it is not.
+    pub(super) fn guarded(self) -> Option<ShardRow> {
+        let seen = self.found.iter().map(|it| it.epoch).max()?;
+        let row = self.known.shards.get(&(self.volume, self.index))?;
+        (seen > row.epoch).then(|| ShardRow {
+            epoch: epoch_above(seen),
+            ..row.clone()
         })
     }
 
@@ -147,4 +166,8 @@ impl Look<'_> {
     fn is_heard(self, disk: DiskId) -> bool {
         self.heard.contains(&disk)
     }
+}
+
+fn epoch_above(seen: Epoch) -> Epoch {
+    Epoch::new(seen.get().saturating_add(EPOCHS_SKIPPED))
 }

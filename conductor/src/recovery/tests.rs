@@ -104,6 +104,15 @@ fn recovering(cause: RecoveryCause, epochs_skipped: u32) -> Known {
     }
 }
 
+/// The metadata of a backup, as a restore leaves them.
+fn restored() -> Known {
+    let mut known = recovering(RecoveryCause::Restored, EPOCHS_SKIPPED);
+    known.shards.get_mut(&(V, FIRST)).unwrap().epoch = Epoch::new(5 + EPOCHS_SKIPPED);
+    let volume = known.volumes.get_mut(&V).unwrap();
+    volume.generation = Generation::new(7 + GENERATIONS_SKIPPED);
+    known
+}
+
 /// One that holds every write, as a clean detach leaves it.
 fn clean(number: u64) -> FoundReplica {
     FoundReplica {
@@ -128,6 +137,7 @@ fn found(replicas: Vec<FoundReplica>) -> Found {
     Found {
         disks: (1..=4).map(DiskId::new).collect(),
         replicas,
+        all_disks: true,
         ..Found::default()
     }
 }
@@ -143,14 +153,14 @@ fn codes(outcome: &Outcome) -> Vec<&str> {
 }
 
 fn shard_put(outcome: &Outcome) -> Option<&ShardRow> {
-    outcome.puts.iter().find_map(|row| match row {
+    outcome.puts.values().flatten().find_map(|row| match row {
         AnyRow::Shard(row) => Some(row),
         _ => None,
     })
 }
 
 fn volume_put(outcome: &Outcome) -> Option<&VolumeRow> {
-    outcome.puts.iter().find_map(|row| match row {
+    outcome.puts.values().flatten().find_map(|row| match row {
         AnyRow::Volume(row) => Some(row),
         _ => None,
     })
@@ -171,10 +181,10 @@ fn without_shard() -> Known {
 
 #[test]
 fn rows_and_disks_that_agree_are_left_alone() {
-    for known in [known(), recovering(RecoveryCause::Restored, 0)] {
+    for known in [known(), restored()] {
         let outcome = compare(&known, &all_clean());
         assert_eq!(codes(&outcome), [""; 0]);
-        assert!(outcome.puts.is_empty() && outcome.all_heard);
+        assert!(outcome.puts.is_empty() && outcome.complete);
     }
 }
 
@@ -264,16 +274,121 @@ fn a_write_that_a_replica_of_an_older_epoch_has_keeps_the_others_from_being_trus
     assert_eq!(codes(&outcome), ["shard-unclean"]);
 }
 
+/// Of the disks that are known, and of others that may have been added.
 #[test]
-fn disks_that_were_not_looked_at_matter_while_replicas_are_missing() {
-    let mut some = found(vec![clean(1), clean(2)]);
-    some.disks.remove(&DiskId::new(4));
+fn no_set_is_made_while_newer_replicas_may_be_elsewhere() {
+    let some = found(vec![clean(1), clean(2)]);
+    for (mut found, whole) in [(some, false), (all_clean(), true)] {
+        assert_eq!(compare(&without_shard(), &found).puts.len(), 1);
+        found.all_disks = false;
+        let outcome = compare(&without_shard(), &found);
+        assert_eq!(outcome.puts.is_empty(), !whole, "a whole set is the newest");
+        assert!(outcome.recovery_after(&begun()).is_some());
+        found.all_disks = true;
+        found.disks.remove(&DiskId::new(4));
+        let outcome = compare(&without_shard(), &found);
+        assert_eq!(codes(&outcome), ["disk-unheard", "too-few-replicas"]);
+        assert!(outcome.puts.is_empty());
+        found.gone.insert(DiskId::new(4));
+        let outcome = compare(&without_shard(), &found);
+        assert_eq!(codes(&outcome), ["shard-row-lost"]);
+        found.unregistered.insert(DiskId::new(9));
+        let outcome = compare(&without_shard(), &found);
+        assert_eq!(codes(&outcome), ["disk-unregistered", "too-few-replicas"]);
+        assert!(outcome.recovery_after(&begun()).is_some());
+    }
+}
+
+/// A volume of one replica was moved since: its old place has heard nothing of that.
+#[test]
+fn a_lone_replica_is_trusted_only_if_there_are_no_other_disks() {
+    let mut known = without_shard();
+    known.volumes.get_mut(&V).unwrap().replicas = 1;
+    let mut lone = found(vec![clean(1)]);
+    lone.all_disks = false;
+    let outcome = compare(&known, &lone);
+    assert_eq!(codes(&outcome), ["disks-not-vouched", "too-few-replicas"]);
+    lone.all_disks = true;
+    assert_eq!(members_put(&compare(&known, &lone)), [1]);
+}
+
+/// It may have been made to replace who is gone.
+#[test]
+fn a_replica_without_a_write_is_trusted_only_if_somebody_vouches() {
+    let empty = |number| FoundReplica {
+        stable: 0,
+        highest: 0,
+        ..clean(number)
+    };
+    let mut some = found(vec![empty(1), empty(2)]);
     let outcome = compare(&without_shard(), &some);
-    assert_eq!(codes(&outcome), ["disk-unheard", "too-few-replicas"]);
+    assert_eq!(codes(&outcome), ["shard-empty"]);
     assert!(outcome.puts.is_empty());
-    let mut full = all_clean();
-    full.disks.remove(&DiskId::new(4));
-    assert_eq!(members_put(&compare(&without_shard(), &full)), [1, 2, 3]);
+    some.accepted.insert(V);
+    assert_eq!(members_put(&compare(&without_shard(), &some)), [1, 2]);
+    let all = found((1..=3).map(empty).collect());
+    assert_eq!(members_put(&compare(&without_shard(), &all)), [1, 2, 3]);
+}
+
+/// Since the backup 1 was replaced by 4, then 3 by 5, and the disks of 4 and 5 are away: 2 alone would know,
+/// and it is away as well.
+#[test]
+fn a_restored_set_stands_only_if_all_of_it_or_all_disks_were_looked_at() {
+    let mut some = found(vec![clean(1), clean(3)]);
+    some.disks.remove(&DiskId::new(2));
+    let outcome = compare(&restored(), &some);
+    assert_eq!(codes(&outcome), ["disk-unheard", "set-unwitnessed"]);
+    assert!(outcome.recovery_after(&begun()).unwrap().holds_back(V));
+    some.gone.insert(DiskId::new(2));
+    let outcome = compare(&restored(), &some);
+    assert!(!outcome.undecided.contains(&V), "{outcome:?}");
+    some.all_disks = false;
+    let outcome = compare(&restored(), &some);
+    assert!(outcome.undecided.contains(&V));
+    // All of the set say that it is the newest.
+    let mut all = all_clean();
+    all.disks.remove(&DiskId::new(4));
+    let outcome = compare(&restored(), &all);
+    assert_eq!(codes(&outcome), ["disk-unheard"]);
+    assert!(!outcome.recovery_after(&begun()).unwrap().holds_back(V));
+}
+
+/// Whoever gives a volume up gets it as its rows are, but no generation and no epoch twice.
+#[test]
+fn who_may_have_a_volume_that_is_given_up_is_fenced() {
+    let newer = FoundReplica {
+        generation: Generation::new(7 + GENERATIONS_SKIPPED),
+        epoch: Epoch::new(9 + EPOCHS_SKIPPED),
+        highest: 900,
+        ..clean(2)
+    };
+    let outcome = compare(&restored(), &found(vec![clean(1), newer]));
+    assert!(outcome.undecided.contains(&V) && outcome.puts.is_empty());
+    let guards = &outcome.guards[&V];
+    let [AnyRow::Shard(shard), AnyRow::Volume(volume)] = guards.as_slice() else {
+        panic!("{guards:?}");
+    };
+    assert!(shard.epoch > Epoch::new(9 + EPOCHS_SKIPPED));
+    assert_eq!(shard.replicas, shard_row(&[1, 2, 3]).replicas);
+    assert!(volume.generation > Generation::new(7 + GENERATIONS_SKIPPED));
+    assert!(volume.unfenced && volume.attached_by.is_none());
+    // An owner that the rows know keeps what it has.
+    let outcome = compare(&recovering(RecoveryCause::RowsLost, 0), &all_clean());
+    assert!(outcome.guards[&V].is_empty());
+}
+
+#[test]
+fn a_volume_that_was_being_made_at_the_backup_and_was_used_since_is_undecided() {
+    let mut known = restored();
+    known.volumes.get_mut(&V).unwrap().state = VolumeState::Creating;
+    let outcome = compare(&known, &all_clean());
+    assert_eq!(codes(&outcome), ["volume-unfinished"]);
+    let unused = |number| FoundReplica {
+        generation: Generation::new(0),
+        ..clean(number)
+    };
+    let outcome = compare(&known, &found((1..=3).map(unused).collect()));
+    assert_eq!(codes(&outcome), [""; 0]);
 }
 
 #[test]
@@ -288,9 +403,7 @@ fn nothing_is_decided_while_the_owner_writes() {
 /// A backup of before the set changed, twice: 3 was replaced by 4.
 #[test]
 fn a_row_of_before_a_change_of_the_set_is_made_anew() {
-    let mut known = recovering(RecoveryCause::Restored, EPOCHS_SKIPPED);
-    let restored = known.shards.get_mut(&(V, FIRST)).unwrap();
-    restored.epoch = Epoch::new(5 + EPOCHS_SKIPPED);
+    let known = restored();
     let newer = |number| FoundReplica {
         epoch: Epoch::new(7),
         ..clean(number)
@@ -305,9 +418,7 @@ fn a_row_of_before_a_change_of_the_set_is_made_anew() {
 /// after any crash.
 #[test]
 fn a_row_that_no_disk_contradicts_stands_even_after_a_crash() {
-    let mut known = recovering(RecoveryCause::Restored, EPOCHS_SKIPPED);
-    let restored = known.shards.get_mut(&(V, FIRST)).unwrap();
-    restored.epoch = Epoch::new(5 + EPOCHS_SKIPPED);
+    let known = restored();
     let crashed = |number| FoundReplica {
         highest: 100 + number,
         ..clean(number)
@@ -321,10 +432,8 @@ fn a_row_that_no_disk_contradicts_stands_even_after_a_crash() {
 /// Once it was compared an attached volume goes on: its disks see epochs that the restore skipped.
 #[test]
 fn a_volume_that_was_decided_is_not_taken_for_one_of_before_the_backup() {
-    let mut known = recovering(RecoveryCause::Restored, EPOCHS_SKIPPED);
-    let row = known.recovery.as_mut().unwrap();
-    row.compared = true;
-    known.shards.get_mut(&(V, FIRST)).unwrap().epoch = Epoch::new(5 + EPOCHS_SKIPPED);
+    let mut known = restored();
+    known.recovery.as_mut().unwrap().compared = true;
     let newer = |number| FoundReplica {
         epoch: Epoch::new(5 + EPOCHS_SKIPPED),
         highest: 500,
@@ -361,16 +470,20 @@ fn a_set_of_which_nobody_is_left_is_not_made_up() {
 
 #[test]
 fn a_recovery_is_over_once_all_disks_were_heard_and_nothing_is_undecided() {
-    let begun = RecoveryRow::begun(RecoveryCause::RowsLost, 0);
+    let begun = begun();
     let over = compare(&without_shard(), &all_clean());
     assert_eq!(over.recovery_after(&begun), None);
     let mut some = all_clean();
-    some.disks.remove(&DiskId::new(4));
+    some.all_disks = false;
     let goes_on = compare(&without_shard(), &some).recovery_after(&begun);
-    let goes_on = goes_on.expect("a disk was not heard");
+    let goes_on = goes_on.expect("there may be other disks");
     assert!(goes_on.compared && !goes_on.holds_back(V));
     let undecided = compare(&without_shard(), &found(Vec::new())).recovery_after(&begun);
     assert!(undecided.unwrap().holds_back(V));
+}
+
+fn begun() -> RecoveryRow {
+    RecoveryRow::begun(RecoveryCause::RowsLost, 0)
 }
 
 #[test]

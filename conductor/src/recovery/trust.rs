@@ -10,15 +10,22 @@
 //! - An owner that leaves cleanly puts the horizon of every member at the end.
 //!
 //! So a member is who has the highest generation and epoch, and holds every write up to the highest one
-//! that any replica of the shard has, members or not. That some disks were not looked at matters as long
-//! as fewer members are found than the volume has replicas: sets change one replica at a time, and each
-//! change is heard by those who stay.
+//! that any replica of the shard has, members or not.
+//!
+//! That much is told by all replicas together, so every disk that the metadata know has to be looked at. There
+//! may be others, which were added since. They matter as long as fewer members are found than the volume has
+//! replicas, or than two: sets change one replica at a time, and each change is heard by those who stay. Then
+//! somebody has to say that there are no others.
+//!
+//! A replica that holds no write is complete only among those who hold none either. It may also be one that
+//! was just made to replace who is gone. So where that matters somebody has to say that nothing was written.
 //!
 //! After a crash the horizons lag, and a member looks like one that is being brought up. Then nobody is
 //! trusted, unless somebody who knows that none was vouches for replicas that agree in all three.
 
 use std::collections::BTreeSet;
 
+use ashlar_proto::Generation;
 use ashlar_proto::api::FoundReplica;
 use ashlar_proto::limits::REPLICAS_MAX;
 
@@ -29,8 +36,10 @@ use super::code::Code;
 pub(super) struct Around {
     /// How many replicas the volume has, if that is known.
     pub(super) wanted: Option<usize>,
-    /// Every disk of the cluster was looked at.
+    /// Every disk that the metadata know was looked at.
     pub(super) all_heard: bool,
+    /// That, and there are no others.
+    pub(super) complete: bool,
     /// The volume's owner is connected to a store.
     pub(super) owned: bool,
     /// Somebody vouches for replicas that agree.
@@ -59,11 +68,20 @@ pub(super) fn members<'a>(
         let found = found.len();
         return Err(Code::Unclean { found });
     }
-    // How many there are of a volume that no row knows only all disks together can say.
+    // How many there are of a volume that no row knows only all disks together can say; and of one that was
+    // moved its old place knows nothing.
     let wanted = around.wanted.unwrap_or(members.len() + 1);
-    if members.len() < wanted && !around.all_heard {
+    let is_whole = members.len() >= wanted.max(2);
+    if !around.all_heard || !(is_whole || around.complete) {
         let members = members.len();
         return Err(Code::TooFew { members, wanted });
+    }
+    let was_owned = members
+        .iter()
+        .any(|it| it.generation > Generation::default());
+    if highest == 0 && was_owned && !is_whole && !around.accepted {
+        let found = members.len();
+        return Err(Code::Empty { found });
     }
     members.sort_by_key(|it| it.disk);
     members.truncate(around.wanted.unwrap_or(REPLICAS_MAX));

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ashlar_proto::api::{AckRule, FoundReplica, Reserve, VolumeState};
 use ashlar_proto::limits::{BLOCK_BYTES_U64, SHARD_BYTES_DEFAULT, VOLUME_BYTES_MIN};
-use ashlar_proto::{ByteCount, Generation, Layer, LayerTable, ShardIndex, VolumeId};
+use ashlar_proto::{ByteCount, DiskId, Generation, Layer, LayerTable, ShardIndex, VolumeId};
 
 use super::code::Code;
 use super::shard::{Judged, Look};
 use super::trust::Around;
 use super::{Found, GENERATIONS_SKIPPED, Known, Outcome};
-use crate::row::{AnyRow, NameRow, ShardRow, VolumeRow};
+use crate::row::{AnyRow, NameRow, RecoveryCause, ShardRow, VolumeRow};
 use crate::state::shards_needed;
 
 /// Compares what is known of a volume with its replicas.
@@ -22,28 +22,22 @@ pub(super) fn compare(
     outcome: &mut Outcome,
 ) {
     let row = known.volumes.get(&volume);
-    // What is being made or removed is not there yet, or no more; nobody has it attached.
-    if row.is_some_and(|row| row.state != VolumeState::Ready) {
+    if let Some(row) = row.filter(|row| row.state != VolumeState::Ready) {
+        unready(known, row, replicas, outcome);
         return;
     }
     if row.is_none() && known.recovery.is_none() {
         outcome.find(Code::VolumeDeleted, Some(volume), None);
         return;
     }
-    let around = Around {
-        wanted: row.map(|row| usize::from(row.replicas)),
-        all_heard: outcome.all_heard,
-        owned: found.owned.contains(&volume),
-        accepted: found.accepted.contains(&volume),
-    };
-    let all = judge_all(known, &found.disks, volume, replicas, around);
+    let shards = Shards::new(known, found, volume, replicas, outcome);
     let mut judged = BTreeMap::new();
-    for (index, result) in all {
-        match result {
+    for look in shards.looks() {
+        match look.judge() {
             Ok(one) => {
-                judged.insert(index, one);
+                judged.insert(look.index, one);
             }
-            Err(code) => outcome.find(code, Some(volume), Some(index)),
+            Err(code) => outcome.find(code, Some(volume), Some(look.index)),
         }
     }
     for (index, one) in &judged {
@@ -51,57 +45,97 @@ pub(super) fn compare(
             outcome.find(code.clone(), Some(volume), Some(*index));
         }
     }
+    let guards: Vec<ShardRow> = shards.looks().filter_map(Look::guarded).collect();
     let look = LookAtVolume {
         known,
         volume,
         replicas,
         judged,
+        around: shards.around,
     };
     let rows = match row {
-        Some(row) => look.mended(row, outcome),
-        None => look.made(around.owned, outcome),
+        Some(row) => {
+            let guards = guards.into_iter().map(AnyRow::Shard);
+            let guards: Vec<AnyRow> = guards.chain(look.guarded(row)).collect();
+            outcome.guards.insert(volume, guards);
+            look.mended(row, outcome)
+        }
+        None => look.made(outcome),
     };
-    if !outcome.undecided.contains(&volume) {
-        outcome.puts.extend(rows);
+    if !outcome.undecided.contains(&volume) && !rows.is_empty() {
+        outcome.puts.insert(volume, rows);
     }
 }
 
-/// Each shard that there is or should be.
-fn judge_all(
-    known: &Known,
-    heard: &BTreeSet<ashlar_proto::DiskId>,
+/// What is being made or removed is not there yet, or no more, and nobody has it; unless the row is of a
+/// backup of before it was there.
+fn unready(known: &Known, row: &VolumeRow, replicas: &[&FoundReplica], outcome: &mut Outcome) {
+    let was_owned = replicas
+        .iter()
+        .any(|it| it.generation > Generation::default());
+    if row.state == VolumeState::Creating && was_owned && known.recovery.is_some() {
+        outcome.find(Code::Unfinished, Some(row.id), None);
+    }
+}
+
+/// Each shard of a volume that there is or should be.
+struct Shards<'a> {
+    known: &'a Known,
+    heard: BTreeSet<DiskId>,
     volume: VolumeId,
-    replicas: &[&FoundReplica],
+    replicas: BTreeMap<ShardIndex, Vec<&'a FoundReplica>>,
     around: Around,
-) -> BTreeMap<ShardIndex, Result<Judged, Code>> {
-    let mut by_shard: BTreeMap<ShardIndex, Vec<&FoundReplica>> = BTreeMap::new();
-    for replica in replicas {
-        by_shard.entry(replica.shard).or_default().push(replica);
-    }
-    let needed = known.volumes.get(&volume).map_or(0, shards_needed);
-    for index in (0..needed).map(ShardIndex::new) {
-        by_shard.entry(index).or_default();
-    }
-    let rows = known.shards.keys().filter(|at| at.0 == volume);
-    for (_, index) in rows {
-        by_shard.entry(*index).or_default();
-    }
-    let recovery = known.recovery.as_ref();
-    let recovery = recovery.filter(|recovery| recovery.holds_back(volume));
-    let skipped = recovery.map_or(0, |recovery| recovery.epochs_skipped);
-    let judge = |(index, found): (ShardIndex, Vec<&FoundReplica>)| {
-        let look = Look {
+}
+
+impl<'a> Shards<'a> {
+    fn new(
+        known: &'a Known,
+        found: &Found,
+        volume: VolumeId,
+        replicas: &[&'a FoundReplica],
+        outcome: &Outcome,
+    ) -> Self {
+        let row = known.volumes.get(&volume);
+        let mut by_shard: BTreeMap<ShardIndex, Vec<&FoundReplica>> = BTreeMap::new();
+        for replica in replicas {
+            by_shard.entry(replica.shard).or_default().push(replica);
+        }
+        let needed = (0..row.map_or(0, shards_needed)).map(ShardIndex::new);
+        let rows = known.shards.keys().filter(|at| at.0 == volume);
+        for index in needed.chain(rows.map(|at| at.1)) {
+            by_shard.entry(index).or_default();
+        }
+        Self {
             known,
-            heard,
+            heard: found.disks.union(&found.gone).copied().collect(),
             volume,
-            index,
-            found: &found,
+            replicas: by_shard,
+            around: Around {
+                wanted: row.map(|row| usize::from(row.replicas)),
+                all_heard: outcome.all_heard,
+                complete: outcome.complete,
+                owned: found.owned.contains(&volume),
+                accepted: found.accepted.contains(&volume),
+            },
+        }
+    }
+
+    fn looks(&self) -> impl Iterator<Item = Look<'_>> {
+        let recovery = self.known.recovery.as_ref();
+        let recovery = recovery.filter(|recovery| recovery.holds_back(self.volume));
+        let skipped = recovery.map_or(0, |recovery| recovery.epochs_skipped);
+        let restored = recovery.is_some_and(|it| it.cause == RecoveryCause::Restored);
+        self.replicas.iter().map(move |(index, found)| Look {
+            known: self.known,
+            heard: &self.heard,
+            volume: self.volume,
+            index: *index,
+            found,
             skipped,
-            around,
-        };
-        (index, look.judge())
-    };
-    by_shard.into_iter().map(judge).collect()
+            restored,
+            around: self.around,
+        })
+    }
 }
 
 struct LookAtVolume<'a> {
@@ -109,6 +143,7 @@ struct LookAtVolume<'a> {
     volume: VolumeId,
     replicas: &'a [&'a FoundReplica],
     judged: BTreeMap<ShardIndex, Judged>,
+    around: Around,
 }
 
 impl LookAtVolume<'_> {
@@ -120,13 +155,13 @@ impl LookAtVolume<'_> {
         }
         let mut mended = row.clone();
         let seen = self.seen();
-        if seen > row.generation {
+        if self.is_behind(row) {
             let said = row.generation;
             let behind = Code::GenerationBehind { said, seen };
             outcome.find(behind, Some(self.volume), None);
         }
         let is_rebuilt = self.judged.values().any(|one| one.is_rebuilt);
-        if seen > row.generation || is_rebuilt {
+        if self.is_behind(row) || is_rebuilt {
             fence(&mut mended, seen);
         }
         self.layers(row, &mut mended, outcome);
@@ -141,6 +176,25 @@ impl LookAtVolume<'_> {
     fn seen(&self) -> Generation {
         let seen = self.replicas.iter().map(|it| it.generation).max();
         seen.unwrap_or_default()
+    }
+
+    /// Whether an owner may have a generation that the row knows nothing of. A restore has raised that of the
+    /// row, so one that is equal was given out since the backup.
+    fn is_behind(&self, row: &VolumeRow) -> bool {
+        let seen = self.seen();
+        let recovery = self.known.recovery.as_ref();
+        let recovery = recovery.filter(|recovery| recovery.holds_back(self.volume));
+        let is_restored = recovery.is_some_and(|it| it.cause == RecoveryCause::Restored);
+        seen > row.generation || (is_restored && seen == row.generation)
+    }
+
+    /// The row as it is, with whoever may have the volume fenced, if that is needed.
+    fn guarded(&self, row: &VolumeRow) -> Option<AnyRow> {
+        self.is_behind(row).then(|| {
+            let mut guarded = row.clone();
+            fence(&mut guarded, self.seen());
+            AnyRow::Volume(guarded)
+        })
     }
 
     fn changed_shards(&self) -> Vec<AnyRow> {
@@ -191,19 +245,24 @@ impl LookAtVolume<'_> {
     }
 
     /// The rows of a volume that has none.
-    fn made(&self, owned: bool, outcome: &mut Outcome) -> Vec<AnyRow> {
+    fn made(&self, outcome: &mut Outcome) -> Vec<AnyRow> {
         if outcome.undecided.contains(&self.volume) {
             return Vec::new();
         }
-        let row = match self.volume_row(owned, outcome.all_heard) {
+        let row = match self.volume_row() {
             Ok(row) => row,
             Err(why) => {
                 outcome.find(Code::VolumeUnknown { why }, Some(self.volume), None);
                 return Vec::new();
             }
         };
-        let name = row.name.clone();
-        outcome.find(Code::VolumeRowLost { name }, Some(self.volume), None);
+        let lost = Code::VolumeRowLost {
+            name: row.name.clone(),
+            size: row.size_bytes,
+            shards: self.judged.len(),
+            accepted: self.around.accepted,
+        };
+        outcome.find(lost, Some(self.volume), None);
         let mut rows = self.changed_shards();
         rows.push(AnyRow::Name(NameRow {
             name: row.name.clone(),
@@ -213,11 +272,11 @@ impl LookAtVolume<'_> {
         rows
     }
 
-    fn volume_row(&self, owned: bool, all_heard: bool) -> Result<VolumeRow, &'static str> {
-        if owned {
+    fn volume_row(&self) -> Result<VolumeRow, &'static str> {
+        if self.around.owned {
             return Err("its owner is connected to a store");
         }
-        if !all_heard {
+        if !self.around.complete {
             return Err("some disks were not looked at");
         }
         let has_layers = |it: &&FoundReplica| {
@@ -278,14 +337,18 @@ impl LookAtVolume<'_> {
         self.judged.keys().map(of_shard).collect()
     }
 
-    /// The name that leads to it, else one by its id.
+    /// The name that leads to it, else one by its id that no other has.
     fn name(&self) -> String {
-        let mut names = self.known.names.iter();
-        let own = names.find(|(_, volume)| **volume == self.volume);
-        own.map_or_else(
-            || format!("recovered-{}", self.volume),
-            |(name, _)| name.clone(),
-        )
+        let names = &self.known.names;
+        let own = names.iter().find(|(_, volume)| **volume == self.volume);
+        let by_id = format!("recovered-{}", self.volume);
+        let others = (2..).map(|number| format!("{by_id}-{number}"));
+        let mut free = std::iter::once(by_id.clone())
+            .chain(others)
+            .filter(|name| !names.contains_key(name));
+        own.map(|(name, _)| name.clone())
+            .or_else(|| free.next())
+            .unwrap_or(by_id)
     }
 }
 

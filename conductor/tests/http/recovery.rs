@@ -145,6 +145,7 @@ async fn lose(directory: &Path, keys: &[String]) {
 async fn check(bench: &Bench, repair: bool) -> MetadataChecked {
     let request = CheckMetadata {
         repair,
+        all_disks: true,
         wait_ms: Some(3000),
         ..CheckMetadata::default()
     };
@@ -231,7 +232,20 @@ async fn a_lost_volume_is_rebuilt_under_the_name_that_leads_to_it() {
     for number in 1..=3 {
         stores.push(Telling::start(&bench, number, holds(&before, number)).await);
     }
-    let mended = check(&bench, true).await;
+    let asked = check(&bench, true).await;
+    assert!(asked.mended.is_empty() && asked.recovering);
+    assert_eq!(
+        codes(&asked.findings),
+        ["shard-row-lost", "volume-row-lost"]
+    );
+    let vouched = CheckMetadata {
+        repair: true,
+        accept: vec![before.id],
+        all_disks: true,
+        wait_ms: Some(3000),
+        ..CheckMetadata::default()
+    };
+    let mended: MetadataChecked = bench.posted("/v1/metadata/check", &vouched).await;
     assert_eq!(codes(&mended.mended), ["shard-row-lost", "volume-row-lost"]);
     let after = bench.volume("data").await;
     assert_eq!((after.id, after.state), (before.id, VolumeState::Ready));

@@ -100,10 +100,19 @@ pub struct CheckMetadata {
     /// Carries out what is safe, too.
     #[serde(default)]
     pub repair: bool,
-    /// Volumes whose replicas count as complete where all of them agree, although their owner did not
-    /// leave them cleanly; at most [`ACCEPTED_MAX`].
+    /// Volumes that somebody vouches for: replicas that agree count as complete although their owner did not
+    /// leave them cleanly, or although they hold no write; and a volume that no row knows was as large as its
+    /// replicas are. At most [`ACCEPTED_MAX`].
     #[serde(default)]
     pub accept: Vec<VolumeId>,
+    /// Whoever asks vouches that every disk of the cluster is among those that the metadata know, also
+    /// those that were added since a backup: what lies on none of them does not exist. A recovery ends only
+    /// then, and only then is a set made of fewer replicas than the volume has.
+    #[serde(default)]
+    pub all_disks: bool,
+    /// Disks that are gone for good: what they held is not waited for; at most [`ACCEPTED_MAX`].
+    #[serde(default)]
+    pub gone: Vec<DiskId>,
     /// Ends the recovery after that, whatever is left: stores then remove what no row names.
     #[serde(default)]
     pub give_up: bool,
@@ -151,6 +160,9 @@ pub struct MetadataFinding {
 pub struct MetadataChecked {
     /// Whether volumes are held back until this was done.
     pub recovering: bool,
+    /// Disks that stores told of.
+    #[serde(default)]
+    pub disks: u64,
     /// Replicas that stores told of.
     pub replicas: u64,
     /// Nodes that told nothing: down, or of an older version.

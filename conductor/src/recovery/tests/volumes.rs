@@ -53,8 +53,12 @@ fn a_generation_that_a_disk_has_seen_is_left_far_behind() {
 
 #[test]
 fn a_volume_of_after_the_backup_is_made_anew_under_a_name_of_its_own() {
-    let outcome = compare(&without_volume(), &all_clean());
+    let mut all = all_clean();
+    let outcome = compare(&without_volume(), &all);
     assert_eq!(codes(&outcome), ["shard-row-lost", "volume-row-lost"]);
+    assert!(outcome.puts.is_empty(), "nobody says that this is its size");
+    all.accepted.insert(V);
+    let outcome = compare(&without_volume(), &all);
     assert_eq!(members_put(&outcome), [1, 2, 3]);
     let volume = volume_put(&outcome).unwrap();
     assert_eq!(volume.name, format!("recovered-{V}"));
@@ -62,15 +66,29 @@ fn a_volume_of_after_the_backup_is_made_anew_under_a_name_of_its_own() {
     assert_eq!((volume.replicas, volume.state), (3, VolumeState::Ready));
     assert!(volume.generation > Generation::new(7) && volume.unfenced);
     let is_name = |row: &AnyRow| matches!(row, AnyRow::Name(row) if row.name == volume.name);
-    assert!(outcome.puts.iter().any(is_name));
+    assert!(outcome.puts[&V].iter().any(is_name));
 }
 
 #[test]
 fn a_volume_whose_name_is_known_keeps_it() {
     let mut known = without_volume();
     known.names.insert("mine".to_owned(), V);
-    let outcome = compare(&known, &all_clean());
+    let mut all = all_clean();
+    all.accepted.insert(V);
+    let outcome = compare(&known, &all);
     assert_eq!(volume_put(&outcome).unwrap().name, "mine");
+}
+
+/// Somebody recovered it before, or likes the name.
+#[test]
+fn a_volume_that_is_made_anew_takes_no_name_that_another_has() {
+    let mut known = without_volume();
+    let taken = format!("recovered-{V}");
+    known.names.insert(taken.clone(), VolumeId::new(99));
+    let mut all = all_clean();
+    all.accepted.insert(V);
+    let outcome = compare(&known, &all);
+    assert_eq!(volume_put(&outcome).unwrap().name, format!("{taken}-2"));
 }
 
 /// Stores are about to remove what a deleted volume has left.
@@ -93,7 +111,9 @@ fn a_volume_is_not_made_anew_from_a_part() {
         ..clean(1)
     };
     let size = |replicas: Vec<FoundReplica>| {
-        let outcome = compare(&without_volume(), &found(replicas));
+        let mut found = found(replicas);
+        found.accepted.insert(V);
+        let outcome = compare(&without_volume(), &found);
         let volume = volume_put(&outcome);
         volume.map(|volume| {
             (
@@ -194,11 +214,7 @@ fn ids_that_disks_have_are_not_given_out_again() {
     known.cluster.next_replica = 2;
     let outcome = compare(&known, &all_clean());
     assert_eq!(codes(&outcome), ["counter-behind"]);
-    let cluster = outcome.puts.iter().find_map(|row| match row {
-        AnyRow::Cluster(row) => Some(row),
-        _ => None,
-    });
-    assert!(cluster.unwrap().next_replica > 3 + IDS_SKIPPED);
+    assert!(outcome.counters.unwrap().next_replica > 3 + IDS_SKIPPED);
 }
 
 /// Replicas on a disk that no node has registered tell nothing that could be acted on.
@@ -211,5 +227,7 @@ fn a_disk_that_no_row_knows_is_not_looked_at() {
         generation: Generation::new(900),
         ..clean(9)
     });
-    assert_eq!(codes(&compare(&known(), &all)), [""; 0]);
+    let outcome = compare(&known(), &all);
+    assert_eq!(codes(&outcome), ["disk-unregistered"]);
+    assert!(outcome.puts.is_empty() && !outcome.all_heard);
 }

@@ -126,6 +126,11 @@ pub(crate) enum Code {
         accepted: bool,
     },
     #[error(
+        "no row knows the volume, of which {found} replicas were found: start all stores, also those added since, \
+         and say so with `--all-disks`"
+    )]
+    VolumeRowLostOfSome { found: usize },
+    #[error(
         "no row knows the volume, and its replicas do not suffice to make it anew ({why}): restore a newer \
          backup"
     )]
@@ -183,7 +188,7 @@ impl Code {
             Self::LayersUnknown => "layers-unknown",
             Self::BeyondEnd => "beyond-end",
             Self::VolumeDeleted => "volume-deleted",
-            Self::VolumeRowLost { .. } => "volume-row-lost",
+            Self::VolumeRowLost { .. } | Self::VolumeRowLostOfSome { .. } => "volume-row-lost",
             Self::VolumeUnknown { .. } => "volume-unknown",
         }
     }
@@ -215,6 +220,7 @@ impl Code {
             | Self::Unwitnessed { .. }
             | Self::Unfinished
             | Self::VolumeRowLost { .. }
+            | Self::VolumeRowLostOfSome { .. }
             | Self::ShardLost
             | Self::NoMemberHeld
             | Self::Owned

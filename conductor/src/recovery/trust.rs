@@ -68,9 +68,8 @@ pub(super) fn members<'a>(
         let found = found.len();
         return Err(Code::Unclean { found });
     }
-    // How many there are of a volume that no row knows only all disks together can say; and of one that was
-    // moved its old place knows nothing.
-    let wanted = around.wanted.unwrap_or(members.len() + 1);
+    // Of a replica that was moved its old place knows nothing.
+    let wanted = around.wanted.unwrap_or(REPLICAS_MAX);
     let is_whole = members.len() >= wanted.max(2);
     if !around.all_heard || !(is_whole || around.complete) {
         let members = members.len();

@@ -231,3 +231,14 @@ fn a_disk_that_no_row_knows_is_not_looked_at() {
     assert_eq!(codes(&outcome), ["disk-unregistered"]);
     assert!(outcome.puts.is_empty() && !outcome.all_heard);
 }
+
+/// What is shown of such a volume before all disks are there is no promise.
+#[test]
+fn a_volume_without_a_row_is_told_of_before_all_disks_are_there() {
+    let mut some = all_clean();
+    some.all_disks = false;
+    some.accepted.insert(V);
+    let outcome = compare(&without_volume(), &some);
+    assert_eq!(codes(&outcome), ["disks-not-vouched", "volume-row-lost"]);
+    assert!(outcome.puts.is_empty() && outcome.undecided.contains(&V));
+}

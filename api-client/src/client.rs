@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use crate::tls;
 use ashlar_proto::api::{
-    AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ChangeSettings, CheckMetadata,
-    ClearDisk, ClientDenied, CloneSnapshot, ClusterStatus, CreateSnapshot, CreateSnapshotGroup,
-    CreateVolume, DenyClient, DetachRequest, Disk, Events, ExplainedPlacement, FlattenVolume,
-    Heartbeat, HeartbeatAnswer, HoldAnswer, InSyncCommitted, InventoryPage, MetadataChecked, Node,
-    OwnerHeartbeat, Problem, ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered,
-    ReportFlatten, ReportHold, ReportLayers, ReserveVolume, ResizeVolume, Revision, RollbackVolume,
-    Schedulable, SetRebalance, SetSchedulable, SetSpace, Settings, Snapshot, SnapshotGroup,
-    SnapshotMap, Space, VOLUME_KEY_HEADER, Volume, VolumeMaps,
+    AllowClient, AskMaps, Assignments, AttachRequest, Attachment, ChangePoolSettings,
+    ChangeSettings, CheckMetadata, ClearDisk, ClientDenied, CloneSnapshot, ClusterStatus,
+    CreateSnapshot, CreateSnapshotGroup, CreateVolume, DenyClient, DetachRequest, Disk, Events,
+    ExplainedPlacement, FlattenVolume, Heartbeat, HeartbeatAnswer, HoldAnswer, InSyncCommitted,
+    InventoryPage, List, MetadataChecked, Node, OwnerHeartbeat, PoolSettings, Problem,
+    ProposeInSync, Rebalance, RebalancePlan, RegisterNode, Registered, ReportFlatten, ReportHold,
+    ReportLayers, ReserveVolume, ResizeVolume, Revision, RollbackVolume, Schedulable, SetRebalance,
+    SetSchedulable, SetSpace, Settings, Snapshot, SnapshotGroup, SnapshotMap, Space,
+    VOLUME_KEY_HEADER, Volume, VolumeMaps,
 };
 use ashlar_proto::{DiskId, NodeId};
 use conductors::Conductors;
@@ -491,6 +492,25 @@ impl ApiClient {
     /// `POST /v1/config`.
     pub async fn change_settings(&self, request: &ChangeSettings) -> Result<Settings, ApiError> {
         self.post(&["config"], request).await
+    }
+
+    /// `GET /v1/config/pools`.
+    pub async fn pools(&self) -> Result<List<PoolSettings>, ApiError> {
+        self.get(&["config", "pools"]).await
+    }
+
+    /// `GET /v1/config/pools/POOL`: a pool is named by its labels, `media=nvme,zone=a`, in any order.
+    pub async fn pool_settings(&self, pool: &str) -> Result<Settings, ApiError> {
+        self.get(&["config", "pools", pool]).await
+    }
+
+    /// `POST /v1/config/pools/POOL`.
+    pub async fn change_pool_settings(
+        &self,
+        pool: &str,
+        request: &ChangePoolSettings,
+    ) -> Result<Settings, ApiError> {
+        self.post(&["config", "pools", pool], request).await
     }
 
     /// `GET /v1/space`.

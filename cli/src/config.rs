@@ -1,9 +1,9 @@
-//! `ashlar config`: settings of the cluster and of volumes.
+//! `ashlar config`: settings of the cluster, of pools and of volumes.
 
 use anyhow::bail;
 use ashlar_proto::api::{
-    ChangeSettings, CreateVolume, ExplainedDisk, Setting, SettingScope, SettingSource, Settings,
-    Verdict,
+    ChangePoolSettings, ChangeSettings, CreateVolume, ExplainedDisk, PoolSettings, Setting,
+    SettingScope, SettingSource, Settings, Verdict,
 };
 
 use crate::admin::ask;
@@ -23,46 +23,51 @@ pub fn run(api: &str, command: &ConfigCommand, json: bool) -> anyhow::Result<()>
             print_text(&setting.value)
         }
         ConfigCommand::Set(args) => {
-            let request = ChangeSettings {
-                volume: args.of.volume.clone(),
+            let request = ChangePoolSettings {
                 set: args.values.iter().cloned().collect(),
                 unset: Vec::new(),
             };
-            change(api, &request, json)
+            change(api, &args.of, request, json)
         }
         ConfigCommand::Unset { names, of } => {
-            let request = ChangeSettings {
-                volume: of.volume.clone(),
+            let request = ChangePoolSettings {
                 unset: names.clone(),
-                ..ChangeSettings::default()
+                ..ChangePoolSettings::default()
             };
-            change(api, &request, json)
+            change(api, of, request, json)
         }
-        ConfigCommand::Explain { name } => {
-            let settings = shown(api, &OfVolume::default())?;
-            explain(&settings, name.as_deref(), json)
-        }
+        ConfigCommand::Explain { name, of } => explain(&shown(api, of)?, name.as_deref(), json),
+        ConfigCommand::Pools => pools(api, json),
     }
 }
 
 fn shown(api: &str, of: &OfVolume) -> anyhow::Result<Settings> {
-    let volume = of.volume.clone();
-    ask(api, async |client| client.settings(volume.as_deref()).await)
+    ask(api, async |client| match &of.pool {
+        Some(pool) => client.pool_settings(pool).await,
+        None => client.settings(of.volume.as_deref()).await,
+    })
 }
 
-fn change(api: &str, request: &ChangeSettings, json: bool) -> anyhow::Result<()> {
-    let settings = ask(api, async |client| client.change_settings(request).await)?;
+fn change(api: &str, of: &OfVolume, request: ChangePoolSettings, json: bool) -> anyhow::Result<()> {
+    let settings = ask(api, async |client| match &of.pool {
+        Some(pool) => client.change_pool_settings(pool, &request).await,
+        None => {
+            let request = ChangeSettings {
+                volume: of.volume.clone(),
+                set: request.set.clone(),
+                unset: request.unset.clone(),
+            };
+            client.change_settings(&request).await
+        }
+    })?;
     if json {
         return print_json(&settings);
     }
     let changed = request.set.keys().chain(&request.unset);
     for name in changed {
         let setting = named(&settings, name)?;
-        print_text(&format!(
-            "{name} = {}  ({})",
-            setting.value,
-            source(setting)
-        ))?;
+        let source = source(&settings, setting);
+        print_text(&format!("{name} = {}  ({source})", setting.value))?;
     }
     Ok(())
 }
@@ -74,12 +79,31 @@ fn named<'a>(settings: &'a Settings, name: &str) -> anyhow::Result<&'a Setting> 
     }
 }
 
-fn source(setting: &Setting) -> &'static str {
-    match setting.source {
-        SettingSource::Default => "default",
-        SettingSource::Cluster => "set for the cluster",
-        SettingSource::Volume => "set for the volume",
+fn source(settings: &Settings, setting: &Setting) -> String {
+    match (setting.source, &settings.pool) {
+        (SettingSource::Default, _) => "default".to_owned(),
+        (SettingSource::Cluster, _) => "set for the cluster".to_owned(),
+        (SettingSource::Pool, Some(pool)) => format!("set for the pool {pool}"),
+        (SettingSource::Pool, None) => "set for the pool".to_owned(),
+        (SettingSource::Volume, _) => "set for the volume".to_owned(),
     }
+}
+
+fn pools(api: &str, json: bool) -> anyhow::Result<()> {
+    let pools = ask(api, async |client| client.pools().await)?.items;
+    if json {
+        return print_json(&pools);
+    }
+    let row = |pool: &PoolSettings| {
+        let set: Vec<String> = pool
+            .settings
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        vec![pool.pool.clone(), pool.volumes.to_string(), set.join(" ")]
+    };
+    let rows = pools.iter().map(row).collect();
+    print_table(&["pool", "volumes", "settings"], rows)
 }
 
 fn list(settings: &Settings, json: bool) -> anyhow::Result<()> {
@@ -88,7 +112,7 @@ fn list(settings: &Settings, json: bool) -> anyhow::Result<()> {
     }
     let row = |setting: &Setting| {
         let value = setting.value.clone();
-        vec![setting.name.clone(), value, source(setting).to_owned()]
+        vec![setting.name.clone(), value, source(settings, setting)]
     };
     let rows = settings.items.iter().map(row).collect();
     print_table(&["name", "value", "from"], rows)
@@ -105,11 +129,18 @@ fn explain(settings: &Settings, name: Option<&str>, json: bool) -> anyhow::Resul
     for setting in wanted {
         let scope = match setting.scope {
             SettingScope::Cluster => "the cluster",
+            SettingScope::Volume if setting.of_pools => "a volume, a pool, or all volumes",
             SettingScope::Volume => "a volume, or all of them",
         };
+        let source = source(settings, setting);
         print_text(&format!(
-            "{}\n  {}\n  of {scope}; {}; {}; default: {}",
-            setting.name, setting.effect, setting.unit, setting.range, setting.default
+            "{}\n  {}\n  of {scope}; {}; {}; default: {}\n  now {}  ({source})",
+            setting.name,
+            setting.effect,
+            setting.unit,
+            setting.range,
+            setting.default,
+            setting.value
         ))?;
     }
     Ok(())

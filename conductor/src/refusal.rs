@@ -101,6 +101,14 @@ pub enum InvalidRequest {
     NoSetting { name: String },
     #[error("`{name}` is a setting of the cluster, not of a volume: leave --volume out")]
     NotOfVolumes { name: String },
+    #[error(
+        "`{name}` cannot be set for a pool: set it for the cluster or a volume (`ashlar config explain {name}`)"
+    )]
+    NotOfPools { name: String },
+    #[error("this is the name of no pool: {problem}")]
+    Pool { problem: String },
+    #[error("{most} pools have settings, which is the most: unset those of another pool first")]
+    TooManyPools { most: usize },
     #[error("{name}: {problem}")]
     Setting { name: String, problem: String },
     #[error(transparent)]

@@ -74,7 +74,9 @@ pub(crate) use identities::{
 pub(crate) use once::{OnceRow, once_key};
 pub(crate) use recovery::{RecoveryCause, RecoveryRow, recovery_key};
 pub(crate) use servers::{ServerRow, server_key};
-pub(crate) use settings::{SettingsRow, settings_key};
+pub(crate) use settings::{
+    PoolSettingsRow, SettingsRow, pool_settings_key, settings_key, settings_pool,
+};
 pub(crate) use targets::{
     DiscoveryRow, ReservationsRow, TargetRow, UnitRow, discovery_key, reservations_key, target_key,
 };
@@ -356,6 +358,7 @@ pub(crate) enum AnyRow {
     DeniedIdentity(DeniedIdentityRow),
     Once(OnceRow),
     Settings(SettingsRow),
+    PoolSettings(PoolSettingsRow),
 }
 
 pub(crate) fn cluster_key() -> Key {
@@ -450,7 +453,7 @@ fn read<T: DeserializeOwned>(key: &Key, value: &[u8]) -> Result<T, RowError> {
 impl AnyRow {
     /// The row from its stored bytes.
     pub(crate) fn decode(key: &Key, value: &[u8]) -> Result<Self, RowError> {
-        let kind = key.as_str().split('/').next().unwrap_or_default();
+        let (kind, rest) = key.as_str().split_once('/').unwrap_or((key.as_str(), ""));
         match kind {
             "cluster" => read(key, value).map(Self::Cluster),
             "volume" => read(key, value).map(Self::Volume),
@@ -477,6 +480,7 @@ impl AnyRow {
             "join-token" => read(key, value).map(Self::JoinToken),
             "denied-identity" => read(key, value).map(Self::DeniedIdentity),
             "once" => read(key, value).map(Self::Once),
+            "settings" if settings_pool(rest).is_some() => read(key, value).map(Self::PoolSettings),
             "settings" => read(key, value).map(Self::Settings),
             _ => Err(RowError::Unknown { key: key.clone() }),
         }
@@ -511,6 +515,7 @@ impl AnyRow {
             Self::DeniedIdentity(row) => put(denied_identity_key(&row.subject), row),
             Self::Once(row) => put(once_key(&row.key), row),
             Self::Settings(row) => put(settings_key(row.volume), row),
+            Self::PoolSettings(row) => put(pool_settings_key(&row.pool), row),
         }
     }
 }

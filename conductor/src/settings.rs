@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ashlar_proto::ByteCount;
-use ashlar_proto::api::{SettingScope, VolumeSettings};
+use ashlar_proto::api::{SettingScope, SettingSource, VolumeSettings};
 
 mod value;
 
 use crate::placement::Rules;
 use value::selector;
-pub(crate) use value::{Kind, Value};
+pub(crate) use value::{Kind, Malformed, Value};
 
 /// A setting.
 #[derive(Debug)]
@@ -75,7 +75,8 @@ pub(crate) const TABLE: [Definition; 11] = [
         kind: Kind::Selector,
         default: Some("any"),
         effect: "Labels of the disks, or of their nodes, that may hold replicas, as media=nvme,region=eu. For \
-                 every place that is chosen from then on, at once; replicas that lie elsewhere stay.",
+                 every place that is chosen from then on, at once; replicas that lie elsewhere stay. What is \
+                 set for the pool of these labels holds for the volume, at once.",
     },
     Definition {
         name: "rebuild-after",
@@ -157,6 +158,16 @@ pub(crate) fn definition(name: &str) -> Option<&'static Definition> {
     TABLE.iter().find(|definition| definition.name == name)
 }
 
+impl Definition {
+    /// Whether it can be set for a pool: all that a volume has, but for which pool that is in.
+    pub(crate) fn is_of_pools(&self) -> bool {
+        self.scope == SettingScope::Volume && self.name != POOL
+    }
+}
+
+/// The setting that says which pool a volume is in.
+pub(crate) const POOL: &str = "pool";
+
 /// What bounds the requests of a volume's clients.
 pub(crate) const LIMITS: [&str; 2] = ["bandwidth-max", "iops-max"];
 
@@ -171,61 +182,89 @@ pub(crate) const UP_TO_THE_PROCESS: &str = "as the process was started";
 /// Values by name, as they are stored.
 pub(crate) type Values = BTreeMap<String, String>;
 
-/// The value that is set, if any is, and if this build knows how to read it.
-pub(crate) fn value_of(values: &Values, name: &str) -> Option<Value> {
-    let definition = definition(name)?;
-    definition.kind.read(values.get(name)?).ok()
+/// What a text says as the value of a setting, if this build knows how to read it.
+fn read(name: &str, text: &str) -> Option<Value> {
+    definition(name)?.kind.read(text).ok()
 }
 
 /// A time that is set.
 pub(crate) fn time_of(values: &Values, name: &str) -> Option<Duration> {
-    match value_of(values, name)? {
-        Value::Time(time) => Some(time),
-        _ => None,
-    }
+    read(name, values.get(name)?)?.time()
 }
 
 /// A number that is set; none where it is unlimited.
 pub(crate) fn number_of(values: &Values, name: &str) -> Option<u64> {
-    match value_of(values, name)? {
-        Value::Number(number) | Value::Bytes(number) => Some(number),
-        _ => None,
-    }
+    read(name, values.get(name)?)?.number()
 }
 
-/// What an owner does by the settings of its volume, and by those of the cluster where that has none.
-pub(crate) fn of_volume(volume: Option<&Values>, cluster: &Values) -> VolumeSettings {
-    let none = Values::new();
-    let volume = volume.unwrap_or(&none);
-    let from = |name: &str| {
-        let is_set = volume.contains_key(name);
-        if is_set { volume } else { cluster }
-    };
-    let number = |name| number_of(from(name), name);
-    let interval = time_of(from("scrub-interval"), "scrub-interval");
-    VolumeSettings {
-        requests_per_second: number("iops-max"),
-        bytes_per_second: number("bandwidth-max").map(ByteCount::new),
-        scrub_interval_ms: interval.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-        scrub_bytes_per_second: number("scrub-rate").map(ByteCount::new),
-    }
+/// The values that hold for a volume, the nearest first: what is set for it, for its pool, for the cluster.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Applying<'a> {
+    pub(crate) volume: Option<&'a Values>,
+    pub(crate) pool: Option<&'a Values>,
+    pub(crate) cluster: &'a Values,
 }
 
-/// Where the replicas of a volume may lie, by its settings and those of the cluster.
-pub(crate) fn rules_of(volume: Option<&Values>, cluster: &Values) -> Rules {
-    let text = |name: &str| {
-        let of_volume = volume.and_then(|values| values.get(name));
-        let text = of_volume.or_else(|| cluster.get(name))?;
-        match definition(name)?.kind.read(text).ok()? {
-            Value::Text(text) => Some(text),
-            _ => None,
+impl<'a> Applying<'a> {
+    /// The text that holds, and where it is set; nothing where nobody has set it.
+    pub(crate) fn find(self, name: &str) -> Option<(&'a str, SettingSource)> {
+        let places = [
+            (self.volume, SettingSource::Volume),
+            (self.pool, SettingSource::Pool),
+            (Some(self.cluster), SettingSource::Cluster),
+        ];
+        let set = |(values, source): (Option<&'a Values>, SettingSource)| {
+            values?.get(name).map(|text| (text.as_str(), source))
+        };
+        places.into_iter().find_map(set)
+    }
+
+    fn value(self, name: &str) -> Option<Value> {
+        read(name, self.find(name)?.0)
+    }
+
+    /// What an owner does by them.
+    pub(crate) fn of_volume(self) -> VolumeSettings {
+        let number = |name| self.value(name).and_then(Value::number);
+        let interval = self.value("scrub-interval").and_then(Value::time);
+        VolumeSettings {
+            requests_per_second: number("iops-max"),
+            bytes_per_second: number("bandwidth-max").map(ByteCount::new),
+            scrub_interval_ms: interval
+                .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            scrub_bytes_per_second: number("scrub-rate").map(ByteCount::new),
         }
-    };
-    Rules {
-        spread: text("spread"),
-        is_hard: text("spread-rule").is_some_and(|rule| rule == "hard"),
-        pool: text("pool").map(|text| selector(&text)).unwrap_or_default(),
     }
+
+    /// Where the replicas of the volume may lie.
+    pub(crate) fn rules(self) -> Rules {
+        let text = |name| self.value(name).and_then(Value::text);
+        Rules {
+            spread: text("spread"),
+            is_hard: text("spread-rule").is_some_and(|rule| rule == "hard"),
+            pool: text("pool").map(|text| selector(&text)).unwrap_or_default(),
+        }
+    }
+}
+
+/// The pool that a volume is in by its own settings and those of the cluster, written one way: the one that
+/// its replicas are placed in. None where they may lie anywhere.
+pub(crate) fn pool_of<'a>(volume: Option<&'a Values>, cluster: &'a Values) -> Option<&'a str> {
+    let applying = Applying {
+        volume,
+        pool: None,
+        cluster,
+    };
+    let (text, _) = applying.find(POOL)?;
+    matches!(read(POOL, text), Some(Value::Text(_))).then_some(text)
+}
+
+/// A pool as it is written, whatever the order of its labels.
+///
+/// # Errors
+/// [`Malformed`]: these are no labels; `any` is no pool, either.
+pub(crate) fn pool_named(text: &str) -> Result<String, Malformed> {
+    Kind::Pool.read(text).map(|pool| pool.to_string())
 }
 
 #[cfg(test)]
@@ -248,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_has_its_own_values_and_the_clusters_where_it_has_none() {
+    fn what_is_nearer_to_a_volume_goes_before() {
         let values = |pairs: &[(&str, &str)]| -> Values {
             let pairs = pairs
                 .iter()
@@ -258,21 +297,70 @@ mod tests {
         let cluster = values(&[
             ("iops-max", "100"),
             ("scrub-interval", "1h"),
+            ("spread", "zone"),
             ("new-one", "x"),
         ]);
+        let pool = values(&[("iops-max", "200"), ("scrub-rate", "1KiB")]);
         let volume = values(&[("iops-max", "unlimited"), ("bandwidth-max", "1MiB")]);
-        let expected = VolumeSettings {
+        let applying = |volume, pool| Applying {
+            volume,
+            pool,
+            cluster: &cluster,
+        };
+        let by_cluster = VolumeSettings {
             requests_per_second: Some(100),
             scrub_interval_ms: Some(3_600_000),
             ..VolumeSettings::default()
         };
-        assert_eq!(of_volume(None, &cluster), expected);
-        let expected = VolumeSettings {
+        assert_eq!(applying(None, None).of_volume(), by_cluster);
+        let by_pool = VolumeSettings {
+            requests_per_second: Some(200),
+            scrub_bytes_per_second: Some(ByteCount::new(1 << 10)),
+            ..by_cluster
+        };
+        assert_eq!(applying(None, Some(&pool)).of_volume(), by_pool);
+        let by_volume = VolumeSettings {
             requests_per_second: None,
             bytes_per_second: Some(ByteCount::new(1 << 20)),
-            ..expected
+            ..by_pool
         };
-        assert_eq!(of_volume(Some(&volume), &cluster), expected);
-        assert!(of_volume(None, &Values::new()).is_empty());
+        let all = applying(Some(&volume), Some(&pool));
+        assert_eq!(all.of_volume(), by_volume);
+        assert_eq!(
+            all.find("iops-max"),
+            Some(("unlimited", SettingSource::Volume))
+        );
+        assert_eq!(all.find("scrub-rate"), Some(("1KiB", SettingSource::Pool)));
+        assert_eq!(all.find("spread"), Some(("zone", SettingSource::Cluster)));
+        assert_eq!(all.find("spread-rule"), None);
+        let hard = values(&[("spread", "any"), ("spread-rule", "hard")]);
+        let rules = applying(None, Some(&hard)).rules();
+        assert!(rules.spread.is_none() && rules.is_hard);
+        let none = Values::new();
+        let nothing = Applying {
+            volume: None,
+            pool: None,
+            cluster: &none,
+        };
+        assert!(nothing.of_volume().is_empty());
+    }
+
+    #[test]
+    fn a_volume_is_in_the_pool_that_it_or_the_cluster_names() {
+        let values = |pool: &str| Values::from([(POOL.to_owned(), pool.to_owned())]);
+        let (none, nvme, any) = (Values::new(), values("media=nvme"), values("any"));
+        assert_eq!(pool_of(None, &none), None);
+        assert_eq!(pool_of(Some(&none), &nvme), Some("media=nvme"));
+        assert_eq!(pool_of(Some(&any), &nvme), None);
+        assert_eq!(pool_of(Some(&nvme), &any), Some("media=nvme"));
+        assert_eq!(pool_named("b=2, a=1").unwrap(), "a=1,b=2");
+        assert_eq!(pool_named("a=1,b=2").unwrap(), "a=1,b=2");
+        for wrong in ["any", "", "a", "a=", "a=1,a=2"] {
+            let refused = pool_named(wrong).unwrap_err().to_string();
+            assert!(
+                refused.ends_with("give LABEL=VALUE,…, at most 8"),
+                "{refused}"
+            );
+        }
     }
 }

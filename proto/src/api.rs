@@ -82,7 +82,8 @@ pub use servers::{
     ReservationsConfirmed, ServerHeartbeat, ServerRegistered, TakeVolume, VolumeService,
 };
 pub use settings::{
-    ChangeSettings, Setting, SettingScope, SettingSource, Settings, VolumeSettings,
+    ChangePoolSettings, ChangeSettings, PoolSettings, Setting, SettingScope, SettingSource,
+    Settings, VolumeSettings,
 };
 pub use snapshots::{
     CreateSnapshot, ReportLayers, RollbackVolume, Snapshot, SnapshotMap, SnapshotState,

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
 
-/// Whose settings.
+/// Whose settings they are.
 #[derive(Clone, Debug, Default, Args)]
 pub struct OfVolume {
     /// Of this volume; of the cluster, and so of all volumes that do not say otherwise, without it.
     #[arg(long, value_name = "NAME")]
     pub volume: Option<String>,
+    /// Of the pool of these labels, in any order, as media=nvme,zone=a: of all volumes whose setting `pool` is
+    /// just that, where they do not say otherwise.
+    #[arg(long, value_name = "LABEL=VALUE,…", conflicts_with = "volume")]
+    pub pool: Option<String>,
 }
 
 /// Settings of a volume that is made.
@@ -63,14 +67,19 @@ pub struct ChangeSettingsArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConfigCommand {
     /// List all settings, their values, and where these come from.
-    #[command(after_help = "Examples:\n  ashlar config list\n  ashlar config list --volume data")]
+    #[command(
+        after_help = "Examples:\n  ashlar config list\n  ashlar config list --volume data\n  ashlar config list --pool media=nvme"
+    )]
     List {
         /// Of what.
         #[command(flatten)]
         of: OfVolume,
     },
     /// Print the value of a setting.
-    #[command(after_help = "Example:\n  ashlar config get rebuild-after")]
+    #[command(after_help = "\
+Examples:
+  ashlar config get rebuild-after
+  ashlar config get iops-max --pool media=nvme")]
     Get {
         /// Its name.
         name: String,
@@ -82,7 +91,8 @@ pub enum ConfigCommand {
     #[command(after_help = "\
 Examples:
   ashlar config set rebuild-after=10m
-  ashlar config set iops-max=5000 bandwidth-max=200MiB --volume data")]
+  ashlar config set iops-max=5000 bandwidth-max=200MiB --volume data
+  ashlar config set iops-max=2000 --pool media=hdd,zone=a")]
     Set(ChangeSettingsArgs),
     /// Have settings be as if nobody had set them.
     #[command(after_help = "Example:\n  ashlar config unset iops-max --volume data")]
@@ -94,12 +104,22 @@ Examples:
         #[command(flatten)]
         of: OfVolume,
     },
-    /// Say what a setting is: its default, unit, range, and what it does when.
-    #[command(after_help = "Example:\n  ashlar config explain iops-max")]
+    /// Say what a setting is: its value and where that comes from, its default, unit, range, and what it does
+    /// when.
+    #[command(after_help = "\
+Examples:
+  ashlar config explain iops-max
+  ashlar config explain iops-max --volume data")]
     Explain {
         /// Its name; all without it.
         name: Option<String>,
+        /// Of what.
+        #[command(flatten)]
+        of: OfVolume,
     },
+    /// List the pools that have settings or volumes, and what is set for each.
+    #[command(after_help = "Example:\n  ashlar config pools")]
+    Pools,
 }
 
 fn parse_setting(text: &str) -> Result<(String, String), String> {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use ashlar_proto::api::{ChangeSettings, CreateVolume, ExplainedPlacement, Settings};
+use ashlar_proto::api::{
+    ChangePoolSettings, ChangeSettings, CreateVolume, ExplainedPlacement, Settings,
+};
 
 use super::{Cluster, ClusterError, View};
 use crate::meta::MetaStore;
@@ -27,9 +29,33 @@ impl<M: MetaStore> Cluster<M> {
     ) -> Result<Settings, ClusterError> {
         let volume = request.volume.clone();
         let plan = move |view: &View| view.state.plan_settings(&request);
-        self.transact(plan).await?;
+        self.transact_once(plan).await?;
         self.keep_to_settings();
         self.settings(volume.as_deref())
+    }
+
+    /// Every setting that a pool can have.
+    ///
+    /// # Errors
+    /// [`ClusterError::Refused`]: that is the name of no pool.
+    pub fn pool_settings(&self, pool: &str) -> Result<Settings, ClusterError> {
+        Ok(self.read(|view| view.state.show_pool(pool))?)
+    }
+
+    /// Changes settings of a pool, all of them or none; they hold on return, and soon wherever volumes of the
+    /// pool are attached.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn change_pool_settings(
+        self: &Arc<Self>,
+        pool: String,
+        request: ChangePoolSettings,
+    ) -> Result<Settings, ClusterError> {
+        let of = pool.clone();
+        let plan = move |view: &View| view.state.plan_pool_settings(&of, &request);
+        self.transact_once(plan).await?;
+        self.pool_settings(&pool)
     }
 
     /// Where a volume would lie if it were created now; makes nothing.

@@ -23,6 +23,7 @@ use crate::access::caller::{Caller, Means};
 use crate::asking::{Asking, Expected, Keyed};
 use crate::meta::MetaStore;
 use crate::refusal::Refusal;
+use crate::settings::pool_named;
 use crate::state::Object;
 
 const KEY: &str = "idempotency-key";
@@ -131,6 +132,7 @@ fn object(path: &str, parts: &RawPathParams) -> Option<Object> {
         ("disks", Some(_)) => Some(Object::Disk(part("id")?.parse().ok()?)),
         ("space", None) => Some(Object::Space),
         ("iscsi", Some("discovery")) => Some(Object::Discovery),
+        ("config", Some("pools")) => Some(Object::Pool(pool_named(&part("pool")?).ok()?)),
         _ => None,
     }
 }

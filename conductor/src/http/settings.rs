@@ -1,13 +1,16 @@
-//! `/v1/config`, and where a volume would lie by its settings: `/v1/placement:explain`.
+//! `/v1/config`, `/v1/config/pools`, and where a volume would lie by its settings: `/v1/placement:explain`.
 
-use ashlar_proto::api::{ChangeSettings, CreateVolume, ExplainedPlacement, Settings};
+use ashlar_proto::api::{
+    ChangePoolSettings, ChangeSettings, CreateVolume, ExplainedPlacement, List, PoolSettings,
+    Settings,
+};
 use axum::Json;
 use axum::extract::State;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
 
-use super::extract::{JsonBody, QueryOf};
+use super::extract::{JsonBody, PathPart, QueryOf};
 use super::operation::op;
 use super::problem::{Answer, Code};
 use super::routes::Routes;
@@ -43,7 +46,38 @@ pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             )
             .body::<ChangeSettings>()
             .gives::<Settings>()
+            .keyed()
             .refuses(&[Code::VolumeNotFound]),
+        )
+        .get(
+            "/v1/config/pools",
+            pools::<M>,
+            op(
+                "listPools",
+                "Lists the pools that have settings or volumes, and what is set for each",
+            )
+            .gives::<List<PoolSettings>>(),
+        )
+        .get(
+            "/v1/config/pools/{pool}",
+            show_pool::<M>,
+            op(
+                "getPoolSettings",
+                "The settings of a pool, and where each comes from; it is named by its labels: NAME=VALUE, with \
+                 commas between, in any order",
+            )
+            .gives::<Settings>()
+            .tagged()
+            .refuses(&[Code::Invalid]),
+        )
+        .post(
+            "/v1/config/pools/{pool}",
+            change_pool::<M>,
+            op("changePoolSettings", "Changes settings of a pool")
+                .body::<ChangePoolSettings>()
+                .gives::<Settings>()
+                .keyed()
+                .tagged(),
         )
         .post(
             "/v1/placement:explain",
@@ -78,4 +112,24 @@ async fn change<M: MetaStore>(
     JsonBody(request): JsonBody<ChangeSettings>,
 ) -> Answer<Json<Settings>> {
     Ok(Json(api.cluster.change_settings(request).await?))
+}
+
+async fn pools<M: MetaStore>(State(api): Shared<M>) -> Json<List<PoolSettings>> {
+    api.cluster
+        .read(|view| super::list(view.state.revision(), view.state.show_pools()))
+}
+
+async fn show_pool<M: MetaStore>(
+    State(api): Shared<M>,
+    PathPart(pool): PathPart<String>,
+) -> Answer<Json<Settings>> {
+    Ok(Json(api.cluster.pool_settings(&pool)?))
+}
+
+async fn change_pool<M: MetaStore>(
+    State(api): Shared<M>,
+    PathPart(pool): PathPart<String>,
+    JsonBody(request): JsonBody<ChangePoolSettings>,
+) -> Answer<Json<Settings>> {
+    Ok(Json(api.cluster.change_pool_settings(pool, request).await?))
 }

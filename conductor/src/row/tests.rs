@@ -604,6 +604,23 @@ fn stored_settings_are_those_of_version_11() {
 }
 
 #[test]
+fn stored_settings_of_pools_are_those_of_version_11() {
+    let row = AnyRow::PoolSettings(PoolSettingsRow {
+        pool: "media=nvme,path=a/b".to_owned(),
+        set: [("iops-max".to_owned(), "5".to_owned())].into(),
+    });
+    let Change::Put { key, value } = row.put() else {
+        panic!("a put")
+    };
+    assert_eq!(key.as_str(), "settings/pool/media=nvme,path=a/b");
+    let golden = r#"{"version":11,"row":{"pool":"media=nvme,path=a/b","set":{"iops-max":"5"}}}"#;
+    assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
+    assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
+    // Who knows no pools does not take it for the settings of the cluster.
+    assert!(AnyRow::decode(&Key::new("settings/cluster"), &value).is_err());
+}
+
+#[test]
 fn stored_join_tokens_are_those_of_version_11() {
     use ashlar_proto::api::NodeRole;
     let row = AnyRow::JoinToken(JoinTokenRow {

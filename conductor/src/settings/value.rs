@@ -45,6 +45,8 @@ pub(crate) enum Kind {
     Label,
     /// Labels with their values, as `media=nvme,zone=a`, or `any`.
     Selector,
+    /// The same, but not `any`.
+    Pool,
     /// One of these words.
     Choice(&'static [&'static str]),
 }
@@ -64,6 +66,32 @@ pub(crate) enum Value {
     Text(String),
     /// No rule.
     Any,
+}
+
+impl Value {
+    /// The time that it is, if it is one.
+    pub(crate) fn time(self) -> Option<Duration> {
+        match self {
+            Self::Time(time) => Some(time),
+            _ => None,
+        }
+    }
+
+    /// The number that it is; none where it is no limit.
+    pub(crate) fn number(self) -> Option<u64> {
+        match self {
+            Self::Number(number) | Self::Bytes(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// The text that it is; none where it is no rule.
+    pub(crate) fn text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
 }
 
 /// A text is no value of its setting.
@@ -115,16 +143,20 @@ impl Kind {
                 .map(Value::Number),
             Self::Label | Self::Selector if text == ANY => Some(Value::Any),
             Self::Label => is_label(text).then(|| Value::Text(text.to_owned())),
-            Self::Selector => canonical(text).map(Value::Text),
+            Self::Selector | Self::Pool => canonical(text).map(Value::Text),
             Self::Choice(words) => {
                 let word = words.iter().find(|word| **word == text);
                 word.map(|word| Value::Text((*word).to_owned()))
             }
         };
-        value.ok_or_else(|| Malformed {
+        value.ok_or_else(|| self.malformed(text))
+    }
+
+    fn malformed(self, text: &str) -> Malformed {
+        Malformed {
             text: text.chars().take(64).collect(),
             range: self.range(),
-        })
+        }
     }
 
     /// What is possible, for people.
@@ -143,6 +175,7 @@ impl Kind {
             Self::Number { min, max, .. } => format!("{min} to {max}, or {UNLIMITED}"),
             Self::Label => format!("the name of a label, or {ANY}"),
             Self::Selector => format!("LABEL=VALUE,…, at most {LABELS_MAX}, or {ANY}"),
+            Self::Pool => format!("LABEL=VALUE,…, at most {LABELS_MAX}"),
             Self::Choice(words) => words.join(" or "),
         }
     }
@@ -154,7 +187,7 @@ impl Kind {
             Self::Rate { .. } => "bytes per second",
             Self::Number { unit, .. } => unit,
             Self::Label => "label",
-            Self::Selector => "labels",
+            Self::Selector | Self::Pool => "labels",
             Self::Choice(_) => "word",
         }
     }

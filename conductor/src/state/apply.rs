@@ -7,7 +7,7 @@ use super::resize::{self, space};
 use super::{At, ClusterState, Held};
 use crate::meta::Key;
 use crate::row::{
-    AnyRow, RowError, ShardRow, SnapshotRow, VolumeRow, denied_subject, recovery_key,
+    AnyRow, RowError, ShardRow, SnapshotRow, VolumeRow, denied_subject, recovery_key, settings_pool,
 };
 
 impl ClusterState {
@@ -43,6 +43,7 @@ impl ClusterState {
             }
             AnyRow::Space(row) => self.space = row,
             AnyRow::Settings(row) => self.put_settings(revision, row),
+            AnyRow::PoolSettings(row) => self.put_pool_settings(revision, row),
             AnyRow::Denied(row) => {
                 self.denied.insert(row.client.clone(), row);
             }
@@ -234,13 +235,14 @@ impl ClusterState {
                 self.servers.remove(&group);
                 self.targets_changed = revision;
             }
-            "settings" => {
-                let volume = match rest {
-                    "cluster" => None,
-                    volume => Some(volume.parse().map_err(|_| unknown())?),
-                };
-                self.remove_settings(revision, volume);
-            }
+            "settings" => match (settings_pool(rest), rest) {
+                (Some(pool), _) => self.remove_pool_settings(revision, pool),
+                (None, "cluster") => self.remove_settings(revision, None),
+                (None, volume) => {
+                    let volume = volume.parse().map_err(|_| unknown())?;
+                    self.remove_settings(revision, Some(volume));
+                }
+            },
             "reservations" => {
                 let volume = rest.parse().map_err(|_| unknown())?;
                 self.reservations.remove(&volume);

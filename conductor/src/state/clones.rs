@@ -114,8 +114,8 @@ impl ClusterState {
             .into());
         }
         let create = CreateVolume {
-            // A copy is no way around what its volume may take.
-            settings: self.limits_of(current.id),
+            // A copy is no way around what its volume may take, nor around where that may lie.
+            settings: self.settings_of_clone(current.id),
             name: request.name.clone(),
             size_bytes,
             replicas: request.replicas.unwrap_or(current.replicas),

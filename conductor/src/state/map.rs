@@ -24,7 +24,8 @@ impl ClusterState {
     pub(crate) fn map_changed(&self, name: &str) -> Option<Revision> {
         let row = self.volume_named(name)?;
         let mapped = self.mapped.get(&row.id).copied();
-        Some(mapped.unwrap_or(self.revision).max(self.settings_changed()))
+        let mapped = mapped.unwrap_or(self.revision);
+        Some(mapped.max(self.settings_changed(row.id)))
     }
 
     /// Of those that are asked for, the maps that have changed and the volumes that are gone, as far as

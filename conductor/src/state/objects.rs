@@ -6,7 +6,8 @@ use ashlar_proto::{DiskId, IscsiName};
 use super::ClusterState;
 use crate::meta::Key;
 use crate::row::{
-    discovery_key, disk_key, node_key, snapshot_key, space_key, target_key, volume_key,
+    discovery_key, disk_key, node_key, pool_settings_key, snapshot_key, space_key, target_key,
+    volume_key,
 };
 
 /// Something that has a row of its own, as a request names it.
@@ -26,6 +27,8 @@ pub(crate) enum Object {
     Space,
     /// What discovery asks for.
     Discovery,
+    /// The settings of a pool, whose labels are written as [`crate::settings::pool_named`] does.
+    Pool(String),
 }
 
 impl ClusterState {
@@ -35,7 +38,9 @@ impl ClusterState {
         let key = self.key_of(object)?;
         let modified = self.modified.get(&key).copied();
         match object {
-            Object::Space | Object::Discovery => Some(modified.unwrap_or_default()),
+            Object::Space | Object::Discovery | Object::Pool(_) => {
+                Some(modified.unwrap_or_default())
+            }
             _ => modified,
         }
     }
@@ -53,6 +58,7 @@ impl ClusterState {
             Object::Disk(disk) => Some(disk_key(*disk)),
             Object::Space => Some(space_key()),
             Object::Discovery => Some(discovery_key()),
+            Object::Pool(pool) => Some(pool_settings_key(pool)),
         }
     }
 }

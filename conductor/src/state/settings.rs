@@ -8,15 +8,20 @@ use ashlar_proto::api::{
     ChangeSettings, Revision, Setting, SettingScope, SettingSource, Settings, VolumeSettings,
 };
 
+mod pools;
+
 use super::{ClusterState, Plan};
 use crate::meta::Change;
 use crate::placement::Rules;
 use crate::refusal::{InvalidRequest, Refusal};
+#[cfg(test)]
+use crate::row::PoolSettingsRow;
 use crate::row::{AnyRow, SettingsRow, settings_key, volume_key};
 use crate::settings::{
-    Definition, LIMITS, TABLE, UP_TO_THE_PROCESS, Values, definition, number_of, of_volume,
-    rules_of, time_of,
+    Applying, Definition, LIMITS, POOL, TABLE, UP_TO_THE_PROCESS, Values, definition, number_of,
+    pool_of, time_of,
 };
+use pools::Pool;
 
 /// All settings.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +29,39 @@ pub(super) struct AllSettings {
     cluster: Values,
     /// The revision that last changed those of the cluster.
     changed: Revision,
+    /// Of pools, by their labels as [`crate::settings::pool_named`] writes them.
+    pools: BTreeMap<String, Pool>,
     volumes: BTreeMap<VolumeId, Values>,
+}
+
+#[cfg(test)]
+impl AllSettings {
+    /// The rows that they are read from, but for those of the cluster where these were never set.
+    pub(super) fn rows(&self) -> Vec<AnyRow> {
+        let cluster = SettingsRow {
+            volume: None,
+            values: self.cluster.clone(),
+        };
+        let cluster = (self.changed > Revision::default()).then_some(cluster);
+        let volumes = self.volumes.iter().map(|(volume, values)| SettingsRow {
+            volume: Some(*volume),
+            values: values.clone(),
+        });
+        let pools = self.pools.iter().map(|(pool, set)| PoolSettingsRow {
+            pool: pool.clone(),
+            set: set.values.clone(),
+        });
+        let plain = cluster.into_iter().chain(volumes).map(AnyRow::Settings);
+        plain.chain(pools.map(AnyRow::PoolSettings)).collect()
+    }
+}
+
+/// Whose settings are changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Cluster,
+    Pool,
+    Volume,
 }
 
 /// New replicas that are filled at a time.
@@ -39,22 +76,32 @@ pub(crate) struct RebuildLimits {
 impl ClusterState {
     /// What an owner does by the settings of its volume.
     pub(super) fn volume_settings(&self, volume: VolumeId) -> VolumeSettings {
-        let own = self.settings.volumes.get(&volume);
-        of_volume(own, &self.settings.cluster)
+        self.applying(self.settings.volumes.get(&volume))
+            .of_volume()
     }
 
     /// Where the replicas of a volume may lie.
     pub(super) fn placement_rules(&self, volume: VolumeId) -> Rules {
-        let own = self.settings.volumes.get(&volume);
-        rules_of(own, &self.settings.cluster)
+        self.applying(self.settings.volumes.get(&volume)).rules()
     }
 
-    /// What bounds the requests of a volume's clients, where that is set for it.
-    pub(super) fn limits_of(&self, volume: VolumeId) -> Values {
+    /// All that holds for a volume that has these settings of its own.
+    fn applying<'a>(&'a self, own: Option<&'a Values>) -> Applying<'a> {
+        let cluster = &self.settings.cluster;
+        let pool = pool_of(own, cluster).and_then(|pool| self.settings.pools.get(pool));
+        Applying {
+            volume: own,
+            pool: pool.map(|pool| &pool.values),
+            cluster,
+        }
+    }
+
+    /// What a clone of a volume has from the start: the limits that are set for the volume itself, and its
+    /// pool. What is set for the pool or the cluster holds for the clone as for the volume.
+    pub(super) fn settings_of_clone(&self, volume: VolumeId) -> Values {
         let own = self.settings.volumes.get(&volume).into_iter().flatten();
-        let limits = own.filter(|(name, _)| LIMITS.contains(&name.as_str()));
-        limits
-            .map(|(name, text)| (name.clone(), text.clone()))
+        let kept = own.filter(|(name, _)| LIMITS.contains(&name.as_str()) || *name == POOL);
+        kept.map(|(name, text)| (name.clone(), text.clone()))
             .collect()
     }
 
@@ -62,15 +109,20 @@ impl ClusterState {
     pub(super) fn settings_of_new(&self, asked: &Values) -> Result<(Values, Rules), Refusal> {
         let mut values = Values::new();
         for (name, text) in asked {
-            values.insert(name.clone(), checked(name, text, true)?);
+            values.insert(name.clone(), checked(name, text, Whose::Volume)?);
         }
-        let rules = rules_of(Some(&values), &self.settings.cluster);
+        let rules = self.applying(Some(&values)).rules();
         Ok((values, rules))
     }
 
-    /// The revision that last changed the settings of the cluster: what every map says depends on them.
-    pub(super) fn settings_changed(&self) -> Revision {
-        self.settings.changed
+    /// The revision that last changed what is set for the cluster or for the pool of a volume: what its map
+    /// says depends on them.
+    pub(super) fn settings_changed(&self, volume: VolumeId) -> Revision {
+        let AllSettings { changed, .. } = self.settings;
+        let own = self.settings.volumes.get(&volume);
+        let pool = pool_of(own, &self.settings.cluster);
+        let pool = pool.and_then(|pool| self.settings.pools.get(pool));
+        pool.map_or(changed, |pool| changed.max(pool.changed))
     }
 
     /// A time that is set for the cluster.
@@ -136,31 +188,26 @@ impl ClusterState {
             Some(name) => self.settings.volumes.get(&self.require(name)?.id),
             None => None,
         };
+        let applying = match volume {
+            Some(_) => self.applying(own),
+            None => self.applying_to_all(),
+        };
         let shown = TABLE
             .iter()
             .filter(|d| volume.is_none() || d.scope == SettingScope::Volume);
-        let items = shown.map(|d| self.show_setting(d, own)).collect();
-        Ok(Settings { items })
+        let pool = volume.and_then(|_| pool_of(own, &self.settings.cluster));
+        Ok(Settings {
+            items: shown.map(|d| show(d, applying)).collect(),
+            pool: pool.map(str::to_owned),
+        })
     }
 
-    fn show_setting(&self, definition: &Definition, own: Option<&Values>) -> Setting {
-        let default = definition.default.unwrap_or(UP_TO_THE_PROCESS);
-        let of_own = own.and_then(|own| own.get(definition.name));
-        let of_cluster = self.settings.cluster.get(definition.name);
-        let (value, source) = match (of_own, of_cluster) {
-            (Some(value), _) => (value.as_str(), SettingSource::Volume),
-            (None, Some(value)) => (value.as_str(), SettingSource::Cluster),
-            (None, None) => (default, SettingSource::Default),
-        };
-        Setting {
-            name: definition.name.to_owned(),
-            scope: definition.scope,
-            value: value.to_owned(),
-            source,
-            default: default.to_owned(),
-            unit: definition.kind.unit().to_owned(),
-            range: definition.kind.range(),
-            effect: definition.effect.to_owned(),
+    /// What holds where nothing nearer is set.
+    fn applying_to_all(&self) -> Applying<'_> {
+        Applying {
+            volume: None,
+            pool: None,
+            cluster: &self.settings.cluster,
         }
     }
 
@@ -170,21 +217,13 @@ impl ClusterState {
             Some(name) => Some(self.require_ready(name)?.id),
             None => None,
         };
-        let before = match volume {
-            Some(volume) => self.settings.volumes.get(&volume),
-            None => Some(&self.settings.cluster),
+        let (before, whose) = match volume {
+            Some(volume) => (self.settings.volumes.get(&volume), Whose::Volume),
+            None => (Some(&self.settings.cluster), Whose::Cluster),
         };
-        let mut values = before.cloned().unwrap_or_default();
-        for name in &request.unset {
-            known(name, volume.is_some())?;
-            values.remove(name);
-        }
-        for (name, text) in &request.set {
-            values.insert(name.clone(), checked(name, text, volume.is_some())?);
-        }
-        if before.unwrap_or(&Values::new()) == &values {
+        let Some(values) = changed(before, (&request.set, &request.unset), whose)? else {
             return Ok(Plan::nothing(()));
-        }
+        };
         let change = match (volume, values.is_empty()) {
             (Some(volume), true) => Change::Delete {
                 key: settings_key(Some(volume)),
@@ -200,9 +239,45 @@ impl ClusterState {
     }
 }
 
+/// A setting as it holds.
+fn show(definition: &Definition, applying: Applying<'_>) -> Setting {
+    let default = definition.default.unwrap_or(UP_TO_THE_PROCESS);
+    let found = applying.find(definition.name);
+    let (value, source) = found.unwrap_or((default, SettingSource::Default));
+    Setting {
+        name: definition.name.to_owned(),
+        scope: definition.scope,
+        value: value.to_owned(),
+        source,
+        default: default.to_owned(),
+        unit: definition.kind.unit().to_owned(),
+        range: definition.kind.range(),
+        effect: definition.effect.to_owned(),
+        of_pools: definition.is_of_pools(),
+    }
+}
+
+/// The values as they are asked to be; nothing where they are so.
+fn changed(
+    before: Option<&Values>,
+    (set, unset): (&Values, &[String]),
+    whose: Whose,
+) -> Result<Option<Values>, Refusal> {
+    let mut values = before.cloned().unwrap_or_default();
+    for name in unset {
+        known(name, whose)?;
+        values.remove(name);
+    }
+    for (name, text) in set {
+        values.insert(name.clone(), checked(name, text, whose)?);
+    }
+    let is_same = before.unwrap_or(&Values::new()) == &values;
+    Ok((!is_same).then_some(values))
+}
+
 /// A value as it is stored.
-fn checked(name: &str, text: &str, of_volume: bool) -> Result<String, Refusal> {
-    let value = known(name, of_volume)?.kind.read(text);
+fn checked(name: &str, text: &str, whose: Whose) -> Result<String, Refusal> {
+    let value = known(name, whose)?.kind.read(text);
     let value = value.map_err(|problem| InvalidRequest::Setting {
         name: name.to_owned(),
         problem: problem.to_string(),
@@ -211,15 +286,18 @@ fn checked(name: &str, text: &str, of_volume: bool) -> Result<String, Refusal> {
 }
 
 /// The setting of a name, if it can be set for that.
-fn known(name: &str, of_volume: bool) -> Result<&'static Definition, Refusal> {
+fn known(name: &str, whose: Whose) -> Result<&'static Definition, Refusal> {
     let definition = definition(name);
     let Some(definition) = definition else {
         let name = name.chars().take(64).collect();
         return Err(InvalidRequest::NoSetting { name }.into());
     };
-    if of_volume && definition.scope == SettingScope::Cluster {
-        let name = definition.name.to_owned();
-        return Err(InvalidRequest::NotOfVolumes { name }.into());
+    let name = definition.name.to_owned();
+    match whose {
+        Whose::Volume if definition.scope == SettingScope::Cluster => {
+            Err(InvalidRequest::NotOfVolumes { name }.into())
+        }
+        Whose::Pool if !definition.is_of_pools() => Err(InvalidRequest::NotOfPools { name }.into()),
+        _ => Ok(definition),
     }
-    Ok(definition)
 }

@@ -30,6 +30,7 @@ mod groups;
 mod healing;
 mod identities;
 mod labels;
+mod pools;
 mod random;
 mod rebalance;
 mod repairs;
@@ -341,6 +342,7 @@ fn read_back(state: &ClusterState) -> ClusterState {
             .cloned()
             .map(AnyRow::Reservations),
     );
+    rows.extend(state.settings.rows());
     rows.extend(state.names.iter().map(|(name, volume)| {
         let (name, volume) = (name.clone(), *volume);
         AnyRow::Name(crate::row::NameRow { name, volume })

@@ -1,4 +1,4 @@
-//! Settings of the cluster and of volumes: what may be set, what is, and what follows for an owner.
+//! Settings of the cluster, of pools and of volumes: what may be set, what is, and what follows for an owner.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::ids::ByteCount;
 pub enum SettingScope {
     /// The cluster alone.
     Cluster,
-    /// A volume; set for the cluster, it holds for all volumes that do not say otherwise.
+    /// A volume; set for a pool or for the cluster, it holds for all volumes there that do not say otherwise.
     Volume,
 }
 
@@ -26,6 +26,8 @@ pub enum SettingSource {
     Default,
     /// It is set for the cluster.
     Cluster,
+    /// It is set for the pool.
+    Pool,
     /// It is set for the volume.
     Volume,
 }
@@ -50,14 +52,46 @@ pub struct Setting {
     pub range: String,
     /// What it does, and when a change of it does so.
     pub effect: String,
+    /// Whether it can be set for a pool.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_pools: bool,
 }
 
-/// `GET /v1/config?volume=NAME`: every setting of the cluster, or every one that the volume has.
+/// `GET /v1/config?volume=NAME`: every setting of the cluster, or every one that the volume has;
+/// `GET /v1/config/pools/SELECTOR`: every one that a pool can have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Settings {
     /// By name.
     pub items: Vec<Setting>,
+    /// The pool that they are of, or that the volume is in; none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+}
+
+/// `POST /v1/config/pools/SELECTOR`: changes settings of a pool, all of them or none. Answers with [`Settings`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ChangePoolSettings {
+    /// Values by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, String>,
+    /// Names of those that are as if nobody had set them for the pool from now on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unset: Vec<String>,
+}
+
+/// A pool that has settings or volumes: an item of `GET /v1/config/pools`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PoolSettings {
+    /// Its labels, by name: `media=nvme,zone=a`.
+    pub pool: String,
+    /// What is set for it, by name.
+    pub settings: BTreeMap<String, String>,
+    /// How many volumes are in it.
+    pub volumes: u64,
 }
 
 /// `POST /v1/config`: changes settings, all of them or none. Answers with [`Settings`].

@@ -314,3 +314,149 @@ fn replicas_move_off_a_disk_that_runs_full() -> Result<()> {
     }
     cluster.stop()
 }
+
+/// How long some small writes take, one after the other.
+fn take(client: &mut NbdClient) -> Result<Duration> {
+    let began = std::time::Instant::now();
+    for at in 0..WRITES {
+        let error = client.call(Command::Write, at * 4096, 4096, &[7; 4096])?;
+        ensure!(error == 0, "a write is refused with {error}");
+    }
+    Ok(began.elapsed())
+}
+
+/// Writes of one measurement. At five a second, of which one may come at once, they take 1.7 s.
+const WRITES: u64 = 10;
+
+/// Between what they take with that limit and without.
+const LIMITED: Duration = Duration::from_millis(1200);
+
+fn becomes_limited(client: &mut NbdClient) -> Result<()> {
+    wait_for("a limit", LIMIT, || {
+        let took = take(client)?;
+        ensure!(took > LIMITED, "{took:?}");
+        Ok(())
+    })
+}
+
+fn becomes_free(client: &mut NbdClient) -> Result<()> {
+    wait_for("no limit", LIMIT, || {
+        let took = take(client)?;
+        ensure!(took < LIMITED, "{took:?}");
+        Ok(())
+    })
+}
+
+fn configure(cluster: &Cluster, arguments: &[&str]) -> Result<()> {
+    let arguments = ["config"].iter().chain(arguments).copied();
+    cluster.ashlar(arguments).check()?;
+    Ok(())
+}
+
+/// What holds for a volume, and where that is set.
+fn limit_of(cluster: &Cluster, volume: &str) -> Result<(String, String)> {
+    let shown = cluster.json(["config", "get", "iops-max", "--volume", volume])?;
+    let text = |field: &str| shown[field].as_str().unwrap_or_default().to_owned();
+    Ok((text("value"), text("source")))
+}
+
+fn create_in(cluster: &Cluster, volume: &str, replicas: &str, pool: &str) -> Result<Value> {
+    let size = (64 * MIB).to_string();
+    let create = [
+        "volume",
+        "create",
+        volume,
+        "--size",
+        &size,
+        "--replicas",
+        replicas,
+        "--pool",
+        pool,
+    ];
+    cluster.json(create)
+}
+
+/// The limit of a pool, of a volume of it, and of none, each while the volumes are in use.
+fn limits_of_pools(cluster: &Cluster) -> Result<()> {
+    let mut fast = NbdClient::connect(cluster.nbd_port(), "fast")?;
+    let mut slow = NbdClient::connect(cluster.nbd_port(), "slow")?;
+    becomes_free(&mut fast)?;
+    configure(
+        cluster,
+        &["set", "iops-max=5", "--pool", "bay=1,media=nvme"],
+    )?;
+    becomes_limited(&mut fast)?;
+    becomes_free(&mut slow)?;
+    let of = |value: &str, source: &str| (value.to_owned(), source.to_owned());
+    ensure!(limit_of(cluster, "fast")? == of("5", "pool"));
+    ensure!(limit_of(cluster, "slow")? == of("unlimited", "default"));
+    let text = ["config", "explain", "iops-max", "--volume", "fast"];
+    let text = cluster.ashlar(text).check()?;
+    let now = "now 5  (set for the pool bay=1,media=nvme)";
+    ensure!(text.contains(now), "{text}");
+
+    configure(cluster, &["set", "iops-max=unlimited", "--volume", "fast"])?;
+    becomes_free(&mut fast)?;
+    ensure!(limit_of(cluster, "fast")? == of("unlimited", "volume"));
+    configure(cluster, &["unset", "iops-max", "--volume", "fast"])?;
+    becomes_limited(&mut fast)?;
+    configure(
+        cluster,
+        &["unset", "iops-max", "--pool", "media=nvme,bay=1"],
+    )?;
+    becomes_free(&mut fast)?;
+    ensure!(limit_of(cluster, "fast")? == of("unlimited", "default"));
+    let pools = cluster.json(["config", "pools"])?;
+    let pools = pools.as_array().context("a list of pools")?.iter();
+    let pools: Vec<_> = pools
+        .map(|pool| (&pool["pool"], &pool["volumes"]))
+        .collect();
+    let expected = [("bay=1,media=nvme", 1), ("media=hdd", 1)];
+    ensure!(pools.len() == 2 && pools.iter().zip(expected).all(|(found, one)| *found == one));
+    fast.disconnect()?;
+    slow.disconnect()
+}
+
+#[test]
+fn what_is_set_for_a_pool_holds_for_its_volumes_and_labels_move_disks_into_it() -> Result<()> {
+    let mut cluster = Cluster::start(ClusterOptions::default())?;
+    let disks = cluster.json(["disk", "list"])?;
+    let disks = disks.as_array().context("a list of disks")?.iter();
+    let disks: Vec<String> = disks
+        .map(|disk| disk["id"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    ensure!(disks.len() == 3, "{disks:?}");
+    let label = |disk: &str, labels: &[&str]| -> Result<()> {
+        let arguments = ["disk", "label", disk].iter().chain(labels).copied();
+        cluster.ashlar(arguments).check()?;
+        Ok(())
+    };
+    label(&disks[0], &["media=nvme", "bay=1"])?;
+    label(&disks[1], &["media=hdd"])?;
+    create_in(&cluster, "fast", "1", "media=nvme,bay=1")?;
+    create_in(&cluster, "slow", "1", "media=hdd")?;
+    limits_of_pools(&cluster)?;
+
+    let two = [
+        "volume",
+        "create",
+        "two",
+        "--size",
+        "64MiB",
+        "--replicas",
+        "2",
+    ];
+    let pool = ["--pool", "media=nvme"];
+    refused(&cluster, &[&two[..], &pool[..]].concat(), "rules allow")?;
+    label(&disks[2], &["media=nvme"])?;
+    let nvme = cluster.json(["disk", "list", "--label", "media=nvme"])?;
+    ensure!(nvme.as_array().map(Vec::len) == Some(2), "{nvme}");
+    create_in(&cluster, "two", "2", "media=nvme")?;
+    let made = cluster.json(["volume", "show", "two"])?.to_string();
+    let lies_on = |disk: &String| made.contains(disk.as_str());
+    ensure!(
+        lies_on(&disks[0]) && lies_on(&disks[2]) && !lies_on(&disks[1]),
+        "{made}"
+    );
+    cluster.stop()
+}

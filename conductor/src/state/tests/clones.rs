@@ -34,7 +34,7 @@ fn a_clone_is_limited_as_its_volume_is() {
 }
 
 impl Bench {
-    fn clone_of(&mut self, volume: &str, snapshot: &str, name: &str) {
+    pub(super) fn clone_of(&mut self, volume: &str, snapshot: &str, name: &str) {
         let plan = self.try_clone(volume, snapshot, &clone_as(name));
         self.commit(plan.unwrap());
         self.settle();
@@ -50,7 +50,7 @@ impl Bench {
         state.plan_clone(&self.live, volume, snapshot, request, SHARD_BYTES)
     }
 
-    fn snapshot_of(&mut self, volume: &str, name: &str) {
+    pub(super) fn snapshot_of(&mut self, volume: &str, name: &str) {
         let request = ashlar_proto::api::CreateSnapshot {
             name: name.to_owned(),
         };

@@ -30,7 +30,7 @@ impl Bench {
         self.commit(plan);
     }
 
-    fn is_told(&self, name: &str, after: Revision) -> bool {
+    pub(super) fn is_told(&self, name: &str, after: Revision) -> bool {
         let at = self.state.map_changed(name).unwrap();
         self.state.is_newer(at, after)
     }

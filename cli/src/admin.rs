@@ -418,8 +418,8 @@ fn f64_of(count: u64) -> f64 {
 }
 
 /// `ashlar disk list`.
-pub fn disk_list(api: &str, json: bool) -> anyhow::Result<()> {
-    let disks = ask(api, async |client| client.disks().await)?.items;
+pub fn disk_list(api: &str, labels: Option<&str>, json: bool) -> anyhow::Result<()> {
+    let disks = ask(api, async |client| client.disks_selected(labels).await)?.items;
     if json {
         return print_json(&disks);
     }

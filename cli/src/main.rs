@@ -130,7 +130,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Audit { api, command } => access::audit(&api.api, &command, json),
         Command::Whoami { api } => access::whoami(&api.api, json),
         Command::Disk { api, command } => match command {
-            DiskCommand::List => admin::disk_list(&api.api, json),
+            DiskCommand::List { label } => admin::disk_list(&api.api, label.as_deref(), json),
             DiskCommand::Label { disk, labels } => labels::disk(&api.api, disk, &labels, json),
             DiskCommand::Schedule(command) => admin::disk(&api.api, &command, json),
             DiskCommand::Format(args) => disk::format(&args, json),

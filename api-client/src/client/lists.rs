@@ -47,9 +47,15 @@ impl ApiClient {
         self.all(&["nodes"], Query::new()).await
     }
 
-    /// `GET /v1/disks`.
+    /// `GET /v1/disks`: all of them.
     pub async fn disks(&self) -> Result<List<Disk>, ApiError> {
-        self.all(&["disks"], Query::new()).await
+        self.disks_selected(None).await
+    }
+
+    /// `GET /v1/disks`: those alone whose own labels are so, as [`VolumeFilter::labels`] says it.
+    pub async fn disks_selected(&self, labels: Option<&str>) -> Result<List<Disk>, ApiError> {
+        let labels = labels.map(|labels| ("labels", labels.to_owned()));
+        self.all(&["disks"], labels.into_iter().collect()).await
     }
 
     /// `GET /v1/snapshots`, or those of one volume.

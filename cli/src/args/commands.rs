@@ -146,8 +146,14 @@ Example:
 #[derive(Debug, Subcommand)]
 pub enum DiskCommand {
     /// List the disks of the cluster.
-    #[command(after_help = "Example:\n  ashlar disk list")]
-    List,
+    #[command(
+        after_help = "Examples:\n  ashlar disk list\n  ashlar disk list --label media=nvme,bay!=3"
+    )]
+    List {
+        /// Those alone whose own labels are so: NAME=VALUE, NAME!=VALUE, NAME or !NAME, with commas between.
+        #[arg(long, visible_alias = "labels", value_name = "SELECTOR")]
+        label: Option<String>,
+    },
     /// Give a disk of the cluster labels of its own, or take them away. Pools and rules for places go by
     /// these and by those of its node; of two of one name the disk's counts.
     #[command(after_help = "\

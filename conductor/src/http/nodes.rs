@@ -15,7 +15,7 @@ use axum::response::Response;
 
 use super::extract::{JsonBody, PathPart, QueryOf};
 use super::operation::op;
-use super::page::{LabelledQuery, NamedQuery};
+use super::page::LabelledQuery;
 use super::peer::Caller;
 use super::problem::{Answer, Code};
 use super::routes::Routes;
@@ -39,9 +39,9 @@ pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             list_disks::<M>,
             op(
                 "listDisks",
-                "Lists disks with their last report; `prefix` is of their nodes' names",
+                "Lists disks with their last report; `prefix` is of their nodes' names, `labels` goes by their own",
             )
-            .query::<NamedQuery>()
+            .query::<LabelledQuery>()
             .answers::<List<Disk>>(StatusCode::OK, "a page of them")
             .watched::<Disk>(),
         )
@@ -120,9 +120,9 @@ pub(super) async fn list<M: MetaStore>(
 pub(super) async fn list_disks<M: MetaStore>(
     State(api): Shared<M>,
     wanted: Wanted,
-    QueryOf(query): QueryOf<NamedQuery>,
+    QueryOf(query): QueryOf<LabelledQuery>,
 ) -> Answer<Response> {
-    watch::list::<Disk, M>(&api, query.selection(), &wanted)
+    watch::list::<Disk, M>(&api, query.selection()?, &wanted)
 }
 
 pub(super) async fn register<M: MetaStore>(

@@ -146,9 +146,10 @@ impl Watched for Disk {
         self.report.id.to_string()
     }
 
-    /// A disk goes by the name of its node.
+    /// A disk goes by the name of its node, and by the labels that it has itself.
     fn is_selected(&self, filter: &Filter) -> bool {
-        begins(&self.node_name, filter)
+        let labels = filter.labels.as_ref();
+        begins(&self.node_name, filter) && labels.is_none_or(|labels| labels.selects(&self.labels))
     }
 
     fn find(view: &View, _: Moment, subject: &Subject) -> Option<Self> {

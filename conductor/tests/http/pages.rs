@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ashlar_proto::ByteCount;
 use ashlar_proto::api::{
-    CreateVolume, LabelVolume, List, Revision, Snapshot, SnapshotState, Volume, WatchEvent,
+    CreateVolume, Disk, LabelVolume, List, Revision, Snapshot, SnapshotState, Volume, WatchEvent,
 };
+use ashlar_proto::{ByteCount, DiskId};
 use reqwest::{Method, Response};
 use serde_json::json;
 
@@ -116,6 +116,49 @@ async fn every_list_is_bounded() {
     ] {
         let page: List<serde_json::Value> = bench.get(&format!("{path}?limit=1&prefix=x")).await;
         assert_eq!((page.items.len(), page.next), (0, None), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn disks_are_narrowed_by_their_own_labels() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = start(directory.path()).await;
+    let _stores = Store::start_three(&bench).await;
+    let all: List<Disk> = bench.get("/v1/disks").await;
+    let of = |disk: &Disk| disk.report.id;
+    let ids: Vec<DiskId> = all.items.iter().map(of).collect();
+    for (disk, media) in [(ids[0], "nvme"), (ids[1], "hdd")] {
+        let labels = json!({"set": {"media": media}});
+        let _: Disk = bench
+            .posted(&format!("/v1/disks/{disk}/label"), &labels)
+            .await;
+    }
+    for (query, expected) in [
+        ("labels=media=nvme", vec![ids[0]]),
+        ("labels=media!=nvme", vec![ids[1], ids[2]]),
+        ("labels=media", vec![ids[0], ids[1]]),
+        ("labels=!media", vec![ids[2]]),
+        ("labels=media=nvme,bay", vec![]),
+        ("labels=media&limit=1", vec![ids[0]]),
+    ] {
+        let list: List<Disk> = bench.get(&format!("/v1/disks?{query}")).await;
+        let found: Vec<DiskId> = list.items.iter().map(of).collect();
+        assert_eq!(found, expected, "{query}");
+    }
+    let refused = bench.send(Method::GET, "/v1/disks?labels==x").await;
+    assert_eq!(problem(refused).await.code, "malformed-request");
+    // One that has the label no more is out of sight of whoever watches those that have it.
+    let watch = bench.url("/v1/disks?watch=true&labels=media=nvme");
+    let mut lines = Lines::of(bench.http.get(watch).send().await.unwrap());
+    let first = lines.next::<Disk>().await.unwrap();
+    assert!(matches!(&first, WatchEvent::Put { item, .. } if of(item) == ids[0]));
+    let path = format!("/v1/disks/{}/label", ids[0]);
+    let _: Disk = bench.posted(&path, &json!({"remove": ["media"]})).await;
+    let is_gone = |line| matches!(line, WatchEvent::Delete { item, .. } if of(&item) == ids[0]);
+    let mut lines_left = 8;
+    while !is_gone(lines.next::<Disk>().await.unwrap()) {
+        lines_left -= 1;
+        assert!(lines_left > 0, "nobody is told that it is gone");
     }
 }
 

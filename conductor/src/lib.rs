@@ -44,6 +44,7 @@ pub use cluster::{Cluster, ClusterError, ClusterOptions, Timing};
 pub use conductor::{Conductor, ConductorOptions, StartError};
 pub use gauges::{Gauges, Observer, Tally};
 pub use http::listener::ConnectionLimits;
+pub use http::server::serve_plain;
 pub use meta::MetaStore;
 pub use meta::etcd_store::{EtcdError, EtcdOptions, EtcdStore};
 pub use meta::redb_store::RedbStore;

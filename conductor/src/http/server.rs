@@ -18,9 +18,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tower_service::Service;
 
+use super::listener::{BoundedListener, ConnectionLimits};
 use super::secure::{ApiListener, Connection};
 
 /// What one connection reads in advance, or keeps of an answer that is not taken: a head fits, whatever it says.
@@ -49,6 +51,16 @@ pub(crate) async fn serve(
     }
     drop((listener, alive));
     let _ = all_ended.recv().await;
+}
+
+/// Serves a router that is no API on a listener without TLS, bounded as the API's own is, for as long as it is
+/// polled.
+pub async fn serve_plain(listener: TcpListener, router: Router, limits: ConnectionLimits) {
+    // Their ends would be those of all connections: they are kept until nobody polls this.
+    let (_cut, cut) = watch::channel(false);
+    let (_stop, stop) = watch::channel(false);
+    let listener = BoundedListener::new(listener, limits, cut);
+    serve(ApiListener::Plain(listener), router, limits.head, stop).await;
 }
 
 async fn serve_one(

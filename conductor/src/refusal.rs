@@ -239,14 +239,14 @@ pub enum SnapshotRefusal {
     #[error(
         "snapshot `{volume}@{snapshot}` is what {} {} where nothing was written: flatten or delete {} \
          first, or delete the snapshot with --when-unused, which takes it out of sight until then",
-        names(.clones, *.count),
+        clones_named(.clones, *.count),
         if *.count == 1 { "shows" } else { "show" },
         if *.count == 1 { "that" } else { "those" }
     )]
     HasClones {
         volume: String,
         snapshot: String,
-        /// The first few.
+        /// All that may be named.
         clones: Vec<String>,
         count: usize,
     },
@@ -392,6 +392,35 @@ pub(crate) fn ratio(percent: u32) -> String {
         (whole, 0) => whole.to_string(),
         (whole, part) if part % 10 == 0 => format!("{whole}.{}", part / 10),
         (whole, part) => format!("{whole}.{part:02}"),
+    }
+}
+
+/// Clones that a refusal names.
+const CLONES_NAMED_MAX: usize = 5;
+
+/// The first few of those that may be named, and how many more there are.
+fn clones_named(some: &[String], all: usize) -> String {
+    match some.get(..CLONES_NAMED_MAX).unwrap_or(some) {
+        [] if all == 1 => "a clone of another project".to_owned(),
+        [] => format!("{all} clones of other projects"),
+        few => names(few, all),
+    }
+}
+
+impl Refusal {
+    /// Whether it names volumes beside the one that the request is about.
+    pub(crate) fn names_volumes(&self) -> bool {
+        matches!(self, Self::Snapshot(SnapshotRefusal::HasClones { .. }))
+    }
+
+    /// As one is told who sees the volumes of some names only: others are counted.
+    #[must_use]
+    pub(crate) fn seen_by(mut self, sees: impl Fn(&str) -> bool) -> Self {
+        if let Self::Snapshot(SnapshotRefusal::HasClones { clones, .. }) = &mut self {
+            // Of `NAME@SNAPSHOT` the volume's name counts.
+            clones.retain(|clone| sees(clone.split('@').next().unwrap_or_default()));
+        }
+        self
     }
 }
 

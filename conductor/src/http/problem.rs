@@ -27,7 +27,13 @@ pub(crate) struct Refused {
     detail: String,
     /// When it may be tried again, if that is known.
     retry_seconds: Option<u64>,
+    /// The refusal itself, where it names what is not everybody's to see.
+    naming: Option<Box<Refusal>>,
 }
+
+/// A refusal that names what is not everybody's to see, in the extensions of its answer.
+#[derive(Clone, Debug)]
+pub(super) struct Naming(pub(super) Box<Refusal>);
 
 /// The code of a refusal, in the extensions of its answer.
 #[derive(Clone, Copy, Debug)]
@@ -348,6 +354,7 @@ impl Refused {
             code,
             detail: detail.into(),
             retry_seconds: None,
+            naming: None,
         }
     }
 
@@ -557,9 +564,12 @@ impl From<Refusal> for Refused {
             Refusal::Access(AccessRefusal::TooOften { seconds }) => Some(*seconds),
             _ => None,
         };
+        let detail = refusal.to_string();
+        let is_naming = refusal.names_volumes();
         Self {
             retry_seconds,
-            ..Self::new(code, refusal.to_string())
+            naming: is_naming.then(|| Box::new(refusal)),
+            ..Self::new(code, detail)
         }
     }
 }
@@ -662,9 +672,9 @@ impl From<ClusterError> for Problem {
 }
 
 impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
         let (code, _, status) = self.code.facts();
-        let retry_seconds = self.retry_seconds;
+        let (retry_seconds, naming) = (self.retry_seconds, self.naming.take());
         let problem = Problem::from(self);
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let json = HeaderValue::from_static("application/problem+json");
@@ -678,6 +688,9 @@ impl IntoResponse for Refused {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response.extensions_mut().insert(ProblemCode(code));
+        if let Some(refusal) = naming {
+            response.extensions_mut().insert(Naming(refusal));
+        }
         response
     }
 }

@@ -1,7 +1,7 @@
 //! What an answer does not tell those who are bound to projects: of which snapshot a clone was made, where that
-//! is one of another project.
+//! is one of another project, and which clones of other projects keep a snapshot.
 //!
-//! It goes by the JSON of the answer, so that it holds for every route that shows a volume or a snapshot, and for
+//! A refusal comes with its answer ([`Naming`]) and is told anew. Of other answers it goes by the JSON of the answer, so that it holds for every route that shows a volume or a snapshot, and for
 //! every line of a watch. Invariant: the ids and sizes of an origin stay: without them a clone would pass for a
 //! volume of zeroes.
 
@@ -11,11 +11,17 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::problem::Refused;
+use super::problem::{Naming, Refused};
 use crate::access::caller::Caller;
 
 /// The answer as that caller gets it.
-pub(super) async fn answer(caller: &Caller, response: Response) -> Response {
+pub(super) async fn answer(caller: &Caller, mut response: Response) -> Response {
+    if let Some(Naming(refusal)) = response.extensions_mut().remove::<Naming>()
+        && caller.projects.is_some()
+    {
+        let told = refusal.seen_by(|volume| caller.sees(volume));
+        return Refused::from(told).into_response();
+    }
     let kind = response.headers().get(CONTENT_TYPE);
     let is_json = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
     if caller.projects.is_none() || !is_json {
@@ -85,6 +91,7 @@ mod tests {
 
     use super::*;
     use crate::access::caller::Means;
+    use crate::refusal::{Refusal, SnapshotRefusal};
 
     fn bound(projects: Option<&[&str]>) -> Caller {
         let owned = |projects: &[&str]| projects.iter().map(|&one| one.to_owned()).collect();
@@ -104,6 +111,42 @@ mod tests {
         let response = answer(caller, Json(told).into_response()).await;
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[tokio::test]
+    async fn clones_of_other_projects_are_counted_and_not_named() {
+        let refusal = |clones: &[&str]| SnapshotRefusal::HasClones {
+            volume: "shop/v".to_owned(),
+            snapshot: "s".to_owned(),
+            clones: clones.iter().map(|&one| one.to_owned()).collect(),
+            count: clones.len(),
+        };
+        let told = async |caller: &Caller, clones: &[&str]| {
+            let refused = Refused::from(Refusal::from(refusal(clones)));
+            let response = answer(caller, refused.into_response()).await;
+            let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            let problem: Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(problem["code"], "snapshot-has-clones");
+            problem["detail"].as_str().unwrap().to_owned()
+        };
+        let many = [
+            "bank/1", "bank/2", "bank/3", "bank/4", "bank/5", "shop/a@t", "bank/6",
+        ];
+        let shop = bound(Some(&["shop"]));
+        let text = told(&shop, &many).await;
+        assert!(
+            text.contains("`shop/a@t` and 6 others") && !text.contains("bank"),
+            "{text}"
+        );
+        let text = told(&shop, &many[..2]).await;
+        assert!(
+            text.contains("2 clones of other projects show") && !text.contains("bank"),
+            "{text}"
+        );
+        let text = told(&shop, &["a"]).await;
+        assert!(text.contains("a clone of another project shows"), "{text}");
+        let text = told(&bound(None), &many).await;
+        assert!(text.contains("`bank/5` and 2 others"), "{text}");
     }
 
     #[tokio::test]

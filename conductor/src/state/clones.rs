@@ -27,9 +27,6 @@ use crate::row::{AnyRow, OriginRow, SnapshotRow, VolumeRow, volume_key};
 /// Most volumes in a row of which each is a clone of the one before.
 pub(crate) const CHAIN_MAX: usize = 16;
 
-/// Clones that a refusal names.
-const CLONES_NAMED_MAX: usize = 5;
-
 /// Who has an origin: a volume, or a snapshot of it.
 pub(super) type User = (VolumeId, Option<Layer>);
 
@@ -254,7 +251,7 @@ impl ClusterState {
         SnapshotRefusal::HasClones {
             volume: volume.name.clone(),
             snapshot: row.name.clone(),
-            clones: users.filter_map(name_of).take(CLONES_NAMED_MAX).collect(),
+            clones: users.filter_map(name_of).collect(),
             count: self.clones.count(volume.id, row.layer) as usize,
         }
     }

@@ -4,7 +4,7 @@ use ashlar_proto::api::{KeyCreated, List, Snapshot, Volume, WatchEvent};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::support::{Bench, Store, start};
+use super::support::{Bench, Store, problem, start};
 use super::watch::Lines;
 
 impl Bench {
@@ -79,6 +79,44 @@ async fn a_clone_does_not_tell_of_a_project_that_one_does_not_see() {
     assert_ne!(origin.bytes.get(), 0);
     let whole: Volume = bench.volume("shop%2Fc").await;
     assert_eq!(whole.origin.unwrap().volume_name, "bank/secret");
+}
+
+#[tokio::test]
+async fn a_refusal_names_no_clones_of_a_project_that_one_does_not_see() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = start(directory.path()).await;
+    let _stores = Store::start_three(&bench).await;
+    for project in ["shop", "bank"] {
+        bench.project(project).await;
+    }
+    bench.create("shop/v", 3).await;
+    bench.snapshot_of("shop%2Fv", "s").await;
+    for name in ["bank/secret", "shop/c"] {
+        let clone = json!({"name": name, "replicas": 3});
+        let made = bench.post("/v1/volumes/shop%2Fv/snapshots/s/clone", &clone);
+        assert_eq!(made.await.status(), StatusCode::CREATED);
+    }
+    let key = bench.bound_to("shop").await;
+    for path in [
+        "/v1/volumes/shop%2Fv/snapshots/s",
+        "/v1/volumes/shop%2Fv?force=true",
+    ] {
+        let delete = async |key: Option<&str>| {
+            let request = bench.http.delete(bench.url(path));
+            let request = match key {
+                Some(key) => request.bearer_auth(key),
+                None => request,
+            };
+            let refused = problem(request.send().await.unwrap()).await;
+            assert_eq!(refused.code, "snapshot-has-clones", "{path}");
+            refused.detail
+        };
+        let text = delete(Some(&key)).await;
+        assert!(text.contains("`shop/c` and 1 others show"), "{text}");
+        assert!(!text.contains("bank"), "{text}");
+        let text = delete(None).await;
+        assert!(text.contains("`bank/secret`"), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -26,27 +26,24 @@ const REPORTS: [&str; 13] = [
 
 /// Under these no route takes a key: what is said there may be said twice, or its answer is a secret, which
 /// is not kept to be given again.
-const ALWAYS_ANEW: [&str; 10] = [
-    "config",
+const ALWAYS_ANEW: [&str; 7] = [
     "enrol",
     "identities",
     "join-tokens",
     "keys",
     "metadata",
     "placement:explain",
-    "projects",
     "tokens",
-    "users",
 ];
 
 fn takes_key(method: &Method, path: &[&str]) -> bool {
     let is_anew = path
         .first()
         .is_some_and(|first| ALWAYS_ANEW.contains(first));
-    let is_of_volume_key = matches!(path, ["volumes", _, "key", _]);
+    let is_secret = matches!(path, ["volumes", _, "key", _] | ["users", _, "keys"]);
     let is_report = path.last().is_some_and(|last| REPORTS.contains(last));
     match *method {
-        _ if is_anew || is_of_volume_key => false,
+        _ if is_anew || is_secret => false,
         Method::POST => !is_report,
         Method::DELETE => true,
         _ => false,

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use ashlar_proto::api::{
-    AuditChange, CreateKey, CreateToken, KeyCreated, Secret, TokenCreated, VolumeKeySet,
+    AuditChange, CreateKey, CreateToken, KeyCreated, Project, Secret, TokenCreated, User,
+    VolumeKeySet,
 };
 use serde_json::json;
 
@@ -40,6 +41,34 @@ impl From<AccessRefusal> for NotMade {
     }
 }
 
+/// What is found again by its name.
+trait Named: Sized {
+    fn name(&self) -> &str;
+
+    /// It as it stands.
+    fn find(state: &ClusterState, name: &str) -> Result<Self, AccessRefusal>;
+}
+
+impl Named for User {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn find(state: &ClusterState, name: &str) -> Result<Self, AccessRefusal> {
+        state.show_user(name)
+    }
+}
+
+impl Named for Project {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn find(state: &ClusterState, name: &str) -> Result<Self, AccessRefusal> {
+        state.show_project(name)
+    }
+}
+
 /// Has the entry of the request tell which token is made, so that it can be revoked by who has not got it.
 fn tell_of_token(claims: &Claims) {
     let Some(asked) = Asked::current() else {
@@ -64,6 +93,50 @@ impl<M: MetaStore> Cluster<M> {
     ) -> Result<T, ClusterError> {
         let plan = move |view: &View| plan(&view.state);
         Ok(self.transact(plan).await?.0)
+    }
+
+    /// The same once for a request, by a plan whose answer is a user, or a project: gives that one as it stands
+    /// then, hence not what an earlier request of the same key was told.
+    async fn change_named<T: Named + Send + 'static>(
+        self: &Arc<Self>,
+        plan: impl Fn(&ClusterState) -> Result<Plan<T>, Refusal> + Send + 'static,
+    ) -> Result<T, ClusterError> {
+        let plan = move |view: &View| {
+            let planned = plan(&view.state)?;
+            Ok(Plan {
+                reads: planned.reads,
+                changes: planned.changes,
+                answer: planned.answer.name().to_owned(),
+            })
+        };
+        let name = self.transact_once(plan).await?;
+        let found = self.read(|view| T::find(&view.state, &name));
+        Ok(found.map_err(Refusal::from)?)
+    }
+
+    /// Changes a user once for a request.
+    pub(crate) async fn change_user(
+        self: &Arc<Self>,
+        plan: impl Fn(&ClusterState) -> Result<Plan<User>, Refusal> + Send + 'static,
+    ) -> Result<User, ClusterError> {
+        self.change_named(plan).await
+    }
+
+    /// Changes a project once for a request.
+    pub(crate) async fn change_project(
+        self: &Arc<Self>,
+        plan: impl Fn(&ClusterState) -> Result<Plan<Project>, Refusal> + Send + 'static,
+    ) -> Result<Project, ClusterError> {
+        self.change_named(plan).await
+    }
+
+    /// Ends a user or a project once for a request.
+    pub(crate) async fn end_once(
+        self: &Arc<Self>,
+        plan: impl Fn(&ClusterState) -> Result<Plan<()>, Refusal> + Send + 'static,
+    ) -> Result<(), ClusterError> {
+        self.transact_once(move |view: &View| plan(&view.state))
+            .await
     }
 
     /// Makes a key of a user: the answer alone has its secret.

@@ -52,6 +52,7 @@ pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             op("createUser", "Makes a user")
                 .body::<CreateUser>()
                 .answers::<User>(StatusCode::CREATED, "it is made")
+                .keyed()
                 .refuses(&[
                     Code::Access(AccessCode::UserExists),
                     Code::Access(AccessCode::Invalid),
@@ -62,6 +63,7 @@ pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             delete_user::<M>,
             op("deleteUser", "Removes a user, and the keys of that one")
                 .done("it is gone")
+                .keyed()
                 .refuses(&[
                     Code::Access(AccessCode::UserNotFound),
                     Code::Access(AccessCode::LastAdmin),
@@ -73,6 +75,7 @@ pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             op("setUserRole", "Gives a user another role")
                 .body::<SetUserRole>()
                 .gives::<User>()
+                .keyed()
                 .refuses(&[
                     Code::Access(AccessCode::UserNotFound),
                     Code::Access(AccessCode::LastAdmin),
@@ -85,6 +88,7 @@ pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             op("denyUser", "Lets a user in no more")
                 .body::<Nothing>()
                 .gives::<User>()
+                .keyed()
                 .refuses(&[
                     Code::Access(AccessCode::UserNotFound),
                     Code::Access(AccessCode::LastAdmin),
@@ -96,6 +100,7 @@ pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             op("allowUser", "Lets a user in again")
                 .body::<Nothing>()
                 .gives::<User>()
+                .keyed()
                 .refuses(&[Code::Access(AccessCode::UserNotFound)]),
         )
         .post(
@@ -169,6 +174,7 @@ pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             op("createProject", "Makes a project")
                 .body::<CreateProject>()
                 .answers::<Project>(StatusCode::CREATED, "it is made")
+                .keyed()
                 .refuses(&[
                     Code::Access(AccessCode::ProjectExists),
                     Code::Access(AccessCode::Invalid),
@@ -179,6 +185,7 @@ pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             delete_project::<M>,
             op("deleteProject", "Removes a project that has no volumes")
                 .done("it is gone")
+                .keyed()
                 .refuses(&[
                     Code::Access(AccessCode::Invalid),
                     Code::Access(AccessCode::ProjectNotFound),
@@ -191,6 +198,7 @@ pub(super) fn routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
             op("setQuota", "Gives a project another quota")
                 .body::<SetQuota>()
                 .gives::<Project>()
+                .keyed()
                 .refuses(&[Code::Access(AccessCode::ProjectNotFound)]),
         )
         .post(
@@ -237,7 +245,7 @@ async fn create_user<M: MetaStore>(
     let now = now_ms();
     let made = api
         .cluster
-        .change_access(move |state| state.plan_user_create(&request, now));
+        .change_user(move |state| state.plan_user_create(&request, now));
     Ok((StatusCode::CREATED, Json(made.await?)))
 }
 
@@ -247,7 +255,7 @@ async fn delete_user<M: MetaStore>(
 ) -> Answer<StatusCode> {
     let ended = api
         .cluster
-        .change_access(move |state| state.plan_user_delete(&name));
+        .end_once(move |state| state.plan_user_delete(&name));
     ended.await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -259,7 +267,7 @@ async fn set_role<M: MetaStore>(
 ) -> Answer<Json<User>> {
     let changed = api
         .cluster
-        .change_access(move |state| state.plan_user_role(&name, &request));
+        .change_user(move |state| state.plan_user_role(&name, &request));
     Ok(Json(changed.await?))
 }
 
@@ -271,7 +279,7 @@ async fn deny_user<M: MetaStore>(
     let now = now_ms();
     let changed = api
         .cluster
-        .change_access(move |state| state.plan_user_deny(&name, true, now));
+        .change_user(move |state| state.plan_user_deny(&name, true, now));
     Ok(Json(changed.await?))
 }
 
@@ -282,7 +290,7 @@ async fn allow_user<M: MetaStore>(
 ) -> Answer<Json<User>> {
     let changed = api
         .cluster
-        .change_access(move |state| state.plan_user_deny(&name, false, 0));
+        .change_user(move |state| state.plan_user_deny(&name, false, 0));
     Ok(Json(changed.await?))
 }
 
@@ -379,7 +387,7 @@ async fn create_project<M: MetaStore>(
 ) -> Answer<(StatusCode, Json<Project>)> {
     let made = api
         .cluster
-        .change_access(move |state| state.plan_project_create(&request));
+        .change_project(move |state| state.plan_project_create(&request));
     Ok((StatusCode::CREATED, Json(made.await?)))
 }
 
@@ -390,7 +398,7 @@ async fn set_quota<M: MetaStore>(
 ) -> Answer<Json<Project>> {
     let changed = api
         .cluster
-        .change_access(move |state| state.plan_project_quota(&name, &request));
+        .change_project(move |state| state.plan_project_quota(&name, &request));
     Ok(Json(changed.await?))
 }
 
@@ -400,7 +408,7 @@ async fn delete_project<M: MetaStore>(
 ) -> Answer<StatusCode> {
     let ended = api
         .cluster
-        .change_access(move |state| state.plan_project_delete(&name));
+        .end_once(move |state| state.plan_project_delete(&name));
     ended.await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -117,6 +117,11 @@ impl ClusterState {
         of.map(ApiKeyRow::show).collect()
     }
 
+    /// The user of that name.
+    pub(crate) fn show_user(&self, name: &str) -> Result<User, AccessRefusal> {
+        Ok(self.require_user(name)?.show())
+    }
+
     fn require_user(&self, name: &str) -> Result<&UserRow, AccessRefusal> {
         let user = || name.chars().take(80).collect();
         let row = self.access.users.get(name);

@@ -191,6 +191,11 @@ impl ClusterState {
         })
     }
 
+    /// The project of that name.
+    pub(crate) fn show_project(&self, name: &str) -> Result<Project, AccessRefusal> {
+        Ok(self.projects.show(self.require_project(name)?))
+    }
+
     fn require_project(&self, name: &str) -> Result<&ProjectRow, AccessRefusal> {
         let row = self.projects.rows.get(name);
         row.ok_or_else(|| AccessRefusal::NoProject {

@@ -1,7 +1,7 @@
 //! Requests that are sent again with their key, and requests for objects as they were.
 
 use ashlar_conductor::Conductor;
-use ashlar_proto::api::{List, SnapshotGroup, Volume};
+use ashlar_proto::api::{List, Settings, SnapshotGroup, Volume};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -261,4 +261,76 @@ async fn tasks_are_listed_awaited_and_called_off() {
     assert_eq!(problem(refused).await.code, "task-not-cancelable");
     let refused = bench.send(Method::GET, "/v1/tasks/none-1").await;
     assert_eq!(problem(refused).await.code, "task-not-found");
+}
+
+#[tokio::test]
+async fn users_projects_and_settings_are_changed_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = start(directory.path()).await;
+    let user = json!({"name": "ada", "role": "operator"});
+    let role = json!({"role": "viewer"});
+    let project = json!({"name": "shop", "quota_volumes": 5});
+    let quota = json!({"quota_volumes": 7});
+    let limit = json!({"set": {"iops-max": "100"}});
+    let nothing = json!({});
+    let sent = async |number: usize, method: &Method, path: &str, body: &Value| {
+        send(&bench, method.clone(), path, &format!("k{number}"), body).await
+    };
+    let (post, delete) = (Method::POST, Method::DELETE);
+    let requests = [
+        (&post, "/v1/users", &user, StatusCode::CREATED),
+        (&post, "/v1/users/ada/role", &role, StatusCode::OK),
+        (&post, "/v1/users/ada/deny", &nothing, StatusCode::OK),
+        (&post, "/v1/projects", &project, StatusCode::CREATED),
+        (&post, "/v1/projects/shop/quota", &quota, StatusCode::OK),
+        (&post, "/v1/config", &limit, StatusCode::OK),
+    ];
+    for (number, (method, path, body, status)) in requests.iter().enumerate() {
+        let first = sent(number, method, path, body).await;
+        assert_eq!(
+            (first.status(), is_replayed(&first)),
+            (*status, false),
+            "{path}"
+        );
+    }
+    // Sent again, each is answered as it was, and shows what is so by now.
+    let now = [
+        ("role", json!("viewer")),
+        ("denied", json!(true)),
+        ("denied", json!(true)),
+        ("quota_volumes", json!(7)),
+        ("quota_volumes", json!(7)),
+    ];
+    let plain: Settings = bench.get("/v1/config").await;
+    for (number, (method, path, body, status)) in requests.iter().enumerate() {
+        let again = sent(number, method, path, body).await;
+        assert_eq!(
+            (again.status(), is_replayed(&again)),
+            (*status, true),
+            "{path}"
+        );
+        let shown: Value = again.json().await.unwrap();
+        match now.get(number) {
+            Some((field, value)) => assert_eq!(&shown[field], value, "{path}"),
+            None => assert_eq!(shown, serde_json::to_value(&plain).unwrap()),
+        }
+    }
+    let allowed = sent(20, &post, "/v1/users/ada/allow", &nothing).await;
+    assert_eq!(allowed.status(), StatusCode::OK);
+    for (number, path) in [(30, "/v1/users/ada"), (31, "/v1/projects/shop")] {
+        for replayed in [false, true] {
+            let ended = sent(number, &delete, path, &Value::Null).await;
+            let seen = (ended.status(), is_replayed(&ended));
+            assert_eq!(seen, (StatusCode::NO_CONTENT, replayed), "{path}");
+        }
+    }
+    // What was made is gone since.
+    let gone = sent(0, &post, "/v1/users", &user).await;
+    assert_eq!(problem(gone).await.code, "user-not-found");
+    let secret = sent(40, &post, "/v1/users/ada/keys", &nothing).await;
+    assert_eq!(
+        problem(secret).await.code,
+        "malformed-request",
+        "it takes no key"
+    );
 }

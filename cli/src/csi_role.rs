@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use ashlar_csi::{
-    Attacher, DRIVER_NAME, DriverOptions, FuseLoop, NbdServer, NodeName, NodeOptions, serve,
+    Attacher, DRIVER_NAME, DriverOptions, FuseLoop, NbdKernel, NbdServer, NodeName, NodeOptions, serve,
 };
 
 use crate::args::{AttacherArg, CsiArgs, CsiMode, IdentityArgs};
@@ -49,6 +49,10 @@ fn node(args: &CsiArgs) -> anyhow::Result<Option<NodeOptions>> {
         .attacher
         .context("--attacher is needed: say how this node attaches volumes")?;
     let attacher: Arc<dyn Attacher> = match attacher {
+        AttacherArg::Nbd => Arc::new(
+            NbdKernel::new(NbdServer(args.nbd.clone()), args.nbd_timeout)
+                .context("NBD devices cannot be watched")?,
+        ),
         AttacherArg::FuseLoop => Arc::new(FuseLoop::new(
             NbdServer(args.nbd.clone()),
             args.state.clone(),

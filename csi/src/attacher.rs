@@ -4,6 +4,7 @@
 //! - What is attached is found by looking, not by memory: the driver may have died since.
 
 mod fuse_loop;
+mod nbd_kernel;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use ashlar_proto::VolumeId;
 use tonic::Status;
 
 pub use fuse_loop::{FuseLoop, NbdServer};
+pub use nbd_kernel::NbdKernel;
 
 /// A volume to attach.
 #[derive(Clone, Debug)]

@@ -22,6 +22,7 @@ mod identity;
 mod in_progress;
 mod mount_table;
 mod names;
+mod netlink;
 mod node;
 mod node_id;
 mod pages;
@@ -32,7 +33,7 @@ mod refusal;
 mod server;
 mod sizes;
 
-pub use attacher::{Attacher, Export, FuseLoop, NbdServer};
+pub use attacher::{Attacher, Export, FuseLoop, NbdKernel, NbdServer};
 pub use identity::DRIVER_NAME;
 pub use node_id::{NodeName, NodeNameError};
 pub use server::{DriverOptions, NodeOptions, ServeError, serve};

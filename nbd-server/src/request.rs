@@ -142,6 +142,12 @@ const STATUS_PAYLOAD_HEAD_BYTES: u64 = 8;
 const CONTEXT_ID_BYTES: u64 = 4;
 
 impl Rules {
+    /// The same for the size that the export has now: what a client may use, once it has learnt of it.
+    pub(crate) fn at(mut self, size_bytes: u64) -> Self {
+        self.geometry.size_bytes = size_bytes;
+        self
+    }
+
     /// Whether a block status request may carry a payload.
     pub(crate) fn has_status_payload(&self) -> bool {
         self.dialect == Dialect::Extended && !self.contexts.is_empty()

@@ -161,7 +161,7 @@ pub(crate) async fn serve<D: ExportDevice>(
         dialect: rules.dialect,
     };
     let mut in_flight = InFlight::new(limits.requests_in_flight_max.max(1));
-    let mut reader = pin!(read_requests(input, &shared, rules, stop));
+    let mut reader = pin!(read_requests(input, device.clone(), &shared, rules, stop));
     let mut writer = pin!(write_replies(&transport, &shared));
     let mut drain = pin!(drain_deadline(reactor, stop, limits));
     let mut stall = pin!(stall_deadline(reactor, budget, &shared));
@@ -288,8 +288,9 @@ async fn write_replies(transport: &Transport, shared: &Shared<'_>) -> Result<(),
 }
 
 /// Reads requests and starts them until the client ends it, or the server is stopped.
-async fn read_requests(
+async fn read_requests<D: ExportDevice>(
     input: &mut Input,
+    device: D,
     shared: &Shared<'_>,
     rules: Rules,
     stop: &Stop,
@@ -316,6 +317,7 @@ async fn read_requests(
         if header.command == command::DISC {
             return Ok(End::Disconnected);
         }
+        let rules = rules.at(device.geometry().size_bytes);
         let job = read_request(input, shared, rules, stop, header).await?;
         shared.started.borrow_mut().push_back(job);
         shared.changed();

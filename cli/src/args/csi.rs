@@ -1,12 +1,17 @@
 //! `ashlar csi`.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ashlar_csi::NodeName;
 use ashlar_proto::Address;
 use clap::{Args, ValueEnum};
 
 use super::ProcessArgs;
+
+/// What the kernel's NBD client can be given, in seconds.
+const NBD_TIMEOUTS_S: RangeInclusive<u64> = 1..=600;
 
 /// Which services of the Container Storage Interface run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -22,6 +27,8 @@ pub enum CsiMode {
 /// How a host attaches volumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AttacherArg {
+    /// The kernel's NBD client.
+    Nbd,
     /// nbdfuse and a loop device: for tests, and hosts whose kernel has no NBD client.
     FuseLoop,
 }
@@ -32,7 +39,7 @@ pub enum AttacherArg {
 Example:
   ashlar csi --mode controller --endpoint unix:///run/ashlar-csi.sock --conductor http://127.0.0.1:7100
   ashlar csi --mode node --endpoint unix:///run/ashlar-csi-node.sock --conductor http://127.0.0.1:7100 \\
-             --attacher fuse-loop --nbd unix:/run/ashlar-nbd.sock")]
+             --attacher nbd --nbd unix:/run/ashlar-nbd.sock")]
 pub struct CsiArgs {
     /// Which services run.
     #[arg(long, value_enum, default_value_t = CsiMode::All)]
@@ -58,6 +65,10 @@ pub struct CsiArgs {
     #[arg(long, default_value = "127.0.0.1:10809", value_name = "ADDR|unix:PATH")]
     pub nbd: Address,
 
+    /// How long a request of the kernel's NBD client may take until it is sent again on another connection.
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_timeout)]
+    pub nbd_timeout: Duration,
+
     /// Where this node keeps what it attaches through.
     #[arg(long, default_value = "/run/ashlar-csi", value_name = "DIR")]
     pub state: PathBuf,
@@ -65,6 +76,18 @@ pub struct CsiArgs {
     /// What every role has.
     #[command(flatten)]
     pub process: ProcessArgs,
+}
+
+/// Reads a time of whole seconds, which is what the kernel takes.
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time.subsec_nanos() == 0 && NBD_TIMEOUTS_S.contains(&time.as_secs()) => Ok(time),
+        _ => Err(format!(
+            "give {} to {} whole seconds, as in 30s",
+            NBD_TIMEOUTS_S.start(),
+            NBD_TIMEOUTS_S.end()
+        )),
+    }
 }
 
 /// Reads `unix:///PATH`, `unix:/PATH` or a path alone.
@@ -83,6 +106,14 @@ fn parse_endpoint(text: &str) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timeouts_are_whole_seconds() {
+        assert_eq!(parse_timeout("2m"), Ok(Duration::from_secs(120)));
+        for text in ["", "30", "0s", "1500ms", "1h"] {
+            assert!(parse_timeout(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn endpoints_are_unix_sockets() {

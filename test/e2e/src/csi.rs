@@ -39,18 +39,35 @@ impl Driver {
     ///
     /// If it does not start.
     pub fn start(cluster: &Cluster) -> Result<Self> {
-        let directory = cluster.path().join("csi");
-        std::fs::create_dir_all(&directory)?;
-        let socket = directory.join("csi.sock");
-        let arguments = vec![
-            "csi".to_owned(),
-            format!("--endpoint=unix://{}", socket.display()),
-            format!("--conductor=http://{}", cluster.api_address()),
+        let state = cluster.path().join("csi").join("state");
+        let node = [
             "--node-id=node-a".to_owned(),
             "--attacher=fuse-loop".to_owned(),
             format!("--nbd={}", cluster.nbd_address()),
-            format!("--state={}", directory.join("state").display()),
+            format!("--state={}", state.display()),
         ];
+        Self::start_with(cluster, &node)
+    }
+
+    /// A controller alone.
+    ///
+    /// # Errors
+    ///
+    /// If it does not start.
+    pub fn start_controller(cluster: &Cluster) -> Result<Self> {
+        Self::start_with(cluster, &["--mode=controller".to_owned()])
+    }
+
+    fn start_with(cluster: &Cluster, more: &[String]) -> Result<Self> {
+        let directory = cluster.path().join("csi");
+        std::fs::create_dir_all(&directory)?;
+        let socket = directory.join("csi.sock");
+        let mut arguments = vec![
+            "csi".to_owned(),
+            format!("--endpoint=unix://{}", socket.display()),
+            format!("--conductor=http://{}", cluster.api_address()),
+        ];
+        arguments.extend_from_slice(more);
         let service = run(&directory, &arguments)?;
         Ok(Self {
             directory,

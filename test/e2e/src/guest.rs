@@ -2,16 +2,28 @@
 //! far it is.
 
 use crate::binary;
+use crate::cluster::free_port;
 use crate::process::{Service, wait_for};
 use crate::tool::Tool;
 use anyhow::{Context, Result, ensure};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Where the guest's agent takes scripts, and connections for the CSI driver.
+const AGENT_PORTS: [u16; 2] = [7001, 7002];
+/// How long a guest may take until its agent answers; machines under load take longer.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// How long a script may take.
+const SCRIPT_LIMIT: Duration = Duration::from_secs(120);
 
 /// A guest; gone when dropped.
 #[derive(Debug)]
 pub struct Guest {
     service: Service,
+    /// This machine's ports that lead to its agent.
+    agent: [u16; 2],
 }
 
 impl Guest {
@@ -21,7 +33,7 @@ impl Guest {
     ///
     /// If `scripts/setup` has not been run, or QEMU cannot be started.
     pub fn boot(directory: &Path, orders: &str) -> Result<Self> {
-        Self::start(directory, "initramfs.cpio", &[], orders)
+        Self::start(directory, "initramfs.cpio", &[], orders, [0; 2])
     }
 
     /// Boots one that can join paths, and has `writer` as `checked-writer`.
@@ -31,10 +43,77 @@ impl Guest {
     /// As [`Guest::boot`].
     pub fn boot_with_multipath(directory: &Path, writer: &Path, orders: &str) -> Result<Self> {
         let more = [unpacked("multipath")?, writer.to_owned()];
-        Self::start(directory, "multipath.cpio", &more, orders)
+        Self::start(directory, "multipath.cpio", &more, orders, [0; 2])
     }
 
-    fn start(directory: &Path, initramfs: &str, more: &[PathBuf], orders: &str) -> Result<Self> {
+    /// Boots one that has `ashlar` and does what it is asked to, by `agent`, a program.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guest::boot`], or if its agent does not answer.
+    pub fn boot_with_agent(directory: &Path, agent: &Path) -> Result<Self> {
+        let ports = [free_port()?, free_port()?];
+        let [scripts, csi] = ports;
+        let orders = format!(
+            "ashlar.agent=yes forward={scripts}:{} forward={csi}:{}",
+            AGENT_PORTS[0], AGENT_PORTS[1]
+        );
+        let more = ["--driver".into(), binary::ashlar().into(), agent.into()];
+        let mut guest = Self::start(directory, "driver.cpio", &more, &orders, ports)?;
+        guest.step("the agent listens", BOOT_LIMIT)?;
+        wait_for("the guest's agent", BOOT_LIMIT, || guest.sh("true"))?;
+        Ok(guest)
+    }
+
+    /// This machine's port that leads to the CSI driver in it.
+    #[must_use]
+    pub fn csi_port(&self) -> u16 {
+        self.agent[1]
+    }
+
+    /// Runs a script in it, which must succeed; gives what it printed.
+    ///
+    /// # Errors
+    ///
+    /// If it fails, or the guest does not answer.
+    pub fn sh(&self, script: &str) -> Result<String> {
+        let printed = self.send(script)?;
+        let (printed, code) = printed.rsplit_once("EXIT ").context("the guest hung up")?;
+        ensure!(code.trim() == "0", "in the guest: {script}\n{printed}(exit {code})");
+        Ok(printed.to_owned())
+    }
+
+    /// Has its agent end, and waits until it has checked what its kernel says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guest::done`].
+    pub fn finish(self) -> Result<String> {
+        let _ = self.send("")?;
+        self.done(SCRIPT_LIMIT)
+    }
+
+    fn send(&self, script: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.agent[0]))?;
+        stream.set_read_timeout(Some(SCRIPT_LIMIT))?;
+        stream.write_all(format!("{}\n{script}", script.len()).as_bytes())?;
+        let mut printed = Vec::new();
+        stream.read_to_end(&mut printed)?;
+        Ok(String::from_utf8_lossy(&printed).into_owned())
+    }
+
+    /// Its process.
+    pub fn service(&mut self) -> &mut Service {
+        &mut self.service
+    }
+
+    fn start(
+        directory: &Path,
+        initramfs: &str,
+        more: &[PathBuf],
+        orders: &str,
+        agent: [u16; 2],
+    ) -> Result<Self> {
         let scripts = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../guest"));
         let (kernel, iscsi) = (unpacked("kernel")?, unpacked("iscsi")?);
         let initramfs = directory.join(initramfs);
@@ -46,7 +125,7 @@ impl Guest {
         let _ = std::fs::remove_file(&console);
         let arguments = [kernel.as_os_str(), initramfs.as_os_str(), orders.as_ref()];
         let service = Service::start("guest", &console, &scripts.join("boot"), arguments)?;
-        Ok(Self { service })
+        Ok(Self { service, agent })
     }
 
     /// What it printed so far.

@@ -1,0 +1,171 @@
+//! The CSI driver on a Linux kernel: it attaches through the kernel's own clients, and what workloads
+//! write outlives drivers and front ends that are killed.
+
+mod bench;
+
+use anyhow::{Result, ensure};
+use ashlar_e2e::csi::protocol as csi;
+use ashlar_e2e::{Cluster, ClusterOptions};
+use bench::{Bench, DOWN, Source, Step, UP, Volume};
+use csi::volume_content_source::{SnapshotSource, VolumeSource};
+use std::time::Duration;
+
+const MIB: i64 = 1 << 20;
+
+/// A workload that writes and syncs files one after another until it is told to stop.
+const WRITER: &str = r#"
+    mkdir -p $target/w; rm -f /tmp/stop /tmp/failed
+    i=0
+    while [ ! -e /tmp/stop ]; do
+        i=$((i + 1))
+        dd if=/dev/urandom of=$target/w/$((i % 16)) bs=64k count=16 conv=fsync 2>/tmp/said || {
+            cat /tmp/said >/tmp/failed; break
+        }
+        echo $i >/tmp/written
+    done
+    touch /tmp/stopped
+"#;
+
+fn start_writer(bench: &Bench, target: &str) -> Result<()> {
+    let script = format!("rm -f /tmp/stopped /tmp/written; echo 0 >/tmp/written; ( target={target}; {WRITER} ) >/dev/null 2>&1 &");
+    bench.guest.sh(&script).map(drop)
+}
+
+/// Waits until it has written more, which it cannot while nothing is answered.
+fn await_writes(bench: &Bench) -> Result<()> {
+    let script = "before=$(cat /tmp/written); tries=0
+        until [ $(cat /tmp/written) -ge $((before + 3)) ]; do
+            tries=$((tries + 1)); [ $tries -lt 300 ] && [ ! -e /tmp/failed ] || {
+                cat /tmp/failed; dmesg | tail -20; tail -5 /tmp/csi.log; exit 1; }
+            usleep 200000
+        done";
+    bench.guest.sh(script).map(drop)
+}
+
+fn stop_writer(bench: &Bench) -> Result<String> {
+    let script = "touch /tmp/stop; until [ -e /tmp/stopped ]; do usleep 50000; done
+        [ ! -e /tmp/failed ] || { cat /tmp/failed; exit 1; }; cat /tmp/written";
+    bench.guest.sh(script)
+}
+
+/// The sum of all that a volume's file system holds.
+fn sum(bench: &Bench, volume: &Volume) -> Result<String> {
+    let place = volume.target();
+    let script =
+        format!("cd {place} && find . -type f | sort | xargs sha256sum | sha256sum");
+    bench.guest.sh(&script)
+}
+
+/// From an empty volume to copies of it: format, expand under IO while servers die, snapshot, restore,
+/// clone, raw block; nothing is left.
+fn life(mut bench: Bench, attach: &str, front_end: &str) -> Result<()> {
+    let volume = bench.create("first", 192 * MIB, "ext4", attach, None)?;
+    bench.steps(&UP, &volume)?;
+    start_writer(&bench, &volume.target())?;
+    await_writes(&bench)?;
+    bench.expand(&volume, 320 * MIB)?;
+    let blocks = bench.guest.sh(&format!("df -k {} | tail -1", volume.target()))?;
+    println!("grown under IO: {}", blocks.trim());
+    await_writes(&bench)?;
+
+    bench.cluster.service(front_end).kill();
+    std::thread::sleep(Duration::from_secs(1));
+    bench.cluster.start_service(front_end)?;
+    await_writes(&bench)?;
+    println!("writes go on over the next front end");
+
+    bench.kill_node()?;
+    bench.cluster.service(front_end).kill();
+    std::thread::sleep(Duration::from_secs(1));
+    bench.cluster.start_service(front_end)?;
+    bench.start_node()?;
+    await_writes(&bench)?;
+    let written = stop_writer(&bench)?;
+    println!("writes go on with driver and front end started again: {} files", written.trim());
+
+    bench.guest.sh("sync")?;
+    let before = sum(&bench, &volume)?;
+    let snapshot_id = bench.snapshot(&volume, "moment")?;
+    bench.guest.sh(&format!("rm -r {}/w; sync", volume.target()))?;
+    let restored = Source::Snapshot(SnapshotSource { snapshot_id });
+    let restored = bench.create("restored", 320 * MIB, "ext4", attach, Some(restored))?;
+    bench.steps(&UP, &restored)?;
+    ensure!(sum(&bench, &restored)? == before, "the snapshot holds something else");
+    let clone = Source::Volume(VolumeSource {
+        volume_id: restored.id.clone(),
+    });
+    let clone = bench.create("clone", 320 * MIB, "ext4", attach, Some(clone))?;
+    bench.steps(&UP, &clone)?;
+    ensure!(sum(&bench, &clone)? == before, "the clone holds something else");
+    println!("snapshot, restore and clone hold what was written");
+
+    let raw = bench.create("raw", 64 * MIB, "", attach, None)?;
+    bench.steps(&UP, &raw)?;
+    let place = raw.target();
+    let written = bench.guest.sh(&format!(
+        "dd if=/dev/urandom of=/tmp/random bs=1M count=8 2>/dev/null
+         dd if=/tmp/random of={place} bs=1M seek=3 conv=notrunc 2>/dev/null && sha256sum </tmp/random"
+    ))?;
+    bench.steps(&DOWN, &raw)?;
+    bench.steps(&UP, &raw)?;
+    let read = bench.guest.sh(&format!(
+        "dd if={place} bs=1M skip=3 count=8 2>/dev/null | sha256sum"
+    ))?;
+    ensure!(read == written, "the device holds something else");
+    println!("a raw block volume holds what was written");
+
+    for volume in [&volume, &restored, &clone, &raw] {
+        bench.steps(&DOWN, volume)?;
+        // Once more changes nothing.
+        bench.steps(&DOWN, volume)?;
+    }
+    bench.check_clean()?;
+    bench.guest.finish().map(drop)
+}
+
+/// Driver, or front end, or both are killed in the middle of each step; the same calls come to the same
+/// end, and what was written is there.
+fn deaths(mut bench: Bench, attach: &str, front_end: &str) -> Result<()> {
+    let volume = bench.create("mortal", 64 * MIB, "ext4", attach, None)?;
+    for (round, delay_ms) in [30, 300].into_iter().enumerate() {
+        for step in UP.into_iter().chain(DOWN) {
+            if step == Step::NodeUnpublish {
+                let (place, mark) = (volume.target(), format!("mark-{round}"));
+                let script = format!("echo {mark} >{place}/{mark} && sync && cat {place}/mark-* | wc -l");
+                let marks = bench.guest.sh(&script)?;
+                ensure!(marks.trim() == (round + 1).to_string(), "{marks} marks are left");
+            }
+            let (links, of) = (bench.links.clone(), volume.clone());
+            let call = bench.runtime.spawn(async move { links.call(step, &of).await });
+            std::thread::sleep(Duration::from_millis(delay_ms));
+            bench.cluster.service(front_end).kill();
+            bench.kill_node()?;
+            call.abort();
+            bench.start_node()?;
+            bench.cluster.start_service(front_end)?;
+            bench.step(step, &volume)?;
+        }
+        bench.check_clean()?;
+        println!("killed after {delay_ms} ms of each step: the same end, nothing left");
+    }
+    bench.guest.finish().map(drop)
+}
+
+fn nbd() -> Result<Bench> {
+    Bench::start(ClusterOptions::default(), |cluster: &Cluster| {
+        format!(
+            "--attacher nbd --nbd 10.0.2.2:{} --nbd-timeout 3s",
+            cluster.nbd_port()
+        )
+    })
+}
+
+#[test]
+fn volumes_live_on_the_kernels_nbd_client() -> Result<()> {
+    life(nbd()?, "nbd", "nbd")
+}
+
+#[test]
+fn nbd_volumes_come_through_deaths_in_every_step() -> Result<()> {
+    deaths(nbd()?, "nbd", "nbd")
+}

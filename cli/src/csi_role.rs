@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use ashlar_csi::{
-    Attacher, DRIVER_NAME, DriverOptions, FuseLoop, NbdKernel, NbdServer, NodeName, NodeOptions, serve,
+    Attach, Attacher, ByWay, DRIVER_NAME, DriverOptions, FuseLoop, Iscsi, NbdKernel, NbdServer,
+    NodeName, NodeOptions, serve,
 };
 
 use crate::args::{AttacherArg, CsiArgs, CsiMode, IdentityArgs};
@@ -40,24 +41,34 @@ pub fn run(args: CsiArgs, who: &IdentityArgs) -> anyhow::Result<()> {
     })
 }
 
+/// One way to attach, and the class of volumes that it is for.
+fn attacher(args: &CsiArgs, one: AttacherArg) -> anyhow::Result<(Attach, Arc<dyn Attacher>)> {
+    let server = NbdServer(args.nbd.clone());
+    Ok(match one {
+        AttacherArg::Nbd => {
+            let kernel = NbdKernel::new(server, args.nbd_timeout);
+            let kernel = kernel.context("NBD devices cannot be watched")?;
+            (Attach::Nbd, Arc::new(kernel))
+        }
+        AttacherArg::Iscsi => (Attach::Iscsi, Arc::new(Iscsi::new(args.iscsi.clone()))),
+        AttacherArg::FuseLoop => {
+            let fuse_loop = FuseLoop::new(server, args.state.clone());
+            (Attach::Nbd, Arc::new(fuse_loop))
+        }
+    })
+}
+
 /// The node service that is asked for, if any.
 fn node(args: &CsiArgs) -> anyhow::Result<Option<NodeOptions>> {
     if args.mode == CsiMode::Controller {
         return Ok(None);
     }
-    let attacher = args
-        .attacher
-        .context("--attacher is needed: say how this node attaches volumes")?;
-    let attacher: Arc<dyn Attacher> = match attacher {
-        AttacherArg::Nbd => Arc::new(
-            NbdKernel::new(NbdServer(args.nbd.clone()), args.nbd_timeout)
-                .context("NBD devices cannot be watched")?,
-        ),
-        AttacherArg::FuseLoop => Arc::new(FuseLoop::new(
-            NbdServer(args.nbd.clone()),
-            args.state.clone(),
-        )),
-    };
+    let ways = args.attacher.iter().map(|one| attacher(args, *one));
+    let ways = ways.collect::<anyhow::Result<Vec<_>>>()?;
+    if ways.is_empty() {
+        bail!("--attacher is needed: say how this node attaches volumes");
+    }
+    let attacher = Arc::new(ByWay::new(ways));
     let name = match &args.node_id {
         Some(name) => name.clone(),
         None => host::name()

@@ -3,27 +3,40 @@
 //! - Attaching what is attached, and detaching what is not, changes nothing.
 //! - What is attached is found by looking, not by memory: the driver may have died since.
 
+mod by_way;
 mod fuse_loop;
+mod iscsi;
 mod nbd_kernel;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use ashlar_proto::VolumeId;
 use tonic::Status;
 
+use crate::handle::VolumeHandle;
+use crate::mount_table;
+
+pub use by_way::ByWay;
 pub use fuse_loop::{FuseLoop, NbdServer};
+pub use iscsi::Iscsi;
 pub use nbd_kernel::NbdKernel;
+
+pub use crate::parameters::Attach;
+
+/// How long what was written may take to reach the front end before a detach is given up.
+const FLUSH_MAX: Duration = Duration::from_secs(30);
 
 /// A volume to attach.
 #[derive(Clone, Debug)]
 pub struct Export {
-    /// Its id.
-    pub volume: VolumeId,
-    /// What front ends call it.
-    pub name: String,
+    /// Which; front ends have it by its name.
+    pub volume: VolumeHandle,
     /// Nobody is to write.
     pub read_only: bool,
+    /// By what, if that is said.
+    pub attach: Option<Attach>,
 }
 
 /// One way to attach volumes.
@@ -39,17 +52,48 @@ pub trait Attacher: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// A status where that cannot be found out.
-    async fn find(&self, volume: VolumeId) -> Result<Option<PathBuf>, Status>;
+    async fn find(&self, volume: &VolumeHandle) -> Result<Option<PathBuf>, Status>;
 
     /// Gives the device of a volume the size that the volume has.
     ///
     /// # Errors
     /// A status where the device cannot change its size while it is used.
-    async fn refresh(&self, volume: VolumeId) -> Result<(), Status>;
+    async fn refresh(&self, volume: &VolumeHandle) -> Result<(), Status>;
 
     /// Ends the attach; on return nothing that was written is on its way any more.
     ///
     /// # Errors
     /// A status where the device is in use.
-    async fn detach(&self, volume: VolumeId) -> Result<(), Status>;
+    async fn detach(&self, volume: &VolumeHandle) -> Result<(), Status>;
+}
+
+/// Has the device send what it keeps. That it cannot, since the volume is another node's now, ends
+/// nothing but the attach.
+async fn flush(path: &Path) -> Result<(), Status> {
+    let of = path.to_owned();
+    let synced = tokio::task::spawn_blocking(move || File::open(&of)?.sync_all());
+    match tokio::time::timeout(FLUSH_MAX, synced).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(error))) => {
+            tracing::warn!(device = %path.display(), %error, "the device could not be flushed");
+            Ok(())
+        }
+        Ok(Err(error)) => Err(Status::internal(error.to_string())),
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "{} was not flushed within {} s: is its front end away? What was written is kept, try again",
+            path.display(),
+            FLUSH_MAX.as_secs()
+        ))),
+    }
+}
+
+/// A device that shows somewhere is in use.
+fn refuse_mounted(device: &Path) -> Result<(), Status> {
+    if mount_table::of_device(device)?.is_empty() {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "{} is mounted: the volume is in use",
+        device.display()
+    )))
 }

@@ -10,7 +10,7 @@ use ashlar_proto::{GroupId, Layer, VolumeId};
 
 /// A volume.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct VolumeHandle {
+pub struct VolumeHandle {
     /// Its id.
     pub id: VolumeId,
     /// Its name.
@@ -37,7 +37,7 @@ pub(crate) struct GroupHandle {
 
 impl VolumeHandle {
     /// That of a row.
-    pub fn of(volume: &Volume) -> Self {
+    pub(crate) fn of(volume: &Volume) -> Self {
         Self {
             id: volume.id,
             name: volume.name.clone(),
@@ -45,7 +45,7 @@ impl VolumeHandle {
     }
 
     /// Reads one.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (name, id) = text.rsplit_once(':')?;
         let named = !name.is_empty() && !name.contains(':');
         named.then_some(Self {

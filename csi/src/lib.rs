@@ -33,7 +33,8 @@ mod refusal;
 mod server;
 mod sizes;
 
-pub use attacher::{Attacher, Export, FuseLoop, NbdKernel, NbdServer};
+pub use attacher::{Attach, Attacher, ByWay, Export, FuseLoop, Iscsi, NbdKernel, NbdServer};
+pub use handle::VolumeHandle;
 pub use identity::DRIVER_NAME;
 pub use node_id::{NodeName, NodeNameError};
 pub use server::{DriverOptions, NodeOptions, ServeError, serve};

@@ -78,6 +78,13 @@ pub(crate) fn device_number(path: &Path) -> Option<String> {
     Some(format!("{major}:{minor}"))
 }
 
+/// Whether the kernel refuses writes to a block device.
+pub(crate) fn is_read_only(device: &Path) -> bool {
+    let number = device_number(device).unwrap_or_default();
+    let flag = std::fs::read_to_string(format!("/sys/dev/block/{number}/ro"));
+    flag.is_ok_and(|flag| flag.trim() == "1")
+}
+
 /// `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [TAG…] - TYPE SOURCE SUPER_OPTIONS`
 fn parse(line: &[u8]) -> Option<Mount> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();

@@ -34,10 +34,12 @@ pub(crate) enum FileSystem {
 
 /// How a host attaches the volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Attach {
+pub enum Attach {
     /// NBD.
     #[default]
     Nbd,
+    /// iSCSI.
+    Iscsi,
 }
 
 /// What is asked of a new volume.
@@ -144,6 +146,16 @@ pub(crate) fn fs_of_context(
     context.get(FS_TYPE).map(|text| text.parse()).transpose()
 }
 
+/// How a volume's context says that hosts attach it, if it does.
+///
+/// # Errors
+/// INVALID_ARGUMENT for a way that is not known.
+pub(crate) fn attach_of_context(
+    context: &HashMap<String, String>,
+) -> Result<Option<Attach>, Status> {
+    context.get(ATTACH).map(|text| text.parse()).transpose()
+}
+
 fn reserve(value: &str) -> Result<Reserve, Status> {
     match value {
         "none" => Ok(Reserve::None),
@@ -192,7 +204,8 @@ impl FromStr for Attach {
     fn from_str(text: &str) -> Result<Self, Status> {
         match text {
             "nbd" => Ok(Self::Nbd),
-            _ => Err(wrong(ATTACH, text, "nbd")),
+            "iscsi" => Ok(Self::Iscsi),
+            _ => Err(wrong(ATTACH, text, "nbd or iscsi")),
         }
     }
 }
@@ -201,6 +214,7 @@ impl fmt::Display for Attach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nbd => "nbd",
+            Self::Iscsi => "iscsi",
         })
     }
 }
@@ -225,7 +239,7 @@ mod tests {
             ("replicas", "2"),
             ("ack", "all"),
             ("fsType", "xfs"),
-            ("attach", "nbd"),
+            ("attach", "iscsi"),
             ("reserve", "none"),
             ("csi.storage.k8s.io/pvc/name", "claim"),
         ];
@@ -241,6 +255,10 @@ mod tests {
         assert_eq!(
             fs_of_context(&read.context()).unwrap(),
             Some(FileSystem::Xfs)
+        );
+        assert_eq!(
+            attach_of_context(&read.context()).unwrap(),
+            Some(Attach::Iscsi)
         );
     }
 

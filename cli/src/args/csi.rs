@@ -29,6 +29,8 @@ pub enum CsiMode {
 pub enum AttacherArg {
     /// The kernel's NBD client.
     Nbd,
+    /// The kernel's iSCSI initiator, open-iscsi: one disk, or with several portals a multipath map.
+    Iscsi,
     /// nbdfuse and a loop device: for tests, and hosts whose kernel has no NBD client.
     FuseLoop,
 }
@@ -57,13 +59,23 @@ pub struct CsiArgs {
     #[arg(long, value_name = "NAME")]
     pub node_id: Option<NodeName>,
 
-    /// How this node attaches volumes; needed unless the mode is controller.
-    #[arg(long, value_enum)]
-    pub attacher: Option<AttacherArg>,
+    /// How this node attaches volumes; needed unless the mode is controller. With `nbd,iscsi` the
+    /// StorageClass says (`attach`).
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub attacher: Vec<AttacherArg>,
 
     /// The NBD server that exports the volumes to this node.
     #[arg(long, default_value = "127.0.0.1:10809", value_name = "ADDR|unix:PATH")]
     pub nbd: Address,
+
+    /// Portals of `ashlar iscsi --all-volumes`; several are joined by multipath.
+    #[arg(
+        long,
+        default_value = "127.0.0.1:3260",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub iscsi: Vec<String>,
 
     /// How long a request of the kernel's NBD client may take until it is sent again on another connection.
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_timeout)]
@@ -81,7 +93,9 @@ pub struct CsiArgs {
 /// Reads a time of whole seconds, which is what the kernel takes.
 fn parse_timeout(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(time) if time.subsec_nanos() == 0 && NBD_TIMEOUTS_S.contains(&time.as_secs()) => Ok(time),
+        Ok(time) if time.subsec_nanos() == 0 && NBD_TIMEOUTS_S.contains(&time.as_secs()) => {
+            Ok(time)
+        }
         _ => Err(format!(
             "give {} to {} whole seconds, as in 30s",
             NBD_TIMEOUTS_S.start(),

@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use ashlar_proto::{Address, VolumeId};
+use ashlar_proto::Address;
 use tokio::process::Command;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::{Attacher, Export};
+use super::{Attacher, Export, refuse_mounted};
+use crate::handle::VolumeHandle;
 use crate::{command, mount_table};
 
 /// How long nbdfuse may take to show the file, and to go.
@@ -56,8 +57,8 @@ impl FuseLoop {
         Self { server, state }
     }
 
-    fn directory(&self, volume: VolumeId) -> PathBuf {
-        self.state.join(volume.to_string())
+    fn directory(&self, volume: &VolumeHandle) -> PathBuf {
+        self.state.join(volume.id.to_string())
     }
 
     /// Shows the export as a file; nbdfuse that ends at once says why.
@@ -73,7 +74,7 @@ impl FuseLoop {
         }
         let mut child = nbdfuse
             .arg(directory.join(FILE))
-            .arg(self.server.uri(&export.name))
+            .arg(self.server.uri(&export.volume.name))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -88,7 +89,7 @@ impl FuseLoop {
                 return Err(Status::unavailable(format!(
                     "nbdfuse cannot show export `{}` ({ended}): it is attached elsewhere, or the NBD \
                      server does not answer",
-                    export.name
+                    export.volume.name
                 )));
             }
             if Instant::now() >= end {
@@ -123,11 +124,11 @@ impl FuseLoop {
 #[tonic::async_trait]
 impl Attacher for FuseLoop {
     async fn attach(&self, export: &Export) -> Result<PathBuf, Status> {
-        let directory = self.directory(export.volume);
-        if let Some(device) = self.find(export.volume).await? {
+        let directory = self.directory(&export.volume);
+        if let Some(device) = self.find(&export.volume).await? {
             return Ok(device);
         }
-        self.detach(export.volume).await?;
+        self.detach(&export.volume).await?;
         self.show(export, &directory).await?;
         let mut arguments = vec![OsStr::new("--find"), OsStr::new("--show")];
         if export.read_only {
@@ -138,13 +139,13 @@ impl Attacher for FuseLoop {
         match command::check("losetup", arguments).await {
             Ok(device) => Ok(PathBuf::from(device.trim())),
             Err(error) => {
-                self.detach(export.volume).await?;
+                self.detach(&export.volume).await?;
                 Err(error)
             }
         }
     }
 
-    async fn find(&self, volume: VolumeId) -> Result<Option<PathBuf>, Status> {
+    async fn find(&self, volume: &VolumeHandle) -> Result<Option<PathBuf>, Status> {
         let file = self.directory(volume).join(FILE);
         // Without its nbdfuse the device is dead.
         if tokio::fs::metadata(&file).await.is_err() {
@@ -153,22 +154,16 @@ impl Attacher for FuseLoop {
         Ok(self.loops(&file).await?.into_iter().next())
     }
 
-    async fn refresh(&self, _: VolumeId) -> Result<(), Status> {
+    async fn refresh(&self, _: &VolumeHandle) -> Result<(), Status> {
         Ok(())
     }
 
-    async fn detach(&self, volume: VolumeId) -> Result<(), Status> {
+    async fn detach(&self, volume: &VolumeHandle) -> Result<(), Status> {
         let directory = self.directory(volume);
         for device in self.loops(&directory.join(FILE)).await? {
-            if mount_table::of_device(&device)?.is_empty() {
-                let arguments = [OsStr::new("--detach"), device.as_os_str()];
-                command::check("losetup", arguments).await?;
-            } else {
-                return Err(Status::failed_precondition(format!(
-                    "{} is mounted: the volume is in use",
-                    device.display()
-                )));
-            }
+            refuse_mounted(&device)?;
+            let arguments = [OsStr::new("--detach"), device.as_os_str()];
+            command::check("losetup", arguments).await?;
         }
         // umount(8) ends nbdfuse, which disconnects once all is written.
         let end = Instant::now() + SETTLE_MAX;

@@ -16,7 +16,6 @@ mod devices;
 mod handshake;
 mod watcher;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,9 +28,10 @@ use self::control::Control;
 use self::devices::{Backend, DeviceIndex, NbdDevice};
 use self::handshake::{CAN_MULTI_CONN, Connection, ExportFacts, HandshakeError, READ_ONLY};
 use super::fuse_loop::NbdServer;
-use super::{Attacher, Export};
+use super::{Attacher, Export, flush, refuse_mounted};
+use crate::command;
+use crate::handle::VolumeHandle;
 use crate::netlink::NetlinkError;
-use crate::{command, mount_table};
 
 /// Where the kernel lists block devices.
 const SYS_BLOCK: &str = "/sys/block";
@@ -41,8 +41,6 @@ const CONNECTIONS_MAX: usize = 4;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(30);
 /// How long a device may take to show, and to go.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
-/// How long what was written may take to reach the front end before a detach is given up.
-const FLUSH_MAX: Duration = Duration::from_secs(30);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -68,8 +66,8 @@ impl NbdKernel {
     async fn connect(&self, export: &Export) -> Result<DeviceIndex, Status> {
         load_module().await?;
         let backend = Backend {
-            volume: export.volume,
-            export: export.name.clone(),
+            volume: export.volume.id,
+            export: export.volume.name.clone(),
         };
         let (server, timeout_s) = (self.server.0.clone(), self.timeout.as_secs().max(1));
         let read_only = export.read_only;
@@ -110,34 +108,36 @@ impl NbdKernel {
 #[tonic::async_trait]
 impl Attacher for NbdKernel {
     async fn attach(&self, export: &Export) -> Result<PathBuf, Status> {
-        if let Some(device) = living(export.volume).await? {
+        if let Some(device) = living(export.volume.id).await? {
             if device.read_only != export.read_only {
                 return Err(Status::already_exists(format!(
                     "the volume is attached as {} with other rights: unstage it first",
                     device.index
                 )));
             }
-            return self.settle(export.volume, device.index).await;
+            return self.settle(export.volume.id, device.index).await;
         }
         let index = self.connect(export).await?;
         // A driver that was killed in the middle of its last call may have made one at the same time.
-        let first = of_volume(export.volume)?.first().map(|device| device.index);
+        let first = of_volume(export.volume.id)?
+            .first()
+            .map(|device| device.index);
         if let Some(first) = first
             && first != index
         {
             disconnect(index).await?;
-            return self.settle(export.volume, first).await;
+            return self.settle(export.volume.id, first).await;
         }
-        self.settle(export.volume, index).await
+        self.settle(export.volume.id, index).await
     }
 
-    async fn find(&self, volume: VolumeId) -> Result<Option<PathBuf>, Status> {
-        let device = of_volume(volume)?.into_iter().next();
+    async fn find(&self, volume: &VolumeHandle) -> Result<Option<PathBuf>, Status> {
+        let device = of_volume(volume.id)?.into_iter().next();
         Ok(device.map(|device| device.index.path()))
     }
 
-    async fn refresh(&self, volume: VolumeId) -> Result<(), Status> {
-        let Some(device) = of_volume(volume)?.into_iter().next() else {
+    async fn refresh(&self, volume: &VolumeHandle) -> Result<(), Status> {
+        let Some(device) = of_volume(volume.id)?.into_iter().next() else {
             return Ok(());
         };
         let server = self.server.0.clone();
@@ -156,15 +156,10 @@ impl Attacher for NbdKernel {
         .await
     }
 
-    async fn detach(&self, volume: VolumeId) -> Result<(), Status> {
-        for device in of_volume(volume)? {
+    async fn detach(&self, volume: &VolumeHandle) -> Result<(), Status> {
+        for device in of_volume(volume.id)? {
             let path = device.index.path();
-            if !mount_table::of_device(&path)?.is_empty() {
-                return Err(Status::failed_precondition(format!(
-                    "{} is mounted: the volume is in use",
-                    path.display()
-                )));
-            }
+            refuse_mounted(&path)?;
             flush(&path).await?;
             disconnect(device.index).await?;
             wait_gone(&device).await?;
@@ -261,26 +256,6 @@ async fn wait_gone(device: &NbdDevice) -> Result<(), Status> {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())
-}
-
-/// Has the device send what it keeps. That it cannot, since the volume is another node's now, ends
-/// nothing but the attach.
-async fn flush(path: &Path) -> Result<(), Status> {
-    let of = path.to_owned();
-    let synced = tokio::task::spawn_blocking(move || File::open(&of)?.sync_all());
-    match tokio::time::timeout(FLUSH_MAX, synced).await {
-        Ok(Ok(Ok(()))) => Ok(()),
-        Ok(Ok(Err(error))) => {
-            tracing::warn!(device = %path.display(), %error, "the device could not be flushed");
-            Ok(())
-        }
-        Ok(Err(error)) => Err(Status::internal(error.to_string())),
-        Err(_) => Err(Status::deadline_exceeded(format!(
-            "{} was not flushed within {} s: is its front end away? What was written is kept, try again",
-            path.display(),
-            FLUSH_MAX.as_secs()
-        ))),
-    }
 }
 
 /// Runs what waits for the kernel or a server.

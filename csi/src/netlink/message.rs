@@ -256,7 +256,15 @@ mod tests {
         let bytes = [busy, index].concat();
         let told: Vec<_> = messages(&bytes).collect();
         assert_eq!(told[0], (7, Message::End(16)));
-        let (8, Message::Generic { family: 0x1c, command: 1, attributes: of }) = told[1] else {
+        let (
+            8,
+            Message::Generic {
+                family: 0x1c,
+                command: 1,
+                attributes: of,
+            },
+        ) = told[1]
+        else {
             panic!("{told:?}")
         };
         assert_eq!(attributes(of).next().unwrap().as_u32(), Some(3));

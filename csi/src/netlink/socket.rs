@@ -3,10 +3,10 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use netlink_sys::protocols::NETLINK_GENERIC;
 use netlink_sys::{Socket, SocketAddr};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::message::{Message, Request, attributes, messages};
 
@@ -183,6 +183,9 @@ mod tests {
         assert_eq!(control.id, CONTROL);
         assert!(control.groups.iter().any(|(name, _)| name == "notify"));
         let none = socket.family("no-such-family").unwrap_err();
-        assert!(matches!(none, NetlinkError::Refused(Errno::ENOENT)), "{none}");
+        assert!(
+            matches!(none, NetlinkError::Refused(Errno::ENOENT)),
+            "{none}"
+        );
     }
 }

@@ -31,7 +31,7 @@ impl NodeService {
         let staging = path_of("staging_target_path", &request.staging_target_path)?;
         let volume = volume_of(&request.volume_id)?;
         let _hold = self.begin(&volume, "NodePublishVolume")?;
-        let device = self.attacher.find(volume.id).await?;
+        let device = self.attacher.find(&volume).await?;
         let device = device.ok_or_else(|| {
             Status::failed_precondition(format!("volume `{volume}` is not staged here"))
         })?;
@@ -87,7 +87,7 @@ impl NodeService {
 
 /// Shows a device as a file. Read-only is up to the device: a mount does not keep writes from it.
 async fn publish_block(device: &Path, target: &Path, read_only: bool) -> Result<(), Status> {
-    if read_only && !is_read_only(device) {
+    if read_only && !mount_table::is_read_only(device) {
         return Err(Status::failed_precondition(
             "the volume is attached for writing: have the controller publish it read-only",
         ));
@@ -100,13 +100,6 @@ async fn publish_block(device: &Path, target: &Path, read_only: bool) -> Result<
         Status::internal(format!("{} cannot be made: {error}", target.display()))
     })?;
     mounts::bind(device, target, false).await
-}
-
-/// Whether the kernel refuses writes to a block device.
-fn is_read_only(device: &Path) -> bool {
-    let number = mount_table::device_number(device).unwrap_or_default();
-    let flag = std::fs::read_to_string(format!("/sys/dev/block/{number}/ro"));
-    flag.is_ok_and(|flag| flag.trim() == "1")
 }
 
 /// What is at the target is what is asked for.

@@ -8,7 +8,7 @@ use super::formatting::Mark;
 use super::{NodeService, mounts, path_of, volume_of};
 use crate::attacher::Export;
 use crate::capability::{Capability, Shape};
-use crate::parameters::{FileSystem, fs_of_context};
+use crate::parameters::{FileSystem, attach_of_context, fs_of_context};
 use crate::protocol::{
     NodeStageVolumeRequest, NodeStageVolumeResponse, NodeUnstageVolumeRequest,
     NodeUnstageVolumeResponse,
@@ -26,17 +26,18 @@ impl NodeService {
         let capability = Capability::of(request.volume_capability.as_ref())?;
         let volume = volume_of(&request.volume_id)?;
         let fs_of_class = fs_of_context(&request.volume_context)?;
+        let attach = attach_of_context(&request.volume_context)?;
         let _hold = self.begin(&volume, "NodeStageVolume")?;
         let published = request.publish_context.get("readonly");
         let export = Export {
-            volume: volume.id,
-            name: volume.name,
+            volume,
             read_only: capability.read_only || published.is_some_and(|text| text == "true"),
+            attach,
         };
         let device = self.attacher.attach(&export).await?;
         if let Shape::Mount { fs, flags } = capability.shape {
             let wanted = fs.or(fs_of_class);
-            let mark = Mark::of(&self.state, volume.id);
+            let mark = Mark::of(&self.state, export.volume.id);
             stage_mount(&device, staging, wanted, &flags, export.read_only, &mark).await?;
         }
         Ok(NodeStageVolumeResponse {})
@@ -53,7 +54,7 @@ impl NodeService {
         let _hold = self.begin(&volume, "NodeUnstageVolume")?;
         mounts::unmount(staging).await?;
         Mark::of(&self.state, volume.id).clear()?;
-        self.attacher.detach(volume.id).await?;
+        self.attacher.detach(&volume).await?;
         Ok(NodeUnstageVolumeResponse {})
     }
 }

@@ -51,7 +51,7 @@ impl NodeService {
         let (device, mount) = self.shown(&request.volume_id, path).await?;
         let volume = volume_of(&request.volume_id)?;
         let _hold = self.begin(&volume, "NodeExpandVolume")?;
-        self.attacher.refresh(volume.id).await?;
+        self.attacher.refresh(&volume).await?;
         let bytes = device_bytes(&device)?;
         if !sizes.holds(ashlar_proto::ByteCount::new(bytes)) {
             return Err(Status::failed_precondition(format!(
@@ -71,7 +71,7 @@ impl NodeService {
     /// The device of a volume and how it shows at a path.
     async fn shown(&self, volume_id: &str, path: &Path) -> Result<(PathBuf, Mount), Status> {
         let volume = volume_of(volume_id)?;
-        let device = self.attacher.find(volume.id).await?;
+        let device = self.attacher.find(&volume).await?;
         let device = device.ok_or_else(|| refusal::no_volume(volume_id))?;
         let shown = mount_table::of_device(&device)?.into_iter();
         let mount = shown.rev().find(|mount| mount.point == path);

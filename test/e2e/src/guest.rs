@@ -55,7 +55,7 @@ impl Guest {
         let ports = [free_port()?, free_port()?];
         let [scripts, csi] = ports;
         let orders = format!(
-            "ashlar.agent=yes forward={scripts}:{} forward={csi}:{}",
+            "ashlar.agent=yes ashlar.initiator=yes forward={scripts}:{} forward={csi}:{}",
             AGENT_PORTS[0], AGENT_PORTS[1]
         );
         let more = ["--driver".into(), binary::ashlar().into(), agent.into()];
@@ -79,7 +79,10 @@ impl Guest {
     pub fn sh(&self, script: &str) -> Result<String> {
         let printed = self.send(script)?;
         let (printed, code) = printed.rsplit_once("EXIT ").context("the guest hung up")?;
-        ensure!(code.trim() == "0", "in the guest: {script}\n{printed}(exit {code})");
+        ensure!(
+            code.trim() == "0",
+            "in the guest: {script}\n{printed}(exit {code})"
+        );
         Ok(printed.to_owned())
     }
 

@@ -214,7 +214,9 @@ mod tests {
             block_bytes: 512,
         };
         let request = connect(0x20, &backend, &export, 30, &[]);
-        let mut expected = vec![136, 0, 0, 0, 0x20, 0, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0];
+        let mut expected = vec![
+            136, 0, 0, 0, 0x20, 0, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0,
+        ];
         expected.extend([12, 0, 2, 0, 0, 0, 0, 0x40, 0, 0, 0, 0]);
         expected.extend([12, 0, 3, 0, 0, 2, 0, 0, 0, 0, 0, 0]);
         expected.extend([12, 0, 5, 0, 0x2f, 1, 0, 0, 0, 0, 0, 0]);
@@ -229,10 +231,14 @@ mod tests {
 
     #[test]
     fn sockets_are_named_by_their_numbers() {
-        let mut request = reconfigure(0x20, DeviceIndex::new(3), &Backend {
-            volume: VolumeId::new(1),
-            export: "v".to_owned(),
-        });
+        let mut request = reconfigure(
+            0x20,
+            DeviceIndex::new(3),
+            &Backend {
+                volume: VolumeId::new(1),
+                export: "v".to_owned(),
+            },
+        );
         let before = request.clone().finish(1).len();
         put_sockets(&mut request, &[]);
         let bytes = request.finish(1);

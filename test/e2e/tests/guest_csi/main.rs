@@ -27,7 +27,9 @@ const WRITER: &str = r#"
 "#;
 
 fn start_writer(bench: &Bench, target: &str) -> Result<()> {
-    let script = format!("rm -f /tmp/stopped /tmp/written; echo 0 >/tmp/written; ( target={target}; {WRITER} ) >/dev/null 2>&1 &");
+    let script = format!(
+        "rm -f /tmp/stopped /tmp/written; echo 0 >/tmp/written; ( target={target}; {WRITER} ) >/dev/null 2>&1 &"
+    );
     bench.guest.sh(&script).map(drop)
 }
 
@@ -51,8 +53,7 @@ fn stop_writer(bench: &Bench) -> Result<String> {
 /// The sum of all that a volume's file system holds.
 fn sum(bench: &Bench, volume: &Volume) -> Result<String> {
     let place = volume.target();
-    let script =
-        format!("cd {place} && find . -type f | sort | xargs sha256sum | sha256sum");
+    let script = format!("cd {place} && find . -type f | sort | xargs sha256sum | sha256sum");
     bench.guest.sh(&script)
 }
 
@@ -64,7 +65,9 @@ fn life(mut bench: Bench, attach: &str, front_end: &str) -> Result<()> {
     start_writer(&bench, &volume.target())?;
     await_writes(&bench)?;
     bench.expand(&volume, 320 * MIB)?;
-    let blocks = bench.guest.sh(&format!("df -k {} | tail -1", volume.target()))?;
+    let blocks = bench
+        .guest
+        .sh(&format!("df -k {} | tail -1", volume.target()))?;
     println!("grown under IO: {}", blocks.trim());
     await_writes(&bench)?;
 
@@ -81,22 +84,33 @@ fn life(mut bench: Bench, attach: &str, front_end: &str) -> Result<()> {
     bench.start_node()?;
     await_writes(&bench)?;
     let written = stop_writer(&bench)?;
-    println!("writes go on with driver and front end started again: {} files", written.trim());
+    println!(
+        "writes go on with driver and front end started again: {} files",
+        written.trim()
+    );
 
     bench.guest.sh("sync")?;
     let before = sum(&bench, &volume)?;
     let snapshot_id = bench.snapshot(&volume, "moment")?;
-    bench.guest.sh(&format!("rm -r {}/w; sync", volume.target()))?;
+    bench
+        .guest
+        .sh(&format!("rm -r {}/w; sync", volume.target()))?;
     let restored = Source::Snapshot(SnapshotSource { snapshot_id });
     let restored = bench.create("restored", 320 * MIB, "ext4", attach, Some(restored))?;
     bench.steps(&UP, &restored)?;
-    ensure!(sum(&bench, &restored)? == before, "the snapshot holds something else");
+    ensure!(
+        sum(&bench, &restored)? == before,
+        "the snapshot holds something else"
+    );
     let clone = Source::Volume(VolumeSource {
         volume_id: restored.id.clone(),
     });
     let clone = bench.create("clone", 320 * MIB, "ext4", attach, Some(clone))?;
     bench.steps(&UP, &clone)?;
-    ensure!(sum(&bench, &clone)? == before, "the clone holds something else");
+    ensure!(
+        sum(&bench, &clone)? == before,
+        "the clone holds something else"
+    );
     println!("snapshot, restore and clone hold what was written");
 
     let raw = bench.create("raw", 64 * MIB, "", attach, None)?;
@@ -131,12 +145,18 @@ fn deaths(mut bench: Bench, attach: &str, front_end: &str) -> Result<()> {
         for step in UP.into_iter().chain(DOWN) {
             if step == Step::NodeUnpublish {
                 let (place, mark) = (volume.target(), format!("mark-{round}"));
-                let script = format!("echo {mark} >{place}/{mark} && sync && cat {place}/mark-* | wc -l");
+                let script =
+                    format!("echo {mark} >{place}/{mark} && sync && cat {place}/mark-* | wc -l");
                 let marks = bench.guest.sh(&script)?;
-                ensure!(marks.trim() == (round + 1).to_string(), "{marks} marks are left");
+                ensure!(
+                    marks.trim() == (round + 1).to_string(),
+                    "{marks} marks are left"
+                );
             }
             let (links, of) = (bench.links.clone(), volume.clone());
-            let call = bench.runtime.spawn(async move { links.call(step, &of).await });
+            let call = bench
+                .runtime
+                .spawn(async move { links.call(step, &of).await });
             std::thread::sleep(Duration::from_millis(delay_ms));
             bench.cluster.service(front_end).kill();
             bench.kill_node()?;
@@ -158,6 +178,31 @@ fn nbd() -> Result<Bench> {
             cluster.nbd_port()
         )
     })
+}
+
+fn iscsi() -> Result<Bench> {
+    let options = ClusterOptions {
+        iscsi_arguments: vec!["--all-volumes".to_owned()],
+        ..ClusterOptions::default()
+    };
+    let mut bench = Bench::start(options, |cluster| {
+        format!(
+            "--attacher nbd,iscsi --iscsi 10.0.2.2:{}",
+            cluster.iscsi_port()
+        )
+    })?;
+    bench.cluster.start_service("iscsi")?;
+    Ok(bench)
+}
+
+#[test]
+fn volumes_live_on_open_iscsi() -> Result<()> {
+    life(iscsi()?, "iscsi", "iscsi")
+}
+
+#[test]
+fn iscsi_volumes_come_through_deaths_in_every_step() -> Result<()> {
+    deaths(iscsi()?, "iscsi", "iscsi")
 }
 
 #[test]

@@ -9,9 +9,12 @@ mod iscsi;
 mod nbd_kernel;
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tonic::Status;
 
@@ -27,6 +30,11 @@ pub use crate::parameters::Attach;
 
 /// How long what was written may take to reach the front end before a detach is given up.
 const FLUSH_MAX: Duration = Duration::from_secs(30);
+
+/// How long a file system may take to let go of its device.
+const BUSY_MAX: Duration = Duration::from_secs(10);
+/// Between two looks whether it has.
+const BUSY_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A volume to attach.
 #[derive(Clone, Debug)]
@@ -67,13 +75,20 @@ pub trait Attacher: fmt::Debug + Send + Sync {
     async fn detach(&self, volume: &VolumeHandle) -> Result<(), Status>;
 }
 
-/// Has the device send what it keeps. That it cannot, since the volume is another node's now, ends
-/// nothing but the attach.
+/// Waits until no file system has the device any more, and has it send what it keeps. A mount that is
+/// gone from the table may still be writing: umount(8), whose driver was killed, goes on by itself. That
+/// the device cannot send, since the volume is another node's now, ends nothing but the attach.
 async fn flush(path: &Path) -> Result<(), Status> {
     let of = path.to_owned();
-    let synced = tokio::task::spawn_blocking(move || File::open(&of)?.sync_all());
+    let synced = tokio::task::spawn_blocking(move || claim(&of)?.sync_all());
     match tokio::time::timeout(FLUSH_MAX, synced).await {
         Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(error))) if error.kind() == io::ErrorKind::ResourceBusy => {
+            Err(Status::failed_precondition(format!(
+                "{} is in use by a file system or another device: unmount it first",
+                path.display()
+            )))
+        }
         Ok(Ok(Err(error))) => {
             tracing::warn!(device = %path.display(), %error, "the device could not be flushed");
             Ok(())
@@ -84,6 +99,23 @@ async fn flush(path: &Path) -> Result<(), Status> {
             path.display(),
             FLUSH_MAX.as_secs()
         ))),
+    }
+}
+
+/// Opens a device as its only user of the kind that mounts are.
+fn claim(path: &Path) -> io::Result<File> {
+    let end = Instant::now() + BUSY_MAX;
+    loop {
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_EXCL)
+            .open(path);
+        match opened {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
+                thread::sleep(BUSY_LOOK_EVERY);
+            }
+            opened => return opened,
+        }
     }
 }
 

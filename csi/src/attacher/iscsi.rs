@@ -56,16 +56,21 @@ impl Iscsi {
 
     /// Makes the record of one portal and logs in.
     async fn log_in(&self, target: &str, portal: &str) -> Result<(), Status> {
-        let node = |more: &[&str]| node(target, &[&["-p", portal], more].concat());
-        iscsiadm(&node(&["-o", "new"]), &[]).await?;
+        let at = ["-p", portal];
+        iscsiadm(&node(target, &[&at[..], &["-o", "new"]].concat()), &[]).await?;
         let wait = if self.portals.len() > 1 {
             MANY_PATHS_WAIT_S
         } else {
             ONE_PATH_WAIT_S
         };
         let setting = "node.session.timeo.replacement_timeout";
-        iscsiadm(&node(&["-o", "update", "-n", setting, "-v", wait]), &[]).await?;
-        iscsiadm(&node(&["--login"]), &[SESSION_EXISTS]).await
+        let update = ["-o", "update", "-n", setting, "-v", wait];
+        iscsiadm(&node(target, &[&at[..], &update].concat()), &[]).await?;
+        iscsiadm(
+            &node(target, &[&at[..], &["--login"]].concat()),
+            &[SESSION_EXISTS],
+        )
+        .await
     }
 
     /// Waits until the device is there that workloads are to have.
@@ -106,7 +111,7 @@ impl Iscsi {
 #[tonic::async_trait]
 impl Attacher for Iscsi {
     async fn attach(&self, export: &Export) -> Result<PathBuf, Status> {
-        let target = target_of(&export.name);
+        let target = target_of(&export.volume.name);
         let mut failed = None;
         if look(&target)?.count < self.portals.len() {
             for portal in &self.portals {

@@ -6,6 +6,7 @@ mod clones;
 mod commands;
 mod config;
 mod csi;
+mod disk_filter;
 mod etcd;
 mod identity;
 mod iscsi;
@@ -41,6 +42,7 @@ pub use commands::{
 };
 pub use config::{ConfigCommand, OfVolume, VolumeRules};
 pub use csi::{AttacherArg, CsiArgs, CsiMode};
+pub use disk_filter::DiskFilterArgs;
 pub use etcd::EtcdArgs;
 pub use identity::{
     AuthorityArgs, ClusterCommand, IdentityArgs, IdentityCommand, InitArgs, IssueArgs,
@@ -502,13 +504,19 @@ Example:
   ashlar disk format /var/lib/ashlar/disk0 --size 100GiB
   ashlar store --disk /var/lib/ashlar/disk0 --conductor http://10.0.0.1:7100 \\
       --listen 10.0.0.2:7200 --label zone=a
+  ashlar store --disk-filter '/dev/disk/by-id/nvme-EXAMPLE_*' --disk-format-empty \\
+      --conductor http://10.0.0.1:7100 --listen 10.0.0.2:7200
 
 Each lane of a disk is served by one thread: for --threads 4, use four disks or more, or format
 fewer ones with --lanes 2 or 4.")]
 pub struct StoreArgs {
     /// Disks to serve: block devices or files that `ashlar disk format` has prepared.
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    #[arg(long, required_unless_present = "disk_filter", num_args = 1.., value_name = "PATH")]
     pub disk: Vec<PathBuf>,
+
+    /// Which disks it may take by itself.
+    #[command(flatten)]
+    pub filter: DiskFilterArgs,
 
     /// The conductor to register with; of several, all, with commas between them.
     #[arg(long, value_name = "URL", env = "ASHLAR_API")]

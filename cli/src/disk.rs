@@ -45,6 +45,18 @@ pub async fn make(reactor: &Reactor, path: &Path, size: u64) -> anyhow::Result<(
         .with_context(|| format!("cannot make {}", path.display()))
 }
 
+/// Formats a disk as large as it is, of which the caller knows that it is empty.
+pub async fn format_whole(reactor: &Reactor, path: &Path, lanes: u16) -> anyhow::Result<DiskId> {
+    let disk = new_disk_id(reactor);
+    let options = FormatOptions {
+        lanes,
+        ..FormatOptions::new(disk)
+    };
+    let formatted = format_disk(reactor, DiskOptions::new(path), options).await;
+    formatted.with_context(|| format!("cannot format {}", path.display()))?;
+    Ok(disk)
+}
+
 /// Reserves `size` bytes for a file, so that it never runs out of space later.
 fn reserve(file: &File, path: &Path, size: u64) -> anyhow::Result<()> {
     let size = i64::try_from(size).context("--size is too large")?;

@@ -15,6 +15,7 @@ mod conductor_role;
 mod config;
 mod credentials;
 mod csi_role;
+mod discovery;
 mod disk;
 mod etcd;
 mod exit;
@@ -24,6 +25,7 @@ mod host;
 mod identity;
 mod io_threads;
 mod iscsi_role;
+mod kubectl;
 mod labels;
 mod logging;
 mod machine_memory;
@@ -76,8 +78,9 @@ fn main() -> ExitCode {
 
 /// The arguments from everywhere; or the exit code, when what is wrong with them was said.
 fn read_settings() -> Result<Cli, ExitCode> {
-    let argv = std::env::args_os().collect();
-    let cli = match settings::parse(argv, |name| std::env::var(name).ok()) {
+    let argv: Vec<_> = std::env::args_os().collect();
+    let parsed = settings::parse(argv.clone(), |name| std::env::var(name).ok());
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(settings::Refused::CommandLine(error)) => error.exit(),
         Err(settings::Refused::Settings(faults)) => {
@@ -85,6 +88,9 @@ fn read_settings() -> Result<Cli, ExitCode> {
             return Err(exit::wrong_usage());
         }
     };
+    if let Err(error) = kubectl::go(&cli, &argv) {
+        return Err(exit::report(&error));
+    }
     let process = settings::process(&cli.command);
     let only_checks = process.is_some_and(|process| process.check_config);
     let has_file = process.is_some_and(|process| process.config.is_some());

@@ -19,6 +19,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use crate::args::Cli;
+use crate::kubectl;
 
 mod check;
 
@@ -62,7 +63,7 @@ pub fn parse(
     argv: Vec<OsString>,
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<Cli, Refused> {
-    let command = Cli::command();
+    let command = kubectl::under_its_name(Cli::command(), &argv);
     let Some((role, given)) = role_of(&command, &argv) else {
         let matches = command.try_get_matches_from(argv);
         return matches

@@ -26,7 +26,7 @@ use crate::cluster_source::HttpClusterSource;
 use crate::io_threads::IoThreads;
 use crate::store_agent::{AgentOptions, StoreAgent};
 use crate::telemetry::{StoreSource, Telemetry};
-use crate::{host, identity, runtime, signals};
+use crate::{discovery, host, identity, runtime, signals};
 use ashlar_api_client::ApiClient;
 
 /// Runs until SIGINT or SIGTERM.
@@ -66,8 +66,9 @@ async fn serve(
     for (number, remote) in (1..).zip(threads.remotes()) {
         telemetry.add_reactor(&format!("{number}"), remote);
     }
+    let disks = discovery::disks(&reactor, &args.disk, &args.filter).await?;
     let options = StoreOptions {
-        disks: args.disk.iter().map(DiskOptions::new).collect(),
+        disks: disks.iter().map(DiskOptions::new).collect(),
         listen: vec![args.listen.clone()],
         workers: threads.remotes(),
         maps: Some(args.map_cache.budget(1)),
@@ -91,7 +92,7 @@ async fn serve(
         address: address.clone(),
         labels: args.label.iter().cloned().collect(),
     };
-    tracing::info!(name = agent.name, %address, disks = args.disk.len(), "store serves");
+    tracing::info!(name = agent.name, %address, disks = disks.len(), "store serves");
     telemetry.add_source(StoreSource::new(&agent.name, store.control()));
     let source = HttpClusterSource::new(api.clone(), &control);
     let (repairs, tasks) = RepairOwners::start(&reactor, source, &agent.name, Vec::new());

@@ -18,6 +18,8 @@ export ASHLAR_GUEST_MULTIPATH=${ASHLAR_GUEST_MULTIPATH:-$CARGO_TARGET_DIR/guest/
 export ASHLAR_CSI_SANITY=${ASHLAR_CSI_SANITY:-$CARGO_TARGET_DIR/csi/csi-sanity}
 # Schemathesis, which sends the API what its document allows and what it does not; installed here as well.
 export ASHLAR_SCHEMATHESIS=${ASHLAR_SCHEMATHESIS:-$CARGO_TARGET_DIR/schemathesis/bin/schemathesis}
+# helm, kubeconform, Kubernetes' schemas and a Python that reads YAML, for what deploys Ashlar there; made here.
+export ASHLAR_KUBERNETES=${ASHLAR_KUBERNETES:-$CARGO_TARGET_DIR/kubernetes}
 # The binary that the end-to-end tests, the guest and the benchmark run.
 export ASHLAR_BIN=${ASHLAR_BIN:-$CARGO_TARGET_DIR/release/ashlar}
 

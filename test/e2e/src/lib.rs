@@ -15,6 +15,7 @@ pub mod image;
 pub mod inspect;
 pub mod iscsi;
 pub mod ledger;
+pub mod manifests;
 pub mod namespaces;
 pub mod nbd;
 pub mod process;

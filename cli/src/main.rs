@@ -95,7 +95,7 @@ fn read_settings() -> Result<Cli, ExitCode> {
     let only_checks = process.is_some_and(|process| process.check_config);
     let has_file = process.is_some_and(|process| process.config.is_some());
     if only_checks || has_file {
-        let faults = settings::check(&cli.command);
+        let faults = settings::check(&cli.command, &cli.identity);
         if !faults.is_empty() {
             eprint!("{}", settings::Faults(faults));
             return Err(exit::wrong_usage());

@@ -156,3 +156,20 @@ fn other_commands_read_no_settings() {
     assert!(parsed(&["volume", "list"], &[("ASHLAR_VOLUME_API", "x")]).is_ok());
     assert!(parsed(&["volume", "list", "--config", "x"], &[]).is_err());
 }
+
+#[test]
+fn a_conductor_by_tls_needs_to_be_told_whom_to_trust_and_no_more() {
+    let faults = |words: &[&str]| {
+        let words = [&["nbd", "--conductor", "https://a.example:7100"], words].concat();
+        let cli = parsed(&words, &[]).unwrap();
+        check::check(&cli.command, &cli.identity)
+    };
+    let refused = faults(&[]);
+    assert!(refused[0].contains("--identity-dir or --ca"), "{refused:?}");
+    for words in [["--identity-dir", "/not/there/yet"], ["--ca", "/ca.pem"]] {
+        assert_eq!(faults(&words), Vec::<String>::new(), "{words:?}");
+    }
+    let words = ["nbd", "--conductor", "ftp://a", "--ca", "/ca.pem"];
+    let cli = parsed(&words, &[]).unwrap();
+    assert_eq!(check::check(&cli.command, &cli.identity).len(), 1);
+}

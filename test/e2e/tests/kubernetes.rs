@@ -35,7 +35,7 @@ const CLUSTERS: [(&[&str], usize); 8] = [
             STORES,
             "--set=monitoring.enabled=true",
             "--set=csi.groupSnapshots=true",
-            "--set=storageClasses[0].default=true",
+            "--set-json=storageClasses=[{\"name\":\"a\",\"default\":true}]",
         ],
         23,
     ),

@@ -22,8 +22,8 @@ const KUBECTL: &str = r#"#!/usr/bin/env bash
 set -euo pipefail
 [ "$1" != ashlar ] || exec kubectl-ashlar "${@:2}"
 case "$*" in
-    *"create secret generic"*)
-        while [ "$1" != generic ]; do shift; done
+    *"create secret generic"* | *"create configmap"*)
+        while [ "$1" != generic ] && [ "$1" != configmap ]; do shift; done
         mkdir -p "secrets/$2"
         for from in "${@:3}"; do
             from=${from#--from-file=}
@@ -240,7 +240,9 @@ fn the_walkthrough_runs_as_it_is_written() -> Result<()> {
     let identity = format!("--identity-dir={}", given.display());
     services.push(desk.driver("controller", &[identity])?);
     let state = format!("--state={}", desk.path("state").display());
+    let ca = desk.path("secrets/ashlar-ca/ca-cert.pem");
     let node = [
+        format!("--ca={}", ca.display()),
         "--attacher=fuse-loop".to_owned(),
         "--node-id=node-1".to_owned(),
         state,

@@ -96,8 +96,9 @@ impl Desk {
             std::env::var("PATH").unwrap_or_default()
         );
         Tool::new("env")
+            .args(["-u", "ASHLAR_API"])
             .arg(format!("PATH={path}"))
-            .args(["-u", "ASHLAR_API", "bash", "-euo", "pipefail", "-c", text])
+            .args(["bash", "-euo", "pipefail", "-c", text])
             .current_dir(self.directory.path())
             .env("POD_API", self.api())
             .env("HELM", tools().join("bin/helm"))
@@ -260,7 +261,7 @@ fn the_plugin_says_what_it_cannot_do_in_a_pod() -> Result<()> {
     for command in [
         "volume export v file",
         "meta backup file",
-        "target chap t set --user u --secret-file s",
+        "target chap iqn.2026-11.com.example:t set --user u --secret-file s",
     ] {
         let refused = desk.shell(&format!("kubectl ashlar {command}")).run()?;
         ensure!(!refused.status.success(), "{refused:?}");
@@ -274,7 +275,7 @@ fn the_plugin_says_what_it_cannot_do_in_a_pod() -> Result<()> {
     ensure!(help.contains("Usage: kubectl ashlar"), "{help}");
     // With an address it asks there, whatever kubectl would say.
     let asked = desk
-        .shell("kubectl ashlar --api http://127.0.0.1:1 status")
+        .shell("kubectl ashlar status --api http://127.0.0.1:1")
         .run()?;
     ensure!(asked.code() == Some(5), "{asked:?}");
     Ok(())

@@ -430,7 +430,9 @@ fn what_is_set_for_a_pool_holds_for_its_volumes_and_labels_move_disks_into_it() 
         .collect();
     ensure!(disks.len() == 3, "{disks:?}");
     let label = |disk: &str, labels: &[&str]| -> Result<()> {
-        let arguments = ["disk", "label", disk].into_iter().chain(labels.iter().copied());
+        let arguments = ["disk", "label", disk]
+            .into_iter()
+            .chain(labels.iter().copied());
         cluster.ashlar(arguments).check()?;
         Ok(())
     };

@@ -200,17 +200,20 @@ fn a_flipped_bit_in_a_batch_header_is_found_at_start() -> Result<()> {
     write(&mut client, 6400, STEP, 2)?;
     ensure!(client.call(Command::Flush, 0, 0, &[])? == 0, "flush failed");
     drop(client);
-    cluster.kill();
     let disk = &replicas.disks()[1];
+    // It is acknowledged without this replica, which has it soon.
+    wait_for("a later batch on the disk", Duration::from_secs(30), || {
+        let entry = data_of(disk, 640)?;
+        let durable = raw_disk::entries(disk)?.into_iter();
+        let later = durable.map(|entry| entry.durable).max();
+        ensure!(
+            later >= Some(entry.lsn),
+            "{entry:?} is not below durable {later:?}"
+        );
+        Ok(())
+    })?;
+    cluster.kill();
     let entry = data_of(disk, 640)?;
-    let later = raw_disk::entries(disk)?
-        .into_iter()
-        .map(|entry| entry.durable)
-        .max();
-    ensure!(
-        later >= Some(entry.lsn),
-        "{entry:?} is not below durable {later:?}"
-    );
     raw_disk::flip_bit(disk, entry.header + 25, 0)?;
     ensure!(
         inspect::damage(disk, "batch")? > 0,

@@ -281,6 +281,8 @@ fn a_disk_of_qemu_works_on_over_the_death_of_the_iscsi_server() -> Result<()> {
 fn qemu_img_copies_to_and_from_a_target() -> Result<()> {
     let source = image::ext4_of_real_files()?;
     let cluster = cluster(&format!("{}MiB", image::size_mib(&source)?))?;
+    // The server has just been started, and qemu-img does not wait for it.
+    drop(login(&cluster, ALICE)?);
     let url = format!("iscsi://{}/{TARGET}/1", cluster.iscsi_address());
     let tool = |words: &[&str]| Tool::new("qemu-img").args(words);
     let raw = ["-f", "raw", "-O", "raw"];

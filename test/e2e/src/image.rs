@@ -10,35 +10,44 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(300);
 const MIB: u64 = 1 << 20;
 
-/// An ext4 image with at least 300 MiB of real files: `/usr/share`, and `/usr/lib` too where that
+/// At least so many KiB are of real files.
+const FILES_KIB: u64 = 300 << 10;
+
+/// An ext4 image with 300 MiB of real files, or a little more: of `/usr/share`, and of `/usr/lib` too where that
 /// is too small. Made once, kept beside the target directory.
 ///
 /// # Errors
 ///
 /// If it cannot be made.
 pub fn ext4_of_real_files() -> Result<PathBuf> {
-    let path = binary::work_dir().join("usr-share.ext4");
+    let path = binary::work_dir().join("real-files.ext4");
     if path.exists() {
         return Ok(path);
     }
-    let mut sources = vec![Path::new("/usr/share")];
-    let mut used = measure(sources[0], "-m")?;
-    if used < 300 {
-        sources.push(Path::new("/usr/lib"));
-        used += measure(sources[1], "-m")?;
+    let mut sources = Vec::new();
+    let mut used = 0;
+    for directory in ["/usr/share", "/usr/lib"] {
+        for (entry, kib) in entries(Path::new(directory))? {
+            if used >= FILES_KIB {
+                break;
+            }
+            used += kib;
+            sources.push(entry);
+        }
     }
-    ensure!(used >= 300, "{sources:?} hold only {used} MiB of files");
+    ensure!(used >= FILES_KIB, "there are only {used} KiB of files");
     let work = tempfile::Builder::new()
         .prefix("image-")
         .tempdir_in(binary::work_dir())?;
     let tree = work.path().join("tree");
-    std::fs::create_dir(&tree)?;
     for source in sources {
+        let target = tree.join(source.strip_prefix("/usr")?);
+        let parent = target.parent().context("a source has a parent")?;
+        std::fs::create_dir_all(parent)?;
         // Links keep it cheap; across file systems they are copies.
-        let target = tree.join(source.file_name().context("a source has a name")?);
         let link = Tool::new("cp")
             .arg("-al")
-            .arg(source)
+            .arg(&source)
             .arg(&target)
             .limit(LIMIT)
             .run()?;
@@ -46,7 +55,7 @@ pub fn ext4_of_real_files() -> Result<PathBuf> {
             std::fs::remove_dir_all(&target).ok();
             Tool::new("cp")
                 .arg("-a")
-                .arg(source)
+                .arg(&source)
                 .arg(&target)
                 .limit(LIMIT)
                 .check()?;
@@ -54,7 +63,7 @@ pub fn ext4_of_real_files() -> Result<PathBuf> {
     }
     let image = work.path().join("image");
     // A quarter more than the files take, for inodes and tables.
-    let size = (used + used / 4 + 64).next_multiple_of(64);
+    let size = (used / 1024 * 5 / 4 + 64).next_multiple_of(64);
     let files = measure(&tree, "--inodes")? + 1000;
     Tool::new("mke2fs")
         .args(["-q", "-F", "-t", "ext4", "-N", &files.to_string(), "-d"])
@@ -68,7 +77,22 @@ pub fn ext4_of_real_files() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What `du` counts in a tree: MiB with `-m`, files with `--inodes`.
+/// What a directory holds, by name, each with the KiB that it takes.
+fn entries(directory: &Path) -> Result<Vec<(PathBuf, u64)>> {
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        // A link would lead out of the tree.
+        if path.is_dir() && !path.is_symlink() {
+            let kib = measure(&path, "-k")?;
+            entries.push((path, kib));
+        }
+    }
+    entries.sort();
+    Ok(entries)
+}
+
+/// What `du` counts in a tree: KiB with `-k`, files with `--inodes`.
 fn measure(path: &Path, unit: &str) -> Result<u64> {
     let text = Tool::new("du").args(["-sx", unit]).arg(path).check()?;
     let number = text

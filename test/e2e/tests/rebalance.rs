@@ -105,17 +105,13 @@ fn held_by(cluster: &Cluster, store: &str) -> Result<u64> {
     count(&node.context("no such node")?["replicas"])
 }
 
-/// A replica of 64 MiB is so much of a disk, in permille: disks that lie no further apart may have no move that
-/// helps whatever is written meanwhile.
-const REPLICA_PERMILLE: u64 = 75;
-
-/// Watches until nothing moves any more and disks are even, as far as whole replicas make them so.
+/// Watches until nothing moves any more and disks are even.
 fn watch_until_even(cluster: &Cluster) -> Result<()> {
     let start = Instant::now();
     loop {
         in_sync(cluster)?;
         let status = cluster.json(["rebalance", "status"])?;
-        if status["state"] == "idle" && count(&status["spread_permille"])? <= REPLICA_PERMILLE {
+        if status["state"] == "idle" && count(&status["spread_permille"])? <= 30 {
             eprintln!("even after {:?}: {status}", start.elapsed());
             return Ok(());
         }

@@ -191,8 +191,9 @@ fn part(bytes: ByteCount, percent: u8) -> u64 {
     u64::try_from(part).unwrap_or(u64::MAX)
 }
 
-/// What a store's report of a disk tells of one replica: it counts all of them together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What of one replica is written. What a store reports to be used of a disk counts all of them together
+/// and leaves bounds; of those that take the most it says how much each takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Written {
     /// If all others are full.
     pub least: ByteCount,
@@ -200,6 +201,28 @@ pub struct Written {
     pub likely: ByteCount,
     /// If all others are empty.
     pub most: ByteCount,
+}
+
+impl Written {
+    /// What a store says of the replica itself.
+    #[must_use]
+    pub const fn exactly(bytes: ByteCount) -> Self {
+        Self {
+            least: bytes,
+            likely: bytes,
+            most: bytes,
+        }
+    }
+
+    /// It is known to be no more than that.
+    #[must_use]
+    pub fn at_most(self, bytes: ByteCount) -> Self {
+        Self {
+            least: self.least.min(bytes),
+            likely: self.likely.min(bytes),
+            most: self.most.min(bytes),
+        }
+    }
 }
 
 #[cfg(test)]

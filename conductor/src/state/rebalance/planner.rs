@@ -8,11 +8,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ashlar_proto::api::{Replica, VolumeState};
+use ashlar_proto::limits::USES_REPORTED_MAX;
 use ashlar_proto::{ByteCount, DiskId, ReplicaId};
 
 use super::{Move, Why};
 use crate::live::Live;
-use crate::placement::{Candidate, Fill, Load};
+use crate::placement::{Candidate, Fill, Load, Written};
 use crate::row::ShardRow;
 use crate::state::{At, ClusterState};
 
@@ -42,6 +43,28 @@ impl Bin {
 /// length in the order of their ids.
 type Held = BTreeMap<ByteCount, BTreeMap<ReplicaId, At>>;
 
+/// A replica that may move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Piece {
+    pub(super) replica: ReplicaId,
+    pub(super) at: At,
+    /// Its length.
+    pub(super) bytes: ByteCount,
+    /// What of it is written, as far as can be told.
+    pub(super) written: Written,
+}
+
+/// What a store says of the replicas of a disk.
+#[derive(Default)]
+struct Told {
+    /// Those that take the most.
+    pieces: Vec<Piece>,
+    /// Their ids.
+    replicas: BTreeSet<ReplicaId>,
+    /// The others take no more than this.
+    others: ByteCount,
+}
+
 /// The simulation.
 pub(super) struct Planner<'a> {
     state: &'a ClusterState,
@@ -51,6 +74,8 @@ pub(super) struct Planner<'a> {
     moved: BTreeSet<At>,
     /// What lies on the disks that were looked at.
     held: BTreeMap<DiskId, Held>,
+    /// What their stores say of it.
+    told: BTreeMap<DiskId, Told>,
     /// Bytes that are on their way off disks, and to them, as far as stores have told of the replicas.
     off: BTreeMap<DiskId, u64>,
     on: BTreeMap<DiskId, u64>,
@@ -69,6 +94,7 @@ impl<'a> Planner<'a> {
             bins: bins.collect(),
             moved: BTreeSet::new(),
             held: BTreeMap::new(),
+            told: BTreeMap::new(),
             off: BTreeMap::new(),
             on: BTreeMap::new(),
         };
@@ -113,9 +139,7 @@ impl<'a> Planner<'a> {
         if !row.replicas.iter().any(|r| r.fresh || r.leaving) {
             return;
         }
-        let known = row.replicas.iter().filter(|r| !r.fresh);
-        let used = known.filter_map(|r| self.state.used_by(self.live, r)).max();
-        let used = used.unwrap_or_else(|| self.likely(row).get());
+        let used = self.likely(row).get();
         for replica in &row.replicas {
             if replica.fresh {
                 *self.on.entry(replica.disk).or_default() += used;
@@ -125,11 +149,15 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// How much of a replica of a shard is likely to be written.
+    /// How much of a replica of a shard is written: what a store says, else what is likely.
     fn likely(&self, row: &ShardRow) -> ByteCount {
+        let full = || row.replicas.iter().filter(|r| !r.fresh);
+        let told = full().filter_map(|r| self.state.used_by(self.live, r));
+        if let Some(used) = told.max() {
+            return ByteCount::new(used);
+        }
         let bytes = self.state.replica_bytes((row.volume, row.index));
-        let full = row.replicas.iter().filter(|r| !r.fresh);
-        let loads = full.filter_map(|r| self.bins.iter().find(|bin| bin.disk() == r.disk));
+        let loads = full().filter_map(|r| self.bins.iter().find(|bin| bin.disk() == r.disk));
         let written = loads.map(|bin| bin.before.written(bytes).likely).max();
         written.unwrap_or(bytes)
     }
@@ -156,7 +184,7 @@ impl<'a> Planner<'a> {
                     break;
                 }
                 if let Some(next) = self.best(from, to) {
-                    self.moved.insert(next.0);
+                    self.moved.insert(next.at);
                     return Some(self.carry_out(from, to, next));
                 }
             }
@@ -165,29 +193,63 @@ impl<'a> Planner<'a> {
     }
 
     /// The replica whose move makes two disks the most alike; of several the oldest.
-    fn best(&mut self, from: usize, to: usize) -> Option<(At, ReplicaId, ByteCount)> {
+    fn best(&mut self, from: usize, to: usize) -> Option<Piece> {
         let disk = self.bins[from].disk();
         if !self.held.contains_key(&disk) {
             self.held.insert(disk, self.held_by(disk));
+            self.told.insert(disk, self.told_of(disk));
         }
+        let (held, told) = (self.held.get(&disk)?, self.told.get(&disk)?);
         let (source, target) = (self.bins[from].candidate.load, &self.bins[to].candidate);
-        let lengths = self.held.get(&disk).into_iter().flatten();
-        let oldest = lengths.filter_map(|(&bytes, held)| {
-            let apart = apart_after(source, target.load, bytes)?;
+        let apart = |bytes, written: Written| {
+            let apart = apart_after(source, target.load, bytes, written)?;
             // A disk that takes a replica is not to become one that has to give some away for that.
-            let likely = source.written(bytes).likely;
-            if target.load.with(bytes, likely).is_above_soft() {
-                return None;
-            }
-            let fits = |(replica, at): &(&ReplicaId, &At)| {
-                let has_room = target.load.has_room(self.state.want_of(**at));
-                has_room && self.may_move(**replica, **at, target)
-            };
-            let (&replica, &at) = held.iter().find(fits)?;
-            Some((apart, replica, at, bytes))
+            let is_full = target.load.with(bytes, written.likely).is_above_soft();
+            (!is_full).then_some(apart)
+        };
+        let fits = |replica: ReplicaId, at: At| {
+            let has_room = target.load.has_room(self.state.want_of(at));
+            has_room && self.may_move(replica, at, target)
+        };
+        let told_of = told.pieces.iter().filter_map(|piece| {
+            let apart = apart(piece.bytes, piece.written)?;
+            fits(piece.replica, piece.at).then_some((apart, *piece))
         });
-        let (_, replica, at, bytes) = oldest.min()?;
-        Some((at, replica, bytes))
+        let others = held.iter().filter_map(|(&bytes, held)| {
+            let written = source.written(bytes).at_most(told.others);
+            let apart = apart(bytes, written)?;
+            let mut untold = held.iter().filter(|(id, _)| !told.replicas.contains(id));
+            let (&replica, &at) = untold.find(|&(id, at)| fits(*id, *at))?;
+            let piece = Piece {
+                replica,
+                at,
+                bytes,
+                written,
+            };
+            Some((apart, piece))
+        });
+        told_of.chain(others).min().map(|(_, piece)| piece)
+    }
+
+    fn told_of(&self, disk: DiskId) -> Told {
+        let pieces: Vec<Piece> = self
+            .largest_of(disk)
+            .into_iter()
+            .map(|(at, replica, used)| Piece {
+                replica,
+                at,
+                bytes: self.state.replica_bytes(at),
+                written: Written::exactly(ByteCount::new(used)),
+            })
+            .collect();
+        let all = pieces.len() < USES_REPORTED_MAX;
+        // Who is missing in a list that is not full has come since.
+        let least = pieces.iter().map(|piece| piece.written.most).min();
+        Told {
+            replicas: pieces.iter().map(|piece| piece.replica).collect(),
+            pieces,
+            others: least.filter(|_| !all).unwrap_or(ByteCount::new(u64::MAX)),
+        }
     }
 
     fn held_by(&self, disk: DiskId) -> Held {
@@ -221,15 +283,13 @@ impl<'a> Planner<'a> {
                 .is_some_and(|own| overlap(&target.labels) <= overlap(own))
     }
 
-    pub(super) fn carry_out(
-        &mut self,
-        from: usize,
-        to: usize,
-        (at, replica, bytes): (At, ReplicaId, ByteCount),
-    ) -> Move {
+    pub(super) fn carry_out(&mut self, from: usize, to: usize, piece: Piece) -> Move {
+        let Piece {
+            replica, at, bytes, ..
+        } = piece;
+        let written = piece.written.likely;
         let place = |bin: &Bin| (bin.candidate.node, bin.candidate.disk);
         let (source, target) = (&self.bins[from], &self.bins[to]);
-        let written = source.candidate.load.written(bytes).likely;
         let source_load = source.candidate.load.without(bytes, written);
         let target_load = target.candidate.load.with(bytes, written);
         let next = Move {
@@ -303,7 +363,7 @@ impl<'a> Planner<'a> {
 /// How far apart two disks are after a move from the one to the other, if it helps: both come to lie
 /// between where they were, and if the target is then the fuller one, at most half as far apart as
 /// before. That holds however much of the replica is written, as far as can be told.
-fn apart_after(source: Load, target: Load, bytes: ByteCount) -> Option<Fill> {
+fn apart_after(source: Load, target: Load, bytes: ByteCount, written: Written) -> Option<Fill> {
     let (from, to) = (source.fill(), target.fill());
     let after = |written: ByteCount| {
         let from_after = source.without(bytes, written).fill();
@@ -313,7 +373,6 @@ fn apart_after(source: Load, target: Load, bytes: ByteCount) -> Option<Fill> {
         let apart = from_after.above(to_after).max(to_after.above(from_after));
         (is_between(from_after) && is_between(to_after) && !too_far).then_some(apart)
     };
-    let written = source.written(bytes);
     after(written.least)?;
     after(written.most)?;
     after(written.likely)
@@ -332,19 +391,40 @@ mod tests {
         }
     }
 
+    fn apart_by_bounds(source: Load, target: Load, bytes: u64) -> Option<Fill> {
+        let bytes = ByteCount::new(bytes);
+        apart_after(source, target, bytes, source.written(bytes))
+    }
+
     #[test]
     fn a_move_that_only_swaps_the_two_does_not_help() {
-        let four = ByteCount::new(400);
-        assert_eq!(apart_after(load(400, 400), load(0, 0), four), None);
-        assert!(apart_after(load(800, 800), load(0, 0), four).is_some());
-        assert!(apart_after(load(500, 500), load(0, 0), four).is_none());
+        assert_eq!(apart_by_bounds(load(400, 400), load(0, 0), 400), None);
+        assert!(apart_by_bounds(load(800, 800), load(0, 0), 400).is_some());
+        assert!(apart_by_bounds(load(500, 500), load(0, 0), 400).is_none());
     }
 
     #[test]
     fn a_move_that_helps_only_if_the_replica_is_empty_is_not_made() {
         // Of the two, either may hold all that is written.
-        let one = ByteCount::new(300);
-        assert!(apart_after(load(0, 600), load(0, 0), one).is_some());
-        assert!(apart_after(load(300, 600), load(150, 150), one).is_none());
+        assert!(apart_by_bounds(load(0, 600), load(0, 0), 300).is_some());
+        assert!(apart_by_bounds(load(300, 600), load(150, 150), 300).is_none());
+    }
+
+    #[test]
+    fn what_a_store_says_of_a_replica_decides() {
+        // Seven and five replicas of 64 on disks of 893: were one of the seven full, its move would only
+        // turn things round.
+        let of = |used, promised| Load {
+            usable: ByteCount::new(893),
+            ..load(used, promised)
+        };
+        let (source, target) = (of(186, 448), of(194, 320));
+        assert!(apart_by_bounds(source, target, 64).is_none());
+        let told = |used| {
+            let written = Written::exactly(ByteCount::new(used));
+            apart_after(source, target, ByteCount::new(64), written)
+        };
+        assert!(told(27).is_some() && told(0).is_some());
+        assert!(told(64).is_none());
     }
 }

@@ -8,10 +8,11 @@
 use std::cmp::Reverse;
 
 use ashlar_proto::api::DiskLevel;
-use ashlar_proto::{ByteCount, DiskId};
+use ashlar_proto::{ByteCount, DiskId, ReplicaId};
 
 use super::Move;
-use super::planner::Planner;
+use super::planner::{Piece, Planner};
+use crate::placement::Written;
 use crate::state::At;
 
 impl Planner<'_> {
@@ -51,14 +52,20 @@ impl Planner<'_> {
             if let Some(to) = targets.iter().copied().find(fits) {
                 self.note_moved(at);
                 self.note_under_way(disk, self.disk_of(to), takes);
-                return Some(self.carry_out(from, to, (at, replica, want.bytes)));
+                let piece = Piece {
+                    replica,
+                    at,
+                    bytes: want.bytes,
+                    written: Written::exactly(ByteCount::new(used)),
+                };
+                return Some(self.carry_out(from, to, piece));
             }
         }
         None
     }
 
     /// The replicas of a disk whose store says what they take, those that take the most first.
-    fn largest_of(&self, disk: DiskId) -> Vec<(At, ashlar_proto::ReplicaId, u64)> {
+    pub(super) fn largest_of(&self, disk: DiskId) -> Vec<(At, ReplicaId, u64)> {
         let state = self.state();
         let Some(row) = state.disks.get(&disk) else {
             return Vec::new();

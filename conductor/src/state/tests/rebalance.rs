@@ -1,6 +1,7 @@
 //! Moves between disks that are not alike: when they begin and end, what they keep to.
 
-use ashlar_proto::api::{RebalanceState, Replica, Schedulable};
+use ashlar_proto::api::{RebalanceState, Replica, ReplicaUse, Schedulable};
+use ashlar_proto::limits::USES_REPORTED_MAX;
 
 use super::*;
 use crate::placement::overlap;
@@ -12,6 +13,8 @@ struct Pool {
     bench: Bench,
     usable: BTreeMap<DiskId, u64>,
     written: BTreeMap<At, u64>,
+    /// Stores say what the replicas take that take the most; so many of each disk.
+    told: usize,
 }
 
 impl Pool {
@@ -23,6 +26,7 @@ impl Pool {
             bench,
             usable,
             written: BTreeMap::new(),
+            told: 0,
         }
     }
 
@@ -83,10 +87,23 @@ impl Pool {
             replicas.iter().any(|r| r.id == id && !r.fresh)
         };
         let filled = held.filter(|(at, held)| is_filled(at, held.replica));
-        let written = filled.map(|(at, _)| self.written.get(at).copied().unwrap_or_default());
+        let uses = filled.map(|(at, held)| {
+            let written = self.written.get(at).copied().unwrap_or_default();
+            (std::cmp::Reverse(written), held.replica)
+        });
+        let mut uses: Vec<_> = uses.collect();
+        uses.sort_unstable();
+        let told = uses
+            .iter()
+            .take(self.told)
+            .map(|&(used, replica)| ReplicaUse {
+                replica,
+                used_bytes: ByteCount::new(used.0),
+            });
         DiskReport {
             usable_bytes: ByteCount::new(self.usable[&disk]),
-            used_bytes: ByteCount::new(written.sum()),
+            used_bytes: ByteCount::new(uses.iter().map(|(used, _)| used.0).sum()),
+            largest: told.collect(),
             ..report(disk.get())
         }
     }
@@ -578,6 +595,37 @@ fn one_big_replica_does_not_wander() {
     );
 }
 
+/// Seven replicas on one disk, five on another: bounds do not tell whether the move of one helps, what its
+/// store says of it does.
+#[test]
+fn what_stores_say_of_replicas_makes_disks_even() {
+    for (told, even) in [(0, false), (USES_REPORTED_MAX, true)] {
+        let mut pool = Pool::new(&["a", "b"]);
+        pool.told = told;
+        for usable in pool.usable.values_mut() {
+            *usable = 14 * GIB;
+        }
+        pool.schedule("b", Schedulable::Cordoned);
+        pool.fill(7, 1, 1);
+        pool.schedule("b", Schedulable::Open);
+        pool.schedule("a", Schedulable::Cordoned);
+        pool.fill(5, 1, 1);
+        pool.schedule("a", Schedulable::Open);
+        for (number, written) in pool.written.values_mut().enumerate() {
+            *written = if number < 7 {
+                4 * GIB / 10
+            } else {
+                6 * GIB / 10
+            };
+        }
+        pool.report();
+        pool.bench.state.rebalance.active = true;
+        assert!(pool.spread_permille() > STOP.permille());
+        pool.settle();
+        assert_eq!(pool.spread_permille() <= STOP.permille(), even, "{told}");
+    }
+}
+
 /// xorshift64*.
 struct Rng(u64);
 
@@ -596,6 +644,11 @@ fn random_pool(rng: &mut Rng) -> Pool {
     let count = usize::try_from(rng.below(5) + 4).unwrap();
     let names = &NAMES[..count];
     let mut pool = Pool::new(names);
+    pool.told = if rng.below(2) == 0 {
+        0
+    } else {
+        USES_REPORTED_MAX
+    };
     let disks = 1 + u128::from(rng.below(2));
     pool.bench = Bench::with(names, disks);
     pool.usable = pool

@@ -5,6 +5,7 @@ mod conductors;
 mod identities;
 mod lists;
 mod once;
+mod publications;
 mod servers;
 mod targets;
 mod tasks;
@@ -121,7 +122,8 @@ impl ApiError {
 }
 
 /// The innermost cause, which says what a person can act on.
-fn root_cause(error: &dyn std::error::Error) -> String {
+#[must_use]
+pub fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;

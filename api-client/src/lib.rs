@@ -7,5 +7,5 @@
 mod client;
 mod tls;
 
-pub use client::{ApiClient, ApiError, OWNER_WAIT, Token, VolumeFilter, VolumeKeys};
+pub use client::{ApiClient, ApiError, OWNER_WAIT, Token, VolumeFilter, VolumeKeys, root_cause};
 pub use tls::identify;

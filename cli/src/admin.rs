@@ -14,8 +14,8 @@ use ashlar_proto::api::{
 use crate::args::{NodeCommand, ScheduleDisk, VolumeCommand};
 use crate::output::{bytes, percent, print_json, print_table, print_text};
 use crate::{
-    access, clones, config, credentials, labels, node_identities, rebalance, resize, space,
-    targets, transfer,
+    access, clones, config, credentials, labels, node_identities, publications, rebalance, resize,
+    space, targets, transfer,
 };
 use ashlar_api_client::{ApiClient, ApiError, VolumeFilter};
 
@@ -79,6 +79,12 @@ pub fn volume(api: &str, command: VolumeCommand, json: bool) -> anyhow::Result<(
             ))
         }
         VolumeCommand::Label(args) => labels::run(api, &args, json),
+        VolumeCommand::Publish {
+            name,
+            node,
+            read_only,
+        } => publications::publish(api, &name, node, read_only, json),
+        VolumeCommand::Unpublish { name, node } => publications::unpublish(api, &name, node, json),
         VolumeCommand::List(args) => {
             let filter = VolumeFilter {
                 prefix: args.prefix,
@@ -180,6 +186,7 @@ fn show_volume(volume: &Volume) -> anyhow::Result<()> {
         ("labels", labels::told(&volume.labels)),
         ("layers", layers(volume)),
         ("clone of", origin(volume)),
+        ("published to", publications::told(volume)),
         (
             "attached by",
             volume.attached_by.clone().unwrap_or_else(|| "-".to_owned()),

@@ -151,7 +151,7 @@ fn since(snapshot: &Snapshot, device: &Exported) -> Since {
 
 /// The volume of an export, `VOLUME` or `VOLUME@SNAPSHOT`.
 pub fn volume_of(export: &str) -> &str {
-    export.split_once('@').map_or(export, |(volume, _)| volume)
+    export.split(['@', ':']).next().unwrap_or(export)
 }
 
 /// The names of the bitmaps of an export, of all snapshots of its volume, oldest first.

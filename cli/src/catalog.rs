@@ -1,7 +1,8 @@
 //! The exports of the NBD server: every volume of the cluster, attached while somebody uses it, and
-//! every snapshot as `VOLUME@SNAPSHOT`, read-only. The iSCSI server has its volumes from here, too.
+//! every snapshot as `VOLUME@SNAPSHOT`, read-only. A volume that is published to a node is there for that
+//! node alone, as `VOLUME:PUBLICATION`. The iSCSI server has its volumes from here, too.
 //!
-//! Invariant: a volume is attached at most once by this process, however many connections use it;
+//! Invariant: an export is attached at most once by this process, however many connections use it;
 //! some moments after the last one closed it is detached, cleanly. An open that meets an attach or
 //! a detach in progress waits for it and looks again.
 //!
@@ -22,7 +23,7 @@ use ashlar_client::{
     ZeroMode,
 };
 use ashlar_nbd_server::{ChangesError, ExportCatalog, ExportDevice, ExportInfo, OpenError};
-use ashlar_proto::api::{AttachServer, TakeVolume};
+use ashlar_proto::api::{AttachServer, PublishedName, TakeVolume};
 use ashlar_proto::message::Extent;
 use ashlar_proto::{Layer, PortalGroup, VolumeId};
 use ashlar_reactor::channel::Notify;
@@ -165,6 +166,19 @@ impl VolumeCatalog {
         opened
     }
 
+    /// What is wrong with a publication of which a conductor does not know: that is for the leading one to
+    /// say, which an attach asks. Another may answer as of a moment ago, and who has the volume would be
+    /// turned away for good.
+    pub async fn refusal_of_published(&self, name: &str) -> OpenError {
+        // It runs to its end, also where who asks goes: what is being opened is nobody else's to open.
+        let (catalog, name) = (self.clone(), name.to_owned());
+        let opening = async move { catalog.open_from(&name, None).await };
+        match self.0.reactor.spawn(opening).await {
+            Err(error) => error,
+            Ok(_) => OpenError::Unavailable,
+        }
+    }
+
     /// Detaches every volume, used or not; for the end of the process.
     pub async fn detach_all(&self) {
         loop {
@@ -187,7 +201,10 @@ impl Inner {
             let opened = opened.map(Exported::Snapshot);
             return opened.map_err(|error| cluster_source::open_snapshot_error(&error));
         }
-        let attached = Volume::attach(reactor, source, name, options).await;
+        let published: Option<PublishedName> = name.parse().ok();
+        options.publication = published.as_ref().map(|named| named.publication);
+        let volume = published.as_ref().map_or(name, |named| &named.volume);
+        let attached = Volume::attach(reactor, source, volume, options).await;
         let attached = attached.map(Exported::Volume);
         attached.map_err(|error| cluster_source::open_error(&error))
     }
@@ -254,7 +271,14 @@ impl ExportCatalog for VolumeCatalog {
     }
 
     async fn find(&self, name: &str) -> Result<ExportInfo, OpenError> {
-        self.0.source.export(name).await
+        match self.0.source.export(name).await {
+            Err(OpenError::Unknown | OpenError::Denied)
+                if name.parse::<PublishedName>().is_ok() =>
+            {
+                Err(self.refusal_of_published(name).await)
+            }
+            found => found,
+        }
     }
 
     async fn bitmaps(&self, name: &str) -> Result<Vec<String>, OpenError> {

@@ -13,10 +13,10 @@ use ashlar_nbd_server::{ExportInfo, OpenError};
 use ashlar_proto::PortalGroup;
 use ashlar_proto::api::{
     AttachRequest, Attachment, ConfirmReservations, DetachRequest, HandOver, HoldAnswer,
-    InSyncCommitted, OwnerHeartbeat, ProposeInSync, RegisterServer, ReplaceReservations,
-    ReportFlatten, ReportHold, ReportLayers, Revision, ServedTargets, ServerHeartbeat,
-    ServerRegistered, Snapshot, SnapshotMap, SnapshotState, Volume, VolumeMap, VolumeReservations,
-    VolumeState,
+    InSyncCommitted, OwnerHeartbeat, ProposeInSync, PublishedName, RegisterServer,
+    ReplaceReservations, ReportFlatten, ReportHold, ReportLayers, Revision, ServedTargets,
+    ServerHeartbeat, ServerRegistered, Snapshot, SnapshotMap, SnapshotState, Volume, VolumeMap,
+    VolumeReservations, VolumeState,
 };
 use ashlar_reactor::channel::remote;
 use tokio::runtime::Handle;
@@ -187,7 +187,10 @@ impl HttpClusterSource {
         let ready = volumes
             .into_iter()
             .filter(|volume| volume.state == VolumeState::Ready);
-        let export = |volume: Volume| ExportInfo::new(volume.name, volume.size_bytes.get());
+        let export = |volume: Volume| {
+            let name = published_name(&volume).map_or(volume.name, |named| named.to_string());
+            ExportInfo::new(name, volume.size_bytes.get())
+        };
         let readable = snapshots.iter().filter(|s| s.state == SnapshotState::Ready);
         Ok(ready
             .map(export)
@@ -195,19 +198,30 @@ impl HttpClusterSource {
             .collect())
     }
 
-    /// One of them by its name; a snapshot's is `VOLUME@SNAPSHOT`.
+    /// One of them by its name; a snapshot's is `VOLUME@SNAPSHOT`, that of a volume which is published to a
+    /// node `VOLUME:PUBLICATION`.
     pub async fn export(&self, name: &str) -> Result<ExportInfo, OpenError> {
         if let Some((volume, snapshot)) = name.split_once('@') {
             let map = self.snapshot(volume, snapshot).await;
             let map = map.map_err(|error| source_error(&error))?;
             return Ok(snapshot_export(&map.snapshot));
         }
-        let shown = self.call(|answer| Call::Once(Once::Show(name.to_owned(), answer)));
+        let published: Option<PublishedName> = name.parse().ok();
+        let of = published.as_ref().map_or(name, |named| &named.volume);
+        let shown = self.call(|answer| Call::Once(Once::Show(of.to_owned(), answer)));
         let volume = shown.await.map_err(|error| source_error(&error))?;
         if volume.state != VolumeState::Ready {
             return Err(OpenError::Unavailable);
         }
-        Ok(ExportInfo::new(volume.name, volume.size_bytes.get()))
+        let size_bytes = volume.size_bytes.get();
+        let Some(named) = published else {
+            return Ok(ExportInfo::new(volume.name, size_bytes));
+        };
+        let current = volume.publication.filter(|one| one.id == named.publication);
+        let publication = current.ok_or(OpenError::Denied)?;
+        let mut export = ExportInfo::new(named.to_string(), size_bytes);
+        export.geometry.read_only = publication.read_only;
+        Ok(export)
     }
 
     /// The dirty bitmaps of one of them, by name.
@@ -406,6 +420,16 @@ pub fn translate(volume: &str, error: &ApiError) -> SourceError {
     }
 }
 
+/// What front ends call a volume that is published.
+pub fn published_name(volume: &Volume) -> Option<PublishedName> {
+    let publication = volume.publication.as_ref()?.id;
+    let volume = volume.name.clone();
+    Some(PublishedName {
+        volume,
+        publication,
+    })
+}
+
 /// A snapshot as an export: it can only be read.
 fn snapshot_export(snapshot: &Snapshot) -> ExportInfo {
     let name = format!("{}@{}", snapshot.volume_name, snapshot.name);
@@ -439,6 +463,7 @@ pub fn open_error(error: &AttachError) -> OpenError {
 fn source_error(error: &SourceError) -> OpenError {
     match error {
         SourceError::NotFound => OpenError::Unknown,
+        SourceError::PublicationOver => OpenError::Denied,
         SourceError::Attached { .. } | SourceError::Superseded => OpenError::InUse,
         SourceError::NotReady | SourceError::Unreachable | SourceError::Unchanged => {
             OpenError::Unavailable

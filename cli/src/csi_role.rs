@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use ashlar_csi::{
-    Attach, Attacher, ByWay, DRIVER_NAME, DriverOptions, FuseLoop, Iscsi, NbdKernel, NbdServer,
-    NodeName, NodeOptions, serve,
+    Attach, Attacher, ByWay, ControllerOptions, DRIVER_NAME, DriverOptions, FuseLoop, Iscsi,
+    NbdKernel, NbdServer, NodeLabels, NodeName, NodeOptions, NodeTopology, serve,
 };
 
 use crate::args::{AttacherArg, CsiArgs, CsiMode, IdentityArgs};
+use crate::block_maps::StoreMaps;
 use crate::telemetry::{Probe, Telemetry};
 use crate::{host, identity, signals};
 
@@ -21,11 +22,18 @@ pub fn run(args: CsiArgs, who: &IdentityArgs) -> anyhow::Result<()> {
         .build()?;
     identity::join(who, &host::server_name(), &args.conductor, runtime.handle())?;
     let api = crate::credentials::client(&args.conductor).context("--conductor")?;
+    let controller = match args.mode {
+        CsiMode::Node => None,
+        CsiMode::Controller | CsiMode::All => Some(ControllerOptions {
+            maps: Arc::new(StoreMaps::start(api.clone(), runtime.handle())?),
+            api,
+        }),
+    };
     let telemetry = Telemetry::start(runtime.handle(), &args.process, "csi")?;
     runtime.block_on(async {
         let options = DriverOptions {
             socket: args.endpoint,
-            controller: (args.mode != CsiMode::Node).then_some(api),
+            controller,
             node,
         };
         tracing::info!(driver = DRIVER_NAME, socket = %options.socket.display(), "CSI driver serves");
@@ -75,10 +83,20 @@ fn node(args: &CsiArgs) -> anyhow::Result<Option<NodeOptions>> {
             .parse::<NodeName>()
             .context("--node-id is needed: the host's name is none")?,
     };
+    let pairs = |given: &[(String, String)]| given.iter().cloned().collect();
+    let of_node = match args.topology_of_node.as_slice() {
+        [] => None,
+        keys => Some(NodeLabels::of_pod(pairs(keys)).context("--topology-of-node")?),
+    };
+    let topology = NodeTopology {
+        labels: pairs(&args.topology),
+        of_node,
+    };
     let state = args.state.clone();
     Ok(Some(NodeOptions {
         name,
         attacher,
+        topology,
         state,
     }))
 }

@@ -268,7 +268,19 @@ impl TargetCatalog for ClusterTargets {
         if offers.is_empty() && inner.all_volumes && offer::may_be_of_volume(name) {
             offers = inner.of_volume(&served, name).await;
         }
-        inner.note(offers).pop().ok_or(CatalogError::Unknown)
+        match (inner.note(offers).pop(), offer::export_of_published(name)) {
+            (Some(target), _) => Ok(target),
+            (None, Some(published)) if inner.all_volumes => {
+                match inner.volumes.refusal_of_published(&published).await {
+                    OpenError::Denied => Ok(offer::without_units(name)),
+                    error => {
+                        inner.listing.doubt();
+                        Err(open_error(error))
+                    }
+                }
+            }
+            _ => Err(CatalogError::Unknown),
+        }
     }
 
     async fn open(&self, volume: &str) -> Result<ExportedVolume, CatalogError> {
@@ -431,7 +443,8 @@ fn open_error(error: OpenError) -> CatalogError {
         OpenError::Unknown => CatalogError::Unknown,
         OpenError::InUse => CatalogError::InUse,
         OpenError::Unavailable | OpenError::ShuttingDown => CatalogError::Unavailable,
-        OpenError::Denied => CatalogError::Failed(Box::new(OpenError::Denied)),
+        // It is no more what it was offered as.
+        OpenError::Denied => CatalogError::Unknown,
         OpenError::Failed(cause) => CatalogError::Failed(cause),
     }
 }

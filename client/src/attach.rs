@@ -239,6 +239,7 @@ async fn granted<C: ClusterSource>(
         force: options.force,
         repair: options.repair,
         server: options.server,
+        publication: options.publication,
     };
     let silent_until = deadline.min(reactor.now() + options.conductor_timeout);
     loop {
@@ -388,12 +389,14 @@ fn serve(
     let reactor = takeover.reactor.clone();
     let mut zeroes = reactor.buffer(usize::from(FRAME_DATA_BLOCKS_MAX) * BLOCK_BYTES);
     zeroes.fill(0);
+    let published = grant.volume.publication.as_ref();
+    let is_read_only = !options.repair && published.is_some_and(|one| one.read_only);
     let geometry = Geometry {
         size_bytes: grant.volume.size_bytes.get(),
         block_bytes_min: 512,
         block_bytes_preferred: 4096,
         request_bytes_max: REQUEST_BYTES_MAX,
-        read_only: false,
+        read_only: is_read_only,
     };
     let budget = Budget::new(options.in_flight_bytes, options.in_flight_requests);
     let scarce = Budget::new(options.scarce_bytes, options.in_flight_requests);

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ashlar_proto::Address;
 use ashlar_proto::api::AttachServer;
 use ashlar_proto::limits::HOLD_MAX;
+use ashlar_proto::{Address, PublicationId};
 
 /// Bounds of a volume's owner.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct VolumeOptions {
     pub repair: bool,
     /// Who attaches is an iSCSI server: which one, and from whom it takes the volume.
     pub server: Option<AttachServer>,
+    /// The publication that it is for: needed where the volume is published to a node.
+    pub publication: Option<PublicationId>,
     /// Stores of this process: reach the first address through the second.
     pub local: Vec<(Address, Address)>,
     /// How long to wait for replicas beyond those that a take-over needs.
@@ -70,6 +72,7 @@ impl VolumeOptions {
             force: false,
             repair: false,
             server: None,
+            publication: None,
             local: Vec::new(),
             attach_patience: Duration::from_secs(5),
             attach_timeout: Duration::from_secs(60),

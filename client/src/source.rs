@@ -25,12 +25,15 @@ pub enum SourceError {
         /// Who holds it.
         owner: Box<str>,
     },
-    /// Whoever attaches may attach nothing.
+    /// Whoever attaches may attach nothing, or not this volume: it is another node's.
     #[error("{detail}")]
     Denied {
         /// Who said so, and what to do.
         detail: Box<str>,
     },
+    /// The volume was taken from the node that it was attached for.
+    #[error("volume is no more this node's: its publication is over")]
+    PublicationOver,
     /// The generation or the epoch is no longer current, or the volume is another one of the same
     /// name: it was granted to another owner or deleted since.
     #[error("volume was attached elsewhere since")]
@@ -61,9 +64,11 @@ impl From<&Problem> for SourceError {
             "volume-not-ready" => Self::NotReady,
             "stale-generation" | "stale-epoch" => Self::Superseded,
             "replica-gone" => Self::ReplicaGone,
-            "client-denied" => Self::Denied {
+            // Whoever asks again gets the same answer.
+            "client-denied" | "volume-published" => Self::Denied {
                 detail: problem.detail.as_str().into(),
             },
+            "publication-over" => Self::PublicationOver,
             code => Self::Refused { code: code.into() },
         }
     }

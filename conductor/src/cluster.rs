@@ -15,6 +15,7 @@ mod identities;
 mod labels;
 mod leading;
 mod once;
+mod publications;
 mod rebalance;
 mod recovery;
 mod requests;

@@ -25,6 +25,7 @@ mod operation;
 mod page;
 pub(crate) mod peer;
 mod problem;
+mod publications;
 mod rebalance;
 mod routes;
 mod schedule;
@@ -186,6 +187,7 @@ fn all_routes<M: MetaStore>() -> Routes<Arc<Api<M>>> {
         )
         .with(volumes::routes())
         .with(labels::routes())
+        .with(publications::routes())
         .with(snapshots::routes())
         .with(clones::routes())
         .with(groups::routes())

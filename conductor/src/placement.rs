@@ -270,20 +270,30 @@ fn best_bin(
     (nodes, labels): (&[NodeId], &[&BTreeMap<String, String>]),
     bins: &[Bin<'_>],
 ) -> Option<usize> {
-    (0..bins.len())
-        .filter(|&i| bins[i].has_room(want) && !nodes.contains(&bins[i].candidate.node))
-        .filter(|&i| bins[i].is_allowed(rules, labels))
-        .min_by(|&a, &b| {
-            let (a, b) = (&bins[a], &bins[b]);
-            let load_a = u128::from(a.given + 1).saturating_mul(b.weight);
-            let load_b = u128::from(b.given + 1).saturating_mul(a.weight);
-            let tie = |bin: &Bin<'_>| tie_break(volume, shard, bin.candidate.disk);
-            let is_high = |bin: &Bin<'_>| bin.load.with_want(want).is_above_soft();
-            (a.overlap(rules, labels).cmp(&b.overlap(rules, labels)))
-                .then(is_high(a).cmp(&is_high(b)))
-                .then(load_a.cmp(&load_b))
-                .then_with(|| tie(a).cmp(&tie(b)))
-        })
+    let tie = |bin: &Bin<'_>| tie_break(volume, shard, bin.candidate.disk);
+    let by_load = |a: &Bin<'_>, b: &Bin<'_>| {
+        let load_a = u128::from(a.given + 1).saturating_mul(b.weight);
+        let load_b = u128::from(b.given + 1).saturating_mul(a.weight);
+        load_a.cmp(&load_b).then_with(|| tie(a).cmp(&tie(b)))
+    };
+    let mut best: Option<(usize, (u32, bool))> = None;
+    for (index, bin) in bins.iter().enumerate() {
+        let is_free = !nodes.contains(&bin.candidate.node) && bin.has_room(want);
+        if !is_free || !bin.is_allowed(rules, labels) {
+            continue;
+        }
+        // Of a thousand disks this is found once each, and not for each comparison.
+        let is_high = bin.load.with_want(want).is_above_soft();
+        let place = (bin.overlap(rules, labels), is_high);
+        let is_better = best.is_none_or(|(known, of_known)| {
+            let order = place.cmp(&of_known);
+            order.then_with(|| by_load(bin, &bins[known])).is_lt()
+        });
+        if is_better {
+            best = Some((index, place));
+        }
+    }
+    best.map(|(index, _)| index)
 }
 
 /// A stable mix of the three, so that no disk is everybody's first.

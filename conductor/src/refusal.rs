@@ -130,6 +130,28 @@ pub enum VolumeRefusal {
         "volume `{name}` is attached by `{owner}`: detach it there, or use force to take it over"
     )]
     Attached { name: String, owner: String },
+    #[error(
+        "volume `{name}` is published to node `{node}`: unpublish it there first (`ashlar volume unpublish \
+         {name} --node {node}`)"
+    )]
+    Published { name: String, node: String },
+    #[error(
+        "volume `{name}` is published to node `{node}` {}: unpublish it there first",
+        if *.read_only { "read-only" } else { "for writing" }
+    )]
+    PublishedOtherwise {
+        name: String,
+        node: String,
+        read_only: bool,
+    },
+    #[error(
+        "this publication of volume `{name}` is over: {}",
+        match .node {
+            Some(node) => format!("it is published to node `{node}` anew"),
+            None => "the volume was unpublished".to_owned(),
+        }
+    )]
+    PublicationOver { name: String, node: Option<String> },
     #[error("volume `{name}` is {}: {}", state_word(*.state), advice(*.state))]
     NotReady { name: String, state: VolumeState },
     #[error(

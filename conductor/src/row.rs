@@ -38,7 +38,7 @@
 //! their size; version 7 of clones, of groups of snapshots, of reservations and of the rules of space;
 //! version 8 of iSCSI targets and of persistent reservations; version 9 of iSCSI servers and of what they serve;
 //! version 10 of who may do what, of who may join, of labels of volumes, of requests that may be sent again
-//! and of settings; version 11 of labels of disks.
+//! and of settings; version 11 of labels of disks and of settings of pools; version 12 of publications.
 //! What an older row does not say is not so.
 
 mod access;
@@ -53,11 +53,12 @@ mod targets;
 use std::collections::BTreeMap;
 
 use ashlar_proto::api::{
-    AckRule, Ailing, DiskReport, Incident, Replica, Reserve, Schedulable, SpaceRules, VolumeState,
+    AckRule, Ailing, DiskReport, Incident, Publication, Replica, Reserve, Schedulable, SpaceRules,
+    VolumeState,
 };
 use ashlar_proto::{
     Address, ByteCount, ClusterId, DiskId, Epoch, Generation, GroupId, Layer, LayerTable, NodeId,
-    PortalGroup, ReplicaId, ShardIndex, VolumeId,
+    PortalGroup, PublicationId, ReplicaId, ShardIndex, VolumeId,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -82,7 +83,7 @@ pub(crate) use targets::{
 };
 
 /// The version of the rows that this build writes.
-const ROW_VERSION: u32 = 11;
+const ROW_VERSION: u32 = 12;
 
 /// The oldest version that it reads.
 const ROW_VERSION_OLDEST: u32 = 1;
@@ -144,6 +145,12 @@ pub(crate) struct VolumeRow {
     /// As whom that one was let in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) attached_as: Option<AttachedAs>,
+    /// The publication that this one has shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) attached_under: Option<PublicationId>,
+    /// The node that it is for: only who shows this publication attaches it, but for repair owners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) publication: Option<Publication>,
     /// Whether who has it attached is a repair owner.
     #[serde(default)]
     pub(crate) attached_for_repair: bool,

@@ -34,7 +34,7 @@ pub(crate) struct Definition {
 const DAY: u64 = 24 * 3600;
 
 /// All settings, by name.
-pub(crate) const TABLE: [Definition; 11] = [
+pub(crate) const TABLE: [Definition; 12] = [
     Definition {
         name: "bandwidth-max",
         scope: SettingScope::Volume,
@@ -57,6 +57,15 @@ pub(crate) const TABLE: [Definition; 11] = [
         default: Some("unlimited"),
         effect: "Requests a second that a volume's owner takes from clients at most, flushes apart; more \
                  waits. At once, also where the volume is attached.",
+    },
+    Definition {
+        name: "near",
+        scope: SettingScope::Volume,
+        kind: Kind::Selector,
+        default: Some("any"),
+        effect: "Labels of the place that one replica of each shard is to be in, where there is room, as \
+                 zone=a: that of who uses the volume. `spread` goes before it. For every place that is \
+                 chosen from then on, at once; replicas that lie elsewhere stay.",
     },
     Definition {
         name: "owner-silence",
@@ -173,7 +182,7 @@ pub(crate) const LIMITS: [&str; 2] = ["bandwidth-max", "iops-max"];
 
 /// Whether it says where replicas lie.
 pub(crate) fn is_of_place(name: &str) -> bool {
-    matches!(name, "pool" | "spread" | "spread-rule")
+    matches!(name, "near" | "pool" | "spread" | "spread-rule")
 }
 
 /// What is shown where the default is up to each process.
@@ -239,10 +248,12 @@ impl<'a> Applying<'a> {
     /// Where the replicas of the volume may lie.
     pub(crate) fn rules(self) -> Rules {
         let text = |name| self.value(name).and_then(Value::text);
+        let labels = |name| text(name).map(|text| selector(&text)).unwrap_or_default();
         Rules {
             spread: text("spread"),
             is_hard: text("spread-rule").is_some_and(|rule| rule == "hard"),
-            pool: text("pool").map(|text| selector(&text)).unwrap_or_default(),
+            pool: labels("pool"),
+            near: labels("near"),
         }
     }
 }

@@ -32,6 +32,7 @@ mod objects;
 mod once;
 mod owners;
 mod projects;
+mod publications;
 mod rebalance;
 mod recovery;
 mod removed;

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ashlar_proto::PublicationId;
+use ashlar_proto::api::PublishedName;
 use tonic::Status;
 
 use crate::handle::VolumeHandle;
@@ -39,18 +41,30 @@ const BUSY_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A volume to attach.
 #[derive(Clone, Debug)]
 pub struct Export {
-    /// Which; front ends have it by its name.
+    /// Which.
     pub volume: VolumeHandle,
+    /// Its publication to this node: one that a device has from an earlier publication is of no use.
+    pub publication: PublicationId,
     /// Nobody is to write.
     pub read_only: bool,
     /// By what, if that is said.
     pub attach: Option<Attach>,
 }
 
+impl Export {
+    /// What front ends call it.
+    fn name(&self) -> PublishedName {
+        PublishedName {
+            volume: self.volume.name.clone(),
+            publication: self.publication,
+        }
+    }
+}
+
 /// One way to attach volumes.
 #[tonic::async_trait]
 pub trait Attacher: fmt::Debug + Send + Sync {
-    /// The device of a volume, new or there already.
+    /// The device of a volume, new or there already. One of an earlier publication is ended first.
     ///
     /// # Errors
     /// A status for the CO: ALREADY_EXISTS where it is attached with other rights.

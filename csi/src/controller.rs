@@ -25,7 +25,6 @@ use crate::protocol as csi;
 use crate::protocol::controller_server::Controller;
 use crate::protocol::controller_service_capability::rpc::Type as Ability;
 use crate::protocol::controller_service_capability::{Rpc, Type};
-use crate::publications::Publications;
 use crate::refusal;
 
 /// What the controller can do.
@@ -53,7 +52,6 @@ const ABILITIES: [Ability; 16] = [
 pub(crate) struct ControllerService {
     api: ApiClient,
     pending: InProgress,
-    publications: Publications,
 }
 
 impl ControllerService {
@@ -62,7 +60,6 @@ impl ControllerService {
         Self {
             api,
             pending: InProgress::default(),
-            publications: Publications::default(),
         }
     }
 
@@ -109,7 +106,10 @@ impl ControllerService {
     }
 
     /// The snapshot of a handle, if it is there and not deleted.
-    async fn find_snapshot(&self, handle: &SnapshotHandle) -> Result<Option<Snapshot>, Status> {
+    pub(crate) async fn find_snapshot(
+        &self,
+        handle: &SnapshotHandle,
+    ) -> Result<Option<Snapshot>, Status> {
         let listed = self.api.snapshots(Some(&handle.volume.name), false).await;
         let listed = match listed {
             Ok(listed) => listed.items,

@@ -60,14 +60,14 @@ impl GroupService {
                 .api()
                 .create_snapshot(volume, &CreateSnapshot { name })
                 .await;
-            return Ok(vec![made.map_err(refusal::of_api)?]);
+            return Ok(vec![made.map_err(refusal::of_making)?]);
         }
         let request = CreateSnapshotGroup {
             name,
             volumes: names,
         };
         let made = self.controller.api().create_snapshot_group(&request).await;
-        Ok(made.map_err(refusal::of_api)?.snapshots)
+        Ok(made.map_err(refusal::of_making)?.snapshots)
     }
 }
 

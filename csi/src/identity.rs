@@ -50,7 +50,9 @@ impl Identity for IdentityService {
         let online = ExpansionType::Online.into();
         let capabilities = [
             service(ServiceType::ControllerService),
+            service(ServiceType::VolumeAccessibilityConstraints),
             service(ServiceType::GroupControllerService),
+            service(ServiceType::SnapshotMetadataService),
             Type::VolumeExpansion(VolumeExpansion { r#type: online }),
         ];
         let capabilities = capabilities

@@ -8,6 +8,7 @@
 //! ```text
 //! CO ── gRPC ── identity
 //!               controller, group controller ── api-client ── conductor
+//!               snapshot metadata ── api-client, and block maps that its user reads
 //!               node ── attacher (a block device), file systems, mounts
 //! ```
 
@@ -28,13 +29,17 @@ mod node_id;
 mod pages;
 mod parameters;
 mod protocol;
-mod publications;
+mod publish_context;
 mod refusal;
 mod server;
 mod sizes;
+mod snapshot_metadata;
+mod topology;
 
 pub use attacher::{Attach, Attacher, ByWay, Export, FuseLoop, Iscsi, NbdKernel, NbdServer};
 pub use handle::VolumeHandle;
 pub use identity::DRIVER_NAME;
 pub use node_id::{NodeName, NodeNameError};
-pub use server::{DriverOptions, NodeOptions, ServeError, serve};
+pub use server::{ControllerOptions, DriverOptions, NodeOptions, ServeError, serve};
+pub use snapshot_metadata::{BlockMaps, ByteRange, MapError, MapPiece, MapQuestion};
+pub use topology::{NodeLabels, NodeLabelsError, NodeTopology};

@@ -28,6 +28,8 @@ use crate::protocol::node_server::Node;
 use crate::protocol::node_service_capability::rpc::Type as Ability;
 use crate::protocol::node_service_capability::{Rpc, Type};
 use crate::refusal;
+use crate::server::NodeOptions;
+use crate::topology::NodeTopology;
 
 /// What the node can do.
 const ABILITIES: [Ability; 4] = [
@@ -42,17 +44,19 @@ const ABILITIES: [Ability; 4] = [
 pub(crate) struct NodeService {
     name: NodeName,
     attacher: Arc<dyn Attacher>,
+    topology: NodeTopology,
     state: PathBuf,
     pending: InProgress,
 }
 
 impl NodeService {
-    /// The service of a host that attaches so, with a directory for marks.
-    pub fn new(name: NodeName, attacher: Arc<dyn Attacher>, state: PathBuf) -> Self {
+    /// The service of a host.
+    pub fn new(host: NodeOptions) -> Self {
         Self {
-            name,
-            attacher,
-            state,
+            name: host.name,
+            attacher: host.attacher,
+            topology: host.topology,
+            state: host.state,
             pending: InProgress::default(),
         }
     }
@@ -106,7 +110,7 @@ macro_rules! calls {
                 Ok(Response::new(csi::NodeGetInfoResponse {
                     node_id: self.name.to_id(),
                     max_volumes_per_node: 0,
-                    accessible_topology: None,
+                    accessible_topology: Some(self.topology.segments(&self.name).await?),
                 }))
             }
 

@@ -2,7 +2,7 @@
 //!
 //! A key that is not known is refused: a misspelt one would silently give another volume than was meant.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
 
@@ -10,6 +10,8 @@ use ashlar_proto::ByteCount;
 use ashlar_proto::api::{AckRule, Reserve, Volume};
 use ashlar_proto::limits::REPLICAS_MAX;
 use tonic::Status;
+
+use crate::topology::is_part;
 
 /// Copies of a volume of which no number is asked for.
 pub(crate) const REPLICAS_DEFAULT: u8 = 3;
@@ -43,7 +45,7 @@ pub enum Attach {
 }
 
 /// What is asked of a new volume.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Parameters {
     /// Copies, if a number is asked for.
     pub replicas: Option<u8>,
@@ -53,15 +55,21 @@ pub(crate) struct Parameters {
     pub fs: Option<FileSystem>,
     /// How hosts attach it.
     pub attach: Attach,
+    /// The labels of the disks that it may lie on, if they are named.
+    pub pool: Option<String>,
+    /// The label that a replica is to share with the node that uses the volume, if one is named.
+    pub near: Option<String>,
     /// What can be changed later.
     pub mutable: Mutable,
 }
 
 /// What can be changed of a volume.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mutable {
     /// What is kept for it, if that is asked for.
     pub reserve: Option<Reserve>,
+    /// Its limits: settings of volumes, whose values the conductor reads.
+    pub limits: BTreeMap<String, String>,
 }
 
 impl Parameters {
@@ -92,14 +100,36 @@ impl Parameters {
                 }
                 FS_TYPE => parameters.fs = Some(value.parse()?),
                 ATTACH => parameters.attach = value.parse()?,
-                "reserve" => parameters.mutable.reserve = Some(reserve(value)?),
+                "pool" => parameters.pool = Some(value.clone()),
+                "near" if is_part(value) => parameters.near = Some(value.clone()),
+                "near" => return Err(wrong(key, value, "a label of nodes, as zone")),
                 key if key.starts_with(SIDECAR_PREFIX) => {}
-                _ => return Err(unknown(key, "replicas, ack, fsType, attach and reserve")),
+                key => {
+                    if !parameters.mutable.read(key, value)? {
+                        let known = format!("replicas, ack, fsType, attach, pool, near, {MUTABLE}");
+                        return Err(unknown(key, &known));
+                    }
+                }
             }
         }
         let mutable = Mutable::of(mutable)?;
         parameters.mutable.reserve = mutable.reserve.or(parameters.mutable.reserve);
+        parameters.mutable.limits.extend(mutable.limits);
         Ok(parameters)
+    }
+
+    /// The settings of a volume that is made anew, near to that place.
+    pub fn settings(&self, near: Option<&str>) -> BTreeMap<String, String> {
+        let mut settings = self.settings_of_copy(near);
+        settings.extend(self.pool.clone().map(|pool| ("pool".to_owned(), pool)));
+        settings
+    }
+
+    /// The settings that a copy is given once it is made: it lies in the pool of what it is a copy of.
+    pub fn settings_of_copy(&self, near: Option<&str>) -> BTreeMap<String, String> {
+        let mut settings = self.mutable.limits.clone();
+        settings.extend(near.map(|near| ("near".to_owned(), near.to_owned())));
+        settings
     }
 
     /// Whether a volume is such a one. What can be changed may have been.
@@ -127,14 +157,31 @@ impl Mutable {
     pub fn of(map: &HashMap<String, String>) -> Result<Self, Status> {
         let mut changes = Self::default();
         for (key, value) in map {
-            match key.as_str() {
-                "reserve" => changes.reserve = Some(reserve(value)?),
-                _ => return Err(unknown(key, "reserve")),
+            if !changes.read(key, value)? {
+                return Err(unknown(key, MUTABLE));
             }
         }
         Ok(changes)
     }
+
+    /// Takes one in; whether there is such a key.
+    fn read(&mut self, key: &str, value: &str) -> Result<bool, Status> {
+        let limit = match key {
+            "reserve" => {
+                self.reserve = Some(reserve(value)?);
+                return Ok(true);
+            }
+            "iops" => "iops-max",
+            "bandwidth" => "bandwidth-max",
+            _ => return Ok(false),
+        };
+        self.limits.insert(limit.to_owned(), value.to_owned());
+        Ok(true)
+    }
 }
+
+/// The keys of what can be changed.
+const MUTABLE: &str = "reserve, iops and bandwidth";
 
 /// The file system that a volume's context names, if any.
 ///
@@ -241,17 +288,31 @@ mod tests {
             ("fsType", "xfs"),
             ("attach", "iscsi"),
             ("reserve", "none"),
+            ("pool", "media=nvme"),
+            ("near", "zone"),
+            ("iops", "500"),
+            ("bandwidth", "50MiB"),
             ("csi.storage.k8s.io/pvc/name", "claim"),
         ];
-        let read = read(&fixed, &[("reserve", "4096")]).unwrap();
+        let read = read(&fixed, &[("reserve", "4096"), ("iops", "unlimited")]).unwrap();
         assert_eq!(read.replicas, Some(2));
         assert_eq!(read.ack, Some(AckRule::All));
         assert_eq!(read.fs, Some(FileSystem::Xfs));
+        assert_eq!(read.near.as_deref(), Some("zone"));
         assert_eq!(
             read.mutable.reserve,
             Some(Reserve::Bytes(ByteCount::new(4096))),
             "what can be changed counts more"
         );
+        let settings = [
+            ("bandwidth-max", "50MiB"),
+            ("iops-max", "unlimited"),
+            ("near", "zone=a"),
+            ("pool", "media=nvme"),
+        ];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(read.settings(Some("zone=a")), BTreeMap::from(settings));
+        assert!(!read.settings_of_copy(None).contains_key("pool"));
         assert_eq!(
             fs_of_context(&read.context()).unwrap(),
             Some(FileSystem::Xfs)
@@ -271,11 +332,14 @@ mod tests {
             ("ack", "one"),
             ("fsType", "ext3"),
             ("attach", "floppy"),
+            ("near", "zone=a"),
             ("reserve", "0"),
         ] {
             let code = read(&[(key, value)], &[]).unwrap_err().code();
             assert_eq!(code, tonic::Code::InvalidArgument, "{key}={value}");
         }
-        assert!(read(&[], &[("replicas", "3")]).is_err(), "not mutable");
+        for key in ["replicas", "pool"] {
+            assert!(read(&[], &[(key, "3")]).is_err(), "{key} is not mutable");
+        }
     }
 }

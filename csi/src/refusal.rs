@@ -16,10 +16,24 @@ pub(crate) fn of_api(error: ApiError) -> Status {
     Status::new(code, error.to_string())
 }
 
+/// The same for a call that makes what was not there a moment ago: if it is there now, an earlier call that was
+/// given up, or its driver killed, has made it since. Whoever asks again finds it.
+pub(crate) fn of_making(error: ApiError) -> Status {
+    let code = error.problem().map(|problem| problem.code.as_str());
+    if matches!(code, Some("volume-exists" | "snapshot-exists")) {
+        return Status::aborted(format!(
+            "an earlier call has made it just now: try again ({error})"
+        ));
+    }
+    of_api(error)
+}
+
 /// The code for a problem of `docs/api.md`.
 fn of_problem(code: &str, http_status: u16) -> Code {
     match code {
-        "volume-exists" | "snapshot-exists" | "target-exists" => Code::AlreadyExists,
+        "volume-exists" | "snapshot-exists" | "target-exists" | "volume-published-otherwise" => {
+            Code::AlreadyExists
+        }
         "client-denied" => Code::PermissionDenied,
         // Something of the volume is under way: the caller tries again.
         "volume-not-ready" | "group-in-progress" => Code::Aborted,
@@ -73,6 +87,8 @@ mod tests {
             ("volume-not-found", 404, Code::NotFound),
             ("volume-not-ready", 409, Code::Aborted),
             ("volume-attached", 409, Code::FailedPrecondition),
+            ("volume-published", 409, Code::FailedPrecondition),
+            ("volume-published-otherwise", 409, Code::AlreadyExists),
             ("volume-has-snapshots", 409, Code::FailedPrecondition),
             ("too-many-snapshots", 409, Code::ResourceExhausted),
             ("no-placement", 507, Code::ResourceExhausted),

@@ -22,6 +22,9 @@ use crate::protocol::controller_server::ControllerServer;
 use crate::protocol::group_controller_server::GroupControllerServer;
 use crate::protocol::identity_server::IdentityServer;
 use crate::protocol::node_server::NodeServer;
+use crate::protocol::snapshot_metadata_server::SnapshotMetadataServer;
+use crate::snapshot_metadata::{BlockMaps, SnapshotMetadataService};
+use crate::topology::NodeTopology;
 
 /// How long a socket may be open after its process was killed.
 const DYING_MAX: Duration = Duration::from_secs(2);
@@ -34,10 +37,19 @@ const DYING_LOOK: Duration = Duration::from_millis(50);
 pub struct DriverOptions {
     /// The path of the socket.
     pub socket: PathBuf,
-    /// The conductor, where there is to be a controller.
-    pub controller: Option<ApiClient>,
+    /// What a controller needs, where there is to be one.
+    pub controller: Option<ControllerOptions>,
     /// The host, where there is to be a node service.
     pub node: Option<NodeOptions>,
+}
+
+/// What the services of a controller go by.
+#[derive(Clone, Debug)]
+pub struct ControllerOptions {
+    /// The conductor.
+    pub api: ApiClient,
+    /// Who reads the maps of snapshots.
+    pub maps: Arc<dyn BlockMaps>,
 }
 
 /// The host of a node service.
@@ -47,6 +59,8 @@ pub struct NodeOptions {
     pub name: NodeName,
     /// How it attaches volumes.
     pub attacher: Arc<dyn Attacher>,
+    /// Where it is.
+    pub topology: NodeTopology,
     /// A directory that is this driver's alone; it need not outlive the machine.
     pub state: PathBuf,
 }
@@ -89,21 +103,29 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let listener = listen(&options.socket).await?;
     let identity = IdentityService {
-        api: options.controller.clone(),
+        api: options.controller.as_ref().map(|one| one.api.clone()),
     };
-    let controller = options
-        .controller
-        .map(|api| Arc::new(ControllerService::new(api)));
+    let (controller, maps) = match options.controller {
+        Some(one) => (
+            Some(Arc::new(ControllerService::new(one.api))),
+            Some(one.maps),
+        ),
+        None => (None, None),
+    };
+    let metadata = controller.clone().zip(maps).map(|(controller, maps)| {
+        SnapshotMetadataServer::new(SnapshotMetadataService::new(controller, maps))
+    });
     let group = controller
         .clone()
         .map(|controller| GroupControllerServer::new(GroupService { controller }));
     let node = options
         .node
-        .map(|node| NodeServer::new(NodeService::new(node.name, node.attacher, node.state)));
+        .map(|node| NodeServer::new(NodeService::new(node)));
     let served = Server::builder()
         .add_service(IdentityServer::new(identity))
         .add_optional_service(controller.map(ControllerServer::from_arc))
         .add_optional_service(group)
+        .add_optional_service(metadata)
         .add_optional_service(node)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await;

@@ -45,8 +45,8 @@ pub enum OpenError {
     /// It cannot be served now; a retry may help.
     #[error("export is not available now: too few of its replicas answer")]
     Unavailable,
-    /// This client may not have it.
-    #[error("export may not be opened by this client")]
+    /// This client may not have it, or no more.
+    #[error("export may not be opened by this client: it was taken from it, or never its own")]
     Denied,
     /// The server is being stopped.
     #[error("server is shutting down")]

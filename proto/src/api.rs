@@ -12,6 +12,7 @@ mod inventory;
 mod labels;
 mod maps;
 mod placement;
+mod publications;
 mod rebalance;
 mod reservations;
 mod resize;
@@ -28,7 +29,8 @@ use std::collections::BTreeMap;
 
 use crate::address::Address;
 use crate::ids::{
-    ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, ReplicaId, ShardIndex, VolumeId,
+    ByteCount, ClusterId, DiskId, Epoch, Generation, Layer, NodeId, PublicationId, ReplicaId,
+    ShardIndex, VolumeId,
 };
 use crate::layers::LayerTable;
 
@@ -64,6 +66,7 @@ pub use inventory::{
 pub use labels::{LabelDisk, LabelVolume, SetLabels};
 pub use maps::{AskMaps, AskedMap, VolumeMaps};
 pub use placement::{ExplainedDisk, ExplainedPlacement, Verdict};
+pub use publications::{NotPublished, Publication, PublishVolume, PublishedName, UnpublishVolume};
 pub use rebalance::{
     DiskFill, DiskPlace, PlannedMove, Rebalance, RebalanceMove, RebalancePlan, RebalanceState,
     RebalanceSummary, SetRebalance,
@@ -234,6 +237,9 @@ pub struct Volume {
     pub flattening: Option<Flattening>,
     /// Who has it attached, if anybody.
     pub attached_by: Option<String>,
+    /// The node that it is for, if it is for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publication: Option<Publication>,
     /// How iSCSI servers serve it.
     #[serde(default, skip_serializing_if = "VolumeService::is_none")]
     pub service: VolumeService,
@@ -315,6 +321,10 @@ pub struct AttachRequest {
     /// Who attaches is an iSCSI server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<AttachServer>,
+    /// The publication that it is for: needed where the volume is published. Of one publication who attaches
+    /// last has the volume, unless iSCSI servers settle that among themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publication: Option<PublicationId>,
 }
 
 /// Who a repair owner on the node of that name says it is, see [`AttachRequest::owner`].
@@ -806,6 +816,7 @@ mod tests {
             owner,
             force,
             repair,
+            publication: None,
         };
         let text = serde_json::to_string(&request).unwrap();
         assert_eq!(text, r#"{"owner":"me","force":false}"#);

@@ -127,6 +127,10 @@ hex_id! {
     VolumeId(u64, 16)
 }
 hex_id! {
+    /// One publication of a volume to a node: drawn at random, never used again.
+    PublicationId(u64, 16)
+}
+hex_id! {
     /// One life of one copy of one shard on one disk; a wiped replica is a new one.
     ReplicaId(u64, 16)
 }

@@ -23,8 +23,8 @@ pub use address::{Address, ParseAddressError};
 pub use frame::{FRAME_HEADER_BYTES, FrameError, FrameHeader, FrameKind};
 pub use ids::{
     BlockCount, BlockIndex, ByteCount, ClusterId, DiskId, Epoch, Generation, GroupId, Handle,
-    Incarnation, LaneIndex, Layer, Lsn, NodeId, ReplicaId, Seq, ShardIndex, VolumeId, Window,
-    lane_of,
+    Incarnation, LaneIndex, Layer, Lsn, NodeId, PublicationId, ReplicaId, Seq, ShardIndex,
+    VolumeId, Window, lane_of,
 };
 pub use iscsi::{InitiatorPattern, InitiatorPort, IscsiName, Lun, PortalGroup};
 pub use layers::{LayerRange, LayerTable};

@@ -10,8 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use crate::api::ReservationKey;
 use crate::limits::LUN_MAX;
 use crate::{
-    Address, ClusterId, DiskId, InitiatorPattern, InitiatorPort, IscsiName, Lun, ReplicaId,
-    VolumeId,
+    Address, ClusterId, DiskId, InitiatorPattern, InitiatorPort, IscsiName, Lun, PublicationId,
+    ReplicaId, VolumeId,
 };
 
 /// Types that are text in JSON.
@@ -43,6 +43,11 @@ text_schema! {
     VolumeId: {
         "type": "string",
         "description": "The id of a volume, never used again.",
+        "pattern": "^[0-9a-fA-F]{16}$"
+    }
+    PublicationId: {
+        "type": "string",
+        "description": "The id of a publication of a volume to a node, drawn at random.",
         "pattern": "^[0-9a-fA-F]{16}$"
     }
     ReplicaId: {

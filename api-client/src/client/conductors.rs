@@ -11,19 +11,28 @@
 //! Who has one address alone is sent on, too, but waits for nobody, unless an answer was lost of what is
 //! carried out once.
 
+use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ashlar_proto::api::Problem;
-use reqwest::header::{AUTHORIZATION, LOCATION};
+use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION};
 use reqwest::{Method, Request, RequestBuilder, Response, Url};
 use serde::Deserialize;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::{ANSWER_MAX, ApiError, once, root_cause};
 
 /// How long one of several conductors may take for an answer that waits for nobody.
 const ATTEMPT_MAX: Duration = Duration::from_secs(2);
+
+/// How long a read waits for one of several conductors before the next one is asked as well.
+const HEDGE: Duration = Duration::from_millis(500);
+
+/// How long the conductor that is known has before others are asked whether they lead.
+const HEAD_START: Duration = Duration::from_millis(100);
 
 /// How long a conductor may take to say whether it leads.
 const KNOCK_MAX: Duration = Duration::from_millis(700);
@@ -70,6 +79,19 @@ enum Attempt {
     Failed(ApiError),
 }
 
+impl Attempt {
+    /// Whether the conductor has said something that counts.
+    fn is_answer(&self) -> bool {
+        match self {
+            Self::Done(_) | Self::SentOn(_) => true,
+            Self::NoLeader(_) => false,
+            Self::Failed(error) => {
+                !error.is_unreachable() && !matches!(error, ApiError::NoAnswer { .. })
+            }
+        }
+    }
+}
+
 impl Conductors {
     /// Those at `http://HOST:PORT` or `HOST:PORT`, with commas between them.
     pub(super) fn parse(text: &str) -> Result<Self, ApiError> {
@@ -110,6 +132,7 @@ impl Conductors {
         let first = self.first();
         let mut request = request.map_err(|error| super::strange(&first, root_cause(&error)))?;
         let is_repeatable = is_repeatable(&request);
+        let is_hedged = self.are_several() && may_be_hedged(&request);
         if self.are_several() && is_repeatable {
             let timeout = request.timeout().copied().unwrap_or(ANSWER_MAX);
             *request.timeout_mut() = Some(timeout.saturating_sub(ANSWER_MAX) + ATTEMPT_MAX);
@@ -128,7 +151,14 @@ impl Conductors {
                     "the request cannot be sent".to_owned(),
                 ));
             };
-            let error = match attempt(&http, again, &url).await {
+            let attempted = if is_hedged {
+                let (by, attempted) = self.attempt_hedged(&http, again, &url).await;
+                url = by;
+                attempted
+            } else {
+                attempt(&http, again, &url).await
+            };
+            let error = match attempted {
                 Attempt::Done(response) => {
                     self.learn(url);
                     return Ok(response);
@@ -168,32 +198,84 @@ impl Conductors {
         }
     }
 
-    /// The conductor that says that it leads, if one does until `deadline`.
+    /// The conductor that says that it leads, if one does until `deadline`. All are asked side by side, the one
+    /// that is known a moment before the others: one that hangs holds up nobody.
     async fn find(&self, http: &reqwest::Client, of: &Request, deadline: Instant) -> Option<Url> {
-        let mut url = self.first();
-        while Instant::now() < deadline {
-            url = match knock(http, of, &url).await {
-                Knocked::Leads => {
-                    self.learn(url.clone());
-                    return Some(url);
-                }
-                Knocked::Follows(leader) if leader != url => {
-                    if matches!(knock(http, of, &leader).await, Knocked::Leads) {
-                        self.learn(leader.clone());
-                        return Some(leader);
+        let token = of.headers().get(AUTHORIZATION).cloned();
+        let knock_at = |url: Url, pause: Duration| {
+            let (http, token) = (http.clone(), token.clone());
+            async move {
+                tokio::time::sleep(pause).await;
+                let said = knock(&http, token, &url).await;
+                (url, said)
+            }
+        };
+        let first = self.first();
+        let mut waiting: VecDeque<Url> = self.all.iter().cloned().collect();
+        waiting.retain(|url| *url != first);
+        let mut asked = vec![first.clone()];
+        let mut knocks = JoinSet::new();
+        knocks.spawn(knock_at(first, Duration::ZERO));
+        let is_over = tokio::time::sleep_until(deadline);
+        tokio::pin!(is_over);
+        loop {
+            tokio::select! {
+                Some(Ok((url, said))) = knocks.join_next() => match said {
+                    Knocked::Leads => {
+                        self.learn(url.clone());
+                        return Some(url);
                     }
-                    tokio::time::sleep(PAUSE).await;
-                    self.after(&url)
-                }
-                // It has no such question: then it says itself what is wrong.
-                Knocked::Strange => return Some(url),
-                Knocked::Follows(_) | Knocked::Nothing => {
-                    tokio::time::sleep(PAUSE).await;
-                    self.after(&url)
-                }
-            };
+                    // It has no such question: then it says itself what is wrong.
+                    Knocked::Strange => return Some(url),
+                    Knocked::Follows(leader) if !asked.contains(&leader) => {
+                        waiting.retain(|url| *url != leader);
+                        waiting.push_front(leader);
+                        knocks.spawn(knock_at(url, PAUSE));
+                    }
+                    Knocked::Follows(_) | Knocked::Nothing => {
+                        knocks.spawn(knock_at(url, PAUSE));
+                    }
+                },
+                () = tokio::time::sleep(HEAD_START), if !waiting.is_empty() => {}
+                () = &mut is_over => return None,
+            }
+            if let Some(next) = waiting.pop_front() {
+                asked.push(next.clone());
+                knocks.spawn(knock_at(next, Duration::ZERO));
+            }
         }
-        None
+    }
+
+    /// Sends what may be sent twice and waits for nobody; where no answer comes soon, to the next one as well.
+    /// Gives who answered.
+    async fn attempt_hedged(
+        &self,
+        http: &reqwest::Client,
+        request: Request,
+        url: &Url,
+    ) -> (Url, Attempt) {
+        let Some(again) = request.try_clone() else {
+            let done = attempt(http, request, url).await;
+            return (url.clone(), done);
+        };
+        let mut first = pin!(attempt(http, request, url));
+        if let Ok(done) = tokio::time::timeout(HEDGE, first.as_mut()).await {
+            return (url.clone(), done);
+        }
+        let next = self.after(url);
+        let mut second = pin!(attempt(http, again, &next));
+        let (is_first, done) = tokio::select! {
+            done = first.as_mut() => (true, done),
+            done = second.as_mut() => (false, done),
+        };
+        // One that follows sends on to the one that is still at it: that one's answer is waited for.
+        let is_sent_back = matches!(&done, Attempt::SentOn(leader) if !is_first && leader == url);
+        match (is_first, done.is_answer() && !is_sent_back) {
+            (true, true) => (url.clone(), done),
+            (false, true) => (next.clone(), done),
+            (true, false) => (next.clone(), second.await),
+            (false, false) => (url.clone(), first.await),
+        }
     }
 
     fn learn(&self, url: Url) {
@@ -261,6 +343,12 @@ fn is_repeatable(request: &Request) -> bool {
         || *request.method() == Method::POST && last.is_some_and(|last| REPEATABLE.contains(&last))
 }
 
+/// Whether it reads, and waits for nobody: one that waits for a change is silent until there is one.
+fn may_be_hedged(request: &Request) -> bool {
+    let waits = request.timeout().is_some_and(|time| *time > ANSWER_MAX);
+    *request.method() == Method::GET && !waits
+}
+
 async fn attempt(http: &reqwest::Client, mut request: Request, url: &Url) -> Attempt {
     aim(&mut request, url);
     let response = match http.execute(request).await {
@@ -298,14 +386,14 @@ enum Knocked {
     Strange,
 }
 
-/// `GET /v1/leader`, as whoever sends `of`.
-async fn knock(http: &reqwest::Client, of: &Request, url: &Url) -> Knocked {
+/// `GET /v1/leader`, as whoever has that token.
+async fn knock(http: &reqwest::Client, token: Option<HeaderValue>, url: &Url) -> Knocked {
     let mut at = url.clone();
     at.set_path("/v1/leader");
     let mut question = Request::new(Method::GET, at);
     *question.timeout_mut() = Some(KNOCK_MAX);
-    if let Some(token) = of.headers().get(AUTHORIZATION) {
-        question.headers_mut().insert(AUTHORIZATION, token.clone());
+    if let Some(token) = token {
+        question.headers_mut().insert(AUTHORIZATION, token);
     }
     let Ok(response) = http.execute(question).await else {
         return Knocked::Nothing;

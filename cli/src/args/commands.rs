@@ -87,6 +87,37 @@ pub enum VolumeCommand {
         /// Its name.
         name: String,
     },
+    /// Give a volume to a node: only that one may attach it, as NAME:PUBLICATION.
+    #[command(after_help = "\
+Example:
+  ashlar volume publish data --node host-1
+
+The CSI driver does this where Kubernetes asks for it. A volume is one node's at a time, and what attaches it \
+shows the publication that this prints: nbd://HOST/data:PUBLICATION.")]
+    Publish {
+        /// Its name.
+        name: String,
+        /// The node: any text.
+        #[arg(long)]
+        node: String,
+        /// Nobody may write there.
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// Take a volume from the node that it is published to.
+    #[command(after_help = "\
+Example:
+  ashlar volume unpublish data --node host-1
+
+Who has it attached there is fenced: nothing that it writes from then on has any effect once the volume is \
+attached elsewhere. The node is not asked, and may be dead.")]
+    Unpublish {
+        /// Its name.
+        name: String,
+        /// The node [default: whichever has it].
+        #[arg(long)]
+        node: Option<String>,
+    },
     /// Have a volume attached only by who gives its key, or by all again.
     Key {
         /// What to do.

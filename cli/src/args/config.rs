@@ -28,6 +28,9 @@ pub struct VolumeRules {
     /// Keep it on disks with these labels, their own or those of their nodes, as media=nvme,region=eu.
     #[arg(long, value_name = "LABEL=VALUE,…")]
     pub pool: Option<String>,
+    /// Keep one replica of each shard at such a place where there is room, as zone=a: that of who uses it.
+    #[arg(long, value_name = "LABEL=VALUE,…")]
+    pub near: Option<String>,
     /// Set a setting of it, as iops-max=5000; may be given more than once. See `ashlar config list`.
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
     pub set: Vec<(String, String)>,
@@ -44,6 +47,7 @@ impl VolumeRules {
             ("spread", self.spread.clone()),
             ("spread-rule", self.spread_hard.then(|| "hard".to_owned())),
             ("pool", self.pool.clone()),
+            ("near", self.near.clone()),
         ];
         for (name, value) in pairs {
             settings.extend(value.map(|value| (name.to_owned(), value)));

@@ -59,6 +59,15 @@ pub struct CsiArgs {
     #[arg(long, value_name = "NAME")]
     pub node_id: Option<NodeName>,
 
+    /// Where this node is, by the labels that stores have: zone=a,rack=7. Its name is its `host`. A StorageClass
+    /// may ask for volumes with a replica near the node that uses them (`near`).
+    #[arg(long, value_name = "LABEL=VALUE", value_delimiter = ',', value_parser = parse_pair)]
+    pub topology: Vec<(String, String)>,
+
+    /// The same from labels that Kubernetes has of the node, as zone=topology.kubernetes.io/zone.
+    #[arg(long, value_name = "LABEL=KEY", value_delimiter = ',', value_parser = parse_pair)]
+    pub topology_of_node: Vec<(String, String)>,
+
     /// How this node attaches volumes; needed unless the mode is controller. With `nbd,iscsi` the
     /// StorageClass says (`attach`).
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -88,6 +97,16 @@ pub struct CsiArgs {
     /// What every role has.
     #[command(flatten)]
     pub process: ProcessArgs,
+}
+
+/// Reads `NAME=TEXT`.
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err("give NAME=VALUE, and commas between several".to_owned()),
+    }
 }
 
 /// Reads a time of whole seconds, which is what the kernel takes.

@@ -68,6 +68,7 @@ fn map(name: &str) -> VolumeMap {
             settled_layer: Layer::default(),
             snapshots: 0,
             attached_by: None,
+            publication: None,
             service: ashlar_proto::api::VolumeService::default(),
             hold: None,
             shards: Vec::new(),

@@ -240,6 +240,7 @@ async fn commit(client: &ApiClient, name: &str, owner: String, repair: bool, kee
         force,
         repair,
         server: None,
+        publication: None,
     };
     let volume = client.attach(name, &request).await.unwrap().volume;
     let shard = &volume.shards[0];

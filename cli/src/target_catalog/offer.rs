@@ -7,9 +7,10 @@ use std::str::FromStr;
 
 use ashlar_iscsi_server::{Access, Authentication, ChapSecret, TargetInfo, UnitInfo};
 use ashlar_proto::api::{
-    ChapLogin, ServedTarget, ServedTargets, Snapshot, SnapshotState, Volume, VolumeState,
+    ChapLogin, PublishedName, ServedTarget, ServedTargets, Snapshot, SnapshotState, Volume,
+    VolumeState,
 };
-use ashlar_proto::{ClusterId, IscsiName, Layer, Lun, VolumeId};
+use ashlar_proto::{ClusterId, IscsiName, Layer, Lun, PublicationId, VolumeId};
 use aws_lc_rs::digest;
 
 /// What the names of targets begin with that stand for a volume or a snapshot each.
@@ -18,10 +19,13 @@ const PREFIX: &str = "iqn.2026-11.io.ashlar:";
 /// The same for those of a project, whose name follows: no name of a target has a `/`.
 const PROJECT_PREFIX: &str = "iqn.2026-11.io.ashlar.projects:";
 
+/// The same for those that are published to a node: the publication and the volume's name follow.
+const PUBLISHED_PREFIX: &str = "iqn.2026-11.io.ashlar.publications:";
+
 /// What a logical unit stands for.
 ///
-/// Text form, which [`UnitInfo::volume`] has: `NAME#ID`, or `NAME@SNAPSHOT#ID.LAYER`. No name has a
-/// `#` or an `@` in it.
+/// Text form, which [`UnitInfo::volume`] has: `NAME#ID`, `NAME:PUBLICATION#ID` or `NAME@SNAPSHOT#ID.LAYER`. No
+/// name has a `#`, a `:` or an `@` in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnitOf {
     /// The volume.
@@ -30,14 +34,17 @@ pub struct UnitOf {
     pub volume_name: String,
     /// The layer of the snapshot and its name, if it is one.
     pub layer: Option<(Layer, String)>,
+    /// The volume is published to a node, and offered for that one.
+    pub publication: Option<PublicationId>,
 }
 
 impl UnitOf {
     /// The export that it is.
     pub fn export(&self) -> String {
-        match &self.layer {
-            None => self.volume_name.clone(),
-            Some((_, snapshot)) => format!("{}@{snapshot}", self.volume_name),
+        match (&self.layer, self.publication) {
+            (Some((_, snapshot)), _) => format!("{}@{snapshot}", self.volume_name),
+            (None, Some(id)) => format!("{}:{id}", self.volume_name),
+            (None, None) => self.volume_name.clone(),
         }
     }
 
@@ -46,8 +53,9 @@ impl UnitOf {
         (self.volume, self.layer.as_ref().map(|(layer, _)| *layer))
     }
 
-    /// What names it for ever, wherever it is served: of the cluster, the volume, and the layer.
-    /// Hashed, so that any part of it differs as well.
+    /// What names it for ever, wherever it is served: of the cluster, the volume, and the layer. Each publication
+    /// is a unit of its own: sessions of a node that has lost the volume do not share one with those of the node
+    /// that has it now. Hashed, so that any part of it differs as well.
     fn id(&self, cluster: ClusterId) -> u128 {
         let mut context = digest::Context::new(&digest::SHA256);
         context.update(b"ashlar logical unit");
@@ -55,6 +63,10 @@ impl UnitOf {
         context.update(&self.volume.get().to_be_bytes());
         if let Some((layer, _)) = &self.layer {
             context.update(&layer.get().to_be_bytes());
+        }
+        if let Some(publication) = self.publication {
+            context.update(b"publication");
+            context.update(&publication.get().to_be_bytes());
         }
         let mut id = [0; 16];
         id.copy_from_slice(&context.finish().as_ref()[..16]);
@@ -93,10 +105,16 @@ impl FromStr for UnitOf {
             }
             _ => return Err(NoUnit),
         };
+        let (volume_name, publication) = match volume_name.split_once(':') {
+            None => (volume_name, None),
+            Some((name, id)) if layer.is_none() => (name, Some(id.parse().map_err(|_| NoUnit)?)),
+            Some(_) => return Err(NoUnit),
+        };
         Ok(Self {
             volume,
             volume_name: volume_name.to_owned(),
             layer,
+            publication,
         })
     }
 }
@@ -116,6 +134,7 @@ impl Listed {
             volume: volume.id,
             volume_name: volume.name,
             layer: None,
+            publication: volume.publication.map(|publication| publication.id),
         });
         let snapshots = snapshots.into_iter();
         let snapshots = snapshots.filter(|snapshot| snapshot.state == SnapshotState::Ready);
@@ -123,6 +142,7 @@ impl Listed {
             volume: snapshot.volume,
             volume_name: snapshot.volume_name,
             layer: Some((snapshot.layer, snapshot.name)),
+            publication: None,
         });
         let units = volumes.chain(snapshots).collect();
         Self { units }
@@ -152,6 +172,7 @@ fn offer(cluster: ClusterId, target: &ServedTarget, initiator: Option<&IscsiName
             volume: unit.volume,
             volume_name: unit.volume_name.clone(),
             layer: None,
+            publication: None,
         };
         let info = info(cluster, unit.lun, &of, unit.read_only);
         (info, of)
@@ -208,11 +229,35 @@ fn secret(login: &ChapLogin) -> ChapSecret {
 
 /// Whether a target of that name may be one that stands for a volume or a snapshot.
 pub fn may_be_of_volume(name: &str) -> bool {
-    name.starts_with(PREFIX) || name.starts_with(PROJECT_PREFIX)
+    let prefixes = [PREFIX, PROJECT_PREFIX, PUBLISHED_PREFIX];
+    prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// The export of the publication that a target's name is of.
+pub fn export_of_published(name: &str) -> Option<String> {
+    let (publication, volume) = name.strip_prefix(PUBLISHED_PREFIX)?.split_once(':')?;
+    let named = PublishedName {
+        volume: volume.replacen(':', "/", 1),
+        publication: publication.parse().ok()?,
+    };
+    Some(named.to_string())
+}
+
+/// What is left of a target whose publication is over. A host that lost its connections before it was told
+/// tries for ever where the target is not found, and what it still has to write waits as long; where the
+/// target is there, without a unit, that fails at once.
+pub fn without_units(name: &str) -> TargetInfo {
+    TargetInfo {
+        name: name.to_owned(),
+        alias: None,
+        access: Access::Granted(Authentication::default()),
+        units: Vec::new(),
+    }
 }
 
 /// A target for each volume that no target offers, and for each snapshot: open to everybody, with it as
-/// its LUN 1. Where somebody has made a target of that name there is only that one.
+/// its LUN 1. One that is published is there under its publication's name alone. Where somebody has made a
+/// target of that name there is only that one.
 pub fn others(served: &ServedTargets, listed: &Listed) -> Vec<Offer> {
     let units = served.targets.iter().flat_map(|target| &target.units);
     let offered: BTreeSet<VolumeId> = units.map(|unit| unit.volume).collect();
@@ -226,9 +271,13 @@ pub fn others(served: &ServedTargets, listed: &Listed) -> Vec<Offer> {
 }
 
 fn offer_alone(cluster: ClusterId, of: &UnitOf) -> Offer {
-    let volume = match of.volume_name.split_once('/') {
-        None => format!("{PREFIX}{}", of.volume_name),
-        Some((project, volume)) => format!("{PROJECT_PREFIX}{project}:{volume}"),
+    let volume = match (of.publication, of.volume_name.split_once('/')) {
+        (Some(id), _) => format!(
+            "{PUBLISHED_PREFIX}{id}:{}",
+            of.volume_name.replace('/', ":")
+        ),
+        (None, None) => format!("{PREFIX}{}", of.volume_name),
+        (None, Some((project, volume))) => format!("{PROJECT_PREFIX}{project}:{volume}"),
     };
     let name = match &of.layer {
         None => volume,

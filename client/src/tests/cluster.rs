@@ -254,6 +254,7 @@ impl Cluster {
             settled_layer: Layer::default(),
             snapshots: 0,
             attached_by: None,
+            publication: None,
             service: ashlar_proto::api::VolumeService::default(),
             hold: None,
             shards,

@@ -168,6 +168,8 @@ pub(crate) const RULES: &[Rule] = &[
     get("/v1/volumes/{name}/map", View, Volume),
     change("POST", "/v1/volumes/{name}/attach", Attach, Volume),
     change("POST", "/v1/volumes/{name}/detach", Attach, Volume),
+    change("POST", "/v1/volumes/{name}/publish", Operate, Volume),
+    change("POST", "/v1/volumes/{name}/unpublish", Operate, Volume),
     change("POST", "/v1/volumes/{name}/resize", Operate, Volume),
     change("POST", "/v1/volumes/{name}/reserve", Operate, Volume),
     report("/v1/volumes/{name}/in-sync", Attach, Volume),

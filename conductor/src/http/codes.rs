@@ -76,11 +76,13 @@ impl Code {
     ];
 
     /// Of changes of one volume.
-    pub(super) const OF_VOLUME: [Self; 7] = [
+    pub(super) const OF_VOLUME: [Self; 9] = [
         Self::VolumeNotFound,
         Self::VolumeNotReady,
         Self::MetadataRecovering,
         Self::VolumeAttached,
+        Self::VolumePublished,
+        Self::PublicationOver,
         Self::StaleGeneration,
         Self::GroupInProgress,
         Self::VolumeUnfenced,

@@ -52,6 +52,9 @@ codes! {
         VolumeNotFound,
         VolumeExists,
         VolumeAttached,
+        VolumePublished,
+        VolumePublishedOtherwise,
+        PublicationOver,
         VolumeNotReady,
         MetadataRecovering,
         VolumeHasSnapshots,
@@ -155,6 +158,17 @@ impl Code {
             Self::VolumeNotFound => ("volume-not-found", "No such volume", S::NOT_FOUND),
             Self::VolumeExists => ("volume-exists", "Volume exists", S::CONFLICT),
             Self::VolumeAttached => ("volume-attached", "Volume is attached", S::CONFLICT),
+            Self::VolumePublished => (
+                "volume-published",
+                "Volume is published to a node",
+                S::CONFLICT,
+            ),
+            Self::VolumePublishedOtherwise => (
+                "volume-published-otherwise",
+                "Volume is published to that node with other rights",
+                S::CONFLICT,
+            ),
+            Self::PublicationOver => ("publication-over", "Publication is over", S::CONFLICT),
             Self::VolumeNotReady => ("volume-not-ready", "Volume is not ready", S::CONFLICT),
             Self::VolumeHasSnapshots => {
                 ("volume-has-snapshots", "Volume has snapshots", S::CONFLICT)
@@ -491,6 +505,9 @@ impl From<Refusal> for Refused {
                 VolumeRefusal::NotFound { .. } => Code::VolumeNotFound,
                 VolumeRefusal::Exists { .. } => Code::VolumeExists,
                 VolumeRefusal::Attached { .. } => Code::VolumeAttached,
+                VolumeRefusal::Published { .. } => Code::VolumePublished,
+                VolumeRefusal::PublishedOtherwise { .. } => Code::VolumePublishedOtherwise,
+                VolumeRefusal::PublicationOver { .. } => Code::PublicationOver,
                 VolumeRefusal::NotReady { .. } => Code::VolumeNotReady,
                 VolumeRefusal::Recovering { .. } => Code::MetadataRecovering,
                 VolumeRefusal::StaleGeneration { .. } | VolumeRefusal::OtherVolume { .. } => {

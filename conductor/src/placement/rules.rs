@@ -19,6 +19,8 @@ pub struct Rules {
     pub is_hard: bool,
     /// Labels that each disk must have, its own or its node's.
     pub pool: Labels,
+    /// Labels of the place that one replica of each shard is to be in, where there is room; none: anywhere.
+    pub near: Labels,
 }
 
 /// Why a place is out of the question.
@@ -89,7 +91,12 @@ impl Rules {
     /// How much a place has in common with others: less is better.
     #[must_use]
     pub fn overlap(&self, labels: &Labels, others: &[&Labels]) -> u32 {
-        let wide = overlap(labels, others);
+        let far = if self.is_far(labels, others) {
+            1 << 8
+        } else {
+            0
+        };
+        let wide = overlap(labels, others) + far;
         let Some(label) = &self.spread else {
             return wide;
         };
@@ -98,6 +105,16 @@ impl Rules {
         let shares = own.is_none() || others.iter().any(|other| other.get(label) == own);
         let is_met = shares && !others.is_empty();
         wide + if is_met { 1 << 16 } else { 0 }
+    }
+
+    /// Whether no replica would be near: this place is not, and none of the others. It counts less than what
+    /// replicas are spread over, and more than all other labels.
+    fn is_far(&self, labels: &Labels, others: &[&Labels]) -> bool {
+        let is_near = |labels: &Labels| {
+            let mut near = self.near.iter();
+            near.all(|(name, value)| labels.get(name) == Some(value))
+        };
+        !is_near(labels) && !others.iter().any(|other| is_near(other))
     }
 }
 
@@ -120,6 +137,7 @@ mod tests {
             spread: spread.map(str::to_owned),
             is_hard,
             pool: labels(pool),
+            near: Labels::new(),
         }
     }
 
@@ -148,6 +166,33 @@ mod tests {
         let same_zone = labels(&[("zone", "a"), ("row", "2")]);
         assert!(soft.overlap(&same_zone, &[&other]) < soft.overlap(&same_row, &[&other]));
         assert!(soft.overlap(&labels(&[]), &[&other]) > soft.overlap(&same_zone, &[&other]));
+    }
+
+    #[test]
+    fn one_replica_is_near_and_the_others_as_if_nobody_had_asked() {
+        let near = Rules {
+            near: labels(&[("zone", "a")]),
+            ..Rules::default()
+        };
+        let at = |zone: &str, rack: &str| labels(&[("zone", zone), ("rack", rack)]);
+        let (a, b) = (at("a", "1"), at("b", "2"));
+        assert!(near.overlap(&a, &[]) < near.overlap(&b, &[]));
+        // Where one is near, another zone is better than the same.
+        assert!(near.overlap(&b, &[&a]) < near.overlap(&at("a", "3"), &[&a]));
+        // Where none is, one that comes is.
+        assert!(near.overlap(&a, &[&b]) < near.overlap(&at("c", "4"), &[&b]));
+        // What replicas are spread over counts more.
+        let spread = Rules {
+            spread: Some("row".to_owned()),
+            ..near
+        };
+        let (other, same) = (
+            labels(&[("row", "2")]),
+            labels(&[("row", "1"), ("zone", "a")]),
+        );
+        let there = labels(&[("row", "1")]);
+        assert!(spread.overlap(&other, &[&there]) < spread.overlap(&same, &[&there]));
+        assert_eq!(spread.check(&other, &[]), Ok(()), "it is a wish");
     }
 
     fn node() -> impl Strategy<Value = Labels> {

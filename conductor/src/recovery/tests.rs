@@ -31,6 +31,8 @@ fn volume_row() -> VolumeRow {
         head_layer: Layer::new(1),
         attached_by: None,
         attached_as: None,
+        attached_under: None,
+        publication: None,
         attached_for_repair: false,
         repairer: None,
         unfenced: false,

@@ -305,6 +305,8 @@ impl LookAtVolume<'_> {
             head_layer: FIRST_HEAD,
             attached_by: None,
             attached_as: None,
+            attached_under: None,
+            publication: None,
             attached_for_repair: false,
             repairer: None,
             unfenced: false,

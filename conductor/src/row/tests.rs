@@ -18,7 +18,7 @@ fn rows_survive_their_bytes() {
 }
 
 #[test]
-fn stored_bytes_are_those_of_version_11() {
+fn stored_bytes_are_those_of_version_12() {
     let row = NameRow {
         name: "a".to_owned(),
         volume: VolumeId::new(7),
@@ -26,7 +26,7 @@ fn stored_bytes_are_those_of_version_11() {
     let Change::Put { value, .. } = AnyRow::Name(row).put() else {
         panic!("a put")
     };
-    let golden = r#"{"version":11,"row":{"name":"a","volume":"0000000000000007"}}"#;
+    let golden = r#"{"version":12,"row":{"name":"a","volume":"0000000000000007"}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let row = ShardRow {
         volume: VolumeId::new(7),
@@ -47,7 +47,7 @@ fn stored_bytes_are_those_of_version_11() {
         panic!("a put")
     };
     let golden = concat!(
-        r#"{"version":11,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
+        r#"{"version":12,"row":{"volume":"0000000000000007","index":0,"epoch":1,"#,
         r#""replicas":[{"id":"0000000000000008","node":1,"#,
         r#""disk":"00000000000000000000000000000009","#,
         r#""in_sync":false,"fresh":true,"leaving":false}],"made":["0000000000000008"],"#,
@@ -62,7 +62,7 @@ fn stored_bytes_are_those_of_version_11() {
         panic!("a put")
     };
     assert_eq!(key.as_str(), "rebalance");
-    let golden = r#"{"version":11,"row":{"paused":true,"active":false}}"#;
+    let golden = r#"{"version":12,"row":{"paused":true,"active":false}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let row = DeniedRow {
         client: "nbd@a/b *".to_owned(),
@@ -72,7 +72,7 @@ fn stored_bytes_are_those_of_version_11() {
         panic!("a put")
     };
     assert_eq!(key.as_str(), "denied/nbd@a/b *");
-    let golden = r#"{"version":11,"row":{"client":"nbd@a/b *","reason":"r"}}"#;
+    let golden = r#"{"version":12,"row":{"client":"nbd@a/b *","reason":"r"}}"#;
     assert_eq!(String::from_utf8(value).unwrap(), golden);
     let ailing = Ailing {
         reason: "r".to_owned(),
@@ -103,7 +103,7 @@ fn stored_bytes_are_those_of_version_11() {
         panic!("a put")
     };
     let golden = concat!(
-        r#"{"version":11,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
+        r#"{"version":12,"row":{"node":1,"report":{"id":"00000000000000000000000000000009","#,
         r#""path":"/d","lanes":1,"usable_bytes":1,"used_bytes":0,"volatile_cache":false,"#,
         r#""damage":{},"ailing":{"reason":"r","incident":5}},"schedulable":"open","#,
         r#""ailing":{"reason":"r","incident":5},"cleared":4}}"#
@@ -178,6 +178,8 @@ fn volume_row() -> VolumeRow {
         head_layer: Layer::new(9),
         attached_by: None,
         attached_as: None,
+        attached_under: None,
+        publication: None,
         labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
         served_by: None,
         wanted_by: None,
@@ -213,14 +215,14 @@ const VOLUME_OF_VERSION_4: &str = concat!(
 );
 
 #[test]
-fn stored_volumes_and_snapshots_are_those_of_version_11() {
+fn stored_volumes_and_snapshots_are_those_of_version_12() {
     let row = AnyRow::Volume(volume_row());
     let Change::Put { key, value } = row.put() else {
         panic!("a put")
     };
     let golden = format!(
         "{}{VOLUME_OF_VERSION_4}{}",
-        r#"{"version":11,"#,
+        r#"{"version":12,"#,
         concat!(
             r#","layers":{"version":3,"live":[{"low":1,"high":2},{"low":3,"high":8}],"#,
             r#""dropped":[{"low":4,"high":5}]},"layers_applied":2,"settled_layer":6,"#,
@@ -247,7 +249,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_11() {
     };
     assert_eq!(key.as_str(), "snapshot/0000000000000007/0000001a");
     let golden = concat!(
-        r#"{"version":11,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
+        r#"{"version":12,"row":{"volume":"0000000000000007","layer":26,"name":"before","#,
         r#""size_bytes":8192,"created_ms":1700000000000,"volume_name":"shop/a","#,
         r#""origin":null,"deleted":true,"group":3}}"#
     );
@@ -274,7 +276,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_11() {
     };
     assert_eq!(key.as_str(), "group/000000000000001a");
     let golden = concat!(
-        r#"{"version":11,"row":{"id":26,"name":"before","members":[{"#,
+        r#"{"version":12,"row":{"id":26,"name":"before","members":[{"#,
         r#""volume":"0000000000000007","generation":2,"holds":true,"sealed":4}]}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -282,7 +284,7 @@ fn stored_volumes_and_snapshots_are_those_of_version_11() {
 }
 
 #[test]
-fn stored_targets_are_those_of_version_11() {
+fn stored_targets_are_those_of_version_12() {
     use ashlar_proto::api::{ChapLogin, InitiatorSecret, Secret};
     let login = |user: &str| ChapLogin {
         user: user.to_owned(),
@@ -308,7 +310,7 @@ fn stored_targets_are_those_of_version_11() {
     };
     assert_eq!(key.as_str(), "target/iqn.2026-11.io.ashlar:a");
     let golden = concat!(
-        r#"{"version":11,"row":{"name":"iqn.2026-11.io.ashlar:a","alias":"A","#,
+        r#"{"version":12,"row":{"name":"iqn.2026-11.io.ashlar:a","alias":"A","#,
         r#""units":[{"lun":1,"volume":"0000000000000007","read_only":true}],"#,
         r#""initiators":["iqn.1994-05.com.redhat:*"],"#,
         r#""chap":[{"user":"u","secret":"twelve bytes","initiator":"iqn.1994-05.com.redhat:b"}],"#,
@@ -319,7 +321,7 @@ fn stored_targets_are_those_of_version_11() {
 }
 
 #[test]
-fn stored_secrets_of_discovery_are_those_of_version_11() {
+fn stored_secrets_of_discovery_are_those_of_version_12() {
     use ashlar_proto::api::{ChapLogin, InitiatorSecret, Secret};
     let login = |user: &str| ChapLogin {
         user: user.to_owned(),
@@ -337,7 +339,7 @@ fn stored_secrets_of_discovery_are_those_of_version_11() {
     };
     assert_eq!(key.as_str(), "discovery");
     let golden = concat!(
-        r#"{"version":11,"row":{"chap":[{"user":"u","secret":"twelve bytes"}],"#,
+        r#"{"version":12,"row":{"chap":[{"user":"u","secret":"twelve bytes"}],"#,
         r#""mutual":{"user":"t","secret":"twelve bytes"}}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -345,7 +347,7 @@ fn stored_secrets_of_discovery_are_those_of_version_11() {
 }
 
 #[test]
-fn stored_reservations_are_those_of_version_11() {
+fn stored_reservations_are_those_of_version_12() {
     use ashlar_proto::api::{
         PersistentReservations, Registration, Reservation, ReservationKey, ReservationType,
         TargetPort,
@@ -376,7 +378,7 @@ fn stored_reservations_are_those_of_version_11() {
     };
     assert_eq!(key.as_str(), "reservations/0000000000000007");
     let golden = concat!(
-        r#"{"version":11,"row":{"volume":"0000000000000007","version":3,"reservations":{"#,
+        r#"{"version":12,"row":{"volume":"0000000000000007","version":3,"reservations":{"#,
         r#""generation":2,"registrations":[{"#,
         r#""initiator":"iqn.1994-05.com.redhat:b,i,0x00023d000001","#,
         r#""through":{"target":"iqn.2026-11.io.ashlar:a","portal_group":1},"#,
@@ -412,17 +414,17 @@ fn volumes_of_version_4_are_read_and_are_not_settled() {
 
 #[test]
 fn newer_rows_are_refused() {
-    let refused = AnyRow::decode(&cluster_key(), br#"{"version":12,"row":{"what":1}}"#);
+    let refused = AnyRow::decode(&cluster_key(), br#"{"version":13,"row":{"what":1}}"#);
     assert!(matches!(
         refused,
-        Err(RowError::Version { version: 12, .. })
+        Err(RowError::Version { version: 13, .. })
     ));
     let unknown = AnyRow::decode(&Key::new("what/1"), b"{}");
     assert!(matches!(unknown, Err(RowError::Unknown { .. })));
 }
 
 #[test]
-fn stored_servers_are_those_of_version_11() {
+fn stored_servers_are_those_of_version_12() {
     let row = AnyRow::Server(ServerRow {
         group: ashlar_proto::PortalGroup::FIRST,
         name: "san-1".to_owned(),
@@ -435,7 +437,7 @@ fn stored_servers_are_those_of_version_11() {
     };
     assert_eq!(key.as_str(), "iscsi-server/0001");
     let golden = concat!(
-        r#"{"version":11,"row":{"group":1,"name":"san-1","portals":["10.0.0.1:3260"],"#,
+        r#"{"version":12,"row":{"group":1,"name":"san-1","portals":["10.0.0.1:3260"],"#,
         r#""owner":"iscsi@san-1 pid 7","up":true}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -460,7 +462,7 @@ fn reservations_of_version_8_are_read() {
 }
 
 #[test]
-fn stored_requests_are_those_of_version_11() {
+fn stored_requests_are_those_of_version_12() {
     let row = AnyRow::Once(OnceRow {
         key: "a/b".to_owned(),
         request: "0123".to_owned(),
@@ -472,7 +474,7 @@ fn stored_requests_are_those_of_version_11() {
     };
     assert_eq!(key.as_str(), "once/a/b");
     let golden = concat!(
-        r#"{"version":11,"row":{"key":"a/b","request":"0123","at_ms":7,"#,
+        r#"{"version":12,"row":{"key":"a/b","request":"0123","at_ms":7,"#,
         r#""answer":"0000000000000007"}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -507,7 +509,7 @@ fn version_9_volume() -> AnyRow {
     };
     let text = String::from_utf8(value).unwrap();
     assert!(!text.contains("key_hash"));
-    let text = text.replacen(r#""version":11"#, r#""version":9"#, 1);
+    let text = text.replacen(r#""version":12"#, r#""version":9"#, 1);
     let text = text.replace(r#""labels":{"tier":"gold"},"#, "");
     assert!(!text.contains("labels"));
     AnyRow::decode(&key, text.as_bytes()).unwrap()
@@ -535,7 +537,7 @@ fn rows_of_who_may_do_what_survive_their_bytes_and_show_no_secret() {
         panic!("a put")
     };
     let golden = concat!(
-        r#"{"version":11,"row":{"id":"0123456789abcdef","user":"ada","note":null,"created_ms":1,"#,
+        r#"{"version":12,"row":{"id":"0123456789abcdef","user":"ada","note":null,"created_ms":1,"#,
         r#""expires_ms":null,"revoked_ms":null,"hash":{"memory_kib":19456,"passes":2,"lanes":1,"#,
         r#""salt":"aa55","hash":"55aa"}}}"#
     );
@@ -580,7 +582,7 @@ fn rows_of_who_may_do_what_survive_their_bytes_and_show_no_secret() {
 }
 
 #[test]
-fn stored_settings_are_those_of_version_11() {
+fn stored_settings_are_those_of_version_12() {
     for (volume, name) in [
         (None, "cluster"),
         (Some(VolumeId::new(7)), "0000000000000007"),
@@ -596,7 +598,7 @@ fn stored_settings_are_those_of_version_11() {
         assert_eq!(key.as_str(), format!("settings/{name}"));
         let of = volume.map_or("null".to_owned(), |_| format!("\"{name}\""));
         let golden = format!(
-            r#"{{"version":11,"row":{{"volume":{of},"values":{{"rebuild-after":"5m"}}}}}}"#
+            r#"{{"version":12,"row":{{"volume":{of},"values":{{"rebuild-after":"5m"}}}}}}"#
         );
         assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
         assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
@@ -604,7 +606,7 @@ fn stored_settings_are_those_of_version_11() {
 }
 
 #[test]
-fn stored_settings_of_pools_are_those_of_version_11() {
+fn stored_settings_of_pools_are_those_of_version_12() {
     let row = AnyRow::PoolSettings(PoolSettingsRow {
         pool: "media=nvme,path=a/b".to_owned(),
         set: [("iops-max".to_owned(), "5".to_owned())].into(),
@@ -613,7 +615,7 @@ fn stored_settings_of_pools_are_those_of_version_11() {
         panic!("a put")
     };
     assert_eq!(key.as_str(), "settings/pool/media=nvme,path=a/b");
-    let golden = r#"{"version":11,"row":{"pool":"media=nvme,path=a/b","set":{"iops-max":"5"}}}"#;
+    let golden = r#"{"version":12,"row":{"pool":"media=nvme,path=a/b","set":{"iops-max":"5"}}}"#;
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
     assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
     // Who knows no pools does not take it for the settings of the cluster.
@@ -621,7 +623,7 @@ fn stored_settings_of_pools_are_those_of_version_11() {
 }
 
 #[test]
-fn stored_join_tokens_are_those_of_version_11() {
+fn stored_join_tokens_are_those_of_version_12() {
     use ashlar_proto::api::NodeRole;
     let row = AnyRow::JoinToken(JoinTokenRow {
         id: "0123456789abcdef".to_owned(),
@@ -639,7 +641,7 @@ fn stored_join_tokens_are_those_of_version_11() {
     };
     assert_eq!(key.as_str(), "join-token/0123456789abcdef");
     let golden = concat!(
-        r#"{"version":11,"row":{"id":"0123456789abcdef","hash":"ab","role":"front-end","#,
+        r#"{"version":12,"row":{"id":"0123456789abcdef","hash":"ab","role":"front-end","#,
         r#""name":null,"expires_ms":7,"used":{"name":"n","request":"cd"}}}"#
     );
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
@@ -647,7 +649,7 @@ fn stored_join_tokens_are_those_of_version_11() {
 }
 
 #[test]
-fn stored_denials_of_identities_are_those_of_version_11() {
+fn stored_denials_of_identities_are_those_of_version_12() {
     use ashlar_proto::api::IdentitySubject;
     let row = AnyRow::DeniedIdentity(DeniedIdentityRow {
         subject: IdentitySubject::Node("n1".to_owned()),
@@ -657,7 +659,7 @@ fn stored_denials_of_identities_are_those_of_version_11() {
         panic!("a put")
     };
     assert_eq!(key.as_str(), "denied-identity/node/n1");
-    let golden = r#"{"version":11,"row":{"subject":{"node":"n1"},"reason":"r"}}"#;
+    let golden = r#"{"version":12,"row":{"subject":{"node":"n1"},"reason":"r"}}"#;
     assert_eq!(String::from_utf8(value.clone()).unwrap(), golden);
     assert_eq!(AnyRow::decode(&key, &value).unwrap(), row);
     let serial = IdentitySubject::Serial("ab".to_owned());
@@ -691,7 +693,7 @@ fn metadata_of_version_9_have_no_settings() {
 
 /// Before disks had labels; and with them.
 #[test]
-fn labels_of_disks_are_those_of_version_11() {
+fn labels_of_disks_are_those_of_version_12() {
     let of = |version: u32, labels: &str| {
         let report = concat!(
             r#"{"id":"00000000000000000000000000000009","path":"/d","lanes":1,"usable_bytes":1,"#,
@@ -709,7 +711,7 @@ fn labels_of_disks_are_those_of_version_11() {
     assert!(old.labels.is_empty());
     let labels = BTreeMap::from([("media".to_owned(), "nvme".to_owned())]);
     let row = DiskRow { labels, ..old };
-    let golden = of(11, r#","labels":{"media":"nvme"}"#);
+    let golden = of(12, r#","labels":{"media":"nvme"}"#);
     let Change::Put { value, .. } = AnyRow::Disk(row.clone()).put() else {
         panic!("a put")
     };

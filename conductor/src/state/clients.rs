@@ -136,6 +136,7 @@ pub(super) fn taken_away(volume: &VolumeRow) -> Change {
         generation: volume.generation.next(),
         attached_by: None,
         attached_as: None,
+        attached_under: None,
         attached_for_repair: false,
         repairer: volume.repairer.filter(|_| !volume.attached_for_repair),
         served_by: None,

@@ -13,6 +13,7 @@ use ashlar_proto::{Generation, ReplicaId, VolumeId};
 
 use super::healing::forget_gone;
 use super::layers::sealed_top;
+use super::publications::check_publication;
 use super::{ClusterState, Plan};
 use crate::live::Live;
 use crate::membership::Moment;
@@ -50,6 +51,9 @@ impl ClusterState {
             let (name, state) = (name.to_owned(), current.state);
             return Err(VolumeRefusal::NotReady { name, state }.into());
         }
+        if !request.repair {
+            check_publication(current, request.publication)?;
+        }
         self.check_server(request)?;
         Self::check_taken(current, request)?;
         if let Some(owner) = self.who_keeps_it(live, now, current, request) {
@@ -60,6 +64,7 @@ impl ClusterState {
             generation: current.generation.next(),
             attached_by: Some(request.owner.clone()),
             attached_as: shown,
+            attached_under: request.publication.filter(|_| !request.repair),
             attached_for_repair: request.repair,
             served_by: request.server.map(|server| server.group),
             wanted_by: None,
@@ -87,7 +92,8 @@ impl ClusterState {
 
     /// The owner that a volume is not taken from by an attach.
     ///
-    /// A user's attach takes it from a repair owner always, from another user by force; an iSCSI server's
+    /// A user's attach takes it from a repair owner always, from another user by force, or where both show
+    /// the current publication: the node's front end was started again. An iSCSI server's takes it
     /// from another one that is heard only as [`Self::is_taken_by_server`] says. A repair
     /// owner's takes it from nobody but itself and a repair owner whose node is down. Both take it
     /// from an owner that is gone.
@@ -107,7 +113,9 @@ impl ClusterState {
         } else if let Some(is_taken) = self.is_taken_by_server(current, request) {
             is_taken || *owner == request.owner
         } else {
-            current.attached_for_repair || *owner == request.owner || request.force
+            let is_nodes = current.publication.is_some()
+                && current.attached_under == current.publication.as_ref().map(|one| one.id);
+            current.attached_for_repair || *owner == request.owner || request.force || is_nodes
         };
         (!is_taken).then(|| owner.clone())
     }
@@ -146,6 +154,7 @@ impl ClusterState {
         let row = VolumeRow {
             attached_by: None,
             attached_as: None,
+            attached_under: None,
             attached_for_repair: false,
             served_by: None,
             unfenced: current.unfenced && !request.served,

@@ -221,6 +221,7 @@ impl ClusterState {
             },
             attached_by: None,
             attached_as: None,
+            attached_under: None,
             served_by: None,
             wanted_by: None,
             attached_for_repair: false,

@@ -31,6 +31,7 @@ mod healing;
 mod identities;
 mod labels;
 mod pools;
+mod publications;
 mod random;
 mod rebalance;
 mod repairs;
@@ -106,6 +107,7 @@ fn by(owner: &str, force: bool) -> AttachRequest {
         force,
         repair: false,
         server: None,
+        publication: None,
     }
 }
 

@@ -86,6 +86,7 @@ impl ClusterState {
             origin: self.show_origin(row.origin),
             flattening: row.flattened_to.map(|done_bytes| Flattening { done_bytes }),
             attached_by: row.attached_by.clone(),
+            publication: row.publication.clone(),
             service: self.service_of(row),
             hold: self.hold_of(row),
             settings: self.volume_settings(row.id),

@@ -78,6 +78,8 @@ impl ClusterState {
             head_layer: Layer::new(1),
             attached_by: None,
             attached_as: None,
+            attached_under: None,
+            publication: None,
             served_by: None,
             wanted_by: None,
             attached_for_repair: false,
@@ -169,6 +171,10 @@ impl ClusterState {
                 owner,
             }
             .into());
+        }
+        if let Some(publication) = current.publication.as_ref().filter(|_| !force) {
+            let (name, node) = (name.to_owned(), publication.node.clone());
+            return Err(VolumeRefusal::Published { name, node }.into());
         }
         let mut changes = self.unmapped_everywhere(current, force)?;
         let row = VolumeRow {

@@ -185,6 +185,9 @@ pub fn set_apart(rows: &Rows) -> Result<Rows, RowError> {
                 row.generation = Generation::new(generation);
                 row.attached_by = None;
                 row.attached_as = None;
+                row.attached_under = None;
+                // Another node may have had it since.
+                row.publication = None;
                 row.attached_for_repair = false;
                 row.served_by = None;
                 row.settled = false;

@@ -63,6 +63,8 @@ fn volume() -> VolumeRow {
         head_layer: Layer::new(1),
         attached_by: Some("nbd@a".to_owned()),
         attached_as: None,
+        attached_under: None,
+        publication: None,
         attached_for_repair: false,
         repairer: None,
         unfenced: false,

@@ -20,6 +20,7 @@ async fn fence(bench: &Bench, stores: &[Store]) {
                 let path = format!("/v1/volumes/{}", task.name);
                 let repair = AttachRequest {
                     server: None,
+                    publication: None,
                     owner: repair_owner(&format!("node-{}", store.node)),
                     force: false,
                     repair: true,

@@ -180,6 +180,7 @@ async fn a_detached_volume_with_a_replica_behind_becomes_a_repair_task() {
     assert_ne!(node, made.shards[0].replicas[0].node);
     let repair = AttachRequest {
         server: None,
+        publication: None,
         owner: repair_owner(&format!("node-{node}")),
         force: false,
         repair: true,

@@ -17,6 +17,7 @@ mod owners;
 mod pages;
 mod problems;
 mod projects;
+mod publications;
 mod rebalance;
 mod recovery;
 mod restart;

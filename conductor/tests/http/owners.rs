@@ -16,6 +16,7 @@ fn request(owner: &str) -> AttachRequest {
         force: false,
         repair: false,
         server: None,
+        publication: None,
     }
 }
 

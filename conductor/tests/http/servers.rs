@@ -24,6 +24,7 @@ fn attach(owner: &str, group: PortalGroup, take: Option<TakeVolume>) -> AttachRe
         force: false,
         repair: false,
         server: Some(AttachServer { group, take }),
+        publication: None,
     }
 }
 

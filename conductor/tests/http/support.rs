@@ -119,6 +119,7 @@ impl Bench {
             force: false,
             repair: false,
             server: None,
+            publication: None,
         };
         self.post(&format!("/v1/volumes/{name}/attach"), &request)
             .await

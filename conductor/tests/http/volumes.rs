@@ -45,6 +45,7 @@ async fn a_volume_lives_from_create_to_delete() {
         force: true,
         repair: false,
         server: None,
+        publication: None,
     };
     let forced: Attachment = bench.posted("/v1/volumes/data/attach", &force).await;
     assert_eq!(forced.volume.generation, Generation::new(2));

@@ -72,7 +72,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Mutex;
 
-    use ashlar_proto::VolumeId;
+    use ashlar_proto::{PublicationId, VolumeId};
 
     use super::*;
 
@@ -114,6 +114,7 @@ mod tests {
                 id: VolumeId::new(1),
                 name: "v".to_owned(),
             },
+            publication: PublicationId::new(1),
             read_only: false,
             attach,
         };

@@ -2,7 +2,7 @@
 //! hosts whose kernel has no NBD client; slow, and a device keeps the size that it was attached with.
 //!
 //! ```text
-//! STATE/VOLUME/ ── FUSE mount of nbdfuse ── disk ── loop device
+//! STATE/VOLUME.PUBLICATION/ ── FUSE mount of nbdfuse ── disk ── loop device
 //! ```
 //!
 //! nbdfuse outlives the driver, so a driver that is started again finds the device by its file.
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use ashlar_proto::Address;
+use ashlar_proto::{Address, PublicationId};
 use tokio::process::Command;
 use tokio::time::Instant;
 use tonic::Status;
@@ -57,8 +57,41 @@ impl FuseLoop {
         Self { server, state }
     }
 
-    fn directory(&self, volume: &VolumeHandle) -> PathBuf {
-        self.state.join(volume.id.to_string())
+    fn directory(&self, export: &Export) -> PathBuf {
+        let (volume, publication) = (export.volume.id, export.publication);
+        self.state.join(format!("{volume}.{publication}"))
+    }
+
+    /// The directories of a volume: one, unless it was published to this node anew.
+    fn directories(&self, volume: &VolumeHandle) -> Result<Vec<PathBuf>, Status> {
+        let entries = match std::fs::read_dir(&self.state) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries,
+        };
+        let prefix = format!("{}.", volume.id);
+        let is_of_volume = |name: &str| {
+            let publication = name.strip_prefix(&prefix).map(str::parse::<PublicationId>);
+            matches!(publication, Some(Ok(_)))
+        };
+        let of_volume = |entry: std::io::Result<std::fs::DirEntry>| {
+            let entry = entry?;
+            Ok(is_of_volume(&entry.file_name().to_string_lossy()).then(|| entry.path()))
+        };
+        let found = entries.and_then(|entries| entries.map(of_volume).collect());
+        let found: Vec<Option<PathBuf>> = found.map_err(|error: std::io::Error| {
+            Status::internal(format!("{}: {error}", self.state.display()))
+        })?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// The device over the file in a directory.
+    async fn device(&self, directory: &Path) -> Result<Option<PathBuf>, Status> {
+        let file = directory.join(FILE);
+        // Without its nbdfuse the device is dead.
+        if tokio::fs::metadata(&file).await.is_err() {
+            return Ok(None);
+        }
+        Ok(self.loops(&file).await?.into_iter().next())
     }
 
     /// Shows the export as a file; nbdfuse that ends at once says why.
@@ -74,7 +107,7 @@ impl FuseLoop {
         }
         let mut child = nbdfuse
             .arg(directory.join(FILE))
-            .arg(self.server.uri(&export.volume.name))
+            .arg(self.server.uri(&export.name().to_string()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -109,6 +142,30 @@ impl FuseLoop {
         Ok(())
     }
 
+    /// Ends what is in a directory, and the directory.
+    async fn end(&self, directory: &Path) -> Result<(), Status> {
+        for device in self.loops(&directory.join(FILE)).await? {
+            refuse_mounted(&device)?;
+            let arguments = [OsStr::new("--detach"), device.as_os_str()];
+            command::check("losetup", arguments).await?;
+        }
+        // umount(8) ends nbdfuse, which disconnects once all is written.
+        let end = Instant::now() + SETTLE_MAX;
+        while mount_table::at(directory)?.is_some() {
+            let output = command::run("umount", [directory.as_os_str()]).await?;
+            if !output.status.success() && Instant::now() >= end {
+                return Err(command::failed("umount", &output));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        match tokio::fs::remove_dir(directory).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Status::internal(
+                format!("{} cannot be removed: {error}", directory.display()),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Loop devices over the file.
     async fn loops(&self, file: &Path) -> Result<Vec<PathBuf>, Status> {
         let listed = ["--list", "--noheadings", "--output", "NAME,BACK-FILE"];
@@ -124,11 +181,16 @@ impl FuseLoop {
 #[tonic::async_trait]
 impl Attacher for FuseLoop {
     async fn attach(&self, export: &Export) -> Result<PathBuf, Status> {
-        let directory = self.directory(&export.volume);
-        if let Some(device) = self.find(&export.volume).await? {
+        let directory = self.directory(export);
+        for earlier in self.directories(&export.volume)? {
+            if earlier != directory {
+                self.end(&earlier).await?;
+            }
+        }
+        if let Some(device) = self.device(&directory).await? {
             return Ok(device);
         }
-        self.detach(&export.volume).await?;
+        self.end(&directory).await?;
         self.show(export, &directory).await?;
         let mut arguments = vec![OsStr::new("--find"), OsStr::new("--show")];
         if export.read_only {
@@ -139,19 +201,19 @@ impl Attacher for FuseLoop {
         match command::check("losetup", arguments).await {
             Ok(device) => Ok(PathBuf::from(device.trim())),
             Err(error) => {
-                self.detach(&export.volume).await?;
+                self.end(&directory).await?;
                 Err(error)
             }
         }
     }
 
     async fn find(&self, volume: &VolumeHandle) -> Result<Option<PathBuf>, Status> {
-        let file = self.directory(volume).join(FILE);
-        // Without its nbdfuse the device is dead.
-        if tokio::fs::metadata(&file).await.is_err() {
-            return Ok(None);
+        for directory in self.directories(volume)? {
+            if let Some(device) = self.device(&directory).await? {
+                return Ok(Some(device));
+            }
         }
-        Ok(self.loops(&file).await?.into_iter().next())
+        Ok(None)
     }
 
     async fn refresh(&self, _: &VolumeHandle) -> Result<(), Status> {
@@ -159,26 +221,9 @@ impl Attacher for FuseLoop {
     }
 
     async fn detach(&self, volume: &VolumeHandle) -> Result<(), Status> {
-        let directory = self.directory(volume);
-        for device in self.loops(&directory.join(FILE)).await? {
-            refuse_mounted(&device)?;
-            let arguments = [OsStr::new("--detach"), device.as_os_str()];
-            command::check("losetup", arguments).await?;
+        for directory in self.directories(volume)? {
+            self.end(&directory).await?;
         }
-        // umount(8) ends nbdfuse, which disconnects once all is written.
-        let end = Instant::now() + SETTLE_MAX;
-        while mount_table::at(&directory)?.is_some() {
-            let output = command::run("umount", [directory.as_os_str()]).await?;
-            if !output.status.success() && Instant::now() >= end {
-                return Err(command::failed("umount", &output));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        match tokio::fs::remove_dir(&directory).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Status::internal(
-                format!("{} cannot be removed: {error}", directory.display()),
-            )),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }

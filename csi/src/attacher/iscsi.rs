@@ -1,6 +1,9 @@
 //! Linux's iSCSI initiator, open-iscsi: a disk over one portal, a multipath map over several.
 //!
-//! - A volume is found by the name of its target, in sysfs: sessions outlive the driver.
+//! - A volume is found by the name of its target, in sysfs: sessions outlive the driver. Each publication of a
+//!   volume is a target of its own.
+//! - Once a publication is over its target has no unit: what is still to be written fails at once, and does not
+//!   wait for the session.
 //! - Secrets are none of the driver's: node records take them from `iscsid.conf`, as they are made.
 //!
 //! ```text
@@ -10,10 +13,12 @@
 
 mod sessions;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ashlar_proto::PublicationId;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -22,8 +27,9 @@ use super::{Attacher, Export, flush, refuse_mounted};
 use crate::handle::VolumeHandle;
 use crate::{command, mount_table};
 
-/// What the names of targets begin with that are a volume each (`ashlar iscsi --all-volumes`).
-const TARGET_PREFIX: &str = "iqn.2026-11.io.ashlar:";
+/// What the names of targets begin with that are a published volume each (`ashlar iscsi --all-volumes`): its
+/// publication and its name follow.
+const TARGET_PREFIX: &str = "iqn.2026-11.io.ashlar.publications:";
 /// Where the kernel shows sessions.
 const SYS: &str = "/sys";
 /// How long disks and maps may take to show, and to go.
@@ -83,7 +89,10 @@ impl Iscsi {
             }
             if Instant::now() >= end {
                 return Err(Status::unavailable(if sessions.disks.is_empty() {
-                    format!("the host is logged in to {target} and sees no disk: try again")
+                    format!(
+                        "the host was logged in to {target} and saw no disk: is the volume still published to this \
+                         node? Try again"
+                    )
                 } else {
                     format!(
                         "no multipath map shows over {}: multipathd must run, with a \
@@ -94,6 +103,34 @@ impl Iscsi {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Ends the sessions with a target, and forgets it.
+    async fn end(&self, target: &str, unsent: Unsent) -> Result<(), Status> {
+        let sessions = look(target)?;
+        if let Some(device) = self.device(&sessions) {
+            refuse_mounted(&device)?;
+            if unsent == Unsent::Sent {
+                flush(&device).await?;
+            }
+        }
+        if let Some((_, map)) = &sessions.map {
+            command::check("multipath", ["-f", map]).await?;
+        }
+        if sessions.count > 0 {
+            iscsiadm(&node(target, &["--logout"]), &[NOTHING_FOUND]).await?;
+        }
+        let end = Instant::now() + SETTLE_MAX;
+        while look(target)?.count > 0 {
+            if Instant::now() >= end {
+                return Err(Status::unavailable(format!(
+                    "the session with {target} does not end: try again"
+                )));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        // As long as there is a record, the host logs in again when it starts.
+        iscsiadm(&node(target, &["-o", "delete"]), &[NOTHING_FOUND]).await
     }
 
     fn device(&self, sessions: &Sessions) -> Option<PathBuf> {
@@ -111,7 +148,12 @@ impl Iscsi {
 #[tonic::async_trait]
 impl Attacher for Iscsi {
     async fn attach(&self, export: &Export) -> Result<PathBuf, Status> {
-        let target = target_of(&export.volume.name);
+        let target = target_of(export);
+        for earlier in targets(&export.volume).await? {
+            if earlier != target {
+                self.end(&earlier, Unsent::Dropped).await?;
+            }
+        }
         let mut failed = None;
         if look(&target)?.count < self.portals.len() {
             for portal in &self.portals {
@@ -124,54 +166,97 @@ impl Attacher for Iscsi {
             Some(error) => tracing::warn!(target, error = error.message(), "a path is missing"),
             None => {}
         }
-        let device = self.settle(&target).await?;
+        let device = match self.settle(&target).await {
+            Ok(device) => device,
+            Err(error) => {
+                // Where the volume was not this node's at the time of the login, only another one helps.
+                if look(&target)?.disks.is_empty() {
+                    self.end(&target, Unsent::Dropped).await?;
+                }
+                return Err(error);
+            }
+        };
         set_read_only(&device, export.read_only).await?;
         Ok(device)
     }
 
     async fn find(&self, volume: &VolumeHandle) -> Result<Option<PathBuf>, Status> {
-        let sessions = look(&target_of(&volume.name))?;
-        Ok(self.device(&sessions))
+        for target in sessions_with(volume)? {
+            if let Some(device) = self.device(&look(&target)?) {
+                return Ok(Some(device));
+            }
+        }
+        Ok(None)
     }
 
     async fn refresh(&self, volume: &VolumeHandle) -> Result<(), Status> {
-        let target = target_of(&volume.name);
-        iscsiadm(&node(&target, &["--rescan"]), &[]).await?;
-        if let Some((_, map)) = look(&target)?.map {
-            command::check("multipathd", ["resize", "map", &map]).await?;
+        for target in sessions_with(volume)? {
+            iscsiadm(&node(&target, &["--rescan"]), &[]).await?;
+            if let Some((_, map)) = look(&target)?.map {
+                command::check("multipathd", ["resize", "map", &map]).await?;
+            }
         }
         Ok(())
     }
 
     async fn detach(&self, volume: &VolumeHandle) -> Result<(), Status> {
-        let target = target_of(&volume.name);
-        let sessions = look(&target)?;
-        if let Some(device) = self.device(&sessions) {
-            refuse_mounted(&device)?;
-            flush(&device).await?;
+        for target in targets(volume).await? {
+            self.end(&target, Unsent::Sent).await?;
         }
-        if let Some((_, map)) = &sessions.map {
-            command::check("multipath", ["-f", map]).await?;
-        }
-        if sessions.count > 0 {
-            iscsiadm(&node(&target, &["--logout"]), &[NOTHING_FOUND]).await?;
-        }
-        let end = Instant::now() + SETTLE_MAX;
-        while look(&target)?.count > 0 {
-            if Instant::now() >= end {
-                return Err(Status::unavailable(format!(
-                    "the session with {target} does not end: try again"
-                )));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        // As long as there is a record, the host logs in again when it starts.
-        iscsiadm(&node(&target, &["-o", "delete"]), &[NOTHING_FOUND]).await
+        Ok(())
     }
 }
 
-fn target_of(volume: &str) -> String {
-    format!("{TARGET_PREFIX}{volume}")
+/// What becomes of what was written and is not yet sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unsent {
+    /// It is sent first.
+    Sent,
+    /// It cannot be sent any more.
+    Dropped,
+}
+
+fn target_of(export: &Export) -> String {
+    let (id, volume) = (export.publication, export.volume.name.replace('/', ":"));
+    format!("{TARGET_PREFIX}{id}:{volume}")
+}
+
+/// Whether a target is a publication of a volume.
+fn is_of(target: &str, volume: &VolumeHandle) -> bool {
+    let rest = target.strip_prefix(TARGET_PREFIX);
+    let parts = rest.and_then(|rest| rest.split_once(':'));
+    parts.is_some_and(|(id, name)| {
+        id.parse::<PublicationId>().is_ok() && name == volume.name.replace('/', ":")
+    })
+}
+
+/// The targets of a volume that this host has sessions with.
+fn sessions_with(volume: &VolumeHandle) -> Result<BTreeSet<String>, Status> {
+    let listed = sessions::targets(Path::new(SYS)).map_err(|error| unlisted(&error))?;
+    let of_volume = listed.into_iter().filter(|target| is_of(target, volume));
+    Ok(of_volume.collect())
+}
+
+/// The targets of a volume that this host has sessions with or records of.
+async fn targets(volume: &VolumeHandle) -> Result<BTreeSet<String>, Status> {
+    let mut found = sessions_with(volume)?;
+    let output = command::run("iscsiadm", ["-m", "node"]).await?;
+    match output.status.code() {
+        Some(0 | NOTHING_FOUND) => {}
+        _ => return Err(command::failed("iscsiadm", &output)),
+    }
+    // `PORTAL,GROUP TARGET`
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let recorded = listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1));
+    let of_volume = recorded.filter(|target| is_of(target, volume));
+    found.extend(of_volume.map(str::to_owned));
+    Ok(found)
+}
+
+fn unlisted(error: &std::io::Error) -> Status {
+    Status::internal(format!("iSCSI sessions cannot be listed: {error}"))
 }
 
 /// Arguments about a target's records.
@@ -180,8 +265,7 @@ fn node<'a>(target: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 }
 
 fn look(target: &str) -> Result<Sessions, Status> {
-    sessions::of_target(Path::new(SYS), target)
-        .map_err(|error| Status::internal(format!("iSCSI sessions cannot be listed: {error}")))
+    sessions::of_target(Path::new(SYS), target).map_err(|error| unlisted(&error))
 }
 
 /// Runs iscsiadm; some of its codes mean that all is well.
@@ -209,4 +293,36 @@ async fn set_read_only(device: &Path, read_only: bool) -> Result<(), Status> {
     let way = if read_only { "--setro" } else { "--setrw" };
     let arguments = [OsStr::new(way), device.as_os_str()];
     command::check("blockdev", arguments).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use ashlar_proto::VolumeId;
+
+    use super::*;
+
+    #[test]
+    fn targets_tell_whose_they_are() {
+        let export = |name: &str| Export {
+            volume: VolumeHandle {
+                id: VolumeId::new(7),
+                name: name.to_owned(),
+            },
+            publication: PublicationId::new(0xab),
+            read_only: false,
+            attach: None,
+        };
+        let (plain, of_project) = (export("v"), export("shop/v"));
+        let target = "iqn.2026-11.io.ashlar.publications:00000000000000ab:v";
+        assert_eq!(target_of(&plain), target);
+        assert!(is_of(target, &plain.volume) && !is_of(target, &of_project.volume));
+        let target = target_of(&of_project);
+        assert!(is_of(&target, &of_project.volume) && !is_of(&target, &plain.volume));
+        for other in [
+            "iqn.2026-11.io.ashlar:v",
+            "iqn.2026-11.io.ashlar.publications:v",
+        ] {
+            assert!(!is_of(other, &plain.volume), "{other}");
+        }
+    }
 }

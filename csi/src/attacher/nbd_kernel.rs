@@ -1,7 +1,7 @@
 //! The kernel's NBD client: `/dev/nbdN` over connections to a front end.
 //!
 //! - The kernel holds device and connections: both outlive the driver.
-//! - A device tells by its backend's identifier which volume it is.
+//! - A device tells by its backend's identifier which volume it is, in which publication.
 //! - IO that a front end has not answered is sent again over new connections: it waits, and does not fail,
 //!   while a front end is started again.
 //!
@@ -67,7 +67,7 @@ impl NbdKernel {
         load_module().await?;
         let backend = Backend {
             volume: export.volume.id,
-            export: export.volume.name.clone(),
+            export: export.name().to_string(),
         };
         let (server, timeout_s) = (self.server.0.clone(), self.timeout.as_secs().max(1));
         let read_only = export.read_only;
@@ -108,7 +108,8 @@ impl NbdKernel {
 #[tonic::async_trait]
 impl Attacher for NbdKernel {
     async fn attach(&self, export: &Export) -> Result<PathBuf, Status> {
-        if let Some(device) = living(export.volume.id).await? {
+        end_earlier(export).await?;
+        if let Some(device) = living(export).await? {
             if device.read_only != export.read_only {
                 return Err(Status::already_exists(format!(
                     "the volume is attached as {} with other rights: unstage it first",
@@ -119,9 +120,7 @@ impl Attacher for NbdKernel {
         }
         let index = self.connect(export).await?;
         // A driver that was killed in the middle of its last call may have made one at the same time.
-        let first = of_volume(export.volume.id)?
-            .first()
-            .map(|device| device.index);
+        let first = of_export(export)?.first().map(|device| device.index);
         if let Some(first) = first
             && first != index
         {
@@ -211,9 +210,30 @@ fn of_volume(volume: VolumeId) -> Result<Vec<NbdDevice>, Status> {
     Ok(listed)
 }
 
+/// Those of them that are of this publication.
+fn of_export(export: &Export) -> Result<Vec<NbdDevice>, Status> {
+    let name = export.name().to_string();
+    let mut listed = of_volume(export.volume.id)?;
+    listed.retain(|device| device.backend.export == name);
+    Ok(listed)
+}
+
+/// Ends devices of earlier publications: what was written to them and not sent cannot be sent any more.
+async fn end_earlier(export: &Export) -> Result<(), Status> {
+    let name = export.name().to_string();
+    for device in of_volume(export.volume.id)? {
+        if device.backend.export != name {
+            refuse_mounted(&device.index.path())?;
+            disconnect(device.index).await?;
+            wait_gone(&device).await?;
+        }
+    }
+    Ok(())
+}
+
 /// The device of a volume; one that is being ended is waited for.
-async fn living(volume: VolumeId) -> Result<Option<NbdDevice>, Status> {
-    let Some(device) = of_volume(volume)?.into_iter().next() else {
+async fn living(export: &Export) -> Result<Option<NbdDevice>, Status> {
+    let Some(device) = of_export(export)?.into_iter().next() else {
         return Ok(None);
     };
     let asked = device.clone();
@@ -271,6 +291,7 @@ fn refused(error: HandshakeError) -> Status {
     match error {
         HandshakeError::Silent { .. } | HandshakeError::Refused { .. } => Status::unavailable(text),
         HandshakeError::Unknown { .. } => Status::not_found(text),
+        HandshakeError::Forbidden { .. } => Status::failed_precondition(text),
         HandshakeError::Strange { .. } | HandshakeError::WantsTls => {
             Status::failed_precondition(text)
         }

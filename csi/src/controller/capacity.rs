@@ -14,7 +14,7 @@ use crate::sizes::to_wire;
 
 impl ControllerService {
     /// What volumes with these parameters can still have together; none for capabilities that no volume
-    /// has. There is no topology: every node reaches every volume.
+    /// has. Wherever that is asked for: every node reaches every volume.
     pub(super) async fn get_capacity(
         &self,
         request: GetCapacityRequest,

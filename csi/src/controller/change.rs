@@ -1,6 +1,8 @@
 //! Changes of a volume that exists: its size, what is kept for it; and what it could be used for.
 
-use ashlar_proto::api::{ReserveVolume, ResizeVolume};
+use std::collections::BTreeMap;
+
+use ashlar_proto::api::{ChangeSettings, ReserveVolume, ResizeVolume, Volume};
 use tonic::Status;
 
 use super::ControllerService;
@@ -70,7 +72,26 @@ impl ControllerService {
             let changed = self.api.reserve_volume(&volume.name, &request).await;
             changed.map_err(refusal::of_api)?;
         }
+        self.limit(&volume, &changes.limits).await?;
         Ok(ControllerModifyVolumeResponse {})
+    }
+
+    /// Gives the volume these limits; others that it has stay.
+    pub(super) async fn limit(
+        &self,
+        volume: &Volume,
+        limits: &BTreeMap<String, String>,
+    ) -> Result<(), Status> {
+        if limits.is_empty() {
+            return Ok(());
+        }
+        let request = ChangeSettings {
+            volume: Some(volume.name.clone()),
+            set: limits.clone(),
+            unset: Vec::new(),
+        };
+        let changed = self.api.change_settings(&request).await;
+        changed.map(drop).map_err(refusal::of_api)
     }
 
     /// Says whether the volume can be used so. What no volume can is no error, but not confirmed.

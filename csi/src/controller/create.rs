@@ -7,11 +7,11 @@ use super::ControllerService;
 use super::source::Source;
 use crate::capability::{Capability, Shape};
 use crate::handle::VolumeHandle;
-use crate::names;
 use crate::parameters::{Parameters, REPLICAS_DEFAULT};
 use crate::protocol::{self as csi, CreateVolumeRequest, CreateVolumeResponse};
 use crate::refusal;
 use crate::sizes::{SizeRange, to_wire};
+use crate::{names, topology};
 
 /// The longest name, in bytes (the specification's size limits).
 const CO_NAME_BYTES_MAX: usize = 128;
@@ -27,6 +27,11 @@ impl ControllerService {
         let parameters = Parameters::of(&request.parameters, &request.mutable_parameters)?;
         check_file_systems(&capabilities, &parameters)?;
         let sizes = SizeRange::of(request.capacity_range.as_ref())?;
+        let near = parameters.near.as_deref();
+        let near =
+            near.map(|label| topology::near(request.accessibility_requirements.as_ref(), label));
+        let near = near.transpose()?;
+        let near = near.as_deref();
         let _hold = self.begin(&name, "CreateVolume")?;
 
         let asked = request.volume_content_source;
@@ -37,12 +42,15 @@ impl ControllerService {
                 check_ready(volume)?
             }
             None => {
-                self.make(&name, sizes, &parameters, source.as_ref())
+                self.make(&name, sizes, (&parameters, near), source.as_ref())
                     .await?
             }
         };
         if let Some(source) = &source {
             self.drop_copy_snapshot(source).await?;
+            // It is made without them.
+            let settings = parameters.settings_of_copy(near);
+            self.limit(&volume, &settings).await?;
         }
         let volume = self
             .keep_reserve(volume, parameters.mutable.reserve)
@@ -62,13 +70,13 @@ impl ControllerService {
         &self,
         name: &str,
         sizes: SizeRange,
-        parameters: &Parameters,
+        (parameters, near): (&Parameters, Option<&str>),
         source: Option<&Source>,
     ) -> Result<Volume, Status> {
         let made = match source {
             None => {
                 let request = CreateVolume {
-                    settings: std::collections::BTreeMap::new(),
+                    settings: parameters.settings(near),
                     name: name.to_owned(),
                     size_bytes: sizes.choose(None)?,
                     replicas: parameters.replicas.unwrap_or(REPLICAS_DEFAULT),
@@ -77,7 +85,7 @@ impl ControllerService {
                     labels: std::collections::BTreeMap::new(),
                 };
                 let made = self.api.create_volume(&request).await;
-                made.map_err(refusal::of_api)?
+                made.map_err(refusal::of_making)?
             }
             Some(source) => self.clone_from(name, sizes, parameters, source).await?,
         };

@@ -32,12 +32,6 @@ impl ControllerService {
         let Some(volume) = self.find(&handle).await? else {
             return Ok(DeleteVolumeResponse {});
         };
-        if let Some(publication) = self.publications.of(volume.id) {
-            return Err(Status::failed_precondition(format!(
-                "volume `{}` is published to {}: unpublish it first",
-                volume.name, publication.node
-            )));
-        }
         match self.delete_when_let_go(&volume.name).await {
             Ok(()) => {}
             Err(error) if error.http_status() == Some(404) => {}
@@ -64,7 +58,6 @@ impl ControllerService {
                 volume.name
             )));
         }
-        self.publications.unpublish(volume.id, None);
         Ok(DeleteVolumeResponse {})
     }
 

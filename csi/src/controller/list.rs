@@ -30,7 +30,7 @@ impl ControllerService {
             .map(|volume| list_volumes_response::Entry {
                 volume: Some(to_protocol(volume)),
                 status: Some(list_volumes_response::VolumeStatus {
-                    published_node_ids: self.published_node_ids(volume),
+                    published_node_ids: published_node_ids(volume),
                 }),
             });
         Ok(csi::ListVolumesResponse {
@@ -48,18 +48,17 @@ impl ControllerService {
         Ok(csi::ControllerGetVolumeResponse {
             volume: Some(to_protocol(&volume)),
             status: Some(controller_get_volume_response::VolumeStatus {
-                published_node_ids: self.published_node_ids(&volume),
+                published_node_ids: published_node_ids(&volume),
             }),
         })
     }
+}
 
-    fn published_node_ids(&self, volume: &Volume) -> Vec<String> {
-        let published = self.publications.of(volume.id);
-        published
-            .iter()
-            .map(|one| NodeName::to_id(&one.node))
-            .collect()
-    }
+/// Where a volume is published, unless that is no node of ours.
+fn published_node_ids(volume: &Volume) -> Vec<String> {
+    let published = volume.publication.iter();
+    let nodes = published.filter_map(|one| one.node.parse::<NodeName>().ok());
+    nodes.map(|node| node.to_id()).collect()
 }
 
 fn to_protocol(volume: &Volume) -> csi::Volume {

@@ -1,8 +1,7 @@
-//! ControllerPublishVolume and its end: which node may have a volume.
+//! ControllerPublishVolume and its end: which node may have a volume. The conductor knows, and fences the node
+//! that has it no more.
 
-use std::collections::HashMap;
-
-use ashlar_proto::api::VolumeState;
+use ashlar_proto::api::{PublishVolume, UnpublishVolume, VolumeState};
 use tonic::Status;
 
 use super::ControllerService;
@@ -13,7 +12,7 @@ use crate::protocol::{
     ControllerPublishVolumeRequest, ControllerPublishVolumeResponse,
     ControllerUnpublishVolumeRequest, ControllerUnpublishVolumeResponse,
 };
-use crate::publications::Publication;
+use crate::publish_context::PublishContext;
 use crate::refusal;
 
 impl ControllerService {
@@ -36,14 +35,22 @@ impl ControllerService {
             )));
         }
         let read_only = request.readonly || capability.read_only;
-        self.publications
-            .publish(volume.id, Publication { node, read_only })?;
-        let context = [("export", volume.name), ("readonly", read_only.to_string())];
-        let context = context
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value));
+        let publish = PublishVolume {
+            volume: volume.id,
+            node: node.to_string(),
+            read_only,
+        };
+        let published = self.api.publish_volume(&volume.name, &publish).await;
+        let published = published.map_err(refusal::of_api)?;
+        let publication = published.publication;
+        let Some(publication) = publication.filter(|one| one.node == publish.node) else {
+            return Err(Status::aborted(format!(
+                "volume `{}` was unpublished meanwhile: try again",
+                volume.name
+            )));
+        };
         Ok(ControllerPublishVolumeResponse {
-            publish_context: context.collect::<HashMap<_, _>>(),
+            publish_context: PublishContext::new(publication.id, read_only).to_map(),
         })
     }
 
@@ -63,7 +70,17 @@ impl ControllerService {
             return Ok(done);
         }
         let _hold = self.begin(&handle.name, "ControllerUnpublishVolume")?;
-        self.publications.unpublish(handle.id, node.as_ref());
-        Ok(done)
+        let unpublish = UnpublishVolume {
+            volume: handle.id,
+            node: node.map(|node| node.to_string()),
+        };
+        match self.api.unpublish_volume(&handle.name, &unpublish).await {
+            Ok(_) => Ok(done),
+            Err(error) => match error.problem().map(|problem| problem.code.as_str()) {
+                // It is gone, and its name may be another volume's.
+                Some("volume-not-found" | "stale-generation") => Ok(done),
+                _ => Err(refusal::of_api(error)),
+            },
+        }
     }
 }

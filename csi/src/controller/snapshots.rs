@@ -53,7 +53,7 @@ impl ControllerService {
                     .api
                     .create_snapshot(&volume.name, &CreateSnapshot { name })
                     .await;
-                made.map_err(refusal::of_api)?
+                made.map_err(refusal::of_making)?
             }
         };
         Ok(csi::CreateSnapshotResponse {

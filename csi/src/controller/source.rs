@@ -100,7 +100,7 @@ impl ControllerService {
         let cloned = self
             .api
             .clone_snapshot(&snapshot.volume_name, &snapshot.name, &request);
-        cloned.await.map_err(refusal::of_api)
+        cloned.await.map_err(refusal::of_making)
     }
 
     /// The snapshot that a copy is made from, new or left by an earlier call.

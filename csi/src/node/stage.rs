@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tonic::Status;
 
-use super::formatting::Mark;
+use super::formatting::{self, Mark};
 use super::{NodeService, mounts, path_of, volume_of};
 use crate::attacher::Export;
 use crate::capability::{Capability, Shape};
@@ -13,6 +13,7 @@ use crate::protocol::{
     NodeStageVolumeRequest, NodeStageVolumeResponse, NodeUnstageVolumeRequest,
     NodeUnstageVolumeResponse,
 };
+use crate::publish_context::PublishContext;
 use crate::{file_system, mount_table, refusal};
 
 impl NodeService {
@@ -28,16 +29,17 @@ impl NodeService {
         let fs_of_class = fs_of_context(&request.volume_context)?;
         let attach = attach_of_context(&request.volume_context)?;
         let _hold = self.begin(&volume, "NodeStageVolume")?;
-        let published = request.publish_context.get("readonly");
+        let published = PublishContext::of(&request.publish_context)?;
         let export = Export {
             volume,
-            read_only: capability.read_only || published.is_some_and(|text| text == "true"),
+            publication: published.publication,
+            read_only: capability.read_only || published.read_only,
             attach,
         };
         let device = self.attacher.attach(&export).await?;
         if let Shape::Mount { fs, flags } = capability.shape {
             let wanted = fs.or(fs_of_class);
-            let mark = Mark::of(&self.state, export.volume.id);
+            let mark = Mark::of(&self.state, export.volume.id, export.publication);
             stage_mount(&device, staging, wanted, &flags, export.read_only, &mark).await?;
         }
         Ok(NodeStageVolumeResponse {})
@@ -53,7 +55,7 @@ impl NodeService {
         let volume = volume_of(&request.volume_id)?;
         let _hold = self.begin(&volume, "NodeUnstageVolume")?;
         mounts::unmount(staging).await?;
-        Mark::of(&self.state, volume.id).clear()?;
+        formatting::clear(&self.state, volume.id)?;
         self.attacher.detach(&volume).await?;
         Ok(NodeUnstageVolumeResponse {})
     }
@@ -117,7 +119,7 @@ async fn find_or_make(
     read_only: bool,
     mark: &Mark,
 ) -> Result<FileSystem, Status> {
-    if (!mark.is_set() || read_only)
+    if (!mark.is_set()? || read_only)
         && let Some(fs) = file_system::find(device, wanted, read_only).await?
     {
         return Ok(fs);

@@ -39,6 +39,15 @@ impl Driver {
     ///
     /// If it does not start.
     pub fn start(cluster: &Cluster) -> Result<Self> {
+        Self::start_as(cluster, &[])
+    }
+
+    /// The same with more arguments.
+    ///
+    /// # Errors
+    ///
+    /// If it does not start.
+    pub fn start_as(cluster: &Cluster, more: &[&str]) -> Result<Self> {
         let state = cluster.path().join("csi").join("state");
         let node = [
             "--node-id=node-a".to_owned(),
@@ -46,7 +55,8 @@ impl Driver {
             format!("--nbd={}", cluster.nbd_address()),
             format!("--state={}", state.display()),
         ];
-        Self::start_with(cluster, &node)
+        let more = more.iter().map(|one| (*one).to_owned());
+        Self::start_with(cluster, &node.into_iter().chain(more).collect::<Vec<_>>())
     }
 
     /// A controller alone.

@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod manifests;
 pub mod namespaces;
 pub mod nbd;
+pub mod orchestrator;
 pub mod process;
 pub mod raw_disk;
 pub mod secured;

@@ -281,17 +281,18 @@ fn a_conductor_that_hung_while_another_took_over_changes_nothing() -> Result<()>
     ensure!(it.leader()? == next, "the lead went back");
     // All come to know the same; one that follows, and the zombie before all, is a moment behind.
     for index in 0..MEMBERS {
-        wait_for("the volume that was made", LIMIT, || {
+        let names = wait_for("the volume that was made", LIMIT, || {
             let (status, listed) = it.curl(index, &[], "/v1/volumes")?;
-            let names: Vec<&str> = listed["items"]
-                .as_array()
-                .with_context(|| format!("conductor {index}: {status}: {listed}"))?
+            let items = listed["items"].as_array();
+            let items = items.with_context(|| format!("conductor {index}: {status}: {listed}"))?;
+            ensure!(!items.is_empty(), "conductor {index} lists none");
+            Ok(items
                 .iter()
-                .filter_map(|it| it["name"].as_str())
-                .collect();
-            ensure!(names == ["after"], "conductor {index}: {names:?}");
-            Ok(())
+                .map(|it| it["name"].clone())
+                .collect::<Vec<_>>())
         })?;
+        // Not for a moment, either.
+        ensure!(names == ["after"], "conductor {index}: {names:?}");
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use csi::node_client::NodeClient;
 use csi::volume_capability::access_mode::Mode;
 use csi::volume_capability::{AccessMode, AccessType, MountVolume};
 use csi::volume_content_source::{Type, VolumeSource};
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -48,6 +49,10 @@ impl Bench {
     fn start() -> Result<Self> {
         let cluster = Cluster::up()?;
         let driver = Driver::start(&cluster)?;
+        Self::of(cluster, driver)
+    }
+
+    fn of(cluster: Cluster, driver: Driver) -> Result<Self> {
         let builder = &mut tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).enable_all().build()?;
         let endpoint = Endpoint::from_shared(format!("unix://{}", driver.socket().display()))?;
@@ -94,11 +99,14 @@ impl Bench {
         deleted.map(drop)
     }
 
+    /// Publishes it to this node, and stages it.
     fn stage(&mut self, volume: &csi::Volume, at: &Path, fs: &str) -> Result<(), tonic::Status> {
+        let publish_context = self.publish(volume, "node-a")?;
         let request = csi::NodeStageVolumeRequest {
             volume_id: volume.volume_id.clone(),
             staging_target_path: text(at),
             volume_capability: capability(fs),
+            publish_context,
             ..Default::default()
         };
         let staged = self.runtime.block_on(self.node.node_stage_volume(request));
@@ -112,10 +120,21 @@ impl Bench {
         };
         self.runtime
             .block_on(self.node.node_unstage_volume(request))?;
+        let request = csi::ControllerUnpublishVolumeRequest {
+            volume_id: volume.volume_id.clone(),
+            node_id: "ashlar/node-a".to_owned(),
+            ..Default::default()
+        };
+        let call = self.controller.controller_unpublish_volume(request);
+        self.runtime.block_on(call)?;
         Ok(())
     }
 
-    fn publish(&mut self, volume: &csi::Volume, node: &str) -> Result<(), tonic::Status> {
+    fn publish(
+        &mut self,
+        volume: &csi::Volume,
+        node: &str,
+    ) -> Result<HashMap<String, String>, tonic::Status> {
         let request = csi::ControllerPublishVolumeRequest {
             volume_id: volume.volume_id.clone(),
             node_id: format!("ashlar/{node}"),
@@ -123,7 +142,8 @@ impl Bench {
             ..Default::default()
         };
         let call = self.controller.controller_publish_volume(request);
-        self.runtime.block_on(call).map(drop)
+        let published = self.runtime.block_on(call)?.into_inner();
+        Ok(published.publish_context)
     }
 }
 
@@ -160,7 +180,15 @@ fn a_copy_outlives_what_it_was_made_of() -> Result<()> {
 fn a_volume_is_published_to_one_node_at_a_time() -> Result<()> {
     let mut bench = Bench::start()?;
     let volume = bench.create("v", None)?;
-    bench.publish(&volume, "node-a")?;
+    let context = bench.publish(&volume, "node-a")?;
+    // Its memory is the cluster's.
+    bench.driver.kill_and_restart()?;
+    let again = wait_for(
+        "the driver",
+        LIMIT,
+        || Ok(bench.publish(&volume, "node-a")?),
+    )?;
+    ensure!(again == context, "the same again: {again:?}");
     let second = bench
         .publish(&volume, "node-b")
         .err()
@@ -213,6 +241,76 @@ fn each_file_system_keeps_its_files_and_is_no_other() -> Result<()> {
         bench.stage(&volume, &place, fs)?;
         ensure!(std::fs::read_to_string(place.join("mark"))? == fs);
         bench.unstage(&volume, &place)?;
+    }
+    bench.driver.check_clean()
+}
+
+/// The disks, by the zones that they are said to be in here.
+fn label_disks(cluster: &Cluster, zones: [&str; 3]) -> Result<Vec<String>> {
+    let disks = cluster.json(["disk", "list"])?;
+    let disks = disks.as_array().context("no disks")?.iter();
+    let disks: Vec<String> = disks
+        .map(|disk| disk["id"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    ensure!(disks.len() == zones.len(), "{disks:?}");
+    for (disk, zone) in disks.iter().zip(zones) {
+        let label = format!("zone={zone}");
+        cluster.ashlar(["disk", "label", disk, &label]).check()?;
+    }
+    Ok(disks)
+}
+
+#[test]
+fn a_class_may_keep_a_replica_near_the_node_that_uses_it() -> Result<()> {
+    let cluster = Cluster::up()?;
+    let disks = label_disks(&cluster, ["a", "b", "c"])?;
+    let driver = Driver::start_as(&cluster, &["--topology=zone=b"])?;
+    let mut bench = Bench::of(cluster, driver)?;
+    let info = bench.node.node_get_info(csi::NodeGetInfoRequest {});
+    let info = bench.runtime.block_on(info)?.into_inner();
+    let here = info.accessible_topology.context("no topology")?;
+    let expected = [
+        ("topology.csi.ashlar.io/host", "node-a"),
+        ("topology.csi.ashlar.io/zone", "b"),
+    ];
+    let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    ensure!(here.segments == HashMap::from(expected), "{here:?}");
+
+    let mut create = |name: &str, near: &str, at: Option<&csi::Topology>| {
+        let parameters = [("near", near), ("replicas", "1")];
+        let parameters = parameters.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let request = csi::CreateVolumeRequest {
+            name: name.to_owned(),
+            volume_capabilities: capability("").into_iter().collect(),
+            parameters: parameters.into(),
+            accessibility_requirements: at.map(|at| csi::TopologyRequirement {
+                requisite: vec![at.clone()],
+                preferred: vec![at.clone()],
+            }),
+            ..Default::default()
+        };
+        let made = bench.controller.create_volume(request);
+        bench.runtime.block_on(made).map(drop)
+    };
+    for name in ["one", "two", "three"] {
+        create(name, "zone", Some(&here))?;
+        // The same call again is the same volume.
+        create(name, "zone", Some(&here))?;
+    }
+    for (near, at) in [("zone", None), ("rack", Some(&here)), ("a b", Some(&here))] {
+        let refused = create("none", near, at).err().map(|status| status.code());
+        ensure!(
+            refused == Some(Code::InvalidArgument),
+            "{near}: {refused:?}"
+        );
+    }
+    for name in ["one", "two", "three"] {
+        let shown = bench.cluster.json(["volume", "show", name])?.to_string();
+        let lies_on = |disk: &String| shown.contains(disk.as_str());
+        ensure!(
+            lies_on(&disks[1]) && !lies_on(&disks[0]) && !lies_on(&disks[2]),
+            "{name} is not near: {shown}"
+        );
     }
     bench.driver.check_clean()
 }

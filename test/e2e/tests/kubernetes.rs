@@ -35,7 +35,9 @@ const CLUSTERS: [(&[&str], usize); 8] = [
             STORES,
             "--set=monitoring.enabled=true",
             "--set=csi.groupSnapshots=true",
-            "--set-json=storageClasses=[{\"name\":\"a\",\"default\":true}]",
+            "--set=csi.node.topology.zone=topology\\.kubernetes\\.io/zone",
+            "--set-json=storageClasses=[{\"name\":\"a\",\"default\":true,\"parameters\":{\"near\":\"zone\"},\
+              \"volumeBindingMode\":\"WaitForFirstConsumer\"}]",
         ],
         23,
     ),
@@ -273,6 +275,38 @@ fn nothing_has_more_rights_than_it_needs() -> Result<()> {
         with_token == set(&["\"ashlar-csi-controller\""]),
         "{with_token:?}"
     );
+    Ok(())
+}
+
+#[test]
+fn the_driver_of_nodes_may_get_nodes_where_it_reads_their_labels() -> Result<()> {
+    let topology = "--set=csi.node.topology.zone=topology\\.kubernetes\\.io/zone";
+    let mut seen = BTreeSet::new();
+    for manifest in read(&render(RECENT, &[STORES, topology])?)? {
+        let (kind, name) = (&manifest["kind"], &manifest["metadata"]["name"]);
+        if name != "ashlar-csi-node" {
+            continue;
+        }
+        if kind == "ClusterRole" {
+            let rules =
+                serde_json::json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]);
+            ensure!(manifest["rules"] == rules, "{manifest}");
+        }
+        if let Some(pod) = pod(&manifest) {
+            ensure!(pod["automountServiceAccountToken"] == true, "{pod}");
+            let arguments = texts(&pod["containers"][0]["args"]);
+            let asked = "--topology-of-node=zone=topology.kubernetes.io/zone".to_owned();
+            ensure!(arguments.contains(&asked), "{arguments:?}");
+        }
+        if kind == "ServiceAccount" {
+            ensure!(
+                manifest["automountServiceAccountToken"] == true,
+                "{manifest}"
+            );
+        }
+        seen.insert(kind.to_string());
+    }
+    ensure!(seen.len() == 4, "{seen:?}");
     Ok(())
 }
 

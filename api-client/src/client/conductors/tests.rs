@@ -198,3 +198,45 @@ async fn conductors_that_send_in_circles_are_left() {
     assert!(error.is_unreachable(), "{error}");
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
+
+#[tokio::test]
+async fn a_read_does_not_wait_for_one_that_hangs() {
+    let (silent, asked) = server(None).await;
+    let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 25\r\n\r\n";
+    let (other, _) = server(Some(format!("{head}{{\"revision\":1,\"items\":[]}}"))).await;
+    let client = ApiClient::new(&format!("{silent},{other}")).unwrap();
+    client.denied_clients().await.unwrap();
+    // Who answered is asked first from then on.
+    client.denied_clients().await.unwrap();
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_leader_that_nobody_named_is_found_behind_one_that_hangs() {
+    let (silent, knocked) = server(None).await;
+    let (leader, _) = server_at("/v1/leader", LEADS).await;
+    let says = format!(r#"{{"leads":false,"term":1,"leader":"{leader}"}}"#);
+    let (follows, _) = server_at("/v1/leader", says.leak()).await;
+    let error = hand_over(&[&silent, &follows]).await.unwrap_err();
+    // It leads, and answers nothing else.
+    assert!(
+        matches!(&error, ApiError::NoAnswer { url, .. } if url.as_str().starts_with(&leader)),
+        "{error}"
+    );
+    assert_eq!(knocked.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn who_waits_for_a_change_asks_one() {
+    let url: Url = "http://a/v1/volumes".parse().unwrap();
+    let request = |method, time: Option<Duration>| {
+        let mut request = Request::new(method, url.clone());
+        *request.timeout_mut() = time;
+        request
+    };
+    assert!(may_be_hedged(&request(Method::GET, None)));
+    assert!(may_be_hedged(&request(Method::GET, Some(ANSWER_MAX))));
+    let waiting = Some(ANSWER_MAX + super::super::POLL_MAX);
+    assert!(!may_be_hedged(&request(Method::GET, waiting)));
+    assert!(!may_be_hedged(&request(Method::POST, None)));
+}

@@ -39,6 +39,7 @@ impl Lists for Rc<Counting> {
                 volume: VolumeId::new(number),
                 volume_name: "v".to_owned(),
                 layer: None,
+                publication: None,
             }],
         })
     }

@@ -12,12 +12,20 @@ fn volume(id: u64, name: &str) -> UnitOf {
         volume: VolumeId::new(id),
         volume_name: name.to_owned(),
         layer: None,
+        publication: None,
     }
 }
 
 fn snapshot(id: u64, name: &str, layer: u32, of: &str) -> UnitOf {
     UnitOf {
         layer: Some((Layer::new(layer), of.to_owned())),
+        ..volume(id, name)
+    }
+}
+
+fn published(id: u64, name: &str, publication: u64) -> UnitOf {
+    UnitOf {
+        publication: Some(PublicationId::new(publication)),
         ..volume(id, name)
     }
 }
@@ -67,6 +75,10 @@ fn texts_of_units_survive() {
             snapshot(7, "data", 3, "monday"),
             "data@monday#0000000000000007.3",
         ),
+        (
+            published(7, "shop/data", 9),
+            "shop/data:0000000000000009#0000000000000007",
+        ),
     ] {
         assert_eq!(unit.to_string(), text);
         assert_eq!(text.parse(), Ok(unit));
@@ -77,6 +89,8 @@ fn texts_of_units_survive() {
         "data#7",
         "data@monday#0000000000000007",
         "data#0000000000000007.3",
+        "data:9x#0000000000000007",
+        "data:0000000000000009@monday#0000000000000007.3",
     ] {
         assert_eq!(text.parse::<UnitOf>(), Err(NoUnit), "{text:?}");
     }
@@ -91,6 +105,11 @@ fn identifiers_are_what_they_ever_were() {
     let of_snapshot = id(snapshot(7, "data", 3, "monday"));
     assert_eq!(of_snapshot, IDENTIFIER_OF_SNAPSHOT);
     assert_ne!(id(volume(8, "data")), IDENTIFIER_OF_VOLUME);
+    let of_first = id(published(7, "data", 1));
+    assert_eq!(of_first, id(published(7, "renamed", 1)));
+    for other in [volume(7, "data"), published(7, "data", 2)] {
+        assert_ne!(of_first, id(other));
+    }
 }
 
 const IDENTIFIER_OF_VOLUME: &str = "1563c79abbb89c60fe05099247bb3f52";
@@ -182,4 +201,25 @@ fn volumes_of_projects_have_targets_that_no_snapshot_has() {
     assert_eq!(volume.target.name, "iqn.2026-11.io.ashlar.projects:a:b");
     assert_eq!(snapshot.target.name, "iqn.2026-11.io.ashlar:a:b");
     assert!(may_be_of_volume(&volume.target.name));
+}
+
+#[test]
+fn targets_of_publications_are_known_by_their_names() {
+    for (volume, export) in [
+        ("data", "data:000000000000000c"),
+        ("shop/data", "shop/data:000000000000000c"),
+    ] {
+        let offer = offer_alone(CLUSTER, &published(1, volume, 12));
+        let name = offer.target.name;
+        assert!(may_be_of_volume(&name));
+        assert_eq!(export_of_published(&name).as_deref(), Some(export));
+        assert!(without_units(&name).units.is_empty());
+    }
+    for other in [
+        offer_alone(CLUSTER, &volume(1, "a/b")).target.name,
+        format!("{PUBLISHED_PREFIX}data"),
+        format!("{PUBLISHED_PREFIX}x:data"),
+    ] {
+        assert_eq!(export_of_published(&other), None, "{other}");
+    }
 }

@@ -55,7 +55,6 @@ pub(super) struct Piece {
 }
 
 /// What a store says of the replicas of a disk.
-#[derive(Default)]
 struct Told {
     /// Those that take the most.
     pieces: Vec<Piece>,
@@ -232,23 +231,13 @@ impl<'a> Planner<'a> {
     }
 
     fn told_of(&self, disk: DiskId) -> Told {
-        let pieces: Vec<Piece> = self
-            .largest_of(disk)
-            .into_iter()
-            .map(|(at, replica, used)| Piece {
-                replica,
-                at,
-                bytes: self.state.replica_bytes(at),
-                written: Written::exactly(ByteCount::new(used)),
-            })
-            .collect();
-        let all = pieces.len() < USES_REPORTED_MAX;
+        let pieces = self.largest_of(disk);
         // Who is missing in a list that is not full has come since.
-        let least = pieces.iter().map(|piece| piece.written.most).min();
+        let least = pieces.get(USES_REPORTED_MAX - 1).map(|it| it.written.most);
         Told {
             replicas: pieces.iter().map(|piece| piece.replica).collect(),
             pieces,
-            others: least.filter(|_| !all).unwrap_or(ByteCount::new(u64::MAX)),
+            others: least.unwrap_or(ByteCount::new(u64::MAX)),
         }
     }
 

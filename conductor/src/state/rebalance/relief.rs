@@ -6,6 +6,7 @@
 //! that. So no disk that took a replica has to give one away for it.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use ashlar_proto::api::DiskLevel;
 use ashlar_proto::{ByteCount, DiskId, ReplicaId};
@@ -13,7 +14,6 @@ use ashlar_proto::{ByteCount, DiskId, ReplicaId};
 use super::Move;
 use super::planner::{Piece, Planner};
 use crate::placement::Written;
-use crate::state::At;
 
 impl Planner<'_> {
     /// The next move off a disk that is too full, done here.
@@ -38,10 +38,11 @@ impl Planner<'_> {
             .filter(|&bin| self.bins()[bin].before.level == DiskLevel::Ample)
             .collect();
         targets.sort_by_key(|&bin| (self.used_percent(bin), self.disk_of(bin)));
-        for (at, replica, used) in self.largest_of(disk) {
+        for piece in self.largest_of(disk) {
+            let Piece { replica, at, .. } = piece;
             let want = self.state().want_of(at);
             // What is kept for it, it will take.
-            let takes = used.max(want.reserve.get());
+            let takes = piece.written.most.get().max(want.reserve.get());
             let fits = |&to: &usize| {
                 let target = &self.bins()[to];
                 let after = target.before.taken() + self.coming(target.candidate.disk) + takes;
@@ -52,12 +53,6 @@ impl Planner<'_> {
             if let Some(to) = targets.iter().copied().find(fits) {
                 self.note_moved(at);
                 self.note_under_way(disk, self.disk_of(to), takes);
-                let piece = Piece {
-                    replica,
-                    at,
-                    bytes: want.bytes,
-                    written: Written::exactly(ByteCount::new(used)),
-                };
                 return Some(self.carry_out(from, to, piece));
             }
         }
@@ -65,21 +60,28 @@ impl Planner<'_> {
     }
 
     /// The replicas of a disk whose store says what they take, those that take the most first.
-    pub(super) fn largest_of(&self, disk: DiskId) -> Vec<(At, ReplicaId, u64)> {
+    pub(super) fn largest_of(&self, disk: DiskId) -> Vec<Piece> {
         let state = self.state();
         let Some(row) = state.disks.get(&disk) else {
             return Vec::new();
         };
-        let held = state.holds.get(&disk);
-        let at_of = |replica| {
-            let mut held = held.into_iter().flatten();
-            held.find(|(_, held)| held.replica == replica)
-                .map(|(at, _)| *at)
-        };
         let largest = self.live().report(row).largest.iter();
-        largest
-            .filter_map(|of| Some((at_of(of.replica)?, of.replica, of.used_bytes.get())))
-            .collect()
+        let uses: BTreeMap<ReplicaId, ByteCount> =
+            largest.map(|of| (of.replica, of.used_bytes)).collect();
+        let held = state.holds.get(&disk).into_iter().flatten();
+        let mut pieces: Vec<Piece> = held
+            .filter_map(|(at, held)| {
+                let used = uses.get(&held.replica)?;
+                Some(Piece {
+                    replica: held.replica,
+                    at: *at,
+                    bytes: state.replica_bytes(*at),
+                    written: Written::exactly(*used),
+                })
+            })
+            .collect();
+        pieces.sort_unstable_by_key(|piece| (Reverse(piece.written.most), piece.replica));
+        pieces
     }
 
     fn disk_of(&self, bin: usize) -> DiskId {

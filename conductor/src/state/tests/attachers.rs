@@ -25,6 +25,7 @@ fn request(owner: &str, repair: bool) -> AttachRequest {
         force: false,
         repair,
         server: None,
+        publication: None,
     }
 }
 

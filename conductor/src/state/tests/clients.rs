@@ -43,6 +43,7 @@ impl Bench {
             force: false,
             repair: true,
             server: None,
+            publication: None,
         };
         let plan = self
             .state

@@ -157,6 +157,7 @@ fn a_volume_whose_owner_is_gone_is_repaired_and_may_be_attached_without_force() 
         force: false,
         repair: true,
         server: None,
+        publication: None,
     };
     let repaired = bench
         .state

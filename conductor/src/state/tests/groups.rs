@@ -243,6 +243,7 @@ fn whoever_is_replaced_or_gone_before_the_seal_fails_the_group() {
                     force,
                     repair,
                     server: None,
+                    publication: None,
                 },
             );
         }),
@@ -445,6 +446,7 @@ fn a_repair_owner_is_not_asked() {
         force,
         repair,
         server: None,
+        publication: None,
     };
     bench.take("c", &request);
     let group = bench.hold(&["a", "c"], "s");

@@ -266,6 +266,7 @@ impl World {
                     force: false,
                     repair: true,
                     server: None,
+                    publication: None,
                 };
                 let plan = self.bench.state.plan_attach(
                     &self.bench.live,

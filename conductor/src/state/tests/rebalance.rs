@@ -560,6 +560,7 @@ fn a_volume_that_nobody_uses_is_moved_by_a_repair_owner() {
         force: false,
         repair: true,
         server: None,
+        publication: None,
     };
     let plan = pool
         .bench

@@ -12,6 +12,7 @@ fn for_repair(node: &str, force: bool) -> AttachRequest {
         force,
         repair: true,
         server: None,
+        publication: None,
     }
 }
 
@@ -142,6 +143,7 @@ fn a_user_takes_a_volume_from_its_repair_owner_and_ends_the_task() {
         force: true,
         repair: true,
         server: None,
+        publication: None,
     };
     assert!(
         bench

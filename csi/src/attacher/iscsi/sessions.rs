@@ -46,6 +46,18 @@ pub(super) fn of_target(sys: &Path, target: &str) -> io::Result<Sessions> {
     Ok(found)
 }
 
+/// The targets that there are sessions with, below `/sys`.
+///
+/// # Errors
+/// Where sysfs cannot be read.
+pub(super) fn targets(sys: &Path) -> io::Result<Vec<String>> {
+    let sessions = entries(&sys.join("class/iscsi_session"))?;
+    let names = sessions
+        .iter()
+        .filter_map(|session| read(&session.join("targetname")));
+    Ok(names.collect())
+}
+
 /// The disks of a session that are the volume's logical unit.
 fn disks(device: &Path) -> io::Result<Vec<String>> {
     let mut disks = Vec::new();
@@ -121,6 +133,9 @@ mod tests {
         }
         let found = of_target(sys.path(), "iqn:v").unwrap();
         assert_eq!((found.count, found.map), (3, None));
+        let mut listed = targets(sys.path()).unwrap();
+        listed.sort();
+        assert_eq!(listed, ["iqn:v", "iqn:v", "iqn:v", "iqn:w"]);
         assert_eq!(found.disks, ["sda", "sdb"]);
 
         // A volume group over a disk is none; a multipath map is.

@@ -29,6 +29,7 @@ const REPLY_ACK: u32 = 1;
 const REPLY_INFO: u32 = 3;
 const ERROR_BIT: u32 = 1 << 31;
 const ERROR_UNKNOWN: u32 = ERROR_BIT | 6;
+const ERROR_POLICY: u32 = ERROR_BIT | 2;
 const ERROR_TLS: u32 = ERROR_BIT | 5;
 const INFO_EXPORT: u16 = 0;
 const INFO_BLOCK_SIZE: u16 = 3;
@@ -89,6 +90,14 @@ pub(super) enum HandshakeError {
     Unknown {
         /// The export.
         export: String,
+    },
+    /// The export is this host's no more.
+    #[error("the NBD server gives export `{export}` to this host no more: {reason}")]
+    Forbidden {
+        /// The export.
+        export: String,
+        /// Its words.
+        reason: Reason,
     },
     /// It wants TLS.
     #[error(
@@ -162,6 +171,10 @@ fn refusal(kind: u32, export: &str, reason: Vec<u8>) -> HandshakeError {
     match kind {
         ERROR_UNKNOWN => HandshakeError::Unknown { export },
         ERROR_TLS => HandshakeError::WantsTls,
+        ERROR_POLICY => HandshakeError::Forbidden {
+            export,
+            reason: Reason(reason),
+        },
         _ => HandshakeError::Refused {
             export,
             reason: Reason(reason),

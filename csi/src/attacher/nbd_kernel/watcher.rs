@@ -5,6 +5,8 @@
 //! offering new ones to every device, at the start and after messages were lost: a device takes as many
 //! as it lacks.
 //!
+//! A device whose export is this host's no more is ended: its volume was published to another node.
+//!
 //! ```text
 //! whole ──(a connection died)──▶ suspect ──(new ones offered and taken, or the device gone)──▶ whole
 //! ```
@@ -128,6 +130,14 @@ impl Watcher {
                     if connections > 0 {
                         let seconds = since.elapsed().as_secs_f32();
                         tracing::info!(device = %index, connections, seconds, "connections offered");
+                    }
+                    false
+                }
+                // It waits for nothing: who uses it is to hear that, and not in an hour.
+                Err(ReviveError::Handshake(error @ HandshakeError::Forbidden { .. })) => {
+                    tracing::warn!(device = %index, %error, "the volume was taken from this node: its device is ended");
+                    if let Err(error) = control.disconnect(*index) {
+                        tracing::warn!(device = %index, %error, "the device could not be ended");
                     }
                     false
                 }

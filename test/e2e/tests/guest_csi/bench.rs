@@ -1,4 +1,4 @@
-//! A cluster and a CSI controller on this machine, and a guest with a CSI node: what a CO would do with
+//! A cluster and a CSI controller on this machine, and guests with a CSI node each: what a CO would do with
 //! them, call by call.
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,6 +11,7 @@ use csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
@@ -20,8 +21,11 @@ use tonic::{Code, Status};
 const LIMIT: Duration = Duration::from_secs(90);
 /// How long one call may take: one that hangs is asked again, as by a CO.
 const CALL_LIMIT: Duration = Duration::from_secs(45);
-/// The name of the guest's node.
-const NODE: &str = "guest-a";
+/// The names of the guests' nodes.
+const NODES: [&str; 2] = ["guest-a", "guest-b"];
+
+/// What does in a guest what it is asked to.
+const AGENT: &str = env!("CARGO_BIN_EXE_guest-agent");
 
 /// What is done with a volume on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +49,27 @@ pub struct Volume {
     pub name: String,
     pub fs: &'static str,
     pub context: HashMap<String, String>,
+    /// The number of its node.
+    pub node: usize,
+    /// What the controller said when it was published last, whichever call asked.
+    published: Arc<Mutex<HashMap<String, String>>>,
 }
 
 impl Volume {
+    /// The same for another node.
+    pub fn on(&self, node: usize) -> Self {
+        Self {
+            node,
+            published: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    fn publish_context(&self) -> HashMap<String, String> {
+        let published = self.published.lock();
+        published.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Where the guest finds it.
     pub fn target(&self) -> String {
         format!("/var/csi/{}/target", self.name)
@@ -82,7 +104,7 @@ pub type Source = csi::volume_content_source::Type;
 #[derive(Clone, Debug)]
 pub struct Links {
     controller: PathBuf,
-    node: u16,
+    nodes: Vec<u16>,
 }
 
 impl Links {
@@ -91,18 +113,19 @@ impl Links {
         connect(endpoint).await.map(ControllerClient::new)
     }
 
-    async fn node(&self) -> Result<NodeClient<Channel>, Status> {
-        let endpoint = format!("http://127.0.0.1:{}", self.node);
+    async fn node(&self, number: usize) -> Result<NodeClient<Channel>, Status> {
+        let endpoint = format!("http://127.0.0.1:{}", self.nodes[number]);
         connect(endpoint).await.map(NodeClient::new)
     }
 
     /// One call of a volume's life.
     pub async fn call(&self, step: Step, volume: &Volume) -> Result<(), Status> {
         let volume_id = volume.id.clone();
-        let node_id = format!("ashlar/{NODE}");
+        let node_id = format!("ashlar/{}", NODES[volume.node]);
         let (staging_target_path, target_path) = (volume.staging(), volume.target());
         let volume_capability = volume.capability();
         let volume_context = volume.context.clone();
+        let publish_context = volume.publish_context();
         match step {
             Step::Publish => {
                 let request = csi::ControllerPublishVolumeRequest {
@@ -113,7 +136,12 @@ impl Links {
                     ..Default::default()
                 };
                 let mut controller = self.controller().await?;
-                controller.controller_publish_volume(request).await?;
+                let published = controller.controller_publish_volume(request).await?;
+                let mut known = volume
+                    .published
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                *known = published.into_inner().publish_context;
             }
             Step::Stage => {
                 let request = csi::NodeStageVolumeRequest {
@@ -121,9 +149,13 @@ impl Links {
                     staging_target_path,
                     volume_capability,
                     volume_context,
+                    publish_context,
                     ..Default::default()
                 };
-                self.node().await?.node_stage_volume(request).await?;
+                self.node(volume.node)
+                    .await?
+                    .node_stage_volume(request)
+                    .await?;
             }
             Step::NodePublish => {
                 let request = csi::NodePublishVolumeRequest {
@@ -132,23 +164,33 @@ impl Links {
                     target_path,
                     volume_capability,
                     volume_context,
+                    publish_context,
                     ..Default::default()
                 };
-                self.node().await?.node_publish_volume(request).await?;
+                self.node(volume.node)
+                    .await?
+                    .node_publish_volume(request)
+                    .await?;
             }
             Step::NodeUnpublish => {
                 let request = csi::NodeUnpublishVolumeRequest {
                     volume_id,
                     target_path,
                 };
-                self.node().await?.node_unpublish_volume(request).await?;
+                self.node(volume.node)
+                    .await?
+                    .node_unpublish_volume(request)
+                    .await?;
             }
             Step::Unstage => {
                 let request = csi::NodeUnstageVolumeRequest {
                     volume_id,
                     staging_target_path,
                 };
-                self.node().await?.node_unstage_volume(request).await?;
+                self.node(volume.node)
+                    .await?
+                    .node_unstage_volume(request)
+                    .await?;
             }
             Step::Unpublish => {
                 let request = csi::ControllerUnpublishVolumeRequest {
@@ -164,6 +206,11 @@ impl Links {
     }
 }
 
+fn run_node(guest: &Guest, command: &str, name: &str) -> Result<()> {
+    let script = format!("{command} --node-id {name} >>/tmp/csi.log 2>&1 & echo $! >/run/csi.pid");
+    guest.sh(&script).map(drop)
+}
+
 async fn connect(endpoint: String) -> Result<Channel, Status> {
     let endpoint = Endpoint::from_shared(endpoint);
     let endpoint = endpoint.map_err(|error| Status::internal(error.to_string()))?;
@@ -174,10 +221,11 @@ async fn connect(endpoint: String) -> Result<Channel, Status> {
 /// The guest goes first: its connections need the cluster to end well.
 pub struct Bench {
     pub guest: Guest,
+    pub other: Option<Guest>,
     pub cluster: Cluster,
     pub links: Links,
     pub runtime: Runtime,
-    /// The command that runs the node, in the guest.
+    /// The command that runs a node, in its guest, but for the node's name.
     node_command: String,
     _controller: Driver,
 }
@@ -190,21 +238,21 @@ impl Bench {
             ..options
         })?;
         let controller = Driver::start_controller(&cluster)?;
-        let agent = Path::new(env!("CARGO_BIN_EXE_guest-agent"));
-        let guest = Guest::boot_with_agent(cluster.path(), agent)?;
+        let guest = Guest::boot_with_agent(cluster.path(), Path::new(AGENT))?;
         let node_command = format!(
-            "ASHLAR_INSECURE=1 ashlar csi --mode node --endpoint unix:///run/csi.sock --node-id {NODE} \
-             --conductor http://10.0.2.2:{} --state /run/ashlar-csi {}",
+            "ASHLAR_INSECURE=1 ashlar csi --mode node --endpoint unix:///run/csi.sock --conductor \
+             http://10.0.2.2:{} --state /run/ashlar-csi {}",
             cluster.api_port(),
             attacher(&cluster)
         );
         let builder = &mut tokio::runtime::Builder::new_multi_thread();
         let links = Links {
             controller: controller.socket(),
-            node: guest.csi_port(),
+            nodes: vec![guest.csi_port()],
         };
         let this = Self {
             guest,
+            other: None,
             cluster,
             links,
             runtime: builder.worker_threads(1).enable_all().build()?,
@@ -215,11 +263,28 @@ impl Bench {
         Ok(this)
     }
 
-    /// Starts the guest's node.
+    /// One more guest with a node.
+    pub fn add_node(&mut self) -> Result<()> {
+        let directory = self.cluster.path().join(NODES[1]);
+        std::fs::create_dir_all(&directory)?;
+        let guest = Guest::boot_with_agent(&directory, Path::new(AGENT))?;
+        self.links.nodes.push(guest.csi_port());
+        run_node(&guest, &self.node_command, NODES[1])?;
+        self.other = Some(guest);
+        Ok(())
+    }
+
+    /// The guest of a node.
+    pub fn guest_of(&self, volume: &Volume) -> &Guest {
+        match (&self.other, volume.node) {
+            (Some(other), 1) => other,
+            _ => &self.guest,
+        }
+    }
+
+    /// Starts the first guest's node.
     pub fn start_node(&self) -> Result<()> {
-        let command = &self.node_command;
-        let script = format!("{command} >>/tmp/csi.log 2>&1 & echo $! >/run/csi.pid");
-        self.guest.sh(&script).map(drop)
+        run_node(&self.guest, &self.node_command, NODES[0])
     }
 
     /// Kills it with SIGKILL.
@@ -282,6 +347,8 @@ impl Bench {
             name: name.to_owned(),
             fs,
             context: HashMap::new(),
+            node: 0,
+            published: Arc::default(),
         };
         let source = source.map(|source| csi::VolumeContentSource {
             r#type: Some(source),
@@ -345,7 +412,7 @@ impl Bench {
             ..Default::default()
         };
         let grown = self.repeat("expand on the node", || async {
-            let mut node = self.links.node().await?;
+            let mut node = self.links.node(volume.node).await?;
             node.node_expand_volume(request.clone()).await
         })?;
         let grown = grown.into_inner().capacity_bytes;
@@ -355,10 +422,15 @@ impl Bench {
 
     /// Fails if the guest has a mount or a device of ours.
     pub fn check_clean(&self) -> Result<()> {
-        let left = self.guest.sh(
+        clean(&self.guest)
+    }
+}
+
+/// Fails if a guest has a mount or a device of ours.
+pub fn clean(guest: &Guest) -> Result<()> {
+    let left = guest.sh(
             "grep /var/csi /proc/mounts; cat /sys/block/nbd*/backend 2>/dev/null; ls /sys/block | grep '^sd'; true",
         )?;
-        ensure!(left.is_empty(), "left in the guest:\n{left}");
-        Ok(())
-    }
+    ensure!(left.is_empty(), "left in the guest:\n{left}");
+    Ok(())
 }

@@ -6,9 +6,9 @@ mod bench;
 use anyhow::{Result, ensure};
 use ashlar_e2e::csi::protocol as csi;
 use ashlar_e2e::{Cluster, ClusterOptions};
-use bench::{Bench, DOWN, Source, Step, UP, Volume};
+use bench::{Bench, DOWN, Source, Step, UP, Volume, clean};
 use csi::volume_content_source::{SnapshotSource, VolumeSource};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MIB: i64 = 1 << 20;
 
@@ -54,7 +54,7 @@ fn stop_writer(bench: &Bench) -> Result<String> {
 fn sum(bench: &Bench, volume: &Volume) -> Result<String> {
     let place = volume.target();
     let script = format!("cd {place} && find . -type f | sort | xargs sha256sum | sha256sum");
-    bench.guest.sh(&script)
+    bench.guest_of(volume).sh(&script)
 }
 
 /// From an empty volume to copies of it: format, expand under IO while servers die, snapshot, restore,
@@ -169,6 +169,102 @@ fn deaths(mut bench: Bench, attach: &str, front_end: &str) -> Result<()> {
         println!("killed after {delay_ms} ms of each step: the same end, nothing left");
     }
     bench.guest.finish().map(drop)
+}
+
+/// A node hangs with its volume in use. The volume is used on another node at once; the first one comes to
+/// life again and can write nothing, lets go as it is asked to, and may have the volume once more. With
+/// `dies`, that front end is killed and started again meanwhile: the node finds its connections dead.
+fn hang(mut bench: Bench, attach: &str, dies: Option<&str>) -> Result<()> {
+    let here = bench.create("wanted", 128 * MIB, "ext4", attach, None)?;
+    let there = here.on(1);
+    bench.add_node()?;
+    bench.steps(&UP, &here)?;
+    let place = here.target();
+    bench.guest.sh(&format!(
+        "echo kept >{place}/mark && sync && sha256sum {place}/mark"
+    ))?;
+    start_writer(&bench, &place)?;
+    await_writes(&bench)?;
+
+    bench.guest.service().pause();
+    let began = Instant::now();
+    let refused = bench
+        .runtime
+        .block_on(bench.links.call(Step::Publish, &there));
+    let refused = refused.map_err(|status| status.code());
+    ensure!(
+        refused == Err(tonic::Code::FailedPrecondition),
+        "one node at a time: {refused:?}"
+    );
+    // What the CO does with a node that was lost.
+    bench.step(Step::Unpublish, &here)?;
+    bench.steps(&UP, &there)?;
+    let moved = began.elapsed();
+    println!("used on another node {:.1} s after", moved.as_secs_f32());
+    ensure!(moved < Duration::from_secs(10), "only after {moved:?}");
+    let mark = bench.guest_of(&there).sh(&format!("cat {place}/mark"))?;
+    ensure!(mark.trim() == "kept", "the other node finds {mark:?}");
+    let fill = format!(
+        "rm -r {place}/w; dd if=/dev/urandom of={place}/mine bs=1M count=8 2>/dev/null && sync"
+    );
+    bench.guest_of(&there).sh(&fill)?;
+    let before = sum(&bench, &there)?;
+
+    if let Some(front_end) = dies {
+        bench.cluster.service(front_end).kill();
+        bench.cluster.start_service(front_end)?;
+    }
+    bench.guest.service().resume();
+    // Its file system, and its device past that.
+    bench.guest.sh(&format!(
+        "tries=0; until [ -e /tmp/failed ]; do
+             tries=$((tries + 1)); [ $tries -lt 300 ] || {{ echo it writes; exit 1; }}
+             usleep 100000
+         done
+         device=$(grep ' {place} ' /proc/mounts | cut -d' ' -f1)
+         if dd if=/dev/zero of=$device bs=4096 count=1 seek=9 oflag=direct conv=notrunc 2>/dev/null; then
+             echo the device took a write; exit 1
+         fi"
+    ))?;
+    bench
+        .guest_of(&there)
+        .sh("echo 3 >/proc/sys/vm/drop_caches")?;
+    ensure!(sum(&bench, &there)? == before, "the zombie has written");
+    bench.steps(&[Step::NodeUnpublish, Step::Unstage], &here)?;
+    bench.check_clean()?;
+    println!("the node that hung wrote nothing, and let go");
+
+    bench.steps(&DOWN, &there)?;
+    bench.steps(&UP, &here)?;
+    ensure!(sum(&bench, &here)? == before, "what the other node wrote");
+    bench.steps(&DOWN, &here)?;
+    bench.check_clean()?;
+    if let Some(other) = bench.other.take() {
+        clean(&other)?;
+        other.finish()?;
+    }
+    // Its kernel has told of failed writes, which is as it should be.
+    Ok(())
+}
+
+#[test]
+fn a_node_that_hangs_loses_its_volume_over_nbd() -> Result<()> {
+    hang(nbd()?, "nbd", None)
+}
+
+#[test]
+fn a_node_that_hangs_loses_its_volume_over_iscsi() -> Result<()> {
+    hang(iscsi()?, "iscsi", None)
+}
+
+#[test]
+fn a_node_that_hangs_while_its_nbd_server_dies_lets_go() -> Result<()> {
+    hang(nbd()?, "nbd", Some("nbd"))
+}
+
+#[test]
+fn a_node_that_hangs_while_its_iscsi_server_dies_lets_go() -> Result<()> {
+    hang(iscsi()?, "iscsi", Some("iscsi"))
 }
 
 fn nbd() -> Result<Bench> {

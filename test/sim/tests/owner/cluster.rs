@@ -610,6 +610,7 @@ fn map_of(sites: &[Site], replicas: u8, ack: AckRule) -> Conductor {
         settled_layer: Layer::default(),
         snapshots: 0,
         attached_by: None,
+        publication: None,
         service: ashlar_proto::api::VolumeService::default(),
         hold: None,
         shards: shards.collect(),
